@@ -1,0 +1,226 @@
+"""The configuration of one training run: frozen, typed, hashed.
+
+``RunConfig`` holds all that decides the result of a run. Paths and other things
+of one machine are marked ``local`` and stay out of the hash, so that the same
+experiment has the same hash on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, Registry
+
+LOCAL = {"local": True}
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Block(BaseModel):
+    """A frozen mapping that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Component(BaseModel):
+    """A registered name with its options; a bare string is a name with defaults."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    registry: ClassVar[Registry[Any]]
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = {"name": given}
+        if not isinstance(given, dict) or "name" not in given:
+            return given
+        options = {key: value for key, value in given.items() if key != "name"}
+        return {"name": given["name"], **cls.registry.options(str(given["name"]), options)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The validated options, defaults filled in."""
+        return dict(self.model_extra or {})
+
+    def build(self, *context: Any) -> Any:
+        """Build the component with the context its registry asks for."""
+        return self.registry.build(self.name, self.options, *context)
+
+
+class Model(Component):
+    """A network of the model registry."""
+
+    registry = MODELS
+
+
+class Loss(Component):
+    """A loss of the loss registry."""
+
+    registry = LOSSES
+
+
+class Augment(Component):
+    """A pipeline of the augmentation registry."""
+
+    registry = AUGMENTATIONS
+
+
+class Data(Block):
+    """Which files, and how they become uint8 slices."""
+
+    source: Literal["brats-h5", "brats-nifti", "lgg-tif"]
+    root: Annotated[Path, Field(json_schema_extra=LOCAL)]
+    channel: Annotated[int, Field(ge=0, le=3)] | None = None
+    """Channel read as FLAIR; None takes the source's documented one."""
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 128
+    """Pixels along the whole (square) frame; sets the scale, cropped or not."""
+    crop: Literal["brain", "none"] = "brain"
+    """``brain`` drops the background around the brain; no brain or mask pixel is lost."""
+    normalise: Literal["zscore", "robust", "percentile"] = "zscore"
+    normalise_scope: Literal["auto", "slice", "volume"] = "auto"
+    """``auto``: per volume where the files keep its scale, per slice where they do not."""
+    context: Annotated[int, Field(ge=0, le=3)] = 0
+    """Neighbouring slices on each side given as extra channels (2.5-D)."""
+    slices: Literal["all", "brain", "tumour"] = "brain"
+    """Slices trained on; validation always scores every slice."""
+    patients: Annotated[int, Field(ge=3)] | None = None
+    """Use only the first so many patients (a quick look)."""
+    on_bad_file: Literal["fail", "skip"] = "fail"
+    cache: Annotated[Path, Field(json_schema_extra=LOCAL)] = Path(".cache")
+    workers: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
+    """Processes that fill the cache; 0 takes one a core."""
+
+
+class Split(Block):
+    """How patients are divided."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.70, 0.15, 0.15)
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
+    """k-fold validation over train+validation; None keeps one validation part."""
+    fold: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Split:
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions must add up to 1, these give {sum(self.fractions):g}")
+        if self.fractions[0] == 0 or self.fractions[1] == 0:
+            raise ValueError("the training and the validation share must be above 0")
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} does not exist: there are {self.folds or 1}")
+        return self
+
+
+class Optim(Block):
+    """The optimizer."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD (Nesterov)."""
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient; None does not clip."""
+
+
+class Schedule(Block):
+    """How the learning rate moves."""
+
+    name: Literal["constant", "plateau", "cosine", "one_cycle"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Linear warm-up of ``constant`` and ``cosine``."""
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of ``plateau``: the step down."""
+    patience: Annotated[int, Field(ge=0)] = 3
+    """Of ``plateau``: epochs without a better val/dice before a step down."""
+
+
+class Train(Block):
+    """The loop."""
+
+    epochs: PositiveInt = 14
+    batch_size: PositiveInt = 16
+    samples_per_epoch: PositiveInt | None = None
+    """Slices drawn per epoch; None draws each slice once."""
+    tumour_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of tumour slices among those drawn (oversampling); None keeps their own."""
+    patience: PositiveInt | None = None
+    """Epochs without a better val/dice before the run stops early; None never stops."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """How much better counts as better."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Training time after which no further epoch starts (equal-seconds budgets)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", json_schema_extra=LOCAL)] = (
+        "auto"
+    )
+    threads: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
+    """Processor threads; 0 takes every core this process may use."""
+
+
+class Evaluation(Block):
+    """How probabilities become masks during training."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    overlays: Annotated[int, Field(ge=0, le=50)] = 3
+    """Patients drawn from each of best, median and worst."""
+
+
+class RunConfig(Block):
+    """All that decides one training run."""
+
+    name: Annotated[str, Field(pattern=r"^[\w][\w .-]{0,99}$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data
+    split: Split = Split()
+    model: Model = Field(default_factory=lambda: Model(name="unet"))
+    loss: Loss = Field(default_factory=lambda: Loss(name="bce_dice"))
+    augment: Augment = Field(default_factory=lambda: Augment(name="default"))
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    train: Train = Train()
+    evaluation: Evaluation = Evaluation()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a runnable YAML holds them."""
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """Twelve hex digits over everything that can change the result, and nothing else."""
+        meaning = without_local(self)
+        meaning.pop("name")
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def without_local(block: BaseModel) -> dict[str, Any]:
+    """Dump ``block`` without the keys that only say where things lie on this machine."""
+    dumped = block.model_dump(mode="json")
+    for key, field in type(block).model_fields.items():
+        value = getattr(block, key)
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("local"):
+            del dumped[key]
+        elif isinstance(value, BaseModel):
+            dumped[key] = without_local(value)
+    return dumped
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into ``{"a.b": value}``, as MLflow params and overrides name them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{path}."))
+        else:
+            flat[path] = value
+    return flat

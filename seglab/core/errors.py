@@ -1,0 +1,32 @@
+"""Errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: a file, a key, a name.
+
+    The message is one line that names the culprit and what is allowed. The
+    command line prints it without a traceback and exits with status 2.
+    """
+
+
+class TrainingDiverged(Exception):
+    """The loss or a gradient stopped being finite; carries where it happened."""
+
+
+def nearest(name: object, choices: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest choice, or an empty string."""
+    matches = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UserError:
+    """Build the error for a name that is not among ``choices``."""
+    allowed = sorted(choices)
+    return UserError(
+        f"unknown {kind} '{name}'{nearest(name, allowed)}; choose one of: {', '.join(allowed)}"
+    )

@@ -1,0 +1,108 @@
+"""Registries: what a YAML may name, and the options each name takes.
+
+A builder is one decorated function. Its positional parameters are context that
+the harness supplies (``in_channels``, the mirror axis, …); its keyword-only
+parameters are the options a YAML may set, with their types, ranges and defaults
+taken from the signature::
+
+    @LOSSES.register("tversky")
+    def tversky(*, alpha: Annotated[float, Field(ge=0, le=1)] = 0.7) -> Loss:
+        \"\"\"Weighs misses (alpha) against false alarms (1 - alpha); Salehi 2017.\"\"\"
+
+The first line of the docstring is what ``seglab list`` prints.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from seglab.core.errors import unknown_name
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+Built = TypeVar("Built")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Built]):
+    """One name: how to build it, one line about it, and the schema of its options."""
+
+    name: str
+    build: Callable[..., Built]
+    summary: str
+    options: type[BaseModel]
+
+
+class Registry(Generic[Built]):
+    """Maps the names of one kind of component to their builders."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry[Built]] = {}
+
+    def register(self, name: str) -> Callable[[Builder], Builder]:
+        """Decorate a builder so that a YAML can name it.
+
+        Raises:
+            ValueError: the name is taken by another function, or the builder has no docstring.
+        """
+
+        def decorate(builder: Builder) -> Builder:
+            known = self._entries.get(name)
+            if known is not None and known.build.__qualname__ != builder.__qualname__:
+                raise ValueError(f"{self.kind} '{name}' is already registered")
+            if not builder.__doc__:
+                raise ValueError(f"{self.kind} '{name}' needs a docstring: it is its help text")
+            summary = builder.__doc__.strip().splitlines()[0]
+            self._entries[name] = Entry(name, builder, summary, _options_schema(name, builder))
+            return builder
+
+        return decorate
+
+    def __getitem__(self, name: str) -> Entry[Built]:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise unknown_name(self.kind, name, self._entries) from None
+
+    def __iter__(self) -> Iterator[Entry[Built]]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def options(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate options for ``name`` and fill in the defaults.
+
+        Raises:
+            UserError: unknown name.
+            pydantic.ValidationError: unknown, mistyped or out-of-range option.
+        """
+        return self[name].options.model_validate(dict(given)).model_dump()
+
+    def build(self, name: str, options: Mapping[str, Any], *context: Any) -> Built:
+        """Call the builder of ``name`` with its context and validated options."""
+        return self[name].build(*context, **self.options(name, options))
+
+
+def _options_schema(name: str, builder: Callable[..., Any]) -> type[BaseModel]:
+    hints = typing.get_type_hints(builder, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(builder).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    strict = ConfigDict(extra="forbid", frozen=True)
+    return create_model(f"{name}_options", __config__=strict, **fields)
+
+
+MODELS: Registry[Any] = Registry("model")
+LOSSES: Registry[Any] = Registry("loss")
+AUGMENTATIONS: Registry[Any] = Registry("augmentation")
+SOURCES: Registry[Any] = Registry("data source")
