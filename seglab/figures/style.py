@@ -1,0 +1,51 @@
+"""Colours and figure set-up shared by all pictures; safe for colour-blind readers.
+
+Palette: Okabe & Ito, "Color Universal Design" (2008).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RGB = tuple[int, int, int]
+
+BLACK: Final[RGB] = (0, 0, 0)
+ORANGE: Final[RGB] = (230, 159, 0)
+SKY_BLUE: Final[RGB] = (86, 180, 233)
+GREEN: Final[RGB] = (0, 158, 115)
+YELLOW: Final[RGB] = (240, 228, 66)
+BLUE: Final[RGB] = (0, 114, 178)
+VERMILLION: Final[RGB] = (213, 94, 0)
+PURPLE: Final[RGB] = (204, 121, 167)
+GREY: Final[RGB] = (110, 110, 110)
+
+AGREEMENT: Final = GREEN
+MISSED: Final = SKY_BLUE
+FALSE_ALARM: Final = VERMILLION
+
+
+def unit(colour: RGB) -> tuple[float, float, float]:
+    """Convert 0..255 RGB to Matplotlib's 0..1."""
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of ``width`` × ``height`` inches without Matplotlib's global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
+    """Label ``axes``, drop the box and add a light grid behind the data."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
