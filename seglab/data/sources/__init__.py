@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+# Imported so that they register themselves under the names a configuration may use.
+from seglab.data.sources import brats_h5, brats_nifti, lgg_tif
 from seglab.data.sources.base import Patient, Source, Volume, open_source
+from seglab.data.sources.identity_map import NameMapping, shared_patients
 
-__all__ = ["Patient", "Source", "Volume", "open_source"]
+__all__ = [
+    "NameMapping",
+    "Patient",
+    "Source",
+    "Volume",
+    "brats_h5",
+    "brats_nifti",
+    "lgg_tif",
+    "open_source",
+    "shared_patients",
+]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class Patient:
     """Every file the volume is read from; in slice order where a file is a slice."""
     grade: str | None
     """``HGG``/``LGG`` (BraTS), ``G2``/``G3`` (LGG set), or None where unknown."""
+    stack_size: int | None = None
+    """Slices of the full stack where it can be told without reading; else None."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Volume:
 class Source(ABC):
     """A folder of one data set's files.
 
-    Instances hold no open file and can be pickled: workers read in parallel.
+    Instances hold no open file and can be pickled: workers read in parallel, and
+    ``read`` needs nothing but the patient.
 
     Args:
         root: folder that holds the files, at any depth of the set's known layouts.
@@ -83,6 +86,10 @@ class Source(ABC):
         if not 0 <= self.channel < len(self.channel_names):
             allowed = ", ".join(f"{i} ({name})" for i, name in enumerate(self.channel_names))
             raise UserError(f"{self.name} has no channel {channel}; choose one of: {allowed}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The cached listing (57,195 paths for BraTS) must not travel with every task.
+        return {"root": self.root, "channel": self.channel}
 
     @abstractmethod
     def patients(self) -> list[Patient]:

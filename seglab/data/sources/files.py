@@ -1,0 +1,96 @@
+"""Finding files and judging what was read from them; shared by all sources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import UserError
+
+MAX_SIDE_PX = 1024
+"""Longest side of a slice that is read: headers can lie, and memory is allocated after them."""
+MAX_SLICES = 1024
+MAX_VOXELS = 2**27
+"""Largest volume that is read: 512 MiB as float32."""
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield the files at and below ``root`` in a fixed order, hidden ones left out.
+
+    Raises:
+        UserError: the root is missing or not a folder, or a folder cannot be listed.
+    """
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"data root {root} {what}")
+    for folder, below, names in os.walk(root, onerror=_cannot_list):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        here = Path(folder)
+        yield from (here / name for name in sorted(names) if not name.startswith("."))
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+
+def same_name(first: Path, second: Path, what: str) -> UserError:
+    """Build the error for two files that claim to be the same thing."""
+    return UserError(f"{first} and {second} are both {what}: remove one, or narrow data.root")
+
+
+def check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse a declared (…, H, W) shape that is empty or absurd, before memory is taken.
+
+    Raises:
+        UserError: names the file, the shape and the limits.
+    """
+    *stack, height, width = shape
+    slices = stack[0] if stack else 1
+    fits = (
+        1 <= slices <= MAX_SLICES
+        and all(1 <= side <= MAX_SIDE_PX for side in (height, width))
+        and slices * height * width <= MAX_VOXELS
+    )
+    if not fits:
+        limits = f"{MAX_SIDE_PX} pixels a side, {MAX_SLICES} slices, {MAX_VOXELS} voxels"
+        raise UserError(f"{path} declares the shape {shape}; allowed are at most {limits}")
+
+
+def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
+    """Convert to float32.
+
+    Raises:
+        UserError: a value is NaN, infinite, or beyond what float32 holds.
+    """
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(image, dtype=np.float32)
+    if not np.isfinite(converted).all():
+        bad = int(np.count_nonzero(~np.isfinite(converted)))
+        raise UserError(f"{path} holds {bad} image values that are NaN or infinite")
+    return converted
+
+
+def binary_mask(path: Path, labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Mark every label above 0.
+
+    Raises:
+        UserError: a label is NaN.
+    """
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise UserError(f"{path} holds mask values that are NaN")
+    return np.ascontiguousarray(labels > 0, dtype=np.uint8)
+
+
+def check_same_shape(path: Path, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Refuse a mask that does not lie on its image.
+
+    Raises:
+        UserError: names the file and both shapes.
+    """
+    if image != mask:
+        raise UserError(f"{path} holds a mask of shape {mask} for an image of shape {image}")
