@@ -1,0 +1,92 @@
+"""What went wrong with a store: away for a while, or something the user must mend."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from seglab.core.errors import UserError
+
+Result = TypeVar("Result")
+
+_AWAY = (
+    "database is locked",
+    "failed with exception",  # how MLflow's REST client words a refused connection
+    "failed with timeout exception",
+    "too many 5",
+    "error code 502",
+    "error code 503",
+    "error code 504",
+    "connection refused",
+    "could not connect",
+    "connection already closed",
+    "terminating connection",
+)
+_MENDABLE = {
+    "database or disk is full": "no space is left",
+    "no space left on device": "no space is left",
+    "attempt to write a readonly database": "it is read-only",
+    "read-only file system": "it is read-only",
+    "permission denied": "permission is denied",
+    "disk i/o error": "the disk does not answer",
+    "unable to open database file": "the database cannot be opened or created",
+    "file is not a database": "mlflow.db is not an SQLite database",
+    "database disk image is malformed": "mlflow.db is damaged",
+    "out-of-date database schema": "it was made by another MLflow; run: mlflow db upgrade",
+    "can't locate revision": "it was made by a newer MLflow than the installed one",
+    "not a directory": "a part of its path is a file",
+}
+
+
+def redact(text: str) -> str:
+    """Hide the user and password of every URI in ``text``."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
+
+
+def is_away(error: BaseException) -> bool:
+    """Say whether the store may answer again later, so that waiting or buffering helps."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return any(sign in str(error).lower() for sign in _AWAY)
+
+
+def mendable(error: BaseException) -> str | None:
+    """Return in a few words what the user can mend, or None for a fault that is not theirs."""
+    text = str(error).lower()
+    reasons = (reason for sign, reason in _MENDABLE.items() if sign in text)
+    return next(reasons, None)
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn what the user can mend about the store ``where`` into one line.
+
+    Raises:
+        UserError: the store is away, full, read-only, damaged or of another version.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = mendable(error) or ("it does not answer" if is_away(error) else None)
+        if reason is None:
+            raise
+        raise UserError(f"the tracking store {redact(where)} cannot be used: {reason}") from error
+
+
+def patiently(action: Callable[[], Result], wait_s: float = 60) -> Result:
+    """Call ``action``, and again for up to ``wait_s`` seconds while the database is locked.
+
+    MLflow itself waits 20 s for a locked SQLite database, then gives up for good.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if "database is locked" not in str(error) or time.monotonic() > deadline:
+                raise

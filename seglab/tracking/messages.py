@@ -1,0 +1,113 @@
+"""The four things a run tells MLflow, as JSON, and how each is sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+Message = dict[str, Any]
+"""``do`` names the action; the other keys are its arguments."""
+
+Item = TypeVar("Item")
+_MAX_TAGS, _MAX_METRICS = 100, 1000  # what MLflow takes in one batch
+_MAX_DIGEST = 36
+
+
+def batch_message(
+    *,
+    metrics: Mapping[str, float] | None = None,
+    step: int = 0,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Message:
+    """Metrics (stamped with the time of now), params and tags, all new or unchanged."""
+    stamp = time.time_ns() // 1_000_000
+    rows = [[key, value, stamp, step] for key, value in (metrics or {}).items()]
+    return {"do": "batch", "metrics": rows, "params": dict(params or {}), "tags": dict(tags or {})}
+
+
+def artifact_message(path: Path, folder: str) -> Message:
+    """A file or folder, put under ``folder`` of the run's artifacts."""
+    return {"do": "artifact", "path": str(path), "folder": folder}
+
+
+def dataset_message(name: str, digest: str, source: str, context: str, profile: str) -> Message:
+    """The data set a run read; ``digest`` is cut to the 36 characters that MLflow keeps."""
+    return {
+        "do": "dataset",
+        "name": name,
+        "digest": digest[:_MAX_DIGEST],
+        "source": source,
+        "context": context,
+        "profile": profile,
+    }
+
+
+def status_message(status: str) -> Message:
+    """The end of a run, at the time of now."""
+    return {"do": "status", "status": status, "end_time": time.time_ns() // 1_000_000}
+
+
+def send(client: MlflowClient, run_id: str, message: Message, folder: Path) -> None:
+    """Send one message; relative artifact paths are below ``folder``."""
+    _SENDERS[message["do"]](client, run_id, message, folder)
+
+
+def _send_batch(client: MlflowClient, run_id: str, message: Message, _: Path) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    tags = [RunTag(key, value) for key, value in message["tags"].items()]
+    params = [Param(key, value) for key, value in message["params"].items()]
+    metrics = [Metric(*row) for row in message["metrics"]]
+    for some_tags in _chunks(tags, _MAX_TAGS):
+        client.log_batch(run_id, tags=some_tags)
+    for some_params in _chunks(params, _MAX_TAGS):
+        client.log_batch(run_id, params=some_params)
+    for some_metrics in _chunks(metrics, _MAX_METRICS):
+        client.log_batch(run_id, metrics=some_metrics)
+
+
+def _send_artifact(client: MlflowClient, run_id: str, message: Message, folder: Path) -> None:
+    path = folder / message["path"]
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), message["folder"] or None)
+    else:
+        client.log_artifact(run_id, str(path), message["folder"] or None)
+
+
+def _send_dataset(client: MlflowClient, run_id: str, message: Message, _: Path) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=message["name"],
+        digest=message["digest"],
+        source_type="local",
+        source=message["source"],
+        profile=message["profile"],
+    )
+    context = InputTag("mlflow.data.context", message["context"])
+    client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+
+def _send_status(client: MlflowClient, run_id: str, message: Message, _: Path) -> None:
+    client.set_terminated(run_id, message["status"], message["end_time"])
+
+
+_SENDERS: dict[str, Callable[[MlflowClient, str, Message, Path], None]] = {
+    "batch": _send_batch,
+    "artifact": _send_artifact,
+    "dataset": _send_dataset,
+    "status": _send_status,
+}
+
+
+def _chunks(items: list[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
