@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from seglab.models.network import meta_copy
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -18,12 +18,10 @@ def gflops_per_image(network: nn.Module, in_channels: int, hw: tuple[int, int]) 
     """Count the floating-point operations of one forward pass of one image, in 1e9.
 
     A multiply–add counts as two. Convolutions, matrix products and attention are
-    counted, element-wise operations are not. A training step costs about three times
-    as much. Nothing is computed: a copy runs on the ``meta`` device in evaluation
-    mode, so neither the random state nor running statistics of ``network`` change.
+    counted, element-wise operations are not; padding is. A training step costs about
+    three times as much. Only shapes are computed: ``network`` stays as it is.
     """
-    ghost = copy.deepcopy(network).to("meta").eval()
     image = torch.empty(1, in_channels, *hw, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ghost(image)
+        meta_copy(network)(image)
     return float(counter.get_total_flops()) / 1e9
