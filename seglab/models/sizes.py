@@ -60,9 +60,11 @@ def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str |
 
 
 def _advice(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> list[str]:
-    fixed = getattr(network, "fixed_hw", None)
+    inner = network.network if isinstance(network, Padded) else network
+    fixed = getattr(inner, "fixed_hw", None)
     if fixed is not None:
-        advice = [f"set data.image_size: {fixed[0]} and data.crop: none"]
+        room = "or less" if isinstance(network, Padded) else "and data.crop: none"
+        advice = [f"set data.image_size: {fixed[0]} {room}"]
     else:
         sides = _nearest_sides(
             lambda side: _refusal(network, in_channels, (side, side)) is None,

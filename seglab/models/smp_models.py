@@ -64,13 +64,15 @@ def build_smp(
     check_encoder(encoder)
     file = find_weights(encoder, encoder_weights)
     fixed_hw = fixed_size(encoder)
-    options: dict[str, Any] = dict(any_size_options(encoder)) if fixed_hw else {}
+    options: dict[str, Any] = {}
+    if fixed_hw and (freeing := any_size_options(encoder)):
+        fixed_hw, options = None, dict(freeing)
     if architecture == "DPT" and encoder.startswith(TIMM) and not has_prefix_tokens(encoder):
         options["decoder_readout"] = "ignore"
 
     def build() -> SmpNetwork:
         net = _construct(architecture, in_channels, encoder, file, options)
-        return SmpNetwork(net, None if options else fixed_hw)
+        return SmpNetwork(net, fixed_hw)
 
     network = build()
     if file is not None:
