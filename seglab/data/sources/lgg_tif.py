@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import re
 import struct
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,7 +163,7 @@ def _read_tiff(path: Path, mode: str) -> NDArray[np.uint8]:
 
     channels = {"RGB": 3, "L": 1}
     try:
-        with Image.open(path, formats=["TIFF"]) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["TIFF"]) as image:
             check_shape(path, (image.height, image.width))
             if image.mode != mode:
                 found = channels.get(image.mode, image.mode)
