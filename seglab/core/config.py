@@ -12,8 +12,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from seglab.core.errors import UserError
+from seglab.core.explain import explain
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, Registry
 
 LOCAL = {"local": True}
@@ -42,8 +44,14 @@ class Component(BaseModel):
             given = {"name": given}
         if not isinstance(given, dict) or "name" not in given:
             return given
+        name, block = str(given["name"]), cls.__name__.lower()
         options = {key: value for key, value in given.items() if key != "name"}
-        return {"name": given["name"], **cls.registry.options(str(given["name"]), options)}
+        try:
+            return {"name": name, **cls.registry.options(name, options)}
+        except ValidationError as error:
+            raise explain(error, cls.registry[name].options, f"{block}.") from None
+        except UserError as error:
+            raise UserError(f"{block}.name: {error}") from None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def progress(
     items: Iterable[Item], description: str, total: int | None = None, unit: str = "it"
 ) -> Iterable[Item]:
     """Iterate over ``items`` with a bar that shows after a second, on a terminal only."""
-    return tqdm(
+    bar: Iterable[Item] = tqdm(
         items,
         desc=description,
         total=total,
@@ -25,3 +25,4 @@ def progress(
         disable=not sys.stderr.isatty(),
         leave=False,
     )
+    return bar

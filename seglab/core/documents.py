@@ -1,0 +1,145 @@
+"""Reading experiment files: YAML, ``base:`` inheritance and ``a.b=c`` overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seglab.core.errors import UserError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Plain data only: no aliases (they can explode), no repeated keys, 1e-3 is a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not supported; use base: to share settings", problem_mark=mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+# YAML 1.1 reads "1e-3" as a string; everyone who writes it means a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """Parse YAML text into plain data.
+
+    Raises:
+        UserError: not YAML, too large, too deep, an alias or a repeated key; names ``origin``.
+    """
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{origin}: larger than {MAX_BYTES // 1_000_000} MB, not an experiment")
+    try:
+        parsed = yaml.load(text, Loader=_Loader)
+        _check_depth(parsed)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{origin}, line {line}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{origin}: not valid YAML: {reason}") from None
+    return parsed
+
+
+def _check_depth(value: Any, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    inner = list(value.values()) if isinstance(value, dict) else value
+    for item in inner if isinstance(inner, list) else ():
+        _check_depth(item, depth + 1)
+
+
+def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML mapping with its ``base:`` chain merged beneath it.
+
+    Raises:
+        UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
+    """
+    path = path.resolve()
+    if path in _seen:
+        chain = " -> ".join(p.name for p in (*_seen, path))
+        raise UserError(f"{path.name}: base: goes round in a circle: {chain}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    document = parse_yaml(text, path.name)
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise UserError(f"{path.name}: expected 'key: value' lines at the top level")
+    base = document.pop("base", None)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise UserError(f"{path.name}: base: must be the name of one file, not {base!r}")
+    return merge(read_document(path.parent / base, (*_seen, path)), document)
+
+
+def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``upper`` over ``lower``, block by block; neither is changed.
+
+    A block that names another component replaces it whole: the options of one
+    loss mean nothing to another.
+    """
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, str) and "name" in below:
+            value = {"name": value}
+        if isinstance(below, str) and isinstance(value, Mapping):
+            below = {"name": below}
+        if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
+            merged[key] = value
+        elif "name" in value and value["name"] != below.get("name"):
+            merged[key] = dict(value)
+        else:
+            merged[key] = merge(below, value)
+    return merged
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["a.b=1", …]`` into nested mappings; values are read as YAML.
+
+    Raises:
+        UserError: an argument without ``=`` or with an empty key.
+    """
+    result: dict[str, Any] = {}
+    for argument in arguments:
+        path, equals, text = argument.partition("=")
+        if not equals or not all(path.split(".")):
+            raise UserError(f"override '{argument}' is not of the form key.sub=value")
+        result = merge(result, nest(path, parse_yaml(text, f"override '{argument}'")))
+    return result
+
+
+def nest(path: str, value: Any) -> dict[str, Any]:
+    """``nest("a.b", 1)`` is ``{"a": {"b": 1}}``."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return dict(value)

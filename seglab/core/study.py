@@ -1,0 +1,250 @@
+"""What one YAML asks for: a run, an ablation (arms × seeds) or a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from seglab.core.config import Block, PositiveInt, RunConfig, flatten
+from seglab.core.documents import merge, parse_overrides, read_document
+from seglab.core.errors import UserError, unknown_name
+from seglab.core.explain import explain
+
+STUDY_KEYS = ("seeds", "baseline", "arms", "budget", "tune", "search")
+Value = str | int | float | bool | None
+
+
+class Range(Block):
+    """The values a search may give one key: choices, or a range."""
+
+    choices: list[Value] | None = None
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
+    integer: bool = False
+    when: dict[str, Value | list[Value]] = Field(default_factory=dict)
+    """Only searched where these other keys have these values."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Range:
+        if self.choices is not None:
+            if not self.choices:
+                raise ValueError("choices is empty")
+            if self.low is not None or self.high is not None:
+                raise ValueError("give choices, or low and high, not both")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("give choices, or low and high")
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError("a log range must start above 0")
+        if self.log and self.step is not None and not self.integer:
+            raise ValueError("a log range takes no step")
+        return self
+
+
+class Pruner(Block):
+    """Which trials are stopped before their end."""
+
+    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "median"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the epochs in which nothing is pruned."""
+    startup_trials: Annotated[int, Field(ge=0)] = 4
+    """Trials that run to their end before any is pruned."""
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Confirm(Block):
+    """The best few trials retrained over fresh seeds beside the base config."""
+
+    top: Annotated[int, Field(ge=0)] = 2
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (100, 101, 102)
+
+
+class Search(Block):
+    """A search over keys of the config for the best validation patient Dice."""
+
+    space: Annotated[dict[str, Range], Field(min_length=1)]
+    trials: PositiveInt = 20
+    sampler: Literal["tpe", "gp", "random", "qmc", "grid"] = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    pruner: Pruner = Pruner()
+    second_objective: Literal["none", "train_seconds", "parameters"] = "none"
+    storage: str | None = None
+    """``postgresql+psycopg://…`` for several machines; None keeps the study under mlruns."""
+    confirm: Confirm = Confirm()
+
+    @model_validator(mode="after")
+    def _objectives(self) -> Search:
+        if self.second_objective != "none" and self.pruner.name != "none":
+            raise ValueError("a pruner needs a single objective: set pruner: {name: none}")
+        for path, domain in self.space.items():
+            for other in domain.when:
+                if other == path:
+                    raise ValueError(f"space.{path} is conditional on itself")
+        return self
+
+
+class Tune(Block):
+    """Nuisance parameters re-tuned for every arm, with the same number of trials each."""
+
+    space: Annotated[dict[str, Range], Field(min_length=1)]
+    trials: PositiveInt = 6
+
+
+class Budget(Block):
+    """What every arm of an ablation is given in equal measure."""
+
+    per: Literal["samples", "seconds"] = "samples"
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Training seconds of each run when ``per`` is ``seconds``."""
+
+    @model_validator(mode="after")
+    def _has_seconds(self) -> Budget:
+        if (self.per == "seconds") != (self.seconds is not None):
+            raise ValueError("'seconds' is given exactly when per: seconds")
+        return self
+
+
+@dataclass(frozen=True)
+class Study:
+    """A YAML, resolved: every arm as a complete config (with the first seed)."""
+
+    name: str
+    run: RunConfig
+    arms: Mapping[str, RunConfig]
+    baseline: str | None
+    seeds: tuple[int, ...]
+    budget: Budget
+    tune: Tune | None
+    search: Search | None
+    document: Mapping[str, Any]
+
+    @property
+    def is_ablation(self) -> bool:
+        """More than one run, and no search."""
+        return self.search is None and (len(self.arms) > 1 or len(self.seeds) > 1)
+
+    def with_seed(self, arm: str, seed: int) -> RunConfig:
+        """The config of one child run."""
+        return self.arms[arm].model_copy(update={"seed": seed})
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read an experiment file with its base and overrides, and check all of it.
+
+    Raises:
+        UserError: names the file or key path, the value and what is allowed.
+    """
+    document = merge(read_document(path), parse_overrides(overrides))
+    document.setdefault("name", path.stem)
+    return resolve_study(document)
+
+
+def resolve_study(document: Mapping[str, Any]) -> Study:
+    """Build a ``Study`` from plain values, as a YAML or a logged config holds them."""
+    shared = {key: value for key, value in document.items() if key not in STUDY_KEYS}
+    seeds = _seeds(document, shared)
+    shared["seed"] = seeds[0]
+    run = build_run(shared)
+    arms = _arms(document.get("arms"), shared, run)
+    study = Study(
+        name=run.name,
+        run=run,
+        arms=arms,
+        baseline=_baseline(document.get("baseline"), arms),
+        seeds=seeds,
+        budget=_block(Budget, document.get("budget", {}), "budget."),
+        tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
+        search=_block(Search, document["search"], "search.") if document.get("search") else None,
+        document=document,
+    )
+    if study.search and len(arms) > 1:
+        raise UserError("a file has 'arms' or 'search', not both")
+    for kind, block in (("search", study.search), ("tune", study.tune)):
+        for key, domain in (block.space if block else {}).items():
+            _check_space_key(kind, key, domain, shared)
+    return study
+
+
+def build_run(values: Mapping[str, Any]) -> RunConfig:
+    """Validate one run's config; raises ``UserError`` naming key, value and choices."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise explain(error, RunConfig) from None
+
+
+def _block(schema: type[BaseModel], given: Any, prefix: str) -> Any:
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise explain(error, schema, prefix) from None
+
+
+def _seeds(document: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[int, ...]:
+    given = document.get("seeds", [shared.get("seed", 0)])
+    seeds_type = TypeAdapter(list[Annotated[int, Field(ge=0, strict=True)]])
+    try:
+        seeds = tuple(seeds_type.validate_python(given if isinstance(given, list) else [given]))
+    except ValidationError:
+        raise UserError(f"seeds: {given!r} is not a list of whole numbers from 0") from None
+    if not seeds:
+        raise UserError("seeds: the list is empty")
+    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if repeated:
+        raise UserError(f"seeds: {repeated[0]} is given twice; a repeated seed is no new evidence")
+    return seeds
+
+
+def _arms(given: Any, shared: Mapping[str, Any], run: RunConfig) -> dict[str, RunConfig]:
+    if given is None:
+        return {run.name: run}
+    if not isinstance(given, dict) or not given:
+        raise UserError("arms: expected 'name: {key: value}' entries, one an arm")
+    arms: dict[str, RunConfig] = {}
+    for name, override in given.items():
+        if not isinstance(override or {}, dict):
+            raise UserError(f"arms.{name}: expected a mapping of keys to override")
+        barred = set(override or {}) & {"name", "seed", "split", *STUDY_KEYS}
+        if barred:
+            raise UserError(f"arms.{name}: '{min(barred)}' is the study's, not an arm's")
+        try:
+            arms[str(name)] = build_run(merge(shared, override or {}))
+        except UserError as error:
+            raise UserError(f"arms.{name}: {error}") from None
+    _refuse_twins(arms)
+    return arms
+
+
+def _refuse_twins(arms: Mapping[str, RunConfig]) -> None:
+    known: dict[str, str] = {}
+    for name, config in arms.items():
+        twin = known.setdefault(config.hash(), name)
+        if twin != name:
+            raise UserError(f"arms.{name} is the same config as arms.{twin}: nothing to compare")
+
+
+def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
+    if given is None:
+        return next(iter(arms)) if len(arms) > 1 else None
+    if given not in arms:
+        raise unknown_name("baseline arm", given, arms)
+    return str(given)
+
+
+def _check_space_key(kind: str, key: str, domain: Range, shared: Mapping[str, Any]) -> None:
+    """A key of a search space must exist for at least one choice of what it depends on."""
+    if domain.when:
+        return  # checked when the values it depends on are known
+    known = flatten(build_run(shared).to_dict())
+    if key not in known:
+        error = unknown_name("key", key, known)
+        raise UserError(f"{kind}.space: {error}")
