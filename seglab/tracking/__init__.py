@@ -3,3 +3,29 @@
 MLflow costs two to three seconds to import, so it is imported inside functions:
 importing this room is free.
 """
+
+from seglab.tracking.artifacts import DownloadReport, download
+from seglab.tracking.connect import default_uri, open_store
+from seglab.tracking.environment import environment_report, environment_tags
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import RunInfo, Store, UnknownRun
+from seglab.tracking.sync import SyncReport, sync
+from seglab.tracking.ui import serve_ui
+
+__all__ = [
+    "DownloadReport",
+    "RunInfo",
+    "RunLog",
+    "Store",
+    "SyncReport",
+    "UnknownRun",
+    "default_uri",
+    "download",
+    "environment_report",
+    "environment_tags",
+    "open_store",
+    "resume_run",
+    "serve_ui",
+    "start_run",
+    "sync",
+]

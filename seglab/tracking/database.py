@@ -17,6 +17,7 @@ from urllib.parse import quote
 from seglab.tracking.locks import FileLock
 from seglab.tracking.quiet import settle_mlflow
 
+SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
 _LOCATIONS = (
@@ -31,7 +32,7 @@ _BUSY_S = 60
 
 def sqlite_uri(database: Path) -> str:
     """Name ``database`` as MLflow does."""
-    return f"sqlite:///{database}"
+    return f"{SQLITE}{database}"
 
 
 def prepare_database(database: Path) -> None:

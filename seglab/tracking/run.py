@@ -8,12 +8,10 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from seglab.core.errors import UserError
 from seglab.tracking.failures import redact
 from seglab.tracking.locks import FileLock
 from seglab.tracking.messages import (
@@ -167,9 +165,7 @@ class RunLog:
             if not self._outbox.flush(_LAST_WAIT_S):
                 self._tell_pending()
         finally:
-            self._lock.remove()
-            with suppress(OSError):  # not empty: a journal or a checkpoint is still wanted
-                self.state.rmdir()
+            self.store.leave(self._lock)
 
     def _tell_pending(self) -> None:
         print(
@@ -225,7 +221,7 @@ def start_run(
     experiment_id = store.experiment(experiment)
     run = store.call(lambda: store.client.create_run(experiment_id, tags=texts, run_name=run_name))
     run_id = str(run.info.run_id)
-    return RunLog(store, run_id, _lock(store, run_id))
+    return RunLog(store, run_id, store.claim(run_id))
 
 
 def resume_run(store: Store, run_id: str) -> RunLog:
@@ -235,18 +231,14 @@ def resume_run(store: Store, run_id: str) -> RunLog:
         UserError: no such run, or a living process has it open.
     """
     store.get_run(run_id)
-    log = RunLog(store, run_id, _lock(store, run_id))
-    log._go_on()
+    lock = store.claim(run_id)
+    log = RunLog(store, run_id, lock)
+    try:
+        log._go_on()
+    except BaseException:
+        store.leave(lock)
+        raise
     return log
-
-
-def _lock(store: Store, run_id: str) -> FileLock:
-    folder = store.state(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    if not lock.try_acquire():
-        raise UserError(f"run {run_id} is open in another process")
-    return lock
 
 
 def _source_tags() -> dict[str, str]:

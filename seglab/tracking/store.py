@@ -1,23 +1,19 @@
-"""Where runs are kept: SQLite under ``mlruns/``, or the server that the environment names."""
+"""An open tracking store: experiments, the search for runs, and who holds them open."""
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from seglab.core.errors import UserError
-from seglab.tracking.database import ARTIFACTS, DATABASE, prepare_database, sqlite_uri
+from seglab.tracking.database import ARTIFACTS, SQLITE
 from seglab.tracking.failures import explained, patiently, redact
-from seglab.tracking.locks import is_locked
-from seglab.tracking.quiet import settle_mlflow
+from seglab.tracking.locks import FileLock, is_locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -26,11 +22,13 @@ if TYPE_CHECKING:
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Result = TypeVar("Result")
 
+LOCK = "lock"
 INTERRUPTED = "seglab.interrupted"
 PARENT = "mlflow.parentRunId"
-_SQLITE = "sqlite:///"
-_PROBE_S = 5.0
-_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class UnknownRun(UserError):
+    """The store has no run of this id."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Store:
-    """An open tracking store; see :func:`open_store`."""
+    """An open tracking store; made by :func:`seglab.tracking.connect.open_store`."""
 
     uri: str
     folder: Path
@@ -66,7 +64,7 @@ class Store:
     @property
     def is_local(self) -> bool:
         """Whether this is the SQLite database in ``folder``."""
-        return self.uri.startswith(_SQLITE)
+        return self.uri.startswith(SQLITE)
 
     def call(self, action: Callable[[], Result]) -> Result:
         """Call into MLflow: waits for a locked database, explains a store that fails."""
@@ -79,7 +77,7 @@ class Store:
 
     def in_use(self, run_id: str) -> bool:
         """Whether a living process of this machine has the run open."""
-        return is_locked(self.state(run_id) / "lock")
+        return is_locked(self.state(run_id) / LOCK)
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment ``name``: found, restored from deletion, or created."""
@@ -157,7 +155,7 @@ class Store:
         """Return one run.
 
         Raises:
-            UserError: there is no such run.
+            UnknownRun: there is no such run.
         """
         from mlflow.exceptions import MlflowException
 
@@ -166,95 +164,46 @@ class Store:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise UserError(f"no run '{run_id}' in {redact(self.uri)}") from None
+            raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}") from None
 
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """Return every ``(step, value)`` of one metric, by step."""
         history = self.call(lambda: self.client.get_metric_history(run_id, key))
         return sorted((int(metric.step), float(metric.value)) for metric in history)
 
-    def mark_interrupted(self, run_id: str, reason: str) -> bool:
-        """Give a run whose process died its true status; False if it has ended or still lives."""
+    def mark_interrupted(self, run_id: str, reason: str, *, dead: bool = False) -> bool:
+        """Give a run whose process died its true status; False if it ended or may still live.
+
+        A run of a shared server that was started elsewhere may live there: it is only
+        marked when the caller knows better (``dead``: its heartbeat stopped).
+        """
+        started_here = self.is_local or (self.state(run_id) / LOCK).exists()
         if self.get_run(run_id).status != "RUNNING" or self.in_use(run_id):
+            return False
+        if not (started_here or dead):
             return False
         self.call(lambda: self.client.set_tag(run_id, INTERRUPTED, redact(reason)))
         self.call(lambda: self.client.set_terminated(run_id, "KILLED"))
         return True
 
+    def claim(self, run_id: str) -> FileLock:
+        """Take a run for this process, until :meth:`leave` or its death.
 
-def default_uri(folder: Path = Path("mlruns")) -> str:
-    """Return ``MLFLOW_TRACKING_URI`` if set, else the SQLite database under ``folder``."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    return given or sqlite_uri(folder.absolute() / DATABASE)
+        Raises:
+            UserError: another living process of this machine has it.
+        """
+        with explained(str(self.folder)):
+            self.state(run_id).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.state(run_id) / LOCK)
+            if not lock.try_acquire():
+                raise UserError(f"run {run_id} is open in another process")
+            return lock
 
-
-def open_store(folder: Path = Path("mlruns")) -> Store:
-    """Open the store, ready to use; safe for many processes on a fresh folder.
-
-    Args:
-        folder: of the database, artifacts and local state. An SQLite
-            ``MLFLOW_TRACKING_URI`` brings its own folder, a server keeps only
-            local state in ``folder``.
-
-    Raises:
-        UserError: no answer within seconds, or the folder cannot be written.
-    """
-    settle_mlflow()
-    uri = default_uri(folder)
-    if uri.startswith(_SQLITE):
-        database = Path(uri.removeprefix(_SQLITE)).absolute()
-        return _open_local(database)
-    return _open_remote(uri, folder.resolve())
-
-
-def _open_local(database: Path) -> Store:
-    folder = database.parent.resolve()
-    database = folder / database.name
-    if set("?#%") & set(str(database)):
-        raise UserError(f"{folder}: MLflow cannot use a folder with '?', '#' or '%' in its path")
-    uri = sqlite_uri(database)
-    with explained(str(folder)):
-        patiently(lambda: prepare_database(database))
-        if not (os.access(folder, os.W_OK) and os.access(database, os.W_OK)):
-            raise PermissionError("permission denied")
-        return Store(uri, folder, patiently(lambda: _client(uri)))
-
-
-def _open_remote(uri: str, folder: Path) -> Store:
-    _check_reachable(uri)
-    with explained(uri):
-        try:
-            client = _client(uri)
-            client.search_experiments(max_results=1)
-        except Exception as error:
-            raise _unusable(uri, error) from error
-    return Store(uri, folder, client)
-
-
-def _client(uri: str) -> MlflowClient:
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(uri, uri)
-
-
-def _check_reachable(uri: str) -> None:
-    """Try the address itself: MLflow would retry for minutes."""
-    parts = urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
-    if parts.hostname is None or scheme not in _DEFAULT_PORTS:
-        return
-    address = (parts.hostname, parts.port or _DEFAULT_PORTS[scheme])
-    try:
-        socket.create_connection(address, timeout=_PROBE_S).close()
-    except OSError as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {error.strerror or error}"
-        ) from None
-
-
-def _unusable(uri: str, error: Exception) -> UserError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be used: {redact(lines[0][:300])}")
+    def leave(self, lock: FileLock) -> None:
+        """Give a claimed run back, and its state folder up unless something is kept there."""
+        lock.remove()
+        with suppress(OSError):
+            lock.path.parent.rmdir()
 
 
 def _folder_name(experiment: str) -> str:

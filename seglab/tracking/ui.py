@@ -1,0 +1,71 @@
+"""The MLflow UI on the right store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+from seglab.core.errors import UserError
+from seglab.tracking.database import ARTIFACTS
+from seglab.tracking.failures import redact
+from seglab.tracking.store import Store
+
+_OF_CLIENTS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
+    """Serve the UI until Ctrl-C and return its exit status.
+
+    A remote server has its own UI: then only its address is printed.
+
+    Raises:
+        UserError: the port is taken, or the address is not of this machine.
+    """
+    if store.uri.startswith("http"):
+        print(redact(store.uri))
+        return 0
+    _check_free(host, port)
+    print(f"MLflow UI: http://{host}:{port}  (Ctrl-C stops it)", file=sys.stderr)
+    server = subprocess.Popen(server_command(host, port), env=server_environment(store))
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return server.wait()  # the terminal sent it the same signal
+    finally:
+        if server.poll() is None:
+            server.terminate()
+            server.wait()
+
+
+def server_command(host: str, port: int) -> list[str]:
+    """Return the command of a small server; which store it serves is in its environment."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", host, "--port", str(port)),
+        *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
+    ]
+
+
+def server_environment(store: Store) -> dict[str, str]:
+    """Return the environment of a server of ``store``.
+
+    The address of the store may hold a password, which a command line would show
+    to every user of the machine.
+    """
+    inherited = {key: value for key, value in os.environ.items() if key not in _OF_CLIENTS}
+    return inherited | {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.folder / ARTIFACTS),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        raise UserError(f"cannot serve on {host}:{port}: {error.strerror}; try --port") from None
