@@ -20,10 +20,9 @@ HGG,NA,NA,BraTS20_Training_344
 
 @pytest.fixture
 def mapping(tmp_path: Path) -> NameMapping:
-    folder = tmp_path / "deep" / "inside"
-    folder.mkdir(parents=True)
-    (folder / "name_mapping.csv").write_text(TABLE, encoding="utf-8")
-    return NameMapping.under(tmp_path)
+    path = tmp_path / "name_mapping.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return NameMapping.find([tmp_path / "other.csv", path])
 
 
 def test_every_alias_leads_to_the_same_person(mapping: NameMapping) -> None:
@@ -53,8 +52,7 @@ def test_shared_patients_are_paired_by_person(mapping: NameMapping) -> None:
 
 
 def test_folder_without_a_table_knows_nobody(tmp_path: Path) -> None:
-    assert NameMapping.under(tmp_path) == NameMapping()
-    assert NameMapping.under(tmp_path / "absent") == NameMapping()
+    assert NameMapping.find([tmp_path / "meta_data.csv"]) == NameMapping()
 
 
 def test_table_of_another_form_is_named(tmp_path: Path) -> None:

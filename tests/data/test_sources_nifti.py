@@ -63,6 +63,12 @@ def test_names_of_each_year(
     assert (volume.image.dtype, volume.mask.dtype) == (np.float32, np.uint8)
 
 
+def test_grade_is_not_read_from_folders_above_the_root(tmp_path: Path) -> None:
+    write_patient(tmp_path / "LGG" / "somewhere" / "P", "P")
+    assert read_only_patient(tmp_path / "LGG" / "somewhere").grade is None
+    assert read_only_patient(tmp_path / "LGG").grade == "LGG"
+
+
 def test_slices_come_first_neither_flipped_nor_transposed(tmp_path: Path) -> None:
     save(tmp_path / "P_flair.nii.gz", flair(), (0.5, 0.75, 3.0))
     save(tmp_path / "P_seg.nii.gz", labels())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
+from seglab.data.sources.files import walk
 from seglab.data.sources.identity_map import NameMapping
 
 
@@ -129,7 +130,11 @@ class Source(ABC):
     @cached_property
     def names(self) -> NameMapping:
         """Other names, persons and grades of the patients (``name_mapping.csv``, if any)."""
-        return NameMapping.under(self.root)
+        return NameMapping.find(self._paths)
+
+    @cached_property
+    def _paths(self) -> tuple[Path, ...]:
+        return tuple(walk(self.root))
 
 
 def open_source(name: str, root: Path, channel: int | None = None) -> Source:

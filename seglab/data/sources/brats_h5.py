@@ -26,7 +26,6 @@ from seglab.data.sources.files import (
     check_same_shape,
     finite_image,
     same_name,
-    walk,
 )
 from seglab.data.sources.hdf5 import numeric_dataset, reading
 
@@ -103,7 +102,7 @@ class BratsH5(Source):
     @cached_property
     def _files(self) -> dict[Key, Path]:
         found: dict[Key, Path] = {}
-        for path in walk(self.root):
+        for path in self._paths:
             if not _FILE.fullmatch(path.name):
                 continue
             volume, index = key = _key(path.name)
@@ -114,7 +113,7 @@ class BratsH5(Source):
 
     @cached_property
     def _listed(self) -> set[Key]:
-        listings = [path for path in walk(self.root) if path.name in LISTINGS]
+        listings = [path for path in self._paths if path.name in LISTINGS]
         return {key for path in listings for key in _listed_slices(path)}
 
     @cached_property

@@ -17,7 +17,6 @@ from seglab.data.sources.files import (
     check_same_shape,
     finite_image,
     same_name,
-    walk,
 )
 from seglab.data.sources.nifti import read_nifti
 
@@ -103,7 +102,7 @@ class BratsNifti(Source):
     def _cases(self) -> dict[str, Parts]:
         cases: dict[str, Parts] = {}
         odd: list[Path] = []
-        for path in walk(self.root):
+        for path in self._paths:
             match = _FILE.fullmatch(path.name)
             if match is not None:
                 _add(cases.setdefault(match[1], {}), match[2].lower(), path)
@@ -114,8 +113,9 @@ class BratsNifti(Source):
 
     def _patient(self, patient_id: str, parts: Parts) -> Patient:
         files = tuple(parts[part] for part in self._wanted if part in parts)
-        folders = (name.upper() for name in reversed(next(iter(parts.values())).parts))
-        grade = next((name for name in folders if name in _GRADES), None)
+        below = next(iter(parts.values())).relative_to(self.root).parts
+        folders = {name.upper() for name in (self.root.name, *below)}
+        grade = next((name for name in _GRADES if name in folders), None)
         return Patient(patient_id, files, grade or self.names.grade(patient_id))
 
     def _file(self, patient: Patient, part: str) -> Path:

@@ -23,10 +23,10 @@ class NameMapping:
     grades: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def under(cls, root: Path) -> NameMapping:
-        """Read the first ``name_mapping.csv`` at or below ``root``; empty where there is none."""
-        found = sorted(root.rglob(FILE_NAME), key=lambda path: (len(path.parts), path))
-        return cls.read(found[0]) if found else cls()
+    def find(cls, paths: Iterable[Path]) -> NameMapping:
+        """Read the first ``name_mapping.csv`` among ``paths``; empty where there is none."""
+        found = next((path for path in paths if path.name == FILE_NAME), None)
+        return cls.read(found) if found else cls()
 
     @classmethod
     def read(cls, path: Path) -> NameMapping:

@@ -26,13 +26,12 @@ from seglab.data.sources.files import (
     check_same_shape,
     check_shape,
     same_name,
-    walk,
 )
 from seglab.data.sources.identity_map import tcga_person
 
 GRADES = {"1": "G2", "2": "G3"}
 """Codes of ``neoplasm_histologic_grade``: 51 and 58 patients, as the paper counts II and III."""
-_FILE = re.compile(r"(TCGA_\w+?)_(\d{1,4})(_mask)?\.tif", re.IGNORECASE)
+_FILE = re.compile(r"(TCGA_\w+?)_([1-9]\d{0,3})(_mask)?\.tif")
 
 
 @dataclass(frozen=True)
@@ -111,20 +110,23 @@ class LggTif(Source):
     @cached_property
     def _files(self) -> dict[_Slice, Path]:
         found: dict[_Slice, Path] = {}
-        # Kaggle's archive holds the set twice: kaggle_3m, and again inside another folder.
-        inner = self.root / "kaggle_3m"
-        for path in walk(inner if inner.is_dir() else self.root):
-            if not _FILE.fullmatch(path.name):
+        for path in self._paths:
+            if not _FILE.fullmatch(path.name) or self._is_second_copy(path):
                 continue
             slice_ = _parse(path)
             if slice_ in found:
-                raise same_name(found[slice_], path, f"{_name(slice_)}")
+                raise same_name(found[slice_], path, _name(slice_))
             found[slice_] = path
         return found
 
+    def _is_second_copy(self, path: Path) -> bool:
+        """Kaggle's archive holds the set twice: kaggle_3m, and again inside another folder."""
+        first = self.root / "kaggle_3m"
+        return first.is_dir() and not path.is_relative_to(first)
+
     @cached_property
     def _grades(self) -> dict[str, str]:
-        found = [path for path in walk(self.root) if path.name == "data.csv"]
+        found = [path for path in self._paths if path.name == "data.csv"]
         return _read_grades(found[0]) if found else {}
 
     def _grade(self, case: str) -> str | None:
@@ -173,7 +175,10 @@ def _read_tiff(path: Path, mode: str) -> NDArray[np.uint8]:
             return np.array(image)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error) as error:
+    except (
+        OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise UserError(f"{path} cannot be read as TIFF (truncated?): {error}") from error
 
 
