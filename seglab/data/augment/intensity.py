@@ -14,6 +14,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
+GREYS = np.linspace(0, 1, 256, dtype=np.float32)
+
 
 def within_brain(changed: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Keep the background of ``image`` at 0 and brain pixels above it; uint8, any shape."""
@@ -44,9 +46,9 @@ class Tone(A.ImageOnlyTransform):  # type: ignore[misc]
         shift = self.py_random.uniform(-self.brightness, self.brightness)
         factor = 1 + self.py_random.uniform(-self.contrast, self.contrast)
         exponent = self.gamma ** self.py_random.uniform(-1, 1)
-        grey = np.linspace(0, 1, 256, dtype=np.float32) ** np.float32(exponent)
-        table = ((grey - 0.5) * factor + 0.5 + shift) * 255
-        table = np.clip(np.rint(table), 1, 255).astype(np.uint8)
+        grey = GREYS**exponent
+        table = np.rint(grey * (255 * factor) + 255 * (0.5 - 0.5 * factor + shift))
+        table = table.clip(1, 255).astype(np.uint8)
         table[0] = 0
         return {"table": table}
 
@@ -59,8 +61,9 @@ class Tone(A.ImageOnlyTransform):  # type: ignore[misc]
 @functools.cache
 def _normal_quantiles() -> np.ndarray:
     """Of 256 equally likely steps: turns random bytes into normal numbers, at unit SD."""
-    quantiles: np.ndarray = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
-    return quantiles / quantiles.std()
+    steps = [NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)]
+    quantiles: np.ndarray = np.array(steps) / np.std(steps)
+    return quantiles
 
 
 class Noise(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -116,12 +119,12 @@ class BiasField(A.ImageOnlyTransform):  # type: ignore[misc]
     """Smooth multiplicative shading, as of a receive coil.
 
     Args:
-        strength: SD of the field's logarithm at its nodes (0.2: about ±20 %).
+        strength: SD of the field's logarithm at its nodes (0.15: about ±15 %).
         nodes: nodes of the field along each side, at least 2.
         p: probability.
     """
 
-    def __init__(self, strength: float = 0.2, nodes: int = 4, p: float = 0.5) -> None:
+    def __init__(self, strength: float = 0.15, nodes: int = 4, p: float = 0.5) -> None:
         super().__init__(p=p)
         self.strength = strength
         self.nodes = nodes

@@ -8,7 +8,7 @@ background of the image stays 0.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -78,12 +78,17 @@ def elastic(
     *,
     alpha: Annotated[float, Field(ge=0)] = 250,
     sigma: Annotated[float, Field(ge=1)] = 10,
+    edges: Literal["free", "replicate"] = "free",
     p: Probability = 0.5,
 ) -> list[Transform]:
-    """Smooth random displacement, distributed as albumentations' ElasticTransform (pixels)."""
+    """Smooth random displacement, as albumentations' ElasticTransform (alpha, sigma in pixels).
+
+    With ``edges: replicate`` it equals theirs up to the frame's edge, where displacements
+    grow fourfold; on slices cropped to the brain that tears the cortex, so ``free`` does not.
+    """
     from seglab.data.augment.warp import Elastic, Warp
 
-    return [Warp(elastic=Elastic(alpha, sigma), p=p)]
+    return [Warp(elastic=Elastic(alpha, sigma, edges), p=p)]
 
 
 @pipeline("grid")
@@ -141,7 +146,7 @@ def blur(
 
 @pipeline("bias_field")
 def bias_field(
-    mirror_axis: int, *, strength: Strength = 0.2, p: Probability = 0.5
+    mirror_axis: int, *, strength: Strength = 0.15, p: Probability = 0.5
 ) -> list[Transform]:
     """Smooth shading across the slice, as of a receive coil."""
     from seglab.data.augment.intensity import BiasField
@@ -154,7 +159,7 @@ def intensity(mirror_axis: int, *, strength: Strength = 1.0) -> list[Transform]:
     """Brightness, contrast and gamma together, noise, blur, bias field."""
     from seglab.data.augment.intensity import BiasField
 
-    return [*_tone_noise_blur(strength), BiasField(strength=0.2 * strength, p=0.2)]
+    return [*_tone_noise_blur(strength), BiasField(strength=0.15 * strength, p=0.2)]
 
 
 @pipeline("dropout")
@@ -211,7 +216,7 @@ def _warp(strength: float) -> Transform:
     from seglab.data.augment.warp import Affine, Elastic, Warp
 
     limits = Affine(15 * strength, min(0.15 * strength, 0.9), 0.04 * strength, p=0.7)
-    return Warp(affine=limits, elastic=Elastic(250 * strength, 10, p=0.3))
+    return Warp(affine=limits, elastic=Elastic(250 * strength, 10, "free", p=0.3))
 
 
 def _tone_noise_blur(strength: float) -> list[Transform]:
@@ -223,4 +228,4 @@ def _tone_noise_blur(strength: float) -> list[Transform]:
         gamma=1.3**strength,
         p=0.7,
     )
-    return [tone, Noise(sd=0.04 * strength, p=0.2), Blur(sigma=max(0.3, strength), p=0.1)]
+    return [tone, Noise(sd=0.04 * strength, p=0.2), Blur(sigma=max(0.3, 0.8 * strength), p=0.1)]

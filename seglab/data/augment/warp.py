@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from albumentations.core.type_definitions import Targets
 
-from seglab.data.augment.displacement import field_factors, source_maps
+from seglab.data.augment.displacement import Edges, field_factors, source_maps
 
 CV_CHANNELS = 4
 """OpenCV warps at most so many channels at once with a constant border."""
@@ -35,9 +35,10 @@ class Elastic:
     """Elastic displacement with the meaning of ``albumentations.ElasticTransform``."""
 
     alpha: float
-    """Strength; away from the edges the displacement has an SD of about alpha / (15 · sigma) px."""
+    """Strength; far from the edges the displacement has an SD of about alpha / (15 · sigma) px."""
     sigma: float
     """Smoothness, pixels."""
+    edges: Edges = "replicate"
     p: float = 1.0
 
 
@@ -59,15 +60,16 @@ class Warp(A.DualTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw the map: ``matrix`` (2, 3) and ``maps`` (2, H, W), None for what does not apply."""
+        """Draw ``matrix`` (2, 3) and the two ``maps`` (H, W); None for what does not apply."""
         height, width = params["shape"][:2]
         matrix = maps = None
         if self.affine is not None and self.py_random.random() < self.affine.p:
             matrix = self._draw_matrix(self.affine, height, width)
         if self.elastic is not None and self.py_random.random() < self.elastic.p:
-            left, right = field_factors(height, width, self.elastic.alpha, self.elastic.sigma)
+            alpha, sigma, edges = self.elastic.alpha, self.elastic.sigma, self.elastic.edges
+            left, right = field_factors(height, width, alpha, sigma, edges)
             weights = self.random_generator.standard_normal(
-                (left.shape[2], right.shape[1]), dtype=np.float32
+                (left.shape[1], right.shape[1]), dtype=np.float32
             )
             maps = source_maps(np.eye(2, 3) if matrix is None else matrix, left, weights, right)
         return {"matrix": matrix, "maps": maps}
@@ -98,7 +100,10 @@ class Warp(A.DualTransform):  # type: ignore[misc]
 
 
 def _warp(
-    image: np.ndarray, matrix: np.ndarray | None, maps: np.ndarray | None, interpolation: int
+    image: np.ndarray,
+    matrix: np.ndarray | None,
+    maps: tuple[np.ndarray, ...] | None,
+    interpolation: int,
 ) -> np.ndarray:
     if image.ndim == 3 and image.shape[2] > CV_CHANNELS:
         parts = np.split(image, range(CV_CHANNELS, image.shape[2], CV_CHANNELS), axis=2)
