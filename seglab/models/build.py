@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from seglab.core.config import Model
-from seglab.models.network import RANDOM_WEIGHTS
+from seglab.models.network import RANDOM_WEIGHTS, Network
 from seglab.models.sizes import check_size
 
 
@@ -42,4 +42,4 @@ def loaded_weights(network: nn.Module) -> dict[str, str]:
         ``{"source": "none"}`` for random weights, else ``source`` (hub repository and
         revision, or file name) and ``sha256`` of the weights file.
     """
-    return dict(getattr(network, "weights", RANDOM_WEIGHTS))
+    return dict(network.weights if isinstance(network, Network) else RANDOM_WEIGHTS)

@@ -15,7 +15,7 @@ LARGEST_SIDE = 1024
 
 def stride_of(network: nn.Module) -> int:
     """Height and width of the images must be multiples of this many pixels."""
-    return int(getattr(network, "stride", 1))
+    return network.stride if isinstance(network, Network) else 1
 
 
 def check_size(name: str, network: nn.Module, in_channels: int, hw: tuple[int, int]) -> None:
@@ -39,14 +39,8 @@ def check_size(name: str, network: nn.Module, in_channels: int, hw: tuple[int, i
 
 def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str | None:
     """Why ``network`` refuses images of ``hw`` pixels, in a few words; None if it takes them."""
-    stride, smallest = stride_of(network), getattr(network, "min_side", 1)
-    fixed = getattr(network, "fixed_hw", None)
-    if fixed is not None and hw != fixed:
-        return f"it takes {fixed[0]}x{fixed[1]} only"
-    if any(side % stride for side in hw):
-        return f"sides must be multiples of {stride}"
-    if min(hw) < smallest:
-        return f"sides must be at least {smallest}"
+    if isinstance(network, Network) and (reason := _declared_refusal(network, hw)):
+        return reason
     try:
         with torch.no_grad():
             logits = meta_copy(network)(torch.empty(1, in_channels, *hw, device="meta"))
@@ -59,12 +53,21 @@ def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str |
     return f"its output is {tuple(logits.shape)}, not {(1, 1, *hw)}"
 
 
+def _declared_refusal(network: Network, hw: tuple[int, int]) -> str | None:
+    if network.fixed_hw is not None and network.fixed_hw != hw:
+        return f"it takes {network.fixed_hw[0]}x{network.fixed_hw[1]} only"
+    if any(side % network.stride for side in hw):
+        return f"sides must be multiples of {network.stride}"
+    if min(hw) < network.min_side:
+        return f"sides must be at least {network.min_side}"
+    return None
+
+
 def _advice(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> list[str]:
     inner = network.network if isinstance(network, Padded) else network
-    fixed = getattr(inner, "fixed_hw", None)
-    if fixed is not None:
+    if isinstance(inner, Network) and inner.fixed_hw is not None:
         room = "or less" if isinstance(network, Padded) else "and data.crop: none"
-        advice = [f"set data.image_size: {fixed[0]} {room}"]
+        advice = [f"set data.image_size: {inner.fixed_hw[0]} {room}"]
     else:
         sides = _nearest_sides(
             lambda side: _refusal(network, in_channels, (side, side)) is None,

@@ -122,8 +122,8 @@ def _download(
 def load_smp_encoder(encoder: nn.Module, file: WeightsFile) -> None:
     """Fill an encoder of segmentation-models-pytorch; every tensor must be in the file.
 
-    A stem made for RGB is summed (one channel) or repeated and rescaled (more), so that
-    a grey image gives the activations that it gives as RGB.
+    A stem made for RGB is summed for one channel, so that a grey image gives what it gives
+    as RGB, and repeated and rescaled for more, as smp and timm do.
 
     Raises:
         UserError: the file is unreadable or belongs to another encoder.
@@ -179,7 +179,7 @@ def _is_rgb_stem(given: Tensor, own: Tensor) -> bool:
 
 
 def _adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """Stem (O,3,k,k) to (O,channels,k,k) with the same response to a grey image."""
+    """Turn a stem (O,3,k,k) into (O,channels,k,k)."""
     if channels == 1:
         return weight.sum(1, keepdim=True)
     repeats = -(-channels // RGB)

@@ -1,0 +1,303 @@
+"""Losses: values worked by hand, gradients, empty masks, extreme logits, other people's code."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+import seglab.losses
+from seglab.core.config import Loss
+from seglab.core.errors import UserError
+from seglab.core.registry import LOSSES
+from seglab.losses.boundary import signed_distance
+
+NAMES = sorted(entry.name for entry in LOSSES)
+POOLED = ["bce_dice", "boundary", "dice", "focal_tversky", "jaccard", "lovasz", "mcc", "tversky"]
+
+
+def build(name: str, **options: object) -> seglab.losses.Loss:
+    loss: seglab.losses.Loss = Loss(name=name, **options).build()
+    return loss
+
+
+def images(*rows: list[float]) -> Tensor:
+    """A batch of images that are one row of pixels each, (B,1,1,W)."""
+    return torch.tensor(rows, dtype=torch.float64)[:, None, None, :]
+
+
+def logit(*rows: list[float]) -> Tensor:
+    return torch.logit(images(*rows))
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 12, 10, generator=generator)
+    mask = (torch.rand(3, 1, 12, 10, generator=generator) < 0.3).float()
+    mask[2] = 0
+    return logits, mask
+
+
+# p = (0.8, 0.4, 0.2), truth = (1, 1, 0): tp = 1.2, fp = 0.2, fn = 0.8, tn = 0.8
+PROBS, TRUTH = [0.8, 0.4, 0.2], [1.0, 1.0, 0.0]
+TVERSKY = (1.2 + 1) / (1.2 + 0.7 * 0.8 + 0.3 * 0.2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("bce", {}, -(math.log(0.8) + math.log(0.4) + math.log(0.8)) / 3),
+        ("bce", {"pos_weight": 3}, -(3 * math.log(0.8) + 3 * math.log(0.4) + math.log(0.8)) / 3),
+        (
+            "focal",
+            {"gamma": 2, "alpha": 0.25},
+            -(
+                0.25 * 0.2**2 * math.log(0.8)
+                + 0.25 * 0.6**2 * math.log(0.4)
+                + 0.75 * 0.2**2 * math.log(0.8)
+            )
+            / 3,
+        ),
+        ("dice", {"smooth": 1}, 1 - (2 * 1.2 + 1) / (2 * 1.2 + 0.2 + 0.8 + 1)),
+        ("jaccard", {"smooth": 2}, 1 - (1.2 + 2) / (1.2 + 0.2 + 0.8 + 2)),
+        ("tversky", {"alpha": 0.7, "smooth": 1}, 1 - TVERSKY),
+        ("focal_tversky", {"alpha": 0.7, "gamma": 2, "smooth": 1}, (1 - TVERSKY) ** 0.5),
+        (
+            "mcc",
+            {"smooth": 1},
+            1 - (2.2 * 1.8 - 0.2 * 0.8) / math.sqrt(2.4 * 3.0 * 2.0 * 2.6),
+        ),
+        # signed distances (0 - (2 - 1), 0, 1): truth ends at pixel 2
+        ("boundary", {"weight": 1}, (-0.8 + 0.0 + 0.2) / 3),
+    ],
+)
+def test_value_worked_by_hand(name: str, options: dict[str, float], expected: float) -> None:
+    value = build(name, **options)(logit(PROBS), images(TRUTH))
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_lovasz_by_hand() -> None:
+    """Errors 1 - z(2m-1) of z = (2, -1, 0.5) are (-1, 2, 1.5), sorted 2, 1.5, -1.
+
+    Jaccard loss after each: 1 of 2 missed: 1/2; and one false alarm: 1 - 1/3; all: 1.
+    """
+    value = build("lovasz")(images([2, -1, 0.5]), images(TRUTH))
+    assert value.item() == pytest.approx(2 * 0.5 + 1.5 * (2 / 3 - 0.5))
+
+
+def test_bce_dice_is_the_weighted_sum(batch: tuple[Tensor, Tensor]) -> None:
+    both = build("bce_dice", bce_weight=0.3, pos_weight=2, pool="image")(*batch)
+    parts = 0.3 * build("bce", pos_weight=2)(*batch) + build("dice", pool="image")(*batch)
+    torch.testing.assert_close(both, parts)
+
+
+def test_tversky_alpha_weighs_misses() -> None:
+    """Lengthening the misses costs more under a large alpha, false alarms less."""
+    strict, lax = build("tversky", alpha=0.9), build("tversky", alpha=0.1)
+    missed = (logit([0.9, 0.1, 0.1]), images([1, 1, 0]))
+    false = (logit([0.9, 0.9, 0.1]), images([1, 0, 0]))
+    assert strict(*missed) > lax(*missed)
+    assert strict(*false) < lax(*false)
+
+
+def test_tversky_of_one_half_is_dice(batch: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(
+        build("tversky", alpha=0.5, smooth=1)(*batch), build("dice", smooth=2)(*batch)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_right(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 1, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    mask = (torch.rand(2, 1, 3, 4, generator=generator) < 0.4).double()
+    assert torch.autograd.gradcheck(lambda z: build(name)(z, mask), (logits,))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 5.0])
+def test_focal_gradient_is_finite_for_any_gamma(gamma: float) -> None:
+    logits = torch.tensor([[[[-1e4, -30.0, 0.0, 30.0, 1e4]]]], requires_grad=True)
+    for truth in (torch.zeros_like(logits), torch.ones_like(logits)):
+        (gradient,) = torch.autograd.grad(build("focal", gamma=gamma)(logits, truth), logits)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("truth", ["empty", "full", "some"])
+@pytest.mark.parametrize("name", NAMES)
+def test_finite_at_extreme_logits(name: str, truth: str, dtype: torch.dtype) -> None:
+    logits = torch.tensor([-1e4, -50.0, 0.0, 50.0, 1e4]).repeat(2, 1, 4, 1).to(dtype)
+    logits.requires_grad_()
+    mask = {
+        "empty": torch.zeros(2, 1, 4, 5),
+        "full": torch.ones(2, 1, 4, 5),
+        "some": torch.tensor([0.0, 1, 0, 1, 0]).expand(2, 1, 4, 5),
+    }[truth]
+    value = build(name)(logits, mask)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.shape == ()
+    assert value.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truth_itself_costs_next_to_nothing(name: str) -> None:
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, :, 2:6, 2:6] = 1
+    lowest = build(name)((2 * mask - 1) * 40, mask)
+    for wrong in (torch.zeros_like(mask), torch.ones_like(mask), 1 - mask):
+        assert lowest < build(name)((2 * wrong - 1) * 40, mask)
+    if name != "boundary":  # its distance part is negative at its smallest
+        assert lowest == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "focal_tversky", "mcc"])
+@pytest.mark.parametrize("pool", ["image", "batch"])
+class TestEmptyMask:
+    def test_nothing_on_nothing_is_free(self, name: str, pool: str) -> None:
+        empty = torch.zeros(2, 1, 8, 8)
+        assert build(name, pool=pool)(empty - 40, empty) == pytest.approx(0, abs=1e-4)
+
+    def test_false_alarms_cost_and_can_be_unlearnt(self, name: str, pool: str) -> None:
+        logits = torch.full((2, 1, 8, 8), -4.0, requires_grad=True)
+        empty = torch.zeros(2, 1, 8, 8)
+        value = build(name, pool=pool)(logits, empty)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value > 0.1
+        assert (gradient > 0).all()
+
+    def test_skip_gives_neither_loss_nor_gradient(self, name: str, pool: str) -> None:
+        logits = torch.zeros(2, 1, 8, 8, requires_grad=True)
+        value = build(name, pool=pool, empty="skip")(logits, torch.zeros(2, 1, 8, 8))
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value == 0
+        assert (gradient == 0).all()
+
+
+def test_skip_averages_over_the_images_with_tumour(batch: tuple[Tensor, Tensor]) -> None:
+    logits, mask = batch
+    skipping = build("dice", pool="image", empty="skip")
+    torch.testing.assert_close(skipping(logits, mask), skipping(logits[:2], mask[:2]))
+
+
+def test_boundary_leaves_a_slice_without_tumour_to_dice() -> None:
+    logits, empty = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    torch.testing.assert_close(
+        build("boundary", weight=0.5)(logits, empty), 0.5 * build("dice")(logits, empty)
+    )
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_pool_image_is_the_mean_over_images(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    logits, mask = batch
+    each = [build(name, pool="image")(z[None], m[None]) for z, m in zip(logits, mask, strict=True)]
+    torch.testing.assert_close(build(name, pool="image")(logits, mask), torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("name", sorted(set(POOLED) - {"boundary", "bce_dice"}))
+def test_pool_batch_sees_one_long_image(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    logits, mask = batch
+    flat = build(name, pool="batch")(logits.reshape(1, 1, -1, 1), mask.reshape(1, 1, -1, 1))
+    torch.testing.assert_close(build(name, pool="batch")(logits, mask), flat)
+
+
+class TestAgainstOthers:
+    """The same definition, written by other people."""
+
+    def test_bce(self, batch: tuple[Tensor, Tensor]) -> None:
+        other = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.5))
+        torch.testing.assert_close(build("bce", pos_weight=2.5)(*batch), other(*batch))
+
+    def test_focal(self, batch: tuple[Tensor, Tensor]) -> None:
+        from monai.losses import FocalLoss
+
+        other = FocalLoss(gamma=1.5, alpha=0.3)
+        torch.testing.assert_close(build("focal", gamma=1.5, alpha=0.3)(*batch), other(*batch))
+
+    @pytest.mark.parametrize("pool", ["image", "batch"])
+    def test_dice(self, batch: tuple[Tensor, Tensor], pool: str) -> None:
+        from monai.losses import DiceLoss
+
+        other = DiceLoss(sigmoid=True, smooth_nr=0.5, smooth_dr=0.5, batch=pool == "batch")
+        torch.testing.assert_close(build("dice", smooth=0.5, pool=pool)(*batch), other(*batch))
+
+    @pytest.mark.parametrize("pool", ["image", "batch"])
+    def test_tversky(self, batch: tuple[Tensor, Tensor], pool: str) -> None:
+        from monai.losses import TverskyLoss
+
+        other = TverskyLoss(
+            sigmoid=True,
+            alpha=0.2,  # of false alarms
+            beta=0.8,
+            smooth_nr=0.5,
+            smooth_dr=0.5,
+            batch=pool == "batch",
+        )
+        ours = build("tversky", alpha=0.8, smooth=0.5, pool=pool)
+        torch.testing.assert_close(ours(*batch), other(*batch))
+
+    def test_jaccard(self, batch: tuple[Tensor, Tensor]) -> None:
+        from segmentation_models_pytorch.losses import JaccardLoss
+
+        other = JaccardLoss("binary", smooth=1.0)
+        torch.testing.assert_close(build("jaccard")(*batch), other(*batch))
+
+    def test_mcc(self, batch: tuple[Tensor, Tensor]) -> None:
+        from segmentation_models_pytorch.losses import MCCLoss
+
+        logits, mask = batch
+        other = MCCLoss(eps=0)(logits.sigmoid(), mask)
+        torch.testing.assert_close(build("mcc", smooth=1e-6)(logits, mask), other)
+
+    @pytest.mark.parametrize("pool", ["image", "batch"])
+    def test_lovasz(self, batch: tuple[Tensor, Tensor], pool: str) -> None:
+        from segmentation_models_pytorch.losses import LovaszLoss
+
+        other = LovaszLoss("binary", per_image=pool == "image")
+        torch.testing.assert_close(build("lovasz", pool=pool)(*batch), other(*batch))
+
+    def test_signed_distance(self, batch: tuple[Tensor, Tensor]) -> None:
+        _, mask = batch
+        for ours, truth in zip(signed_distance(mask), mask.numpy(), strict=True):
+            outside = distance_transform_edt(1 - truth[0])
+            inside = distance_transform_edt(truth[0])
+            expected = outside * (1 - truth[0]) - (inside - 1) * truth[0]
+            if not truth.any():
+                expected *= 0
+            torch.testing.assert_close(ours[0].double(), torch.from_numpy(expected).double())
+
+
+def test_computes_in_fp32_under_autocast(batch: tuple[Tensor, Tensor]) -> None:
+    logits, mask = batch
+    for name in NAMES:
+        plain = build(name)(logits, mask)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(build(name)(logits, mask), plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refuses_shapes_that_would_broadcast(name: str) -> None:
+    with pytest.raises(ValueError, match="differ"):
+        build(name)(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dice", {"smooth": 0}),
+        ("dice", {"pool": "volume"}),
+        ("tversky", {"alpha": 1.2}),
+        ("bce", {"pos_weight": 0}),
+        ("bce", {"alpha": 0.5}),
+        ("focal", {"alpha": 1}),
+    ],
+)
+def test_refuses_options_out_of_range(name: str, options: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        Loss(name=name, **options)

@@ -1,0 +1,235 @@
+"""The smp architectures: one training step each, sizes, encoders, weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from seglab.core.config import Model
+from seglab.core.errors import UserError
+from seglab.core.registry import MODELS
+from seglab.models import build_model, gflops_per_image, loaded_weights, stride_of
+
+SMP = sorted(entry.name for entry in MODELS if entry.name.startswith("smp-"))
+SMALLEST = {"smp-pan": 128}
+MOBILENET = {"encoder": "mobilenet_v2"}
+# A small encoder of smp and one of timm: name, prefix of its tensors in smp, one tensor.
+ENCODERS = [
+    ("mobilenet_v2", "", "features.4.conv.0.0.weight"),
+    ("tu-resnet10t", "model.", "layer2.0.conv1.weight"),
+]
+
+
+def build(name: str, side: int = 64, in_channels: int = 1, **options: object) -> Any:
+    return build_model(Model(name=name, **options), in_channels, (side, side))
+
+
+def refusal(name: str, side: int = 64, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        build(name, side, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMP)
+def test_one_training_step(name: str) -> None:
+    side = SMALLEST.get(name, 64)
+    torch.manual_seed(0)
+    network = build(name, side, in_channels=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    image, mask = torch.randn(2, 3, side, side), torch.zeros(2, 1, side, side)
+    logits = network(image)
+    nn.functional.binary_cross_entropy_with_logits(logits, mask).backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    optimizer.step()
+    assert logits.shape == mask.shape
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(p.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["smp-fpn", "smp-pspnet", "smp-deeplabv3", "smp-dpt"])
+def test_declared_stride_is_the_real_one(name: str) -> None:
+    """One stride more works; half a stride more is refused by the network itself."""
+    network = build(name, encoder="tu-vit_tiny_patch16_224" if name == "smp-dpt" else "mit_b0")
+    stride = stride_of(network)
+    network.eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 64 + stride, 64)).shape == (1, 1, 64 + stride, 64)
+        with pytest.raises((RuntimeError, AssertionError)):
+            network(torch.zeros(1, 1, 64 + stride // 2, 64))
+
+
+class TestSize:
+    def test_refused_with_the_nearest(self) -> None:
+        text = refusal("smp-fpn", 240)
+        assert "data.image_size" in text
+        assert "224, 256, or set model.pad: true" in text
+
+    def test_pad_takes_it(self) -> None:
+        network = build("smp-linknet", 40, pad=True)
+        assert network(torch.zeros(2, 1, 40, 40)).shape == (2, 1, 40, 40)
+
+    def test_smallest_side_of_pan(self) -> None:
+        assert "at least 128" in refusal("smp-pan", 64)
+        network = build("smp-pan", 64, pad=True).eval()
+        assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 1, 64, 64)
+
+    def test_transformer_of_fixed_size(self) -> None:
+        text = refusal("smp-unet", 64, encoder="tu-coatnet_pico_rw_224")
+        assert "224x224 only" in text
+        assert "data.image_size: 224 and data.crop: none, or set model.pad: true" in text
+
+    def test_flops_are_those_of_the_padded_image(self) -> None:
+        padded = build("smp-segformer", 40, pad=True)
+        assert gflops_per_image(padded, 1, (40, 40)) == gflops_per_image(padded, 1, (64, 64))
+
+
+class TestEncoder:
+    @pytest.mark.parametrize(
+        ("encoder", "suggestion"),
+        [("resnet19", "resnet18"), ("convnext_atto", "tu-convnext_atto"), ("tu-rsnet18", "tu-")],
+    )
+    def test_unknown_suggests_the_nearest(self, encoder: str, suggestion: str) -> None:
+        assert f"did you mean '{suggestion}" in refusal("smp-unet", encoder=encoder)
+
+    def test_unknown_tag(self) -> None:
+        assert "tv_in1k" in refusal("smp-unet", encoder="tu-resnet18.tv_in1")
+
+    def test_one_that_the_architecture_cannot_use(self) -> None:
+        assert "DPT cannot use 'resnet18'" in refusal("smp-dpt", encoder="resnet18")
+        assert "patches of 14" in refusal("smp-dpt", encoder="tu-vit_small_patch14_dinov2")
+        assert "cannot use" in refusal("smp-unet", encoder="tu-vit_tiny_patch16_224")
+
+
+def encoder_of(network: Any) -> nn.Module:
+    encoder: nn.Module = network.net.encoder
+    return encoder
+
+
+def save_encoder(path: Path, encoder: str, in_channels: int = 3) -> dict[str, Tensor]:
+    """Write random weights of ``encoder`` to ``path``, as a stand-in for pretrained ones."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(11)
+    if encoder.startswith("tu-"):
+        import timm
+
+        state = timm.create_model(encoder[3:], in_chans=in_channels).state_dict()
+    else:
+        state = encoder_of(
+            build("smp-pspnet", encoder=encoder, in_channels=in_channels)
+        ).state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return dict(state)
+
+
+class TestWeights:
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+    @pytest.mark.parametrize(("encoder", "stem", "key"), ENCODERS)
+    def test_file(self, tmp_path: Path, suffix: str, encoder: str, stem: str, key: str) -> None:
+        path = tmp_path / f"weights{suffix}"
+        saved = save_encoder(path, encoder)
+        network = build("smp-pspnet", encoder=encoder, encoder_weights=str(path))
+        assert torch.equal(encoder_of(network).state_dict()[stem + key], saved[key])
+        assert loaded_weights(network) == {
+            "source": f"file {path.name}",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+
+    @pytest.mark.parametrize("channels", [1, 6])
+    def test_stem_answers_a_grey_image_as_rgb_does(self, tmp_path: Path, channels: int) -> None:
+        path = tmp_path / "weights.safetensors"
+        saved = save_encoder(path, "mobilenet_v2")
+        network = build("smp-pspnet", in_channels=channels, encoder_weights=str(path), **MOBILENET)
+        stem = encoder_of(network).state_dict()["features.0.0.weight"]
+        grey = torch.randn(1, 1, 16, 16)
+        torch.testing.assert_close(
+            nn.functional.conv2d(grey.expand(-1, channels, -1, -1), stem),
+            nn.functional.conv2d(grey.expand(-1, 3, -1, -1), saved["features.0.0.weight"]),
+        )
+
+    def test_file_of_another_encoder(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.safetensors"
+        save_encoder(path, "mobilenet_v2")
+        for encoder in ("mit_b0", "tu-resnet10t", "tu-convnext_atto"):
+            text = refusal("smp-fpn", encoder=encoder, encoder_weights=str(path))
+            assert str(path) in text
+
+    def test_half_a_file_of_timm(self, tmp_path: Path) -> None:
+        """timm itself loads such a file without a word."""
+        path = tmp_path / "weights.pt"
+        state = save_encoder(path, "tu-resnet10t")
+        torch.save({k: v for k, v in state.items() if not k.startswith("layer4")}, path)
+        text = refusal("smp-unet", encoder="tu-resnet10t", encoder_weights=str(path))
+        assert "layer4" in text
+
+    @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x02cos\nsystem\n."])
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_broken_file(self, tmp_path: Path, content: bytes, suffix: str) -> None:
+        path = tmp_path / f"weights{suffix}"
+        path.write_bytes(content)
+        for encoder in ("mobilenet_v2", "tu-resnet10t"):
+            assert str(path) in refusal("smp-unet", encoder=encoder, encoder_weights=str(path))
+
+    def test_absent_file_and_unknown_set(self) -> None:
+        assert "there is no file" in refusal("smp-unet", encoder_weights="nowhere/w.pt")
+        assert "imagenet, ssl, swsl" in refusal("smp-unet", encoder_weights="imagnet")
+
+
+REPOSITORY = {
+    "mobilenet_v2": "smp-hub/mobilenet_v2.imagenet",
+    "tu-resnet10t": "timm/resnet10t.c3_in1k",
+}
+
+
+class TestHub:
+    """The hub's cache stands in for the hub: offline, the client reads it alone."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        return tmp_path
+
+    @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t"])
+    def test_absent_weights_are_an_error_that_says_how_to_get_them(self, encoder: str) -> None:
+        text = refusal("smp-unet", encoder=encoder, encoder_weights="imagenet")
+        assert "https://huggingface.co/" in text
+        assert "model.safetensors" in text
+        assert "model.encoder_weights: path/to" in text
+
+    def test_without_initial_weights_for_a_checkpoint(self) -> None:
+        config = Model(name="smp-unet", encoder_weights="imagenet")
+        network = build_model(config, 1, (64, 64), pretrained=False)
+        assert loaded_weights(network) == {"source": "none"}
+
+    @pytest.mark.parametrize(("encoder", "stem", "key"), ENCODERS)
+    def test_cached_weights_are_loaded_and_named(
+        self, cache: Path, encoder: str, stem: str, key: str
+    ) -> None:
+        repository = REPOSITORY[encoder]
+        revision = smp.encoders.encoders["mobilenet_v2"]["pretrained_settings"]["imagenet"][
+            "revision"
+        ]
+        folder = cache / f"models--{repository.replace('/', '--')}"
+        path = folder / "snapshots" / revision / "model.safetensors"
+        saved = save_encoder(path, encoder)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(revision)
+        network = build("smp-fpn", encoder=encoder, encoder_weights="imagenet")
+        assert torch.equal(encoder_of(network).state_dict()[stem + key], saved[key])
+        weights = loaded_weights(network)
+        assert weights["source"] == f"huggingface.co/{repository}@{revision}/model.safetensors"
+        assert weights["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,141 @@
+"""The baseline U-Net, its cost, and the padding around any network."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from seglab.core.config import Model
+from seglab.core.errors import UserError
+from seglab.core.registry import MODELS
+from seglab.models import (
+    build_model,
+    count_parameters,
+    gflops_per_image,
+    loaded_weights,
+    stride_of,
+)
+from seglab.models.network import Network, Padded
+
+
+def unet(
+    in_channels: int = 1, hw: tuple[int, int] = (32, 32), pretrained: bool = True, **options: object
+) -> nn.Module:
+    return build_model(Model(name="unet", **options), in_channels, hw, pretrained=pretrained)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
+@pytest.mark.parametrize("up", ["transpose", "bilinear", "nearest"])
+def test_output_is_as_large_as_the_input_and_every_weight_learns(norm: str, up: str) -> None:
+    network = unet(in_channels=3, base_channels=4, depth=3, norm=norm, up=up, dropout=0.1)
+    logits = network(torch.randn(2, 3, 32, 24))
+    logits.square().mean().backward()
+    assert logits.shape == (2, 1, 32, 24)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_parameters_of_the_paper() -> None:
+    """Base 64 and four halvings without normalisation: weights and biases layer by layer."""
+
+    def conv(kernel: int, inputs: int, outputs: int) -> int:
+        return kernel * inputs * outputs + outputs
+
+    widths = [1, 64, 128, 256, 512, 1024]
+    down = sum(conv(9, a, b) + conv(9, b, b) for a, b in itertools.pairwise(widths))
+    up = sum(
+        conv(4, wide, narrow) + conv(9, wide, narrow) + conv(9, narrow, narrow)
+        for narrow, wide in itertools.pairwise(widths[1:])
+    )
+    network = unet(base_channels=64, norm="none")
+    assert count_parameters(network) == down + up + conv(1, 64, 1) == 31_030_593
+
+
+def test_flops_counted_by_hand() -> None:
+    """Depth 1, base 1, 8x8: multiply–adds of each convolution, times two."""
+    macs = [
+        64 * 9 * (1 + 1),  # encoder at 8x8: 1 to 1 to 1
+        16 * 9 * (2 + 4),  # encoder at 4x4: 1 to 2 to 2
+        64 * 2,  # transposed, 2 to 1: each output pixel is met by one kernel element
+        64 * 9 * (2 + 1),  # decoder: 2 to 1 to 1
+        64,  # head
+    ]
+    network = unet(base_channels=1, depth=1)
+    assert gflops_per_image(network, 1, (8, 8)) == pytest.approx(2 * sum(macs) / 1e9)
+
+
+def test_counting_flops_changes_nothing() -> None:
+    network = unet(base_channels=2, depth=2, dropout=0.5)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    gflops_per_image(network, 1, (32, 32))
+    assert network.training
+    assert torch.equal(random_state, torch.get_rng_state())
+    for key, value in network.state_dict().items():
+        assert torch.equal(before[key], value)
+        assert value.device.type == "cpu"
+
+
+def test_same_seed_same_weights() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(unet(base_channels=2).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_activations_keep_their_scale_at_the_start() -> None:
+    """He initialisation: the logits of unit-variance input are of order one, at any depth."""
+    torch.manual_seed(0)
+    for depth, norm in itertools.product((2, 5), ("batch", "none")):
+        logits = unet(depth=depth, norm=norm, base_channels=8)(torch.randn(4, 1, 64, 64))
+        assert 0.05 < logits.std() < 20
+
+
+@pytest.mark.parametrize("hw", [(33, 47), (32, 32), (5, 100)])
+def test_padding_takes_any_size(hw: tuple[int, int]) -> None:
+    network = unet(hw=hw, base_channels=2, pad=True)
+    assert stride_of(network) == 1
+    assert network(torch.randn(1, 1, *hw)).shape == (1, 1, *hw)
+
+
+def test_padding_is_background_and_cropped_back_in_place() -> None:
+    class Seen(Network):
+        stride = 8
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.image = image
+            return image
+
+    seen = Seen()
+    image = torch.randn(1, 1, 13, 16)
+    assert torch.equal(Padded(seen)(image), image)
+    assert seen.image.shape == (1, 1, 16, 16)
+    assert (seen.image[..., 0, :] == -2).all()
+    assert (seen.image[..., -2:, :] == -2).all()
+
+
+def test_size_that_does_not_fit_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"data\.image_size.* 96, 112, or set model\.pad: true"):
+        unet(hw=(100, 96))
+
+
+def test_size_below_the_stride_names_the_smallest() -> None:
+    with pytest.raises(UserError, match=r"multiples of 128; the nearest it takes: 128"):
+        unet(hw=(96, 96), depth=7, base_channels=1)
+
+
+def test_random_weights_are_called_none() -> None:
+    assert loaded_weights(unet(base_channels=1, pad=True)) == {"source": "none"}
+
+
+def test_a_plain_module_is_checked_by_what_it_does() -> None:
+    @MODELS.register("halving-for-a-test")
+    def halving(in_channels: int) -> nn.Module:
+        """Halves the image, which no segmenter may."""
+        return nn.Conv2d(in_channels, 1, kernel_size=2, stride=2)
+
+    with pytest.raises(UserError, match=r"its output is \(1, 1, 16, 16\)"):
+        build_model(Model(name="halving-for-a-test"), 1, (32, 32))
