@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from seglab.core.errors import UserError
 from seglab.tracking.database import DATABASE, SQLITE, prepare_database, sqlite_uri
-from seglab.tracking.failures import explained, patiently, redact
+from seglab.tracking.failures import explained, patiently, redact, unreachable
 from seglab.tracking.quiet import settle_mlflow
 from seglab.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-_PROBE_S = 5.0
-_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def default_uri(folder: Path = Path("mlruns")) -> str:
@@ -77,18 +72,9 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _check_reachable(uri: str) -> None:
-    """Try the address itself: MLflow would retry for minutes."""
-    parts = urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
-    if parts.hostname is None or scheme not in _DEFAULT_PORTS:
-        return
-    address = (parts.hostname, parts.port or _DEFAULT_PORTS[scheme])
-    try:
-        socket.create_connection(address, timeout=_PROBE_S).close()
-    except OSError as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {error.strerror or error}"
-        ) from None
+    reason = unreachable(uri)
+    if reason is not None:
+        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {reason}")
 
 
 def _unusable(uri: str, error: Exception) -> UserError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from seglab.core.errors import UserError
 
@@ -38,7 +40,10 @@ _MENDABLE = {
     "out-of-date database schema": "it was made by another MLflow; run: mlflow db upgrade",
     "can't locate revision": "it was made by a newer MLflow than the installed one",
     "not a directory": "a part of its path is a file",
+    "file exists": "a file is in its place",
 }
+_PROBE_S = 5.0
+_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def redact(text: str) -> str:
@@ -60,12 +65,28 @@ def mendable(error: BaseException) -> str | None:
     return next(reasons, None)
 
 
+def unreachable(uri: str) -> str | None:
+    """Return why nothing listens at a server's address; None if something does, or it is a file.
+
+    Takes seconds, where MLflow retries for minutes.
+    """
+    parts = urlsplit(uri)
+    port = _DEFAULT_PORTS.get(parts.scheme.split("+")[0])
+    if parts.hostname is None or port is None:
+        return None
+    try:
+        socket.create_connection((parts.hostname, parts.port or port), timeout=_PROBE_S).close()
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turn what the user can mend about the store ``where`` into one line.
+    """Turn what the user can mend about ``where``, a store or a folder, into one line.
 
     Raises:
-        UserError: the store is away, full, read-only, damaged or of another version.
+        UserError: it is away, full, read-only, damaged or of another version.
     """
     try:
         yield
@@ -75,7 +96,7 @@ def explained(where: str) -> Iterator[None]:
         reason = mendable(error) or ("it does not answer" if is_away(error) else None)
         if reason is None:
             raise
-        raise UserError(f"the tracking store {redact(where)} cannot be used: {reason}") from error
+        raise UserError(f"{redact(where)} cannot be used: {reason}") from error
 
 
 def patiently(action: Callable[[], Result], wait_s: float = 60) -> Result:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.tracking.failures import explained, is_away
+from seglab.tracking.failures import explained, is_away, unreachable
 from seglab.tracking.messages import Message, send
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ class Outbox:
 
     def _flush_once(self) -> bool:
         before = len(self._pending)
+        if before and unreachable(self._uri) is not None:
+            self._try_later()
+            return False
         while self._pending and self._send(self._pending[0]):
             del self._pending[0]
         if not self._pending:
@@ -81,11 +84,14 @@ class Outbox:
             if not is_away(error):
                 with explained(self._uri):
                     raise
-            self._next_try = time.monotonic() + self._retry_s
-            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+            self._try_later()
             return False
         self._retry_s = _FIRST_RETRY_S
         return True
+
+    def _try_later(self) -> None:
+        self._next_try = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
 
     def _keep(self, message: Message) -> None:
         if message["do"] == "artifact":

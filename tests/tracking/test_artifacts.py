@@ -1,0 +1,143 @@
+"""Downloads: complete, resumable, and never outside the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seglab.core.errors import UserError
+from seglab.tracking import Store, download, start_run
+from seglab.tracking.artifacts import safe_target
+
+CONTENT = {
+    "config.yaml": b"name: x\n",
+    "overlays/best ü.png": os.urandom(3000),
+    "overlays/worst.png": os.urandom(100),
+    "checkpoints/best.safetensors": os.urandom(300_000),
+    "empty.txt": b"",
+}
+
+
+def _logged(store: Store, tmp_path: Path) -> str:
+    with start_run(store, "downloads", "run") as run:
+        for name, content in CONTENT.items():
+            path = tmp_path / "made" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            run.artifact(path, "" if "/" not in name else name.split("/")[0])
+    return run.run_id
+
+
+def _hashes(out: Path) -> dict[str, str]:
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", ["store", "remote"])
+def test_every_file_with_equal_hashes(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store: Store = request.getfixturevalue(kind)
+    run_id = _logged(store, tmp_path)
+    out = tmp_path / "out"
+    report = download(store, run_id, out)
+    assert _hashes(out) == {
+        name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()
+    }
+    assert report.files == tuple(sorted(CONTENT))
+    assert report.bytes == sum(map(len, CONTENT.values()))
+
+
+def test_a_pattern_takes_a_part(store: Store, tmp_path: Path) -> None:
+    run_id = _logged(store, tmp_path)
+    report = download(store, run_id, tmp_path / "out", "overlays/*")
+    assert report.files == ("overlays/best ü.png", "overlays/worst.png")
+    assert download(store, run_id, tmp_path / "out", "*.yaml").files == ("config.yaml",)
+    with pytest.raises(UserError, match=r"no artifact .* matches '\*\.onnx'"):
+        download(store, run_id, tmp_path / "out", "*.onnx")
+
+
+def test_a_broken_download_goes_on(store: Store, tmp_path: Path) -> None:
+    run_id = _logged(store, tmp_path)
+    out = tmp_path / "out"
+    download(store, run_id, out)
+    whole = out / "checkpoints" / "best.safetensors"
+    torn = out / "overlays" / "worst.png"
+    stamp = whole.stat().st_mtime_ns
+    torn.write_bytes(b"half")
+    (out / "config.yaml").unlink()
+    download(store, run_id, out)
+    assert torn.read_bytes() == CONTENT["overlays/worst.png"]
+    assert (out / "config.yaml").read_bytes() == CONTENT["config.yaml"]
+    assert whole.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc/passwd", "C:\\x", "a\\..\\x", "", "a\0b", "a\nb", ".."]
+)
+def test_names_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not safe"):
+        safe_target(tmp_path, name)
+
+
+@given(name=st.text(alphabet=st.sampled_from("a./\\:~ \0"), max_size=12))
+def test_no_name_ever_leads_out(name: str) -> None:
+    out = Path("/tmp/out")
+    try:
+        target = safe_target(out, name)
+    except UserError:
+        return
+    inside = Path(os.path.normpath(target))
+    assert inside != out
+    assert inside.is_relative_to(out)
+
+
+def test_a_link_in_the_folder_is_not_followed(store: Store, tmp_path: Path) -> None:
+    run_id = _logged(store, tmp_path)
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    out.mkdir()
+    outside.mkdir()
+    (out / "overlays").symlink_to(outside)
+    with pytest.raises(UserError, match="outside"):
+        download(store, run_id, out)
+    assert not list(outside.iterdir())
+    (out / "overlays").unlink()
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (out / "config.yaml").symlink_to(victim)
+    download(store, run_id, out)
+    assert victim.read_text() == "mine"
+    assert (out / "config.yaml").read_bytes() == CONTENT["config.yaml"]
+
+
+def test_a_server_that_lists_what_was_not_asked_for(store: Store, tmp_path: Path) -> None:
+    run_id = _logged(store, tmp_path)
+
+    class Lying:
+        def get_run(self, run_id: str) -> object:
+            return store.client.get_run(run_id)
+
+        def list_artifacts(self, run_id: str, path: str | None) -> list[SimpleNamespace]:
+            return [SimpleNamespace(path="../../evil.txt", is_dir=False, file_size=1)]
+
+    lying = replace(store, client=Lying())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="not inside"):
+        download(lying, run_id, tmp_path / "out")
+    assert not (tmp_path / "evil.txt").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(store: Store, tmp_path: Path) -> None:
+    run_id = _logged(store, tmp_path)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match="out"):
+        download(store, run_id, tmp_path / "out")

@@ -1,0 +1,87 @@
+"""Which code ran, also outside a checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seglab.core.errors import UserError
+from seglab.tracking import Store, environment_report, environment_tags, serve_ui
+from seglab.tracking.environment import PACKAGE, code_hash, git_state, versions
+
+from .conftest import free_port
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command = ["git", *identity, "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    package = tmp_path / "repo" / "seglab"
+    shutil.copytree(PACKAGE / "core", package / "core")
+    _git(tmp_path / "repo", "init", "-q")
+    _git(tmp_path / "repo", "add", "seglab")
+    _git(tmp_path / "repo", "commit", "-q", "-m", "first")
+    return package
+
+
+def test_a_commit_and_whether_it_was_changed(checkout: Path) -> None:
+    commit = _git(checkout, "rev-parse", "HEAD")
+    state = git_state(checkout)
+    assert state is not None
+    assert (state.commit, state.dirty) == (commit, False)
+    git_state.cache_clear()
+    with (checkout / "core" / "errors.py").open("a") as source:
+        source.write("# changed\n")
+    changed = git_state(checkout)
+    assert changed is not None
+    assert (changed.commit, changed.dirty) == (commit, True)
+
+
+def test_no_commit_outside_a_checkout(checkout: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkout, tmp_path / "plain" / "seglab")
+    assert git_state(tmp_path / "plain" / "seglab") is None
+    installed = checkout.parent / "venv" / "seglab"  # inside the repository, not part of it
+    shutil.copytree(checkout, installed)
+    assert git_state(installed) is None
+
+
+def test_the_hash_follows_the_code_and_nothing_else(checkout: Path) -> None:
+    before = code_hash(checkout)
+    (checkout / "notes.txt").write_text("no code")
+    code_hash.cache_clear()
+    assert code_hash(checkout) == before
+    (checkout / "core" / "errors.py").rename(checkout / "core" / "faults.py")
+    code_hash.cache_clear()
+    assert code_hash(checkout) != before
+
+
+def test_tags_and_report_name_what_ran() -> None:
+    tags = environment_tags()
+    assert tags["seglab.code_hash"] == code_hash()
+    report = environment_report()
+    assert versions()["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "mlflow", "numpy"} <= versions().keys()
+    assert report["code_hash"] == tags["seglab.code_hash"]
+
+
+def test_importing_the_room_does_not_import_mlflow() -> None:
+    code = "import sys, seglab.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+def test_a_taken_port_is_said(store: Store) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
+            serve_ui(store, port=port)
+    assert free_port() > 0

@@ -1,0 +1,214 @@
+"""What runs log, how they end, how they go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from seglab.core.errors import UserError
+from seglab.tracking import RunLog, Store, UnknownRun, resume_run, start_run
+
+
+def _artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return Path(store.client.download_artifacts(run_id, name, str(folder)))
+
+
+@pytest.fixture(params=["local", "server"])
+def any_store(request: pytest.FixtureRequest) -> Store:
+    """Both kinds of store behave alike."""
+    name = {"local": "store", "server": "remote"}[request.param]
+    found = request.getfixturevalue(name)
+    assert isinstance(found, Store)
+    return found
+
+
+def test_everything_a_run_logs_is_there(any_store: Store, tmp_path: Path) -> None:
+    with start_run(any_store, "kinds", "unet · seed 0", {"seglab.kind": "train"}) as run:
+        run.params({"loss.name": "dice", "optim.lr": 1e-3, "train.patience": None, "seeds": [0, 1]})
+        for step in range(3):
+            run.metrics({"val/dice": 0.5 + step / 10, "train/loss": 1 - step / 10}, step)
+        run.text("name: x\n", "config.yaml")
+        run.json({"train": ["a"]}, "deep/er/split.json")
+        run.figure(Figure(figsize=(2, 1)), "curves.png")
+        run.dataset("phantom", "f" * 64, "brats-h5", profile={"patients": 3})
+        (tmp_path / "overlays").mkdir()
+        (tmp_path / "overlays" / "a.png").write_bytes(b"png")
+        run.artifact(tmp_path / "overlays", "overlays")
+    found = any_store.get_run(run.run_id)
+    assert (found.name, found.status) == ("unet · seed 0", "FINISHED")
+    assert found.params == {
+        "loss.name": "dice",
+        "optim.lr": "0.001",
+        "train.patience": "null",
+        "seeds": "[0, 1]",
+    }
+    assert found.metrics == pytest.approx({"val/dice": 0.7, "train/loss": 0.8})
+    assert any_store.metric_history(run.run_id, "val/dice") == [
+        (0, 0.5),
+        (1, 0.6),
+        (2, pytest.approx(0.7)),
+    ]
+    got = tmp_path / "got"
+    assert _artifact(any_store, run.run_id, "config.yaml", got).read_text() == "name: x\n"
+    assert json.loads(_artifact(any_store, run.run_id, "deep/er/split.json", got).read_text()) == {
+        "train": ["a"]
+    }
+    assert _artifact(any_store, run.run_id, "curves.png", got).read_bytes()[:4] == b"\x89PNG"
+    assert _artifact(any_store, run.run_id, "overlays/a.png", got).read_bytes() == b"png"
+    (logged,) = any_store.client.get_run(run.run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("phantom", "f" * 36)
+    assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+
+
+def test_many_params_and_metrics_exceed_one_batch(store: Store) -> None:
+    params = {f"p{number}": number for number in range(250)}
+    metrics = {f"m{number}": float(number) for number in range(1200)}
+    with start_run(store, "kinds", "wide", {f"t{number}": "x" for number in range(99)}) as run:
+        run.params(params)
+        run.metrics(metrics, 0)
+    found = store.get_run(run.run_id)
+    assert found.params == {key: str(value) for key, value in params.items()}
+    assert found.metrics == metrics
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(value=st.floats())
+def test_only_finite_metrics_are_stored(store: Store, value: float) -> None:
+    run = start_run(store, "kinds", "finite")
+    run.metrics({"x": value, "sure": 1.0}, 0)
+    run.finish()
+    stored = store.get_run(run.run_id).metrics
+    assert stored == ({"x": value, "sure": 1.0} if math.isfinite(value) else {"sure": 1.0})
+
+
+def _finish(run: RunLog) -> None:
+    run.finish()
+
+
+def _fail(run: RunLog) -> None:
+    run.fail(ValueError("loss is NaN at step 7; see postgresql://me:secret@db"))
+
+
+def _prune(run: RunLog) -> None:
+    run.prune(4)
+
+
+def _interrupt(run: RunLog) -> None:
+    run.interrupt("SIGTERM")
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "tags"),
+    [
+        (_finish, "FINISHED", {}),
+        (
+            _fail,
+            "FAILED",
+            {"seglab.error": "ValueError: loss is NaN at step 7; see postgresql://***@db"},
+        ),
+        (_prune, "KILLED", {"seglab.pruned_at_epoch": "4"}),
+        (_interrupt, "KILLED", {"seglab.interrupted": "SIGTERM"}),
+    ],
+)
+def test_the_status_tells_the_truth(
+    any_store: Store, end: object, status: str, tags: dict[str, str]
+) -> None:
+    run = start_run(any_store, "ends", "run")
+    assert callable(end)
+    end(run)
+    run.finish()  # the first end stands
+    found = any_store.get_run(run.run_id)
+    assert found.status == status
+    assert {key: value for key, value in found.tags.items() if key.startswith("seglab.")} == tags
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "tag"),
+    [
+        (ValueError("broken"), "FAILED", "seglab.error"),
+        (UserError("no such file"), "FAILED", "seglab.error"),
+        (KeyboardInterrupt(), "KILLED", "seglab.interrupted"),
+    ],
+)
+def test_an_exception_ends_the_run(
+    store: Store, error: BaseException, status: str, tag: str
+) -> None:
+    run = start_run(store, "ends", "run")
+    with pytest.raises(type(error)), run:
+        raise error
+    found = store.get_run(run.run_id)
+    assert found.status == status
+    assert tag in found.tags
+    assert not store.in_use(run.run_id)
+    assert not run.state.exists()
+
+
+def test_no_metric_twice_after_a_kill(any_store: Store) -> None:
+    """A child is killed after logging epoch 2; its checkpoint is of epoch 0."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        run = start_run(any_store, "killed", "run", {"seglab.kind": "train"})
+        run.params({"optim.lr": 0.1, "data.root": "/old"})
+        for epoch in range(3):
+            run.metrics({"val/dice": epoch / 10, "lr": 0.1}, epoch)
+        os.write(writing, run.run_id.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_id = os.read(reading, 32).decode()
+    os.waitpid(child, 0)
+    assert any_store.get_run(run_id).status == "RUNNING"
+
+    run = resume_run(any_store, run_id)
+    run.params({"optim.lr": 0.1, "data.root": "/new", "extra": 1})
+    for epoch in range(1, 5):
+        run.metrics({"val/dice": epoch / 10, "lr": 0.1}, epoch)
+    run.finish()
+    found = any_store.get_run(run_id)
+    assert found.status == "FINISHED"
+    assert found.params == {"optim.lr": "0.1", "data.root": "/old", "extra": "1"}
+    expected = [(epoch, epoch / 10) for epoch in range(5)]
+    assert any_store.metric_history(run_id, "val/dice") == expected
+    assert any_store.metric_history(run_id, "lr") == [(epoch, 0.1) for epoch in range(5)]
+
+
+def test_resuming_clears_how_the_run_ended(any_store: Store) -> None:
+    run = start_run(any_store, "ends", "run")
+    run.interrupt("Ctrl-C")
+    again = resume_run(any_store, run.run_id)
+    found = any_store.get_run(run.run_id)
+    assert found.status == "RUNNING"
+    assert "seglab.interrupted" not in found.tags
+    again.finish()
+    assert any_store.get_run(run.run_id).status == "FINISHED"
+
+
+def test_a_run_is_open_in_one_place(store: Store) -> None:
+    run = start_run(store, "ends", "run")
+    with pytest.raises(UserError, match="open in another process"):
+        resume_run(store, run.run_id)
+    run.finish()
+    resume_run(store, run.run_id).finish()
+
+
+def test_resuming_an_unknown_run_leaves_nothing(store: Store) -> None:
+    with pytest.raises(UnknownRun):
+        resume_run(store, "0" * 32)
+    assert not store.state("0" * 32).exists()
+
+
+def test_a_missing_artifact_is_a_fault_of_the_caller(store: Store, tmp_path: Path) -> None:
+    run = start_run(store, "ends", "run")
+    with pytest.raises(FileNotFoundError):
+        run.artifact(tmp_path / "absent.png")
+    run.finish()

@@ -1,0 +1,265 @@
+"""Opening stores, finding runs, and what is said when a store cannot be used."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seglab.core.errors import UserError
+from seglab.tracking import Store, UnknownRun, default_uri, open_store, start_run
+from seglab.tracking.database import prepare_database
+from seglab.tracking.failures import redact
+
+
+def _one_of_eight(folder: Path, barrier: Any, number: int) -> None:
+    barrier.wait()
+    with start_run(open_store(folder), "together", f"run {number}") as run:
+        for step in range(5):
+            run.metrics({"val/dice": number + step / 10}, step)
+
+
+def test_eight_processes_at_once_on_an_empty_folder(tmp_path: Path) -> None:
+    import mlflow  # noqa: F401  (forked children start at the same instant, without importing)
+
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(8)
+    workers = [
+        context.Process(target=_one_of_eight, args=(tmp_path / "mlruns", barrier, number))
+        for number in range(8)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    runs = open_store(tmp_path / "mlruns").find_runs("together")
+    assert sorted(run.name for run in runs) == [f"run {number}" for number in range(8)]
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert sorted(run.metrics["val/dice"] for run in runs) == pytest.approx(
+        [number + 0.4 for number in range(8)]
+    )
+
+
+def test_an_interrupted_creation_leaves_no_half_database(tmp_path: Path) -> None:
+    import mlflow  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    for delay_s in (0.2, 0.5, 0.9):
+        maker = context.Process(target=prepare_database, args=(tmp_path / "mlflow.db",))
+        maker.start()
+        time.sleep(delay_s)
+        assert maker.pid is not None
+        os.kill(maker.pid, signal.SIGKILL)
+        maker.join()
+    store = open_store(tmp_path)
+    with start_run(store, "after the crash", "run"):
+        pass
+    assert not list(tmp_path.glob(".mlflow.db.new*"))
+
+
+def test_the_environment_wins_over_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_uri(Path("/data/mlruns")) == "sqlite:////data/mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert default_uri(Path("/data/mlruns")) == "http://tracking:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert default_uri(Path("/data/mlruns")).startswith("sqlite:")
+
+
+def test_an_sqlite_uri_brings_its_own_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert open_store(tmp_path / "elsewhere").folder == store.folder
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_experiment_is_found_created_and_restored(store: Store) -> None:
+    first = store.experiment("losses")
+    assert store.experiment("losses") == first
+    store.client.delete_experiment(first)
+    assert store.experiment("losses") == first
+    assert store.client.get_experiment(first).lifecycle_stage == "active"
+
+
+def test_odd_experiment_names_stay_inside_the_artifact_folder(store: Store) -> None:
+    for name in ("../../etc", "/absolute", "a b", "..", "Größe"):
+        location = Path(store.client.get_experiment(store.experiment(name)).artifact_location)
+        assert location.parent == store.folder / "artifacts"
+
+
+def test_find_runs_by_experiment_tags_status_and_parent(store: Store) -> None:
+    parent = start_run(store, "one", "parent", {"seglab.kind": "ablation"})
+    for arm in ("bce", 'it\'s "odd" `%`'):
+        tags = {"seglab.kind": "train", "seglab.arm": arm, "seglab.seed": 0}
+        start_run(store, "one", arm, tags, parent_run_id=parent.run_id).finish()
+    start_run(store, "two", "other", {"seglab.kind": "train"}).fail("broken")
+    parent.finish()
+
+    def names(**query: Any) -> list[str]:
+        return sorted(run.name for run in store.find_runs(**query))
+
+    odd = 'it\'s "odd" `%`'
+    assert names(experiment="one") == ["bce", odd, "parent"]
+    assert names(tags={"seglab.kind": "train"}) == ["bce", odd, "other"]
+    assert names(tags={"seglab.arm": odd}) == [odd]
+    assert names(tags={"seglab.seed": "0"}, experiment="one") == ["bce", odd]
+    assert names(parent_run_id=parent.run_id) == ["bce", odd]
+    assert names(statuses=["FAILED"]) == ["other"]
+    assert names(experiment="unheard of") == []
+    assert store.find_runs(parent_run_id=parent.run_id)[0].parent_run_id == parent.run_id
+
+
+def test_an_unknown_run_is_named(store: Store) -> None:
+    with pytest.raises(UnknownRun, match="no run 'nonsense'"):
+        store.get_run("nonsense")
+    with pytest.raises(UnknownRun, match=r"0{32}"):
+        store.get_run("0" * 32)
+
+
+def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
+    context = multiprocessing.get_context("fork")
+    ids = context.SimpleQueue()
+
+    def start_and_wait() -> None:
+        ids.put(start_run(open_store(store.folder), "one", "killed").run_id)
+        time.sleep(60)
+
+    process = context.Process(target=start_and_wait)
+    process.start()
+    run_id = ids.get()
+    assert store.in_use(run_id)
+    assert not store.mark_interrupted(run_id, "killed")
+    assert store.get_run(run_id).status == "RUNNING"
+    process.kill()
+    process.join()
+    assert not store.in_use(run_id)
+    assert store.mark_interrupted(run_id, "killed")
+    run = store.get_run(run_id)
+    assert run.status == "KILLED"
+    assert run.tags["seglab.interrupted"] == "killed"
+    assert run.end_time is not None
+    assert not store.mark_interrupted(run_id, "again")
+
+
+def test_a_child_of_a_killed_process_does_not_hold_its_run(store: Store) -> None:
+    run = start_run(store, "one", "parent of a worker")
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    try:
+        run.interrupt("stopped")
+        assert not store.in_use(run.run_id)
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def test_writes_wait_for_a_locked_database(store: Store) -> None:
+    run = start_run(store, "one", "patient")
+    blocker = sqlite3.connect(store.folder / "mlflow.db", check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(1.5, blocker.rollback)
+    release.start()
+    run.metrics({"val/dice": 0.5}, 0)
+    run.finish()
+    release.join()
+    blocker.close()
+    assert store.get_run(run.run_id).metrics == {"val/dice": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("http://127.0.0.1:9", "cannot be reached"),
+        ("http://user:secret@127.0.0.1:9", "cannot be reached"),
+        ("postgresql://user:secret@127.0.0.1:9/db", "cannot be reached"),
+        ("http://no-such-host.invalid:5000", "cannot be reached"),
+        ("file:///tmp/mlruns", "cannot be used"),
+        ("nonsense://x", "cannot be used"),
+    ],
+)
+def test_an_unusable_address_is_one_line(
+    uri: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=reason) as caught:
+        open_store(tmp_path / "mlruns")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_something_else_than_a_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import http.server
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Silent) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.server_port}")
+        with pytest.raises(UserError, match="cannot be used"):
+            open_store(tmp_path / "mlruns")
+        other.shutdown()
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file")
+    with pytest.raises(UserError, match=r"mlruns.*part of its path is a file"):
+        open_store(tmp_path / "mlruns" / "inside")
+
+
+def test_a_damaged_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(UserError, match="not an SQLite database"):
+        open_store(tmp_path)
+
+
+def test_a_folder_that_mlflow_cannot_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'%' in its path"):
+        open_store(tmp_path / "50%")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small tmpfs needs rights that this process does not have")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(small_disk: Path) -> None:
+    with pytest.raises(UserError, match="no space is left"):
+        open_store(small_disk / "mlruns")
+    assert not [path for path in small_disk.rglob("*.db*") if path.is_file()]
+
+
+def test_a_read_only_disk_is_said(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match="read-only"):
+        open_store(small_disk / "mlruns")
+
+
+def test_passwords_never_reach_a_message() -> None:
+    text = "postgresql+psycopg://anna:pw%40x@db/study and http://u:p@host"
+    assert redact(text) == "postgresql+psycopg://***@db/study and http://***@host"
