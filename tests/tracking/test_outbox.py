@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from seglab.tracking import RunLog, Store, open_store, resume_run, start_run, sync
+from seglab.tracking import RunLog, Store, resume_run, start_run, sync
 from seglab.tracking.failures import patiently
 from seglab.tracking.messages import artifact_message, batch_message, send
 from seglab.tracking.outbox import JOURNAL, Outbox, read_journal
 
-from .conftest import Server, free_port
+from .conftest import Server
 
 
 def _log_epoch(run: RunLog, epoch: int) -> None:
@@ -24,24 +21,11 @@ def _log_epoch(run: RunLog, epoch: int) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_comes_back_has_everything_once(
-    fresh_folder: Path,
-    start_server: Callable[[list[str], dict[str, str], int], Server],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    server: Server, remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(fresh_folder / "mlflow.db", tmp_path / "server.db")
-    port = free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"),
-        *("--artifacts-destination", str(tmp_path / "artifacts")),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = start_server(command, environment, port)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setattr("seglab.tracking.run._LAST_WAIT_S", 0.0)
     monkeypatch.setattr("seglab.tracking.outbox._FIRST_RETRY_S", 0.0)
-    store = open_store(tmp_path / "mlruns")
+    store = remote
 
     back, gone = start_run(store, "outage", "back"), start_run(store, "outage", "gone")
     for run in (back, gone):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.tracking import Store, UnknownRun, default_uri, open_store, start_run
+from seglab.tracking import Store, UnknownRun, default_uri, open_store, resume_run, start_run
 from seglab.tracking.database import prepare_database
 from seglab.tracking.failures import redact
 
@@ -151,16 +151,28 @@ def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
     assert not store.mark_interrupted(run_id, "again")
 
 
-def test_a_child_of_a_killed_process_does_not_hold_its_run(store: Store) -> None:
-    run = start_run(store, "one", "parent of a worker")
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    worker.start()
+def test_an_orphan_does_not_hold_the_run_of_its_killed_parent(store: Store) -> None:
+    """Data-loader workers are forked with the run open, and outlive a kill -9 for seconds."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        run = start_run(open_store(store.folder), "one", "killed")
+        orphan = os.fork()
+        if orphan == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.write(writing, f"{run.run_id} {orphan}".encode())
+        time.sleep(60)
+        os._exit(0)
+    run_id, orphan_id = os.read(reading, 100).decode().split()
     try:
-        run.interrupt("stopped")
-        assert not store.in_use(run.run_id)
+        assert store.in_use(run_id)
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        assert not store.in_use(run_id)
+        resume_run(store, run_id).finish()
     finally:
-        worker.kill()
-        worker.join()
+        os.kill(int(orphan_id), signal.SIGKILL)
 
 
 def test_writes_wait_for_a_locked_database(store: Store) -> None:
