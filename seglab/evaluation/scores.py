@@ -51,7 +51,8 @@ def write_csv(path: Path, scores: Sequence[PatientScore]) -> None:
     """Write one row a patient; floats with every digit, so that reading gives them back."""
     partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        # The standard's CRLF: with a bare LF a name that holds CR would not be quoted.
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(asdict(score) for score in scores)
     partial.replace(path)

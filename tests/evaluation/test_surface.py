@@ -1,0 +1,110 @@
+"""Surface scores against MONAI and closed forms."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from scipy import ndimage
+
+from seglab.evaluation.surface import bounding_box, surface, surface_scores
+
+spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.25, 3.0])] * 3)
+volumes = st.tuples(*[st.integers(1, 7)] * 3).flatmap(
+    lambda shape: st.tuples(*[arrays(bool, shape)] * 2)
+)
+
+
+def monai_scores(pred: np.ndarray, truth: np.ndarray, spacing: tuple) -> tuple[float, float]:
+    one_hot = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (pred, truth)]
+    hd95 = compute_hausdorff_distance(
+        *one_hot, include_background=True, percentile=95, spacing=spacing
+    )
+    nsd = compute_surface_dice(*one_hot, [2.0], include_background=True, spacing=spacing)
+    return float(hd95), float(nsd)
+
+
+def assert_equals_monai(pred: np.ndarray, truth: np.ndarray, spacing: tuple) -> None:
+    found = surface_scores(pred, truth, spacing)
+    hd95, nsd = monai_scores(pred, truth, spacing)
+    # MONAI computes in float32.
+    assert found.hd95_mm == pytest.approx(hd95, rel=1e-6, abs=1e-6)
+    assert found.nsd_2mm == pytest.approx(nsd, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(volumes, spacings)
+def test_any_masks_score_as_in_monai(pair: tuple[np.ndarray, np.ndarray], spacing: tuple) -> None:
+    pred, truth = pair
+    if pred.any() and truth.any():
+        assert_equals_monai(pred, truth, spacing)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.9, 1.1)])
+def test_blobs_score_as_in_monai(spacing: tuple) -> None:
+    rng = np.random.default_rng(5)
+    field = ndimage.gaussian_filter(rng.standard_normal((2, 40, 60, 50)), (0, 3, 3, 3))
+    shared = ndimage.gaussian_filter(rng.standard_normal((40, 60, 50)), 6)
+    pred, truth = (field / field.std() * 0.3 + shared / shared.std()) > 1
+    assert_equals_monai(pred, truth, spacing)
+
+
+@pytest.mark.real_data
+def test_real_masks_score_as_in_monai(shared_data: Path) -> None:
+    import nibabel
+
+    path = next(iter(sorted((shared_data / "brats20_nifti").rglob("*_seg.nii*"))))
+    truth = np.asarray(nibabel.load(path).dataobj).transpose(2, 0, 1) > 0
+    pred = ndimage.binary_opening(np.roll(truth, (1, 3, -2), (0, 1, 2)), iterations=2)
+    pred[10, 20:24, 30:33] = True
+    assert_equals_monai(pred, truth, (1.0, 1.0, 1.0))
+
+
+@settings(deadline=None)
+@given(arrays(bool, st.tuples(*[st.integers(1, 8)] * 3)))
+def test_surface_and_box_equal_scipy(mask: np.ndarray) -> None:
+    eroded = ndimage.binary_erosion(mask)
+    np.testing.assert_array_equal(surface(mask), mask & ~eroded)
+    boxes = ndimage.find_objects(mask.astype(int))
+    assert bounding_box(mask) == (boxes[0] if boxes else None)
+
+
+@settings(deadline=None)
+@given(volumes, spacings)
+def test_surface_scores_are_symmetric_and_bounded(pair: tuple, spacing: tuple) -> None:
+    pred, truth = pair
+    if not (pred.any() and truth.any()):
+        return
+    there, back = surface_scores(pred, truth, spacing), surface_scores(truth, pred, spacing)
+    assert there == back
+    assert 0 <= there.hd95_mm <= math.dist((0, 0, 0), np.multiply(pred.shape, spacing))
+    assert 0 <= there.nsd_2mm <= 1
+
+
+def test_a_shift_along_slices_is_measured_in_millimetres() -> None:
+    truth = np.zeros((12, 30, 30), bool)
+    truth[2, 5:25, 5:25] = True
+    pred = np.roll(truth, 3, axis=0)
+    near, far = (surface_scores(pred, truth, (mm, 1.0, 1.0)) for mm in (0.5, 2.0))
+    assert (near.hd95_mm, near.nsd_2mm) == (1.5, 1.0)
+    assert (far.hd95_mm, far.nsd_2mm) == (6.0, 0.0)
+
+
+def test_empty_masks_follow_the_stated_policy() -> None:
+    empty = np.zeros((155, 240, 240), bool)
+    tumour = empty.copy()
+    tumour[70:80, 100:120, 100:120] = True
+    missed = surface_scores(empty, tumour, (1.0, 1.0, 1.0))
+    assert missed.hd95_mm == pytest.approx(373.13, abs=0.005)
+    assert missed.nsd_2mm == 0
+    for pred in (empty, tumour):
+        undefined = surface_scores(pred, empty, (1.0, 1.0, 1.0))
+        assert math.isnan(undefined.hd95_mm)
+        assert math.isnan(undefined.nsd_2mm)
