@@ -1,1 +1,1 @@
-"""PLACEHOLDER."""
+"""Layer 5: the command line. Parsing and printing; the work is done below."""

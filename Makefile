@@ -1,0 +1,29 @@
+.PHONY: env test demo ui check
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Packages are installed once, and again when a requirements file changes.
+env: .venv/ready
+
+.venv/ready: requirements.txt tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "seglab needs Python 3.11 or newer: make env PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r tests/requirements.txt
+	@touch $@
+
+test: env
+	$(BIN)/python -m pytest -m "not real_data and not browser and not postgres"
+
+demo: env
+	$(BIN)/python -m seglab demo
+
+ui: env
+	$(BIN)/python -m seglab ui
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

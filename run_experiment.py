@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Train one experiment, or every arm × seed of an ablation: see --help."""
+
+import sys
+
+from seglab.cli.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""``data download | phantom | check | prepare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from seglab.cli.shell import DONE, USER_ERROR, Parser, add_json, print_json
+
+SOURCES = ("brats-h5", "brats-nifti", "lgg-tif")
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``data`` and its sub-commands."""
+    parser = commands.add_parser("data", help="download, make, check and prepare data")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="COMMAND")
+    _add_phantom(parts)
+    _add_download(parts)
+    _add_check(parts)
+    _add_prepare(parts)
+
+
+def _add_phantom(parts: Any) -> None:
+    parser: Parser = parts.add_parser(
+        "phantom",
+        help="write synthetic patients in the Kaggle layout",
+        description="Write synthetic patients, in the exact layout of the Kaggle files.",
+        epilog="example:\n  python -m seglab data phantom --out phantoms --patients 12",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--patients", type=int, default=12, help="how many (default 12)")
+    parser.add_argument("--size", type=int, default=240, help="side of a slice (default 240)")
+    parser.add_argument("--slices", type=int, default=155, help="slices a patient (default 155)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    add_json(parser)
+    parser.set_defaults(do=_phantom)
+
+
+def _phantom(arguments: argparse.Namespace) -> int:
+    from seglab.data.phantom import write_phantom
+
+    report = write_phantom(
+        arguments.out,
+        patients=arguments.patients,
+        size=arguments.size,
+        slices=arguments.slices,
+        seed=arguments.seed,
+        workers=arguments.workers,
+    )
+    if arguments.json:
+        print_json(vars(report))
+        return DONE
+    found = "found" if report.reused else f"written in {report.seconds:.0f} s"
+    print(
+        f"{report.out}: {report.patients} phantom patients, {report.slices} slices "
+        f"({report.tumour_slices} with tumour), {report.bytes / 1e6:.0f} MB, {found}"
+    )
+    return DONE
+
+
+def _add_download(parts: Any) -> None:
+    parser: Parser = parts.add_parser(
+        "download",
+        help="fetch the Kaggle set",
+        description="Fetch the BraTS 2020 slices from Kaggle; an interrupted download continues.",
+        epilog="example:\n  python -m seglab data download --out brats2020",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_json(parser)
+    parser.set_defaults(do=_download)
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from seglab.data.kaggle import download
+
+    report = download(arguments.out)
+    print_json(vars(report)) if arguments.json else print(f"{arguments.out}: {report}")
+    return DONE
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", choices=SOURCES, required=True)
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--channel", type=int, help="channel taken for FLAIR (default: the set's)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+
+
+def _add_check(parts: Any) -> None:
+    parser: Parser = parts.add_parser(
+        "check",
+        help="look at every file and say what is wrong",
+        description="Read every file; report what is missing, broken, double, or not FLAIR.",
+        epilog="example:\n  python -m seglab data check --source brats-h5 --root brats2020",
+    )
+    _add_source(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write page and picture")
+    add_json(parser)
+    parser.set_defaults(do=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from seglab.data.check import check
+    from seglab.data.sources import open_source
+
+    source = open_source(arguments.source, arguments.root, arguments.channel)
+    report = check(source, workers=arguments.workers)
+    if arguments.out is not None:
+        from seglab.studies.checking import write_check
+
+        write_check(report, source, arguments.out)
+    print_json(report.to_json()) if arguments.json else print(report.to_text())
+    if not report.identity.ok:
+        print(f"error: {report.identity.evidence}", file=sys.stderr)
+        return USER_ERROR
+    return DONE
+
+
+def _add_prepare(parts: Any) -> None:
+    parser: Parser = parts.add_parser(
+        "prepare",
+        help="fill the cache",
+        description="Read every file once into a packed cache; training does it too if needed.",
+        epilog="example:\n  python -m seglab data prepare --source brats-h5 --root brats2020",
+    )
+    _add_source(parser)
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR")
+    parser.add_argument("--size", type=int, default=128, help="data.image_size (default 128)")
+    parser.add_argument("--crop", choices=("brain", "none"), default="brain")
+    parser.add_argument("--on-bad-file", choices=("fail", "skip"), default="fail")
+    add_json(parser)
+    parser.set_defaults(do=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from seglab.core.config import Data
+    from seglab.core.explain import explain
+    from seglab.studies.data import open_cache
+
+    try:
+        data = Data(
+            source=arguments.source,
+            root=arguments.root,
+            channel=arguments.channel,
+            image_size=arguments.size,
+            crop=arguments.crop,
+            cache=arguments.cache,
+            workers=arguments.workers,
+            on_bad_file=arguments.on_bad_file,
+        )
+    except ValidationError as error:
+        raise explain(error, Data, "data.") from None
+    cache, prepared = open_cache(data)
+    if arguments.json:
+        print_json({"cache": cache.path, **vars(prepared)})
+        return DONE
+    done = "found" if prepared.reused else f"filled in {prepared.seconds:.1f} s"
+    per_slice = prepared.bytes / max(prepared.slices, 1) / 1000
+    print(f"{cache.path}: {prepared.slices} slices, {per_slice:.1f} KB each, {done}")
+    for name in prepared.skipped:
+        print(f"skipped: {name}", file=sys.stderr)
+    return DONE

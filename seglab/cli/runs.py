@@ -1,0 +1,126 @@
+"""``list``, ``ui``, ``artifacts``, ``sync``: what there is to name, and what was logged."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from seglab.cli.shell import DONE, Parser, add_json, print_json
+from seglab.core.errors import unknown_name
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands of this room."""
+    _add_list(commands)
+    _add_ui(commands)
+    _add_artifacts(commands)
+    _add_sync(commands)
+
+
+def _add_list(commands: Any) -> None:
+    parser: Parser = commands.add_parser(
+        "list",
+        help="what a YAML can name",
+        description="List the models, losses, augmentations and sources, with their options.",
+        epilog="examples:\n  python -m seglab list\n  python -m seglab list losses",
+    )
+    parser.add_argument("kind", nargs="?", help="models, losses, augmentations or sources")
+    add_json(parser)
+    parser.set_defaults(do=_list)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    import seglab.studies.components  # noqa: F401  (registers)
+    from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
+
+    kinds = {
+        "models": MODELS,
+        "losses": LOSSES,
+        "augmentations": AUGMENTATIONS,
+        "sources": SOURCES,
+    }
+    if arguments.kind is not None and arguments.kind not in kinds:
+        raise unknown_name("kind", arguments.kind, kinds)
+    chosen = {arguments.kind: kinds[arguments.kind]} if arguments.kind else kinds
+    if arguments.json:
+        print_json(
+            {
+                kind: {entry.name: entry.options.model_json_schema() for entry in registry}
+                for kind, registry in chosen.items()
+            }
+        )
+        return DONE
+    for kind, registry in chosen.items():
+        print(f"{kind}:")
+        for entry in registry:
+            print(f"  {entry.name:<20} {entry.summary}")
+            options = ", ".join(
+                f"{name}={field.default}" if not field.is_required() else name
+                for name, field in entry.options.model_fields.items()
+            )
+            if options and arguments.kind:
+                print(f"  {'':<20}   options: {options}")
+    return DONE
+
+
+def _add_ui(commands: Any) -> None:
+    parser: Parser = commands.add_parser(
+        "ui",
+        help="open the MLflow UI on the runs",
+        description="Serve the MLflow UI on the store in use, for this machine only.",
+        epilog="example:\n  python -m seglab ui --port 5001",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: nobody else")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.set_defaults(do=_ui)
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from seglab.tracking import open_store, serve_ui
+
+    return serve_ui(open_store(), arguments.host, arguments.port)
+
+
+def _add_artifacts(commands: Any) -> None:
+    parser: Parser = commands.add_parser(
+        "artifacts",
+        help="download what a run logged",
+        description="Download a run's artifacts; an interrupted download continues.",
+        epilog="example:\n  python -m seglab artifacts RUN_ID --out results",
+    )
+    parser.add_argument("run", help="run id")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--pattern", help="only these, e.g. 'overlays/*.png'")
+    add_json(parser)
+    parser.set_defaults(do=_artifacts)
+
+
+def _artifacts(arguments: argparse.Namespace) -> int:
+    from seglab.tracking import download, open_store
+
+    report = download(open_store(), arguments.run, arguments.out, arguments.pattern)
+    if arguments.json:
+        print_json(vars(report))
+    else:
+        print(f"{arguments.out}: {report.files} files, {report.bytes / 1e6:.1f} MB")
+    return DONE
+
+
+def _add_sync(commands: Any) -> None:
+    parser: Parser = commands.add_parser(
+        "sync",
+        help="send what an outage of the server kept back",
+        description="Send metrics and artifacts that runs kept while the server was away.",
+        epilog="example:\n  MLFLOW_TRACKING_URI=http://server:5000 python -m seglab sync",
+    )
+    add_json(parser)
+    parser.set_defaults(do=_sync)
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from seglab.tracking import open_store, sync
+
+    report = sync(open_store())
+    print_json(vars(report)) if arguments.json else print(report)
+    return DONE

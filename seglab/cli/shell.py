@@ -1,0 +1,91 @@
+"""What every command shares: exit codes, ``--json``, one line for what the user can mend."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from seglab.core.errors import TrainingDiverged, UserError
+
+Command = Callable[[argparse.Namespace], int]
+DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the example kept as it is written, and one line on a mistake."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> Any:
+        """Exit with status 2 and one line."""
+        self.exit(USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
+
+
+def run_command(command: Command, arguments: argparse.Namespace) -> int:
+    """Run a command and turn whatever happens into its exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return command(arguments)
+    except (UserError, TrainingDiverged) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``); nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception:
+        traceback.print_exc()
+        return OUR_FAULT
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End a run as cleanly on SIGTERM as on Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, all else on stderr"
+    )
+
+
+def print_json(values: Any) -> None:
+    """Print one JSON object; a number that does not exist is null."""
+    print(json.dumps(_finite(values), indent=2, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out text in columns; the first is flush left, the others right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""``run_experiment.py``: one experiment, or every arm × seed of an ablation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seglab.cli.shell import DONE, USER_ERROR, Parser, add_json, print_json, run_command, table
+from seglab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from seglab.studies.ablation import StudyOutcome
+
+EXAMPLE = """\
+examples:
+  python run_experiment.py experiments/baseline.yaml data.root=path/to/data
+  python run_experiment.py experiments/losses.yaml data.root=path/to/data --dry-run
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``run_experiment.py`` with these arguments; returns the exit status."""
+    parser = Parser(
+        prog="run_experiment.py",
+        description="Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
+        "of the same config, data and code is continued, a finished one reported.",
+        epilog=EXAMPLE,
+    )
+    parser.add_argument("file", type=Path, help="an experiment, e.g. experiments/baseline.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
+    parser.add_argument("--fresh", action="store_true", help="train again even if it was done")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
+    add_json(parser)
+    return run_command(_run, parser.parse_intermixed_args(argv))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
+    from seglab.core.study import load_study
+
+    study = load_study(arguments.file, arguments.overrides)
+    if study.search is not None:
+        raise UserError(f"{arguments.file}: this is a search; run it with sweep.py")
+    if arguments.dry_run:
+        from seglab.studies.plan import make_plan
+
+        plan = make_plan(study)
+        print_json(plan.to_json()) if arguments.json else print(plan.to_text())
+        return DONE
+    from seglab.studies.ablation import run_study
+    from seglab.tracking import open_store
+
+    outcome = run_study(study, open_store(), fresh=arguments.fresh)
+    print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
+    return DONE if any(run.status == "FINISHED" for run in outcome.runs) else USER_ERROR
+
+
+def _describe(outcome: StudyOutcome) -> str:
+    header = ("run", "seed", "val Dice", "± patients", "val IoU", "HD95 mm", "train s", "status")
+    rows = [
+        (
+            run.arm,
+            str(run.seed),
+            _number(run.metrics.get("val/dice")),
+            _number(run.metrics.get("val/dice_sd")),
+            _number(run.metrics.get("val/iou")),
+            _number(run.metrics.get("val/hd95_mm"), 1),
+            _number(run.metrics.get("cost/train_seconds"), 0),
+            run.status + (" (done before)" if run.reused else ""),
+        )
+        for run in outcome.runs
+    ]
+    where = (
+        f"run {outcome.runs[0].run_id}"
+        if outcome.parent_run_id is None
+        else (f"parent run {outcome.parent_run_id}")
+    )
+    lines = [table(header, rows), "", f"experiment '{outcome.experiment}', {where}; look: make ui"]
+    return "\n".join(lines if outcome.report is None else [*lines, f"report: {outcome.report}"])
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None or value != value else f"{value:.{digits}f}"

@@ -1,0 +1,179 @@
+"""Batches of slices from the cache: in the same order and augmented alike for the same seed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
+from seglab.data.augment import Augmenter
+from seglab.data.cache import Cache, CachedPatient
+
+Item = TypeVar("Item")
+UInt8 = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slices as they leave the processor's side; B ≤ the batch size."""
+
+    images: UInt8
+    """(B, H, W, C), 0 is background; C = 2·context + 1 neighbouring slices."""
+    masks: UInt8
+    """(B, H, W) in {0, 1}."""
+    rows: Rows
+    """(B,) rows of the cache."""
+
+
+def gather(cache: Cache, rows: Rows, context: int) -> UInt8:
+    """Read slices with their neighbours as channels: (B, H, W, 2·context + 1) uint8.
+
+    A neighbour beyond the end of the stack, or missing from the files, is
+    replaced by the nearest slice on the way there.
+    """
+    if context == 0:
+        return np.asarray(cache.images[rows])[..., None]
+    wanted = [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
+    return np.stack([cache.images[channel] for channel in wanted], axis=-1)
+
+
+def neighbour(cache: Cache, rows: Rows, offset: int) -> Rows:
+    """Row of the slice ``offset`` away in the same patient, or the nearest there is."""
+    step = 1 if offset > 0 else -1
+    current = rows.copy()
+    for _ in range(abs(offset)):
+        following = np.clip(current + step, 0, len(cache.images) - 1)
+        adjacent = (cache.row_patient[following] == cache.row_patient[current]) & (
+            cache.row_slice[following] - cache.row_slice[current] == step
+        )
+        current = np.where(adjacent, following, current)
+    return current
+
+
+class TrainLoader:
+    """Draws the training slices of each epoch from streams that only the seed decides.
+
+    Args:
+        cache: opened cache.
+        patients: ids of the training patients.
+        config: batch size, sampling, augmentation, context, seed.
+
+    Raises:
+        UserError: the chosen slices are none, or oversampling is asked for without tumour.
+    """
+
+    def __init__(self, cache: Cache, patients: Iterable[str], config: RunConfig) -> None:
+        self.cache = cache
+        self.config = config
+        self.rows = training_rows(cache, patients, config.data.slices)
+        has_tumour = cache.row_tumour_px[self.rows] > 0
+        self.tumour, self.other = self.rows[has_tumour], self.rows[~has_tumour]
+        if len(self.rows) == 0:
+            raise UserError(f"data.slices: {config.data.slices}: no such slice in training")
+        if config.train.tumour_fraction is not None and len(self.tumour) == 0:
+            raise UserError("train.tumour_fraction: no training slice has tumour")
+        self.samples = config.train.samples_per_epoch or len(self.rows)
+        transforms = config.augment.build(cache.mirror_axis)
+        self._augment = Augmenter(transforms, config.seed)
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+        return -(-self.samples // self.config.train.batch_size)
+
+    def draw(self, epoch: int) -> Rows:
+        """Rows of one epoch, in order; the same for the same seed and epoch."""
+        stream = np.random.default_rng([self.config.seed, epoch, 1])
+        share = self.config.train.tumour_fraction
+        if share is None:
+            return _draw(self.rows, self.samples, stream)
+        wanted = round(self.samples * share) if len(self.other) else self.samples
+        parts = (
+            _draw(self.tumour, wanted, stream),
+            _draw(self.other, self.samples - wanted, stream),
+        )
+        return stream.permutation(np.concatenate(parts))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the augmented batches of one epoch, prepared one step ahead in a thread."""
+        return ahead(self._epoch(epoch))
+
+    def _epoch(self, epoch: int) -> Iterator[Batch]:
+        order, size = self.draw(epoch), self.config.train.batch_size
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            keys = range(epoch * self.samples + start, epoch * self.samples + start + len(rows))
+            # Reading in row order is kind to the page cache; the batch keeps its own order.
+            images = gather(self.cache, rows, self.config.data.context)
+            images, masks = self._augment(images, self.cache.masks(rows), keys)
+            yield Batch(images, masks, rows)
+
+
+def training_rows(cache: Cache, patients: Iterable[str], slices: str) -> Rows:
+    """Rows of the patients' slices that are trained on, ascending."""
+    rows = np.sort(np.concatenate([patient_rows(cache.by_id[name]) for name in patients]))
+    if slices == "brain":
+        return rows[(cache.row_brain_px[rows] > 0) | (cache.row_tumour_px[rows] > 0)]
+    if slices == "tumour":
+        return rows[cache.row_tumour_px[rows] > 0]
+    return rows
+
+
+def patient_rows(patient: CachedPatient) -> Rows:
+    """Rows of one patient's slices."""
+    return np.arange(patient.first, patient.first + patient.count)
+
+
+def _draw(rows: Rows, count: int, stream: np.random.Generator) -> Rows:
+    """Draw ``count`` rows, each once before any comes twice."""
+    rounds = -(-count // max(len(rows), 1))
+    drawn = [stream.permutation(rows) for _ in range(rounds)]
+    return np.concatenate([*drawn, rows[:0]])[:count]
+
+
+def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """Yield ``items`` while a thread prepares the next ``depth`` of them.
+
+    An exception in the thread is raised here; leaving early stops the thread.
+    """
+    ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: Item | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stop.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=produce, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value  # type: ignore[misc]
+            if kind == "end":
+                return
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()

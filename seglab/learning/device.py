@@ -1,0 +1,104 @@
+"""Where and in what precision to compute."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seglab.core.config import Train
+from seglab.core.errors import UserError
+
+IMAGE_MEAN, IMAGE_SD = 0.5, 0.25
+"""Network input is (q/255 - IMAGE_MEAN) / IMAGE_SD of the cached uint8 q: -2 to 2."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, the precision of the forward pass, and the processor threads."""
+
+    device: torch.device
+    precision: str
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context of the forward pass; losses and weights stay float32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def images(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, channels last in memory."""
+        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        moved = self._move(tensor).permute(0, 3, 1, 2).float()
+        return moved.mul_(1 / (255 * IMAGE_SD)).sub_(IMAGE_MEAN / IMAGE_SD)
+
+    def masks(self, masks: NDArray[np.uint8]) -> torch.Tensor:
+        """(B,H,W) uint8 to (B,1,H,W) float32 on the device."""
+        return self._move(torch.from_numpy(np.ascontiguousarray(masks))).unsqueeze(1).float()
+
+    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def choose_compute(train: Train) -> Compute:
+    """Choose device, precision and threads, and set the process up for them.
+
+    Results repeat to the bit on the same processor with the same thread count.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    device = _device(train.device)
+    precision = train.precision
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    threads = train.threads or available_cores()
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return Compute(device, precision, threads)
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"train.device: {name} is not there: {torch.cuda.device_count()} GPUs found"
+        )
+    return device
+
+
+@cache
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware; elsewhere autocast only costs time."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

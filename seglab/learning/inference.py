@@ -1,0 +1,131 @@
+"""From cached slices to probabilities on the native grid, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from seglab.data.cache import Cache, CachedPatient, to_native
+from seglab.data.loader import Rows, gather, patient_rows
+from seglab.evaluation.case import Case
+from seglab.evaluation.metrics import PatientScore, score_patient
+from seglab.learning.device import Compute
+from seglab.losses import Loss
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with what is needed to run it on cached slices."""
+
+    network: nn.Module
+    compute: Compute
+    context: int
+    batch_size: int = 32
+
+    def logits(self, cache: Cache, rows: Rows) -> Iterator[tuple[Rows, torch.Tensor]]:
+        """Yield rows and their logits (B,1,h,w) float32 at cache scale, batch by batch."""
+        self.network.eval()
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            images = self.compute.images(gather(cache, part, self.context))
+            with torch.inference_mode(), self.compute.autocast():
+                logits = self.network(images)
+            yield part, logits.float()
+
+    def native(self, cache: Cache, patient: CachedPatient) -> Float32:
+        """Predict a patient: probabilities (S, H, W) float32 on the native grid.
+
+        Slices without brain are not shown to the network: nothing is there to find.
+        """
+        maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
+        for rows, logits in self.logits(cache, brain_rows(cache, patient)):
+            maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
+        return to_native(maps, patient)
+
+
+def brain_rows(cache: Cache, patient: CachedPatient) -> Rows:
+    """Rows of the patient's slices that show any brain."""
+    rows = patient_rows(patient)
+    return rows[cache.row_brain_px[rows] > 0]
+
+
+def score(
+    cache: Cache,
+    patient: CachedPatient,
+    probability: Float32,
+    threshold: float,
+    *,
+    surface: bool = True,
+) -> PatientScore:
+    """Score a patient's native probabilities at ``threshold`` against the native truth."""
+    return score_patient(
+        patient.patient_id,
+        probability > threshold,
+        cache.native_mask(patient),
+        patient.spacing_mm,
+        contiguous=patient.contiguous,
+        grade=patient.grade,
+        surface=surface,
+    )
+
+
+def evaluate(
+    predictor: Predictor,
+    cache: Cache,
+    patients: Iterable[str],
+    threshold: float,
+    *,
+    surface: bool = True,
+) -> list[PatientScore]:
+    """Score every patient named, in that order."""
+    found = [cache.by_id[name] for name in patients]
+    return [
+        score(cache, patient, predictor.native(cache, patient), threshold, surface=surface)
+        for patient in found
+    ]
+
+
+def validate(
+    predictor: Predictor, cache: Cache, patients: Iterable[str], threshold: float, loss: Loss
+) -> tuple[list[PatientScore], float]:
+    """Score patients by overlap alone, with their mean loss, in one pass.
+
+    Returns:
+        One score a patient, and the loss averaged over slices that show brain.
+    """
+    scores, total, slices = [], 0.0, 0
+    for name in patients:
+        patient = cache.by_id[name]
+        maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
+        for rows, logits in predictor.logits(cache, brain_rows(cache, patient)):
+            masks = predictor.compute.masks(cache.masks(rows))
+            total += float(loss(logits, masks)) * len(rows)
+            slices += len(rows)
+            maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
+        native = to_native(maps, patient)
+        scores.append(score(cache, patient, native, threshold, surface=False))
+    return scores, total / max(slices, 1)
+
+
+def build_case(predictor: Predictor, cache: Cache, name: str, threshold: float) -> Case:
+    """Predict one patient and keep all that a picture or a failure analysis needs."""
+    patient = cache.by_id[name]
+    probability = predictor.native(cache, patient)
+    return Case(
+        patient_id=name,
+        image=cache.native_image(patient),
+        truth=cache.native_mask(patient),
+        probability=np.rint(probability * 255).astype(np.uint8),
+        prediction=(probability > threshold).astype(np.uint8),
+        slice_indices=patient.slice_indices,
+        spacing_mm=patient.spacing_mm,
+        upright=cache.upright,
+        score=score(cache, patient, probability, threshold),
+    )

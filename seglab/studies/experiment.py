@@ -1,0 +1,242 @@
+"""One training run: found again or started, trained, judged, logged."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from seglab.core.config import RunConfig, flatten
+from seglab.core.errors import TrainingDiverged, UserError
+from seglab.evaluation.scores import summarise
+from seglab.learning.device import choose_compute
+from seglab.learning.training import BEST, LAST, EpochResult, Trainer, fit
+from seglab.models import loaded_weights
+from seglab.studies.data import StudyData, open_data
+from seglab.studies.outputs import log_cost, log_start, log_validation
+from seglab.tracking import (
+    RunInfo,
+    RunLog,
+    Store,
+    environment_tags,
+    resume_run,
+    start_run,
+)
+
+FINISHED, FAILED, KILLED, RUNNING = "FINISHED", "FAILED", "KILLED", "RUNNING"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to be done, and where it belongs."""
+
+    config: RunConfig
+    arm: str
+    kind: str = "train"
+    parent_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def run_name(self) -> str:
+        """As the table of runs shows it."""
+        return f"{self.arm} · seed {self.config.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    run_id: str
+    arm: str
+    seed: int
+    status: str
+    metrics: dict[str, float]
+    reused: bool = False
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as ``--json`` reports it."""
+        return {
+            "run_id": self.run_id,
+            "arm": self.arm,
+            "seed": self.seed,
+            "status": self.status,
+            "val/dice": self.metrics.get("val/dice"),
+            "val/iou": self.metrics.get("val/iou"),
+            "train_seconds": self.metrics.get("cost/train_seconds"),
+            **({"error": self.error} if self.error else {}),
+        }
+
+
+class OpenRun:
+    """A run that is being trained; ends truthfully however the block is left."""
+
+    def __init__(self, plan: Plan, data: StudyData, trainer: Trainer, log: RunLog) -> None:
+        self.plan, self.data, self.trainer, self.log = plan, data, trainer, log
+        self._ended = False
+
+    def __enter__(self) -> OpenRun:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not self._ended:
+            self.log.__exit__(kind, error, trace)
+
+    def epochs(self) -> Iterator[EpochResult]:
+        """Train; each result is logged and saved before it is yielded."""
+        for result in fit(self.trainer, self.data.split.val):
+            self.log.metrics(result.metrics, step=result.epoch)
+            self.trainer.save(self.log.state, is_best=result.is_best)
+            yield result
+
+    def prune(self, epoch: int) -> None:
+        """Give the run up at ``epoch``; what it has is logged."""
+        log_cost(self.log, self.trainer)
+        self._ended = True
+        self.log.prune(epoch)
+        self._clear()
+
+    def conclude(self) -> Outcome:
+        """Judge the best weights on the validation patients, log everything, finish."""
+        self.trainer.load_best(self.log.state)
+        scores = log_validation(self.log, self.plan.config, self.data, self.trainer)
+        cost = log_cost(self.log, self.trainer)
+        summary = {f"val/{key}": value for key, value in summarise(scores).items()}
+        self.log.artifact(self.log.state / BEST, "checkpoints")
+        self.log.finish()
+        self._ended = True
+        self._clear()
+        return self.outcome(FINISHED, {**summary, **cost})
+
+    def outcome(self, status: str, metrics: dict[str, float], error: str | None = None) -> Outcome:
+        """Describe how the run ended."""
+        config = self.plan.config
+        return Outcome(self.log.run_id, self.plan.arm, config.seed, status, metrics, error=error)
+
+    def _clear(self) -> None:
+        """An ended run is not continued: its training state is only in the way."""
+        for name in (LAST, BEST):
+            (self.log.state / name).unlink(missing_ok=True)
+        if self.log.state.is_dir() and not any(self.log.state.iterdir()):
+            self.log.state.rmdir()
+
+
+def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) -> OpenRun:
+    """Continue an unfinished run of the same config, data and code, or start one.
+
+    Raises:
+        UserError: the model does not take the images, a device that is not there, ….
+    """
+    compute = choose_compute(plan.config.train)
+    trainer = Trainer(plan.config, data.cache, data.split.train, compute)
+    log = None if fresh else _reopen(plan, store, data)
+    if log is None:
+        identity = identity_tags(plan, data)
+        facts = {
+            "seglab.split_hash": data.split.hash,
+            "seglab.device": str(compute.device),
+            "seglab.precision": compute.precision,
+            "seglab.weights": loaded_weights(trainer.network)["source"],
+        }
+        tags = {**environment_tags(), **facts, **identity, **plan.tags}
+        log = start_run(store, plan.config.name, plan.run_name, tags, plan.parent_run_id)
+    run = OpenRun(plan, data, trainer, log)
+    try:
+        trainer.resume(log.state)
+        log.params(flatten(plan.config.to_dict()))
+        log_start(log, plan.config, data, trainer)
+    except BaseException:
+        run.__exit__(*sys.exc_info())
+        raise
+    return run
+
+
+def identity_tags(plan: Plan, data: StudyData) -> dict[str, str]:
+    """What makes two runs twins: the same config, data and code."""
+    return {
+        "seglab.kind": plan.kind,
+        "seglab.arm": plan.arm,
+        "seglab.seed": str(plan.config.seed),
+        "seglab.config_hash": plan.config.hash(),
+        "seglab.data_hash": data.cache.data_hash,
+        "seglab.code_hash": environment_tags()["seglab.code_hash"],
+    }
+
+
+def find_twins(plan: Plan, store: Store, data: StudyData) -> list[RunInfo]:
+    """Runs of the same config, data and code under the same parent, newest first."""
+    runs = store.find_runs(
+        plan.config.name, identity_tags(plan, data), parent_run_id=plan.parent_run_id
+    )
+    return [run for run in runs if run.parent_run_id == plan.parent_run_id]
+
+
+def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
+    """The finished run that this plan would only repeat, if there is one."""
+    for run in find_twins(plan, store, data):
+        if run.status == FINISHED:
+            return Outcome(
+                run.run_id, plan.arm, plan.config.seed, FINISHED, run.metrics, reused=True
+            )
+    return None
+
+
+def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
+    for run in find_twins(plan, store, data):
+        if run.status not in {RUNNING, KILLED} or store.in_use(run.run_id):
+            continue
+        if "seglab.pruned_at_epoch" in run.tags:
+            continue
+        try:
+            return resume_run(store, run.run_id)
+        except UserError:  # another process was faster
+            continue
+    return None
+
+
+def train_one(
+    plan: Plan, store: Store, data: StudyData | None = None, *, fresh: bool = False
+) -> Outcome:
+    """Do a whole run, or report its finished twin.
+
+    A diverged loss or an unexpected error ends the run as FAILED and is raised.
+    """
+    data = data or open_data(plan.config)
+    if not fresh and (twin := finished_twin(plan, store, data)) is not None:
+        return twin
+    with open_run(plan, store, data, fresh=fresh) as run:
+        for result in run.epochs():
+            show(plan, result)
+        return run.conclude()
+
+
+def try_one(
+    plan: Plan, store: Store, data: StudyData | None = None, *, fresh: bool = False
+) -> Outcome:
+    """Do a whole run as :func:`train_one`, but report a failure instead of raising it."""
+    try:
+        return train_one(plan, store, data, fresh=fresh)
+    except (UserError, TrainingDiverged) as error:
+        reason = str(error)
+    except Exception as error:  # one broken arm must not end the others
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+    print(f"{plan.run_name} failed: {reason}", file=sys.stderr)
+    failed = [] if data is None else find_twins(plan, store, data)
+    run_id = failed[0].run_id if failed else ""
+    return Outcome(run_id, plan.arm, plan.config.seed, FAILED, {}, error=reason)
+
+
+def show(plan: Plan, result: EpochResult) -> None:
+    """One line an epoch for the person who waits."""
+    metrics = result.metrics
+    mark = " *" if result.is_best else ""
+    print(
+        f"{plan.run_name}  epoch {result.epoch:3d}/{plan.config.train.epochs}"
+        f"  loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"
+        f"  dice {metrics['val/dice']:.4f}  iou {metrics['val/iou']:.4f}"
+        f"  {metrics['time/train_seconds'] + metrics['time/val_seconds']:.1f} s{mark}",
+        file=sys.stderr,
+    )
