@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -149,10 +150,9 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
 
     def put(kind: str, value: Item | BaseException | None) -> None:
         while not stop.is_set():
-            try:
-                return ready.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                ready.put((kind, value), timeout=0.1)
+                return
 
     def produce() -> None:
         try:
