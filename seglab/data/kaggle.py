@@ -92,10 +92,8 @@ def download(
         slices = _count_slices(out)
         wanted = SLICE_FILES.get(dataset) if expected_slices is None else expected_slices
         _refuse_incomplete(archive, slices, wanted)
-        seconds = round(time.monotonic() - started, 1)
-        report = DownloadReport(
-            dataset, str(out), unpacked.files, slices, size, seconds, reused=False
-        )
+        took = round(time.monotonic() - started, 1)
+        report = DownloadReport(dataset, str(out), unpacked.files, slices, size, took, reused=False)
         (out / RECORD).write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
         archive.unlink()
     except OSError as error:
