@@ -1,0 +1,194 @@
+"""Where the cached window lies in the native frame, and the way there and back.
+
+A box is a window of native pixels; resizing it to the cached size maps pixel areas
+onto pixel areas, so that the centre of cached pixel ``i`` lies at native coordinate
+``(i + 0.5) * length / cached - 0.5`` from the box's first pixel. Both directions use
+this one convention (OpenCV's for INTER_AREA and INTER_LINEAR).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from seglab.data.cache.settings import CacheSettings
+    from seglab.data.cache.store import CachedPatient
+
+MULTIPLE = 32
+"""Cropped sides are multiples of it: five halvings, which every network here takes."""
+
+FULL = np.uint8(255)
+"""Level of a pixel that the mask covers entirely."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+UInt8 = NDArray[np.uint8]
+
+
+class Box(NamedTuple):
+    """A window in native pixels; it may reach outside the frame, where all is zero."""
+
+    y0: int
+    x0: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a patient needs: its frame (H, W) and the box around brain and mask."""
+
+    frame: tuple[int, int]
+    content: Box
+
+    @property
+    def side(self) -> int:
+        """Side of the whole square frame."""
+        return max(self.frame)
+
+
+def bounding_box(inside: NDArray[np.bool_]) -> Box:
+    """Return the smallest box around the True pixels of any slice of (S, H, W).
+
+    An empty stack gives an empty box in the middle of the frame.
+    """
+    rows, columns = (np.flatnonzero(inside.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    if len(rows) == 0:
+        return Box(inside.shape[1] // 2, inside.shape[2] // 2, 0, 0)
+    y0, x0 = int(rows[0]), int(columns[0])
+    return Box(y0, x0, int(rows[-1]) - y0 + 1, int(columns[-1]) - x0 + 1)
+
+
+def cached_shape(extents: Iterable[Extent], settings: CacheSettings) -> tuple[int, int]:
+    """Return (h, w) of the cached slices: one size for all patients, losing nothing of any."""
+    size = settings.image_size
+    if settings.crop == "none":
+        return size, size
+    height = width = min(MULTIPLE, size)
+    for extent in extents:
+        height = _grow(height, extent.content.height, extent.side, size)
+        width = _grow(width, extent.content.width, extent.side, size)
+    return height, width
+
+
+def place(extent: Extent, shape: tuple[int, int], settings: CacheSettings) -> Box:
+    """Return the patient's window: around its brain, or the whole square frame."""
+    side, size = extent.side, settings.image_size
+    height, width = (_native_length(length, side, size) for length in shape)
+    content = extent.content if settings.crop == "brain" else Box(0, 0, *extent.frame)
+    return Box(
+        content.y0 - (height - content.height) // 2,
+        content.x0 - (width - content.width) // 2,
+        height,
+        width,
+    )
+
+
+def cut(stack: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
+    """Take the box out of (S, H, W); zero where it reaches outside."""
+    out = np.zeros((len(stack), box.height, box.width), stack.dtype)
+    inside, frame = _overlap(box, stack.shape[1:])
+    out[:, *inside] = stack[:, *frame]
+    return out
+
+
+def paste(window: NDArray[Scalar], box: Box, frame_shape: tuple[int, int]) -> NDArray[Scalar]:
+    """Put (S, height, width) where its box lies in a frame of zeros (S, H, W)."""
+    out = np.zeros((len(window), *frame_shape), window.dtype)
+    inside, frame = _overlap(box, frame_shape)
+    out[:, *frame] = window[:, *inside]
+    return out
+
+
+def resize_images(stack: UInt8, shape: tuple[int, int]) -> UInt8:
+    """Resize (S, H, W) uint8 to (S, h, w): averages areas where it shrinks."""
+    if stack.shape[1:] == shape:
+        return stack
+    out = np.empty((len(stack), *shape), np.uint8)
+    _resize_into(out, stack)
+    return out
+
+
+def resize_masks(stack: UInt8, shape: tuple[int, int]) -> UInt8:
+    """Resize masks (S, H, W) in {0, 1} to (S, h, w) without losing or shifting area.
+
+    Of each slice, the pixels covered most are marked: as many as the area amounts
+    to, and at least one. On real masks this goes there and back as well as marking
+    all that is half covered, and better than nearest neighbour (Dice 0.968 against
+    0.963 at 128²); and small lesions neither vanish nor, as under the half-covered
+    rule, lose 15 % of their area.
+    """
+    if stack.shape[1:] == shape:
+        return stack
+    out = np.zeros((len(stack), *shape), np.uint8)
+    for index in np.flatnonzero(stack.any(axis=(1, 2))):
+        coverage = resize_images(stack[index : index + 1] * FULL, shape)
+        _mark_most_covered(out[index].reshape(-1), coverage.reshape(-1))
+    return out
+
+
+def to_native(maps: NDArray[np.float32], patient: CachedPatient) -> NDArray[np.float32]:
+    """Resize maps at cache scale back to the native frame, exactly where they came from.
+
+    Args:
+        maps: (S, h, w), for example probabilities of each of the patient's slices.
+        patient: whose slices they are.
+
+    Returns:
+        (S, H, W), bilinear between the cached pixels and 0 outside the cached window.
+    """
+    box, frame_shape = patient.box, patient.native_shape
+    if maps.shape[1:] == (box.height, box.width):
+        return paste(maps, box, frame_shape)
+    out = np.zeros((len(maps), *frame_shape), np.float32)
+    inside, frame = _overlap(box, frame_shape)
+    window = np.empty((box.height, box.width), np.float32)
+    for source, target in zip(maps, out[:, *frame], strict=True):
+        # Empty maps are common (slices without brain), and resizing them is wasted.
+        if source.any():
+            _resize_into(window[None], source[None])
+            target[:] = window[inside]
+    return out
+
+
+def _grow(cached: int, content: int, side: int, size: int) -> int:
+    while cached < size and _native_length(cached, side, size) < content:
+        cached = min(cached + MULTIPLE, size)
+    return cached
+
+
+def _native_length(cached: int, side: int, size: int) -> int:
+    """Native pixels behind so many cached ones; whole, so that cutting needs no resampling."""
+    return max(1, round(cached * side / size))
+
+
+def _overlap(
+    box: Box, frame_shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of the part of the box inside the frame: in the box's and in frame coordinates."""
+    inside, frame = [], []
+    for start, length, limit in zip(box[:2], box[2:], frame_shape, strict=True):
+        first, last = max(start, 0), min(start + length, limit)
+        last = max(first, last)
+        frame.append(slice(first, last))
+        inside.append(slice(first - start, last - start))
+    return (inside[0], inside[1]), (frame[0], frame[1])
+
+
+def _resize_into(out: NDArray[Any], stack: NDArray[Any]) -> None:
+    height, width = out.shape[1:]
+    shrinks = height * width < stack.shape[1] * stack.shape[2]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    for target, source in zip(out, stack, strict=True):
+        cv2.resize(source, (width, height), dst=target, interpolation=how)
+
+
+def _mark_most_covered(out: UInt8, coverage: UInt8) -> None:
+    wanted = max(1, round(int(coverage.sum(dtype=np.int64)) / FULL))
+    # Whole levels and a stable order, so that ties fall alike on every machine.
+    out[np.argsort(FULL - coverage, kind="stable")[:wanted]] = 1

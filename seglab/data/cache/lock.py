@@ -1,0 +1,68 @@
+"""One process fills a cache while the others wait; what a killed one left is removed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRATCH = ".tmp-"
+"""Between a cache's name and the number of the process that is writing it."""
+
+
+@contextmanager
+def held(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of the cache ``name``; the kernel frees it when the process dies.
+
+    Yields:
+        Whether the lock is held; always True with ``wait``.
+
+    Raises:
+        OSError: the root cannot be written, or its file system has no locks.
+    """
+    descriptor = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _lock(descriptor, wait)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def scratch_folder(root: Path, name: str) -> Iterator[Path]:
+    """Make the folder in which the cache ``name`` grows; it is gone afterwards, whatever happens.
+
+    The caller holds the lock of ``name``.
+    """
+    remove_abandoned(root, name)
+    folder = root / f"{name}{SCRATCH}{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(root: Path, name: str) -> None:
+    """Remove scratch folders whose process was killed: nobody holds their lock.
+
+    The caller holds the lock of ``name``.
+    """
+    for folder in root.glob(f"*{SCRATCH}*"):
+        owner = folder.name.rpartition(SCRATCH)[0]
+        if owner == name:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        with held(root, owner, wait=False) as abandoned:
+            if abandoned:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""What one worker does: read a patient, normalise it, leave it in a scratch file.
+
+The window that all patients share is known only after the last was read, so a part
+keeps native pixels, cropped to its own brain and mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import UserError
+from seglab.data.cache.files import SLICE_ROW
+from seglab.data.cache.geometry import Box, Extent, bounding_box, cut
+from seglab.data.cache.settings import CacheSettings
+from seglab.data.normalise import brain_mask, quantise
+from seglab.data.sources import Patient, Source, Volume
+
+
+@dataclass(frozen=True)
+class Part:
+    """A patient that was read; its pixels are in ``path``."""
+
+    patient_id: str
+    grade: str | None
+    spacing_mm: tuple[float, float, float] | None
+    stack_size: int
+    extent: Extent
+    path: Path
+
+
+@dataclass(frozen=True)
+class BadPatient:
+    """A patient that cannot be read, and why."""
+
+    patient_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Content of a part: native pixels of the patient's own content box (S, h, w)."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    slices: NDArray[Any]
+    """(S,) of ``SLICE_ROW``."""
+
+
+def make_part(
+    job: tuple[Patient, Path], source: Source, settings: CacheSettings
+) -> Part | BadPatient:
+    """Read and quantise one patient.
+
+    Raises:
+        OSError: the scratch file cannot be written.
+    """
+    patient, path = job
+    try:
+        volume = source.read(patient)
+    except UserError as error:
+        return BadPatient(patient.patient_id, str(error))
+    content, pixels = _condense(volume, source.keeps_volume_scale, settings)
+    with path.open("wb") as file:
+        for array in (pixels.image, np.packbits(pixels.mask, axis=-1), pixels.slices):
+            np.save(file, array)
+    _, height, width = volume.image.shape
+    return Part(
+        patient_id=volume.patient_id,
+        grade=volume.grade,
+        spacing_mm=volume.spacing_mm,
+        stack_size=volume.stack_size,
+        extent=Extent((height, width), content),
+        path=path,
+    )
+
+
+def read_part(part: Part) -> Pixels:
+    """Read a part back from its scratch file."""
+    with part.path.open("rb") as file:
+        image, packed, slices = (np.load(file) for _ in range(3))
+    mask = np.unpackbits(packed, axis=-1, count=image.shape[-1])
+    return Pixels(image, mask, slices)
+
+
+def _condense(volume: Volume, shared_scale: bool, settings: CacheSettings) -> tuple[Box, Pixels]:
+    brain = brain_mask(volume.image, shared_scale=shared_scale)
+    content = bounding_box(brain | volume.mask.view(np.bool_))
+    image, mask = cut(volume.image, content), cut(volume.mask, content)
+    brain = cut(brain, content)
+    q, scale = quantise(image, brain, settings.normalise, settings.normalise_scope)
+    slices = np.empty(len(q), SLICE_ROW)
+    slices["slice_index"] = volume.slice_indices
+    slices["tumour_px"] = np.count_nonzero(mask, axis=(1, 2))
+    slices["brain_px"] = np.count_nonzero(brain, axis=(1, 2))
+    slices["offset"], slices["step"] = scale.T
+    return content, Pixels(q, mask, slices)

@@ -1,0 +1,164 @@
+"""From a scanner's units to uint8: find the background, normalise the rest, clip.
+
+0 is background. 1 to 255 span the clipped range of the brain, linearly, so that
+``value ≈ scale[s, 0] + q * scale[s, 1]`` undoes the quantisation of slice ``s``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import unknown_name
+
+Method = Literal["zscore", "robust", "percentile"]
+Scope = Literal["slice", "volume"]
+
+LEVELS = 254
+"""Steps of the brain's range: 1 to 255."""
+DEVIATIONS_BELOW = 3.0
+DEVIATIONS_ABOVE = 5.0
+"""``zscore`` and ``robust`` keep this range around the centre; tumour lies on the upper side."""
+PERCENTILES = (0.5, 99.5)
+EXACT_SHARE = 0.5
+"""A skull-stripped background is one value over most of the frame (0.81 to 0.88 in BraTS;
+in the LGG set, where air is noise, no value reaches 0.42)."""
+NOISE_SHARE = 0.08
+"""Where air is noise: the part of the slice's range that still counts as air."""
+SAMPLED_SIDE = 60
+"""The background is judged on a grid of about this many pixels a side."""
+_RELATIVE_EPSILON = 1e-6
+_MAD_TO_DEVIATION = 1.4826
+
+Bool = NDArray[np.bool_]
+Values = NDArray[Any]
+Range = tuple[float, float]
+
+
+def brain_mask(image: NDArray[np.float32], *, shared_scale: bool) -> Bool:
+    """Find the pixels that are not background.
+
+    Where most of the frame is one value, that value alone is background: nothing
+    of the brain is lost, however dark, and the background may have any value.
+    Otherwise the background is noise, and what lies near the bottom of the range
+    is taken for it. Constant slices and values that are not finite are background.
+
+    Args:
+        image: (S, H, W), any units.
+        shared_scale: whether the slices share one scale, and so one background;
+            False looks at each slice by itself (``brats-h5``).
+
+    Returns:
+        (S, H, W), True on the brain (the head, where the skull was not removed).
+    """
+    stride = max(1, max(image.shape[1:]) // SAMPLED_SIDE)
+    samples = image[:, ::stride, ::stride]
+    if shared_scale:
+        samples = samples[:: max(1, len(samples) // SAMPLED_SIDE)].reshape(1, -1)
+    samples = samples.reshape(len(samples), -1)
+    brain: Bool = image != _per_slice(_most_frequent, samples)
+    if np.count_nonzero(brain) > (1 - EXACT_SHARE) * brain.size:
+        brain = image > _per_slice(_noise_ceiling, samples)
+    # NaN differs from every background value.
+    brain &= np.isfinite(image)
+    return brain
+
+
+def quantise(
+    image: NDArray[np.float32], brain: Bool, method: Method, scope: Scope
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Normalise over the brain and quantise; outliers are clipped to the ends.
+
+    A brain without contrast (one pixel, one value) becomes one middling grey, so
+    a near-empty slice cannot explode.
+
+    Args:
+        image: (S, H, W), finite on the brain.
+        brain: (S, H, W), see ``brain_mask``.
+        method: ``zscore`` spans mean - 3 to mean + 5 standard deviations, ``robust`` the
+            same around the median with 1.4826 times the median absolute deviation,
+            ``percentile`` the 0.5th to the 99.5th.
+        scope: statistics of each slice, or of the whole volume.
+
+    Returns:
+        q (S, H, W) uint8: 0 background, 1 to 255 brain; scale (S, 2) float32: offset and
+        step of each slice, in the units of ``image``.
+
+    Raises:
+        UserError: unknown method.
+    """
+    if method not in _RANGES:
+        raise unknown_name("normalisation", method, get_args(Method))
+    whole = _range(image[brain], method) if scope == "volume" else None
+    q = np.zeros(image.shape, np.uint8)
+    scale = np.empty((len(image), 2), np.float32)
+    for index, (values, inside) in enumerate(zip(image, brain, strict=True)):
+        pixels = values[inside]
+        low, high = whole or _range(pixels, method)
+        step = (high - low) / LEVELS
+        q[index][inside] = _to_levels(pixels, low, step)
+        scale[index] = low - step, step
+    return q, scale
+
+
+def _to_levels(pixels: Values, low: float, step: float) -> NDArray[np.uint8]:
+    levels = (pixels - np.float64(low)) / step
+    return (np.clip(np.rint(levels), 0, LEVELS) + 1).astype(np.uint8)
+
+
+def _per_slice(function: Callable[[Values], float], samples: Values) -> NDArray[np.float32]:
+    """Apply to the finite samples of each row; (rows, 1, 1), to compare with (S, H, W)."""
+    finite = (row[np.isfinite(row)] for row in samples)
+    found = [function(row) if len(row) else 0.0 for row in finite]
+    return np.array(found, np.float32)[:, None, None]
+
+
+def _most_frequent(values: Values) -> float:
+    distinct, counts = np.unique(values, return_counts=True)
+    return float(distinct[counts.argmax()])
+
+
+def _noise_ceiling(values: Values) -> float:
+    low, high = np.percentile(values, (1, 99.5))
+    return float(low + NOISE_SHARE * (high - low))
+
+
+def _range(pixels: Values, method: Method) -> Range:
+    """Return the values that become levels 1 and 255; never equal."""
+    if len(pixels) == 0:
+        return 0.0, 1.0
+    low, high = _RANGES[method](pixels)
+    if high - low > _RELATIVE_EPSILON * max(abs(low), abs(high)):
+        return low, high
+    return _around(float(np.mean(pixels, dtype=np.float64)), 1.0)
+
+
+def _around(centre: float, deviation: float) -> Range:
+    return centre - DEVIATIONS_BELOW * deviation, centre + DEVIATIONS_ABOVE * deviation
+
+
+def _zscore(pixels: Values) -> Range:
+    wide = pixels.astype(np.float64)
+    return _around(float(wide.mean()), float(wide.std()))
+
+
+def _robust(pixels: Values) -> Range:
+    median = np.median(pixels)
+    spread = _MAD_TO_DEVIATION * float(np.median(np.abs(pixels - median)))
+    # More than half of the brain at one value leaves no median deviation.
+    return _around(float(median), spread) if spread > 0 else _zscore(pixels)
+
+
+def _percentile(pixels: Values) -> Range:
+    low, high = np.percentile(pixels, PERCENTILES)
+    return float(low), float(high)
+
+
+_RANGES: dict[str, Callable[[Values], Range]] = {
+    "zscore": _zscore,
+    "robust": _robust,
+    "percentile": _percentile,
+}

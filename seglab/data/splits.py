@@ -1,0 +1,262 @@
+"""Which patients train, validate and test: by person, stratified, and the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from seglab.core.config import Split as SplitConfig
+from seglab.core.errors import UserError
+
+PARTS = ("train", "val", "test")
+MIN_PATIENTS = 3
+_HASH_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class SplitPatient:
+    """What a split needs to know of a patient."""
+
+    patient_id: str
+    grade: str | None
+    tumour_volume: float
+    """In any unit, the same for all: only its order counts."""
+    group: str
+    """Patients of one group (one person, or near-duplicates) stay in one part."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patient ids of the three parts, each sorted; no id is in two of them."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """Twelve hex digits that change with any patient of any part."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """The ids of each part."""
+        return {part: list(getattr(self, part)) for part in PARTS}
+
+
+Group = tuple[SplitPatient, ...]
+
+
+def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
+    """Divide patients into training, validation and test.
+
+    Counts are the shares of the patients, rounded by largest remainders, and at least
+    one in each part whose share is not 0; groups of several patients may miss them by
+    less than a group. Each part gets its share of every stratum: grade × third of the
+    tumour volume. The test part depends on the patients, the seed and the fractions
+    alone. With folds, training and validation together are cut into ``folds`` parts,
+    of which number ``fold`` validates.
+
+    Args:
+        patients: in any order, which does not matter.
+        config: seed, fractions, folds.
+
+    Raises:
+        UserError: fewer than three patients, or fewer groups than parts or folds; an
+            id that comes twice.
+    """
+    _check_patients(patients)
+    groups = _grouped(patients)
+    strata = _strata(groups)
+    train_count, val_count, test_count = _counts(len(patients), config.fractions)
+    parts = sum(count > 0 for count in (train_count, val_count, test_count))
+    if len(groups) < parts:
+        raise UserError(
+            f"a split into {parts} parts needs at least {parts} persons; "
+            f"these {len(patients)} patients are {len(groups)}"
+        )
+    order = _evenly_mixed(strata, np.random.default_rng([config.seed, 0]))
+    test, order = _take(order, test_count, leave=2)
+    if config.folds is None:
+        val, train = _take(order, val_count, leave=1)
+    else:
+        val, train = _fold(order, strata, config)
+    split = Split(train=_ids(train), val=_ids(val), test=_ids(test))
+    verify_split(split, patients)
+    return split
+
+
+def verify_split(split: Split, patients: Iterable[SplitPatient]) -> None:
+    """Make sure that nothing leaks and everyone is there.
+
+    Raises:
+        UserError: names a patient or a person in two parts, a patient of the split that
+            is not among ``patients``, or one of ``patients`` that is in no part.
+    """
+    groups = {patient.patient_id: patient.group for patient in patients}
+    where: dict[str, str] = {}
+    who: dict[str, tuple[str, str]] = {}
+    for part, names in split.to_dict().items():
+        for name in names:
+            if name not in groups:
+                raise UserError(f"the split's {part} part names {name}, which is not in the data")
+            if name in where:
+                raise UserError(f"the split leaks: {name} is in {where[name]} and in {part}")
+            where[name] = part
+            other, other_part = who.setdefault(groups[name], (name, part))
+            if other_part != part:
+                raise UserError(
+                    f"the split leaks: {other} in {other_part} and {name} in {part} "
+                    f"belong together ({groups[name]})"
+                )
+    missing = sorted(groups.keys() - where.keys())
+    if missing:
+        raise UserError(f"the split has no part for {len(missing)} patients: {_some(missing)}")
+
+
+def save_split(split: Split, path: Path) -> None:
+    """Write the split with its hash as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = json.dumps({"hash": split.hash, **split.to_dict()}, indent=1)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def load_split(path: Path) -> Split:
+    """Read a split that ``save_split`` has written.
+
+    Raises:
+        UserError: the file is absent, not a split, or was changed.
+    """
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        told = read["hash"]
+        split = Split(**{part: tuple(map(str, read[part])) for part in PARTS})
+    except OSError as error:
+        raise UserError(f"cannot read the split {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a split: it needs hash, {', '.join(PARTS)}") from error
+    if split.hash != told:
+        raise UserError(f"{path} was changed: its patients give {split.hash}, it says {told}")
+    return split
+
+
+def _check_patients(patients: Sequence[SplitPatient]) -> None:
+    if len(patients) < MIN_PATIENTS:
+        raise UserError(
+            f"a split needs at least {MIN_PATIENTS} patients; there are {len(patients)}"
+        )
+    counts = Counter(patient.patient_id for patient in patients)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise UserError(f"patients that come twice: {_some(twice)}")
+
+
+def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
+    """Gather the groups, in an order that does not depend on that of the patients."""
+    members: dict[str, list[SplitPatient]] = {}
+    for patient in sorted(patients, key=lambda patient: patient.patient_id):
+        members.setdefault(patient.group, []).append(patient)
+    return [tuple(members[name]) for name in sorted(members)]
+
+
+def _strata(groups: Sequence[Group]) -> list[list[Group]]:
+    """Sort the groups by grade and third of the tumour volume."""
+    by_volume = sorted(groups, key=_mean_volume)
+    strata: dict[tuple[str, int], list[Group]] = {}
+    for rank, group in enumerate(by_volume):
+        grade = next((patient.grade for patient in group if patient.grade), "")
+        strata.setdefault((grade, 3 * rank // len(groups)), []).append(group)
+    return [strata[key] for key in sorted(strata)]
+
+
+def _mean_volume(group: Group) -> float:
+    return sum(patient.tumour_volume for patient in group) / len(group)
+
+
+def _counts(patients: int, fractions: tuple[float, float, float]) -> list[int]:
+    """Round by largest remainders, then give every part with a share at least one."""
+    quotas = [patients * fraction for fraction in fractions]
+    # 1e-9: 0.15 · 20 is a little below 3 in binary.
+    counts = [int(quota + 1e-9) for quota in quotas]
+    by_remainder = sorted(range(3), key=lambda part: counts[part] - quotas[part])
+    for part in by_remainder[: patients - sum(counts)]:
+        counts[part] += 1
+    for part, fraction in enumerate(fractions):
+        if fraction > 0 and counts[part] == 0:
+            counts[counts.index(max(counts))] -= 1
+            counts[part] = 1
+    return counts
+
+
+def _evenly_mixed(strata: Iterable[list[Group]], stream: np.random.Generator) -> list[Group]:
+    """Shuffle so that any run of the result holds its share of every stratum.
+
+    Each stratum, shuffled, is spread evenly over [0, 1) from a random start: systematic
+    sampling.
+    """
+    placed: list[tuple[float, int, Group]] = []
+    for number, stratum in enumerate(strata):
+        start = stream.random()
+        for rank, index in enumerate(stream.permutation(len(stratum))):
+            placed.append(((rank + start) / len(stratum), number, stratum[index]))
+    return [group for _, _, group in sorted(placed, key=lambda item: item[:2])]
+
+
+def _take(order: list[Group], wanted: int, leave: int) -> tuple[list[Group], list[Group]]:
+    """Take groups from the front until ``wanted`` patients; leave at least so many groups."""
+    if wanted == 0:
+        return [], order
+    taken: set[int] = set()
+    left = wanted
+    for index, group in enumerate(order):
+        if len(group) <= left and len(order) - len(taken) > leave:
+            taken.add(index)
+            left -= len(group)
+    if not taken:
+        # Every group is larger than the part: the smallest misses by least.
+        taken = {min(range(len(order)), key=lambda index: len(order[index]))}
+    rest = [group for index, group in enumerate(order) if index not in taken]
+    return [order[index] for index in sorted(taken)], rest
+
+
+def _fold(
+    rest: Sequence[Group], strata: Iterable[list[Group]], config: SplitConfig
+) -> tuple[list[Group], list[Group]]:
+    """Deal the groups stratum by stratum to the emptiest fold; returns (val, train)."""
+    folds = config.folds or 1
+    if len(rest) < folds:
+        raise UserError(
+            f"split.folds: {folds} folds need at least {folds} persons outside the test part; "
+            f"there are {len(rest)}"
+        )
+    stream = np.random.default_rng([config.seed, 1])
+    remaining = {id(group) for group in rest}
+    dealt: list[list[Group]] = [[] for _ in range(folds)]
+    for stratum in strata:
+        for index in stream.permutation(len(stratum)):
+            if id(stratum[index]) in remaining:
+                emptiest = min(dealt, key=lambda fold: sum(map(len, fold)))
+                emptiest.append(stratum[index])
+    val = dealt[config.fold]
+    return val, [group for fold in dealt if fold is not val for group in fold]
+
+
+def _ids(groups: Iterable[Group]) -> tuple[str, ...]:
+    return tuple(sorted(patient.patient_id for group in groups for patient in group))
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
