@@ -34,6 +34,8 @@ class Component(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     registry: ClassVar[Registry[Any]]
+    default: ClassVar[str]
+    """Taken where only options are given."""
 
     name: str
 
@@ -42,9 +44,9 @@ class Component(BaseModel):
     def _complete(cls, given: Any) -> Any:
         if isinstance(given, str):
             given = {"name": given}
-        if not isinstance(given, dict) or "name" not in given:
+        if not isinstance(given, dict):
             return given
-        name, block = str(given["name"]), cls.__name__.lower()
+        name, block = str(given.get("name", cls.default)), cls.__name__.lower()
         options = {key: value for key, value in given.items() if key != "name"}
         try:
             return {"name": name, **cls.registry.options(name, options)}
@@ -66,19 +68,19 @@ class Component(BaseModel):
 class Model(Component):
     """A network of the model registry."""
 
-    registry = MODELS
+    registry, default = MODELS, "unet"
 
 
 class Loss(Component):
     """A loss of the loss registry."""
 
-    registry = LOSSES
+    registry, default = LOSSES, "bce_dice"
 
 
 class Augment(Component):
     """A pipeline of the augmentation registry."""
 
-    registry = AUGMENTATIONS
+    registry, default = AUGMENTATIONS, "default"
 
 
 class Data(Block):
@@ -190,9 +192,9 @@ class RunConfig(Block):
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data
     split: Split = Split()
-    model: Model = Field(default_factory=lambda: Model(name="unet"))
-    loss: Loss = Field(default_factory=lambda: Loss(name="bce_dice"))
-    augment: Augment = Field(default_factory=lambda: Augment(name="default"))
+    model: Model = Field(default_factory=lambda: Model(name=Model.default))
+    loss: Loss = Field(default_factory=lambda: Loss(name=Loss.default))
+    augment: Augment = Field(default_factory=lambda: Augment(name=Augment.default))
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     train: Train = Train()

@@ -1,0 +1,109 @@
+"""Experiment files resolved: configs, arms, seeds, searches, and every mistake named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import seglab.studies.components  # noqa: F401
+from seglab.core.config import RunConfig, flatten
+from seglab.core.errors import UserError
+from seglab.core.study import Study, load_study, resolve_study
+
+DATA = "data: {source: brats-h5, root: somewhere}\n"
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(DATA + text, encoding="utf-8")
+    return load_study(path, overrides)
+
+
+def test_a_resolved_config_is_itself_a_runnable_file(tmp_path: Path) -> None:
+    study = load(tmp_path, "loss: {name: tversky, alpha: 0.6}\ntrain: {epochs: 3}")
+    again = resolve_study(yaml.safe_load(yaml.safe_dump(study.run.to_dict())))
+    assert again.run == study.run
+    assert again.run.hash() == study.run.hash()
+
+
+def test_the_hash_follows_the_meaning_and_not_the_machine(tmp_path: Path) -> None:
+    base = load(tmp_path, "").run.hash()
+    here = load(tmp_path, "", "data.root=/elsewhere", "data.cache=/c", "train.threads=3", "name=x")
+    assert here.run.hash() == base
+    for change in ("optim.lr=0.5", "loss=dice", "seed=1", "split.seed=4", "model.depth=3"):
+        assert load(tmp_path, "", change).run.hash() != base
+
+
+def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
+    flat = flatten(load(tmp_path, "loss: tversky").run.to_dict())
+    assert flat["loss.name"] == "tversky"
+    assert 0 <= flat["loss.alpha"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("loss: dicee", r"loss\.name: unknown loss 'dicee' \(did you mean 'dice'\?\).*bce_dice"),
+        ("model: unett", r"model\.name.*did you mean 'unet'"),
+        ("augment: {name: flipps}", r"augment\.name.*did you mean 'flips'"),
+        ("loss: {name: dice, smoth: 1}", r"unknown key 'loss\.smoth' \(did you mean 'smooth'"),
+        ("augment: {name: flips, q: 1}", r"unknown key 'augment\.q'"),
+        ("trian: {}", r"unknown key 'trian' \(did you mean 'train'\?\)"),
+        ("train: {epoch: 1}", r"unknown key 'train\.epoch' \(did you mean 'epochs'\?\)"),
+        ("train: {epochs: many}", r"train\.epochs: 'many' is not allowed.*integer"),
+        ("train: {epochs: 0}", r"train\.epochs: 0 is not allowed.*greater than or equal to 1"),
+        ("optim: {lr: -1}", r"optim\.lr: -1 is not allowed"),
+        ("optim: {name: adamv}", r"optim\.name: 'adamv'.*did you mean 'adam"),
+        ("train: 3", r"train: 3 is not allowed"),
+        ("split: {fractions: [1, 1, 1]}", "must add up to 1"),
+        ("split: {folds: 3, fold: 3}", "fold 3 does not exist"),
+        ("seeds: [0, 0]", "seeds: 0 is given twice"),
+        ("seeds: []", "seeds: the list is empty"),
+        ("seeds: [a]", "seeds: .* is not a list of whole numbers"),
+        ("arms: {}", "arms: expected"),
+        ("arms: {a: {}, b: {}}", "arms.b is the same config as arms.a"),
+        ("arms: {a: {}, b: {loss: bce_dice}}", "arms.b is the same config as arms.a"),
+        ("arms: {a: {}, b: {los: bce}}", r"arms\.b: unknown key 'los' \(did you mean 'loss'"),
+        ("arms: {a: {}, b: {seed: 3}}", r"arms\.b: 'seed' is the study's"),
+        ("arms: {a: {}, b: {loss: bce}}\nbaseline: c", "unknown baseline arm 'c'.*a, b"),
+        ("search: {space: {}}", "search.space"),
+        ("search: {space: {optim.lr: {choices: []}}}", "choices is empty"),
+        ("search: {space: {optim.lr: {low: 2, high: 1}}}", "low 2 is above high 1"),
+        ("search: {space: {optim.lr: {low: 0, high: 1, log: true}}}", "must start above 0"),
+        ("search: {space: {optm.lr: {low: 1, high: 2}}}", r"unknown key 'optm\.lr'.*optim\.lr"),
+        ("search: {trials: 0, space: {optim.lr: {low: 1, high: 2}}}", r"search\.trials: 0"),
+        (
+            "search: {second_objective: parameters, space: {optim.lr: {low: 1, high: 2}}}",
+            "a pruner needs a single objective",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        load(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_arms_inherit_the_file_and_differ_where_they_say(tmp_path: Path) -> None:
+    study = load(tmp_path, "train: {epochs: 2}\narms: {a: {}, b: {loss: bce}}\nseeds: [3, 4]")
+    assert study.is_ablation
+    assert study.baseline == "a"
+    assert {arm: c.loss.name for arm, c in study.arms.items()} == {"a": "bce_dice", "b": "bce"}
+    assert study.with_seed("b", 4).seed == 4
+    assert all(config.train.epochs == 2 for config in study.arms.values())
+
+
+def test_an_override_reaches_every_arm_but_yields_to_what_an_arm_says(tmp_path: Path) -> None:
+    text = "arms: {a: {}, b: {optim: {lr: 0.5}}}"
+    study = load(tmp_path, text, "optim.lr=0.25", "train.epochs=1")
+    assert (study.arms["a"].optim.lr, study.arms["b"].optim.lr) == (0.25, 0.5)
+    assert {config.train.epochs for config in study.arms.values()} == {1}
+
+
+def test_the_config_is_frozen(tmp_path: Path) -> None:
+    run = load(tmp_path, "").run
+    assert isinstance(run, RunConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        run.seed = 1  # type: ignore[misc]

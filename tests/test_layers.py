@@ -1,0 +1,82 @@
+"""The arrows of import point one way, and some doors have one key."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
+LAYER = {
+    "core": 0,
+    "data": 1,
+    "models": 1,
+    "losses": 1,
+    "evaluation": 1,
+    "learning": 2,
+    "tracking": 3,
+    "figures": 3,
+    "studies": 4,
+    "bench": 4,
+    "cli": 5,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module named by an import statement, inside functions too, but not for types only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def files_that_import(*modules: str) -> set[str]:
+    return {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if any(name == m or name.startswith(f"{m}.") for name in imports(path) for m in modules)
+    }
+
+
+def test_every_room_has_a_layer() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in FILES if path.parent != PACKAGE}
+    assert rooms <= LAYER.keys()
+    assert {"core", "data", "learning", "studies", "cli"} <= rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_down(path: Path) -> None:
+    if path.parent == PACKAGE:
+        return  # __init__ and __main__ are the door
+    own = path.relative_to(PACKAGE).parts[0]
+    for module in imports(path):
+        if module.startswith("seglab.") and module.split(".")[1] in LAYER:
+            assert room(module) == own or LAYER[room(module)] <= LAYER[own], module
+
+
+def test_only_tracking_knows_mlflow() -> None:
+    users = files_that_import("mlflow")
+    assert users
+    assert all(name.startswith("tracking/") for name in users), users
+
+
+def test_only_search_knows_optuna() -> None:
+    assert all(name.startswith("studies/search") for name in files_that_import("optuna"))
