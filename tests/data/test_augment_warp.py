@@ -8,16 +8,20 @@ import sys
 from statistics import NormalDist
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 from albumentations.augmentations.geometric.functional import generate_displacement_fields
 
 from seglab.data.augment.displacement import (
     Edges,
-    blur_covariance,
-    field_factors,
+    at_positions,
+    displacement_field,
+    free_covariance,
     low_rank_root,
+    node_positions,
     product,
+    replicate_covariance,
     source_maps,
     typical_maximum,
 )
@@ -28,10 +32,12 @@ from seglab.data.augment.warp import Affine, Elastic, Warp
 def our_fields(
     count: int, height: int, width: int, alpha: float, sigma: float, edges: Edges
 ) -> np.ndarray:
+    """Displacements as an image would feel them: the maps less the pixels' own coordinates."""
     rng = np.random.default_rng(1)
-    left, right = field_factors(height, width, alpha, sigma, edges)
-    weights = rng.standard_normal((count, left.shape[1], right.shape[1]), dtype=np.float32)
-    return (left @ weights @ right.T).reshape(count, 2, height, width)
+    field = displacement_field(height, width, alpha, sigma, edges)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    maps = (source_maps(field, field.draw(rng), np.eye(2, 3)) for _ in range(count))
+    return np.array([(map_x - x, map_y - y) for map_x, map_y in maps])
 
 
 def their_fields(count: int, height: int, width: int, alpha: float, sigma: float) -> np.ndarray:
@@ -55,7 +61,7 @@ def correlation_length(fields: np.ndarray, axis: int) -> float:
     return below - 1 + float((above - 1 / np.e) / (above - under))
 
 
-@pytest.mark.parametrize(("height", "width", "sigma"), [(120, 96, 4.0), (96, 128, 6.0)])
+@pytest.mark.parametrize(("height", "width", "sigma"), [(120, 96, 4.0), (97, 127, 6.0)])
 def test_displacement_statistics_equal_albumentations(
     height: int, width: int, sigma: float
 ) -> None:
@@ -82,16 +88,17 @@ def test_free_edges_have_the_statistics_of_the_interior_everywhere() -> None:
     assert abs(np.corrcoef(ours[:, 0].ravel(), ours[:, 1].ravel())[0, 1]) < 0.02
 
 
-def test_free_covariance_is_that_of_a_gaussian_blur() -> None:
-    sigma = 5.0
-    covariance = blur_covariance(60, sigma, "free")
-    lag = np.subtract.outer(np.arange(60), np.arange(60))
-    expected = np.exp(-(lag**2) / (4 * sigma**2)) / (2 * sigma * np.sqrt(np.pi))
-    np.testing.assert_allclose(covariance, expected, atol=1e-3 * expected.max())
+def test_free_covariance_is_the_replicated_one_far_from_the_edges() -> None:
+    inner = slice(40, 80)
+    np.testing.assert_allclose(
+        free_covariance(np.arange(120.0), 5.0)[inner, inner],
+        replicate_covariance(120, 5.0)[inner, inner],
+        atol=1e-4 / 5,
+    )
 
 
 def test_low_rank_root_gives_back_the_covariance() -> None:
-    covariance = blur_covariance(100, 8.0, "replicate")
+    covariance = replicate_covariance(100, 8.0)
     root = low_rank_root(covariance)
     assert root.shape[1] < 20
     variance = covariance.diagonal()
@@ -100,6 +107,15 @@ def test_low_rank_root_gives_back_the_covariance() -> None:
     assert (lost / variance).max() <= 0.01
     identity = np.eye(7)
     np.testing.assert_allclose(low_rank_root(identity) @ low_rank_root(identity).T, identity)
+
+
+@pytest.mark.parametrize(("length", "step"), [(20, 4), (21, 4), (7, 1), (50, 3)])
+def test_nodes_lie_where_resizing_puts_them(length: int, step: int) -> None:
+    nodes = node_positions(length, step)
+    line = cv2.resize(nodes[None], (len(nodes) * step, 1), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(line[0, step : step + length], np.arange(length), atol=1e-6)
+    rows = np.arange(length)[:, None] * [[1.0, -2.0]]
+    np.testing.assert_allclose(at_positions(rows, nodes), nodes[:, None] * [[1.0, -2.0]])
 
 
 def test_typical_maximum_is_the_median_of_simulated_maxima() -> None:
@@ -116,14 +132,12 @@ def test_product_in_blocks_equals_one_product() -> None:
 
 def test_source_maps_displace_first_and_map_affinely_then() -> None:
     height, width = 30, 44
-    rng = np.random.default_rng(0)
-    left, right = field_factors(height, width, 80, 5, "free")
-    weights = rng.standard_normal((left.shape[1], right.shape[1]), dtype=np.float32)
+    field = displacement_field(height, width, 80, 5, "free")
+    weights = field.draw(np.random.default_rng(0))
     matrix = np.array([[0.9, 0.2, -3.0], [-0.1, 1.1, 2.0]])
-    dx, dy = (left @ weights @ right.T).reshape(2, height, width)
-    y, x = np.mgrid[:height, :width]
-    expected = np.tensordot(matrix, np.stack([x + dx, y + dy, np.ones_like(dx)]), 1)
-    np.testing.assert_allclose(source_maps(matrix, left, weights, right), expected, atol=1e-3)
+    displaced = [*source_maps(field, weights, np.eye(2, 3)), np.ones((height, width))]
+    expected = np.tensordot(matrix, np.stack(displaced), 1)
+    np.testing.assert_allclose(source_maps(field, weights, matrix), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("limits", [{"rotate_deg": 30.0}, {"scale": 0.3}])
@@ -185,11 +199,10 @@ def test_warp_replays_in_albumentations() -> None:
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     code = (
         "import hashlib, numpy as np\n"
-        "from seglab.data.augment.displacement import field_factors, source_maps\n"
-        "left, right = field_factors(240, 240, 250, 10, 'free')\n"
-        "rng = np.random.default_rng(0)\n"
-        "weights = rng.standard_normal((left.shape[1], right.shape[1]), dtype=np.float32)\n"
-        "maps = source_maps(np.eye(2, 3), left, weights, right)\n"
+        "from seglab.data.augment.displacement import displacement_field, source_maps\n"
+        "field = displacement_field(512, 512, 250, 10, 'free')\n"
+        "weights = field.draw(np.random.default_rng(0))\n"
+        "maps = source_maps(field, weights, np.eye(2, 3))\n"
         "print(hashlib.sha256(np.stack(maps).tobytes()).hexdigest())"
     )
     digests = set()

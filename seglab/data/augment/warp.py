@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from albumentations.core.type_definitions import Targets
 
-from seglab.data.augment.displacement import Edges, field_factors, source_maps
+from seglab.data.augment.displacement import Edges, displacement_field, source_maps
 
 CV_CHANNELS = 4
 """OpenCV warps at most so many channels at once with a constant border."""
@@ -67,11 +67,9 @@ class Warp(A.DualTransform):  # type: ignore[misc]
             matrix = self._draw_matrix(self.affine, height, width)
         if self.elastic is not None and self.py_random.random() < self.elastic.p:
             alpha, sigma, edges = self.elastic.alpha, self.elastic.sigma, self.elastic.edges
-            left, right = field_factors(height, width, alpha, sigma, edges)
-            weights = self.random_generator.standard_normal(
-                (left.shape[1], right.shape[1]), dtype=np.float32
-            )
-            maps = source_maps(np.eye(2, 3) if matrix is None else matrix, left, weights, right)
+            field = displacement_field(height, width, alpha, sigma, edges)
+            weights = field.draw(self.random_generator)
+            maps = source_maps(field, weights, np.eye(2, 3) if matrix is None else matrix)
         return {"matrix": matrix, "maps": maps}
 
     def _draw_matrix(self, limits: Affine, height: int, width: int) -> np.ndarray:
