@@ -30,7 +30,9 @@ NOISE_SHARE = 0.08
 """Where air is noise: the part of the slice's range that still counts as air."""
 SAMPLED_SIDE = 60
 """The background is judged on a grid of about this many pixels a side."""
-_RELATIVE_EPSILON = 1e-6
+_RELATIVE_EPSILON, _SMALLEST = 1e-6, 1e-30
+"""A narrower range, relative or absolute, is no contrast."""
+_LARGEST = float(np.finfo(np.float32).max)
 _MAD_TO_DEVIATION = 1.4826
 
 Bool = NDArray[np.bool_]
@@ -100,7 +102,7 @@ def quantise(
         low, high = whole or _range(pixels, method)
         step = (high - low) / LEVELS
         q[index][inside] = _to_levels(pixels, low, step)
-        scale[index] = low - step, step
+        scale[index] = np.clip((low - step, step), -_LARGEST, _LARGEST)
     return q, scale
 
 
@@ -131,9 +133,10 @@ def _range(pixels: Values, method: Method) -> Range:
     if len(pixels) == 0:
         return 0.0, 1.0
     low, high = _RANGES[method](pixels)
-    if high - low > _RELATIVE_EPSILON * max(abs(low), abs(high)):
+    smallest = max(_RELATIVE_EPSILON * max(abs(low), abs(high)), _SMALLEST)
+    if high - low > smallest:
         return low, high
-    return _around(float(np.mean(pixels, dtype=np.float64)), 1.0)
+    return _around(float(np.mean(pixels, dtype=np.float64)), max(1.0, smallest))
 
 
 def _around(centre: float, deviation: float) -> Range:

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from seglab.data.cache import Box, CacheSettings, to_native
+from seglab.data.cache.geometry import (
+    Extent,
+    bounding_box,
+    cached_shape,
+    cut,
+    paste,
+    place,
+    resize_images,
+    resize_masks,
+)
+from seglab.data.sources import open_source
+
+
+@dataclass
+class Placed:
+    """The part of a cached patient that geometry looks at."""
+
+    box: Box
+    native_shape: tuple[int, int]
+
+
+def settings(size: int, crop: Literal["brain", "none"] = "brain") -> CacheSettings:
+    return CacheSettings(size, crop, "zscore", "volume", 0)
+
+
+def blobs(seed: int, side: int = 120) -> np.ndarray:
+    """Smooth random masks (4, side, side), some of a few pixels."""
+    noise = np.random.default_rng(seed).normal(size=(4, side, side))
+    smooth = np.stack(
+        [ndimage.gaussian_filter(n, s) for n, s in zip(noise, (2, 4, 6, 8), strict=True)]
+    )
+    return (smooth > 2 * smooth.std((1, 2), keepdims=True)).astype(np.uint8)
+
+
+@st.composite
+def extents(draw: st.DrawFn) -> Extent:
+    height, width = draw(st.integers(1, 300)), draw(st.integers(1, 300))
+    y0, x0 = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    content = Box(y0, x0, draw(st.integers(0, height - y0)), draw(st.integers(0, width - x0)))
+    return Extent((height, width), content)
+
+
+@given(
+    extents=st.lists(extents(), min_size=1, max_size=4),
+    size=st.integers(32, 400),
+    crop=st.sampled_from(["brain", "none"]),
+)
+def test_every_window_holds_all_of_its_patient(
+    extents: list[Extent], size: int, crop: Literal["brain", "none"]
+) -> None:
+    shape = cached_shape(extents, settings(size, crop))
+    assert max(shape) <= size
+    assert all(length % 32 == 0 or length == size for length in shape)
+    for extent in extents:
+        box = place(extent, shape, settings(size, crop))
+        content = extent.content if crop == "brain" else Box(0, 0, *extent.frame)
+        assert box.y0 <= content.y0
+        assert box.x0 <= content.x0
+        assert box.y0 + box.height >= content.y0 + content.height
+        assert box.x0 + box.width >= content.x0 + content.width
+
+
+def test_the_scale_is_that_of_the_whole_frame() -> None:
+    extent = Extent((240, 240), Box(60, 50, 140, 170))
+    shape = cached_shape([extent], settings(128))
+    assert shape == (96, 96)
+    assert place(extent, shape, settings(128)) == Box(40, 45, 180, 180)
+
+
+def test_without_crop_the_window_is_the_square_around_the_frame() -> None:
+    extent = Extent((200, 240), Box(60, 50, 10, 10))
+    shape = cached_shape([extent], settings(100, "none"))
+    assert shape == (100, 100)
+    assert place(extent, shape, settings(100, "none")) == Box(-20, 0, 240, 240)
+
+
+def test_bounding_box_is_tight_over_all_slices() -> None:
+    inside = np.zeros((3, 10, 12), bool)
+    inside[0, 2, 5] = inside[2, 7, 3] = True
+    assert bounding_box(inside) == Box(2, 3, 6, 3)
+    assert bounding_box(np.zeros((3, 10, 12), bool))[2:] == (0, 0)
+
+
+@given(box=st.builds(Box, *[st.integers(-9, 9)] * 2, *[st.integers(0, 15)] * 2))
+def test_cut_and_paste_agree_with_a_padded_frame(box: Box) -> None:
+    frame = np.arange(1, 2 * 6 * 7 + 1).reshape(2, 6, 7)
+    padded = np.pad(frame, ((0, 0), (30, 30), (30, 30)))
+    y0, x0 = box.y0 + 30, box.x0 + 30
+    expected = padded[:, y0 : y0 + box.height, x0 : x0 + box.width]
+    assert (cut(frame, box) == expected).all()
+    kept = np.zeros_like(padded)
+    kept[:, y0 : y0 + box.height, x0 : x0 + box.width] = expected
+    assert (paste(cut(frame, box), box, (6, 7)) == kept[:, 30:36, 30:37]).all()
+
+
+@pytest.mark.parametrize("size", [64, 100, 128, 192, 300])
+def test_a_ramp_returns_to_the_pixels_it_came_from(size: int) -> None:
+    """Images go by areas and maps return bilinearly: a plane must survive, unshifted."""
+    y, x = np.mgrid[:200, :200]
+    plane = (40 + 0.4 * y + 0.6 * x).round().astype(np.uint8)[None]
+    box, shape = Box(0, 0, 200, 200), (size, size)
+    back = to_native(resize_images(plane, shape).astype(np.float32), Placed(box, (200, 200)))  # type: ignore[arg-type]
+    error = (back - plane)[0, 4:-4, 4:-4]
+    assert np.abs(error).max() < 1.5
+    assert abs(error.mean()) < 0.15  # half a pixel of shift would be 0.5
+
+
+@pytest.mark.parametrize("size", [48, 64, 90, 120])
+def test_masks_go_there_and_back_within_a_cached_pixel(size: int) -> None:
+    masks, scale = blobs(0), 120 / size
+    box = Box(40, 60, 120, 120)
+    there = resize_masks(cut(paste(masks, box, (200, 200)), box), (size, size))
+    back = to_native(there.astype(np.float32), Placed(box, (200, 200))) >= 0.5  # type: ignore[arg-type]
+    truth = paste(masks, box, (200, 200)) > 0
+    for ours, theirs in zip(back, truth, strict=True):
+        boundary = theirs ^ ndimage.binary_erosion(theirs, border_value=1)
+        far = ndimage.distance_transform_edt(~boundary)
+        assert far[ours ^ theirs].max(initial=0) <= scale
+
+
+@given(seed=st.integers(0, 10_000), size=st.sampled_from([40, 64, 96, 150]))
+def test_masks_keep_their_area_and_never_vanish(seed: int, size: int) -> None:
+    masks = blobs(seed)
+    for before, after in zip(masks, resize_masks(masks, (size, size)), strict=True):
+        assert before.any() == after.any()
+        wanted = max(before.sum() * (size / 120) ** 2, float(before.any()))
+        assert abs(after.sum() - wanted) <= 0.5 + 0.02 * wanted
+
+
+@given(
+    centre=st.tuples(st.floats(30, 90), st.floats(30, 90)),
+    radii=st.tuples(st.floats(4, 25), st.floats(4, 25)),
+    size=st.sampled_from([40, 64, 96, 150]),
+)
+def test_masks_stay_in_place(
+    centre: tuple[float, float], radii: tuple[float, float], size: int
+) -> None:
+    y, x = np.mgrid[:120, :120]
+    mask = np.hypot((y - centre[0]) / radii[0], (x - centre[1]) / radii[1]) <= 1
+    small = resize_masks(mask[None].astype(np.uint8), (size, size))[0]
+    before, after = (np.array(ndimage.center_of_mass(m)) + 0.5 for m in (mask, small))
+    assert np.abs(after * 120 / size - before).max() <= max(0.5, 0.5 * 120 / size)
+
+
+def test_single_pixels_stay_where_they_are() -> None:
+    stream = np.random.default_rng(0)
+    for y, x in stream.integers(0, 240, (50, 2)):
+        mask = np.zeros((1, 240, 240), np.uint8)
+        mask[0, y, x] = 1
+        small = resize_masks(mask, (128, 128))
+        (found,) = np.argwhere(small[0])
+        assert small.sum() == 1
+        assert np.abs((found + 0.5) * 240 / 128 - (np.array([y, x]) + 0.5)).max() <= 240 / 128
+
+
+def test_masks_at_full_scale_are_untouched() -> None:
+    masks = blobs(3)
+    assert (resize_masks(masks, (120, 120)) == masks).all()
+
+
+@pytest.mark.parametrize("box", [Box(-10, 15, 60, 60), Box(50, 50, 60, 60), Box(200, 0, 60, 60)])
+def test_maps_are_zero_outside_the_window_and_kept_inside(box: Box) -> None:
+    maps = np.stack([np.full((32, 32), 0.7, np.float32), np.zeros((32, 32), np.float32)])
+    native = to_native(maps, Placed(box, (100, 90)))  # type: ignore[arg-type]
+    expected = paste(np.full((1, 60, 60), 0.7, np.float32), box, (100, 90))
+    np.testing.assert_allclose(native[:1], expected, atol=1e-6)
+    assert not native[1].any()
+
+
+@pytest.mark.real_data
+def test_real_masks_lose_little_and_no_slice_its_tumour(shared_data: Path) -> None:
+    source = open_source("brats-nifti", shared_data / "brats20_nifti")
+    truth = source.read(source.patients()[0]).mask
+    small = resize_masks(truth, (128, 128))
+    placed = Placed(Box(0, 0, 240, 240), (240, 240))
+    back = to_native(small.astype(np.float32), placed) >= 0.5  # type: ignore[arg-type]
+    dice = 2 * (back & (truth > 0)).sum() / (back.sum() + truth.sum())
+    assert dice > 0.96
+    assert (small.any((1, 2)) == truth.any((1, 2))).all()
+    assert small.sum() * (240 / 128) ** 2 == pytest.approx(truth.sum(), rel=0.01)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from seglab.core.errors import UserError
+from seglab.data.normalise import LEVELS, brain_mask, quantise
+from seglab.data.sources import open_source
+
+METHODS = ("zscore", "robust", "percentile")
+SCOPES = ("slice", "volume")
+
+
+def disc(side: int = 64, radius: float = 20) -> np.ndarray:
+    y, x = np.mgrid[:side, :side]
+    return np.hypot(y - side / 2, x - side / 2) < radius
+
+
+def head(background: float, stream: np.random.Generator) -> np.ndarray:
+    image = np.full((3, 64, 64), background, np.float32)
+    image[:, disc()] = stream.normal(200, 40, (3, disc().sum()))
+    return image
+
+
+@pytest.mark.parametrize("shared_scale", [True, False])
+@pytest.mark.parametrize("background", [0.0, -3.6243944, 150.0])
+def test_an_exact_background_of_any_value_is_removed_and_nothing_else(
+    background: float, shared_scale: bool
+) -> None:
+    image = head(background, np.random.default_rng(0))
+    image[1, 32, 32] = background - 50  # darker than the background, and still brain
+    found = brain_mask(image, shared_scale=shared_scale)
+    assert (found == disc()).all()
+
+
+def test_each_slice_has_its_own_background_where_scale_is_not_shared() -> None:
+    image = head(0.0, np.random.default_rng(0))
+    scored = (image - image.mean((1, 2), keepdims=True)) / image.std((1, 2), keepdims=True)
+    scored[1] *= 3
+    assert (brain_mask(scored, shared_scale=False) == disc()).all()
+
+
+def test_noise_in_the_air_is_background() -> None:
+    stream = np.random.default_rng(0)
+    image = head(0.0, stream)
+    image[:, ~disc()] = stream.integers(0, 8, (3, (~disc()).sum()))
+    assert (brain_mask(image, shared_scale=True) == disc()).mean() > 0.999
+
+
+def test_constant_slices_and_values_that_are_not_finite_are_background() -> None:
+    image = head(0.0, np.random.default_rng(0))
+    image[0] = 7.0
+    image[1, 32, 30:33] = np.nan, np.inf, -np.inf
+    found = brain_mask(image, shared_scale=False)
+    assert not found[0].any()
+    assert not found[1, 32, 30:33].any()
+    assert found[1].sum() == disc().sum() - 3
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_scale_undoes_the_quantisation_to_half_a_step(method: str, scope: str) -> None:
+    image = head(-3.0, np.random.default_rng(1))
+    q, scale = quantise(image, np.broadcast_to(disc(), image.shape), method, scope)  # type: ignore[arg-type]
+    offset, step = scale[:, :1, None], scale[:, 1:, None]
+    restored = offset + q * step
+    kept = (q > 1) & (q < 255)
+    assert kept.sum() > 0.98 * 3 * disc().sum()
+    assert (np.abs(restored - image) / step)[kept].max() <= 0.501
+    assert (q == 0)[:, ~disc()].all()
+
+
+def test_zscore_levels_follow_the_closed_form() -> None:
+    image = head(0.0, np.random.default_rng(2))
+    brain = np.broadcast_to(disc(), image.shape)
+    q, _ = quantise(image, brain, "zscore", "volume")
+    mean, deviation = image[brain].mean(dtype=float), image[brain].std(dtype=float)
+    z = (image[brain].astype(float) - mean) / deviation
+    assert np.abs(q[brain] - (1 + (z + 3) / 8 * LEVELS).clip(1, 255)).max() <= 0.5 + 1e-6
+
+
+def test_robust_equals_zscore_on_a_normal_brain_and_withstands_an_outlier() -> None:
+    image = head(0.0, np.random.default_rng(3))
+    brain = np.broadcast_to(disc(), image.shape)
+    plain = quantise(image, brain, "zscore", "volume")[1][0, 1]
+    image[0, 32, 32] = 1e5
+    robust = quantise(image, brain, "robust", "volume")[1][0, 1]
+    assert robust == pytest.approx(plain, rel=0.1)
+
+
+def test_volume_scope_keeps_the_contrast_between_slices() -> None:
+    image = head(0.0, np.random.default_rng(4))
+    image[1] *= 2
+    brain = np.broadcast_to(disc(), image.shape)
+    by_volume, by_slice = (quantise(image, brain, "zscore", scope)[0] for scope in SCOPES[::-1])
+    assert by_volume[1][disc()].mean() > by_volume[0][disc()].mean() + 30
+    assert abs(by_slice[1][disc()].mean() - by_slice[0][disc()].mean()) < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_near_empty_slices_stay_calm(method: str) -> None:
+    image = np.full((3, 64, 64), -0.02, np.float32)
+    image[1, 5, 5] = 67.0  # one pixel
+    image[2, 5, 5:8] = 35.0, 35.0, 35.0  # no contrast
+    brain = brain_mask(image, shared_scale=False)
+    q, scale = quantise(image, brain, method, "slice")  # type: ignore[arg-type]
+    assert np.count_nonzero(q) == 4
+    assert set(np.unique(q[q > 0])) == {1 + round(3 / 8 * LEVELS)}
+    assert np.isfinite(scale).all()
+
+
+@given(
+    image=hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=8),
+        elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
+    ),
+    method=st.sampled_from(METHODS),
+    scope=st.sampled_from(SCOPES),
+    shared_scale=st.booleans(),
+)
+def test_any_image_gives_finite_scales_and_zero_only_outside(
+    image: np.ndarray, method: str, scope: str, shared_scale: bool
+) -> None:
+    brain = brain_mask(image, shared_scale=shared_scale)
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        q, scale = quantise(image, brain, method, scope)  # type: ignore[arg-type]
+    assert ((q > 0) == brain).all()
+    assert np.isfinite(scale).all()
+
+
+def test_unknown_method_is_refused() -> None:
+    image = np.zeros((1, 4, 4), np.float32)
+    with pytest.raises(UserError, match="zscore"):
+        quantise(image, image > 0, "zscored", "slice")  # type: ignore[arg-type]
+
+
+@pytest.mark.real_data
+def test_an_affine_background_is_found_on_real_files(shared_data: Path) -> None:
+    source = open_source("brats-nifti", shared_data / "brats20_nifti")
+    patient = next(p for p in source.patients() if p.patient_id.endswith("132"))
+    volume = source.read(patient)
+    found = brain_mask(volume.image, shared_scale=True)
+    values, counts = np.unique(volume.image, return_counts=True)
+    assert values[counts.argmax()] < -3
+    assert (found == (volume.image != values[counts.argmax()])).all()
+
+
+@pytest.mark.real_data
+def test_both_forms_of_a_real_slice_have_the_same_brain_and_nearly_the_same_levels(
+    shared_data: Path,
+) -> None:
+    slices, volumes = (
+        open_source(name, shared_data / folder)
+        for name, folder in (("brats-h5", "brats20_h5"), ("brats-nifti", "brats20_nifti"))
+    )
+    name = "BraTS20_Training_022"
+    scored, raw = (
+        source.read(next(p for p in source.patients() if p.patient_id == name))
+        for source in (slices, volumes)
+    )
+    raw_image = raw.image[scored.slice_indices]
+    brains = [
+        brain_mask(scored.image, shared_scale=False),
+        brain_mask(raw.image, shared_scale=True)[scored.slice_indices],
+    ]
+    assert (brains[0] == brains[1]).all()
+    levels = [
+        quantise(image, brain, "zscore", "slice")[0].astype(int)
+        for image, brain in zip((scored.image, raw_image), brains, strict=True)
+    ]
+    assert np.abs(levels[0] - levels[1]).max() <= 1

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from seglab.core.config import Split as SplitConfig
+from seglab.core.errors import UserError
+from seglab.data.splits import (
+    Split,
+    SplitPatient,
+    load_split,
+    make_split,
+    save_split,
+    verify_split,
+)
+
+
+def patient(number: int, group: str | None = None, volume: float = 1.0) -> SplitPatient:
+    name = f"P{number:03d}"
+    return SplitPatient(name, "HGG" if number % 4 else "LGG", volume, group or name)
+
+
+def cohort(count: int, seed: int = 0) -> list[SplitPatient]:
+    volumes = np.random.default_rng(seed).lognormal(size=count)
+    return [patient(i, volume=float(v)) for i, v in enumerate(volumes)]
+
+
+@st.composite
+def cohorts(draw: st.DrawFn) -> list[SplitPatient]:
+    """At least three persons, some with several scans."""
+    persons = draw(st.lists(st.integers(1, 3), min_size=3, max_size=60))
+    owners = [person for person, scans in enumerate(persons) for _ in range(scans)]
+    volume = st.floats(0, 1e6)
+    grade = st.sampled_from(["HGG", "LGG", None])
+    return [
+        SplitPatient(f"P{number:03d}", draw(grade), draw(volume), f"person {owner}")
+        for number, owner in enumerate(owners)
+    ]
+
+
+seeds = st.integers(0, 1000)
+
+
+@given(cohorts(), seeds)
+def test_a_split_is_a_partition_in_which_no_person_is_torn(
+    patients: list[SplitPatient], seed: int
+) -> None:
+    split = make_split(patients, SplitConfig(seed=seed))
+    everyone = [*split.train, *split.val, *split.test]
+    assert sorted(everyone) == sorted(p.patient_id for p in patients)
+    assert split.train
+    assert split.val
+    assert split.test
+    group = {p.patient_id: p.group for p in patients}
+    parts = [{group[name] for name in part} for part in (split.train, split.val, split.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+@given(cohorts(), seeds, st.randoms(use_true_random=False))
+def test_a_split_depends_on_the_seed_and_not_on_the_order(
+    patients: list[SplitPatient], seed: int, shuffler: random.Random
+) -> None:
+    shuffled = patients.copy()
+    shuffler.shuffle(shuffled)
+    config = SplitConfig(seed=seed)
+    assert make_split(patients, config) == make_split(shuffled, config)
+
+
+@given(st.integers(3, 400), seeds)
+def test_counts_are_the_shares_to_within_rounding(count: int, seed: int) -> None:
+    split = make_split(cohort(count), SplitConfig(seed=seed))
+    for part, share in zip((split.train, split.val, split.test), (0.7, 0.15, 0.15), strict=True):
+        assert abs(len(part) - count * share) < 1 or (count < 14 and len(part) >= 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(3, (1, 1, 1)), (5, (3, 1, 1)), (10, (7, 2, 1)), (20, (14, 3, 3)), (369, (258, 56, 55))],
+)
+def test_counts_worked_by_hand(count: int, expected: tuple[int, int, int]) -> None:
+    split = make_split(cohort(count), SplitConfig())
+    assert (len(split.train), len(split.val), len(split.test)) == expected
+
+
+@given(st.integers(10, 80), seeds, st.integers(2, 6))
+def test_folds_cut_up_all_but_the_test_part_which_stays(count: int, seed: int, folds: int) -> None:
+    patients = cohort(count)
+    plain = make_split(patients, SplitConfig(seed=seed))
+    splits = [
+        make_split(patients, SplitConfig(seed=seed, folds=folds, fold=fold))
+        for fold in range(folds)
+    ]
+    assert {split.test for split in splits} == {plain.test}
+    validated = [name for split in splits for name in split.val]
+    assert sorted(validated) == sorted((*plain.train, *plain.val))
+    sizes = [len(split.val) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for split in splits:
+        assert set(split.train) == set(validated) - set(split.val)
+
+
+def test_seeds_give_different_splits() -> None:
+    patients = cohort(40)
+    assert len({make_split(patients, SplitConfig(seed=seed)).hash for seed in range(20)}) == 20
+
+
+def test_every_patient_is_tested_as_often_as_any_other() -> None:
+    patients = cohort(24)
+    draws = 1500
+    tested = Counter(
+        name for seed in range(draws) for name in make_split(patients, SplitConfig(seed=seed)).test
+    )
+    counts = [tested[p.patient_id] for p in patients]
+    # Strata of a few make single counts unequal by design of rounding; none may be left out.
+    assert min(counts) > 0.5 * np.mean(counts)
+    assert max(counts) < 1.7 * np.mean(counts)
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+def test_parts_are_more_alike_than_by_chance(folds: int | None) -> None:
+    patients = cohort(60, seed=3)
+    rank = dict(
+        zip(
+            (p.patient_id for p in patients),
+            stats.rankdata([p.tumour_volume for p in patients]) / 60,
+            strict=True,
+        )
+    )
+    means = {"val": [], "test": []}  # type: ignore[var-annotated]
+    grades = []
+    for seed in range(200):
+        split = make_split(patients, SplitConfig(seed=seed, folds=folds))
+        for part, values in means.items():
+            values.append(np.mean([rank[name] for name in getattr(split, part)]))
+        grades.append(sum(p.grade == "LGG" for p in patients if p.patient_id in split.test))
+    size = 9
+    by_chance = np.std(list(rank.values())) / np.sqrt(size) * np.sqrt(1 - size / 60)
+    assert np.std(means["test"]) < 0.7 * by_chance
+    assert np.std(means["val"]) < 0.8 * by_chance
+    assert np.mean(means["test"]) == pytest.approx(0.5, abs=0.03)
+    assert np.std(grades) < 0.9 * stats.hypergeom(60, 15, size).std()
+
+
+def test_no_test_part_when_its_share_is_zero() -> None:
+    split = make_split(cohort(10), SplitConfig(fractions=(0.8, 0.2, 0)))
+    assert (len(split.train), len(split.val), len(split.test)) == (8, 2, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_patients_are_refused(count: int) -> None:
+    with pytest.raises(UserError, match=f"at least 3 patients; there are {count}"):
+        make_split(cohort(count), SplitConfig())
+
+
+def test_too_few_persons_are_refused() -> None:
+    scans = [patient(i, group="one" if i < 4 else "two") for i in range(6)]
+    with pytest.raises(UserError, match="3 persons"):
+        make_split(scans, SplitConfig())
+
+
+def test_more_folds_than_persons_are_refused() -> None:
+    with pytest.raises(UserError, match=r"split\.folds: 10"):
+        make_split(cohort(8), SplitConfig(folds=10))
+
+
+def test_a_patient_that_comes_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="P001"):
+        make_split([*cohort(5), patient(1)], SplitConfig())
+
+
+def test_groups_larger_than_a_part_stay_whole() -> None:
+    scans = [patient(i, group=f"person {i // 3}") for i in range(9)]
+    split = make_split(scans, SplitConfig())
+    assert [len(part) for part in (split.train, split.val, split.test)] == [3, 3, 3]
+
+
+PAIR = (patient(1, "same"), patient(2, "same"), patient(3), patient(4))
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (Split(("P001", "P002", "P003"), ("P003",), ("P004",)), "P003 is in train and in val"),
+        (Split(("P003", "P003"), ("P001", "P002"), ("P004",)), "P003 is in train and in train"),
+        (Split(("P001", "P003"), ("P002",), ("P004",)), "P001 in train and P002 in val"),
+        (Split(("P001", "P002", "P009"), ("P003",), ("P004",)), "P009, which is not in the data"),
+        (Split(("P001", "P002"), ("P003",), ()), "no part for 1 patients: P004"),
+    ],
+)
+def test_leaks_strangers_and_the_forgotten_are_named(split: Split, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        verify_split(split, PAIR)
+
+
+def test_a_good_split_passes() -> None:
+    verify_split(Split(("P001", "P002"), ("P003",), ("P004",)), PAIR)
+
+
+def test_a_saved_split_comes_back(tmp_path: Path) -> None:
+    split = make_split(cohort(12), SplitConfig(seed=4))
+    save_split(split, tmp_path / "split.json")
+    assert load_split(tmp_path / "split.json") == split
+    assert load_split(tmp_path / "split.json").hash == split.hash
+
+
+def test_an_edited_split_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    save_split(make_split(cohort(12), SplitConfig()), path)
+    path.write_text(path.read_text().replace("P001", "P099"))
+    with pytest.raises(UserError, match="was changed"):
+        load_split(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"hash": "a", "train": 3}', "\x00"])
+def test_what_is_not_a_split_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"split\.json is not a split"):
+        load_split(path)
+
+
+def test_absent_and_unwritable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json"):
+        load_split(tmp_path / "absent.json")
+    with pytest.raises(UserError, match=r"no/split\.json"):
+        save_split(Split((), (), ()), tmp_path / "no" / "split.json")
