@@ -87,7 +87,10 @@ class SmoothField:
     def draw(
         cls, rng: np.random.Generator, spacing_mm: float, *, band_pass: bool = False
     ) -> SmoothField:
-        """Draw a field; ``band_pass`` removes what varies slowly over several knots."""
+        """Draw a field.
+
+        ``band_pass`` removes what varies over many knots, and half of the amplitude with it.
+        """
         knots = [int(np.ceil(mm / spacing_mm)) + 4 for mm in FRAME_MM]
         values = rng.standard_normal(knots, dtype=np.float32)
         if band_pass:

@@ -62,7 +62,7 @@ class Lesion:
             visibility: quantile of its contrast among patients, in [0, 1].
         """
         low_grade = bool(rng.random() < 0.2)
-        radius = 5.0 + 18.0 * size
+        radius = 6.0 + 17.0 * size
         stretch = rng.uniform(0.8, 1.25, 3)
         radii = radius * stretch / np.prod(stretch) ** (1 / 3)
         centre = _draw_centre(rng, radius)
@@ -74,8 +74,8 @@ class Lesion:
             satellite=second,
             rim_mm=0.0 if low_grade else float(rng.uniform(1.8, 2.2 + radius / 5)),
             reach_mm=float(rng.uniform(5, 26) * (0.4 + 0.6 * size)),
-            contrast=float(0.30 + 0.65 * visibility),
-            core_contrast=float(0.5 + 0.5 * visibility) if low_grade else 1.0,
+            contrast=float(0.42 + 0.55 * visibility),
+            core_contrast=float(0.6 + 0.4 * visibility) if low_grade else 1.0,
             fluid=float(rng.beta(0.9, 1.6)),
             ramp_mm=float(rng.uniform(1.5, 6.0)),
             rater_mm=float(rng.normal(0.2, 0.5)),
@@ -104,7 +104,8 @@ def grow(lesion: Lesion, brain: Brain) -> Growth:
     rim = core + _rim_thickness(lesion, points)
     spread = _oedema_distance(lesion, brain, core)
     core_share = np.float32(lesion.core_contrast) * inside(core, edge)
-    necrosis = core_share * inside(rim, edge)
+    # The rim lies within the core, so shares nest; without a rim nothing is left to enhance.
+    necrosis = np.float32(lesion.core_contrast) * inside(rim, edge)
     water = inside(spread, max(points.grid.edge_mm, lesion.ramp_mm))
     mottle = 1 + np.float32(0.18) * points.of(lesion.hand)
     oedema = np.clip(np.float32(lesion.contrast) * water * mottle, 0, 1) * (1 - core_share)
@@ -118,8 +119,9 @@ def _draw_labels(lesion: Lesion, brain: Brain, core: Array, rim: Array, spread: 
     labels = np.zeros(core.shape, np.uint8)
     labels[(spread < off) & (brain.csf < 0.5)] = OEDEMA
     in_core = core < np.float32(0.5) * off
-    labels[in_core] = ENHANCING
-    labels[in_core & (rim < 0)] = NECROSIS
+    labels[in_core] = NECROSIS
+    if lesion.rim_mm > 0:
+        labels[in_core & (rim >= 0)] = ENHANCING
     return labels
 
 

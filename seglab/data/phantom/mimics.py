@@ -39,7 +39,7 @@ class Mimics:
         count = int(rng.poisson(2.5))
         return cls(
             caps_mm=float(rng.gamma(2.0, 1.6)),
-            caps_strength=float(rng.uniform(0.3, 0.85)),
+            caps_strength=float(rng.uniform(0.3, 0.75)),
             spots=tuple(draw_spot(rng) for _ in range(count)),
             flow=float(rng.beta(1.2, 2.0)),
             patches=SmoothField.draw(rng, 9.0),
@@ -71,7 +71,7 @@ class Mimics:
         low = np.clip((62 - points.z) / np.float32(25), 0, 1)
         near_fluid = np.clip(1 - brain.depth / np.float32(5), 0, 1)
         patchy = np.clip(points.of(self.patches) - np.float32(0.3), 0, 1.2)
-        share: Array = np.float32(0.30 * self.flow) * low * near_fluid * patchy
+        share: Array = np.float32(0.24 * self.flow) * low * near_fluid * patchy
         return share
 
     def vessels(self, brain: Brain) -> Array:
@@ -94,5 +94,5 @@ def draw_spot(rng: np.random.Generator) -> Spot:
     return Spot(
         centre=(float(x), float(y), float(z)),
         radii=(float(radii[0]), float(radii[1]), float(radii[2])),
-        strength=float(rng.uniform(0.35, 0.9)),
+        strength=float(rng.uniform(0.35, 0.8)),
     )

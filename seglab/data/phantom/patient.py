@@ -9,7 +9,7 @@ import numpy as np
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.data.phantom.anatomy import Anatomy, Brain, Points, push_aside
-from seglab.data.phantom.grid import Array, Grid
+from seglab.data.phantom.grid import Array, Grid, Mask
 from seglab.data.phantom.lesions import Growth, Labels, Lesion, grow
 from seglab.data.phantom.mimics import Mimics, Spot
 from seglab.data.phantom.scanner import Scanner
@@ -90,7 +90,7 @@ def make_patient(
     if growth is not None:
         labels[grid.window][points.where] = growth.labels
         if plant == "shifted_truth":
-            shifted = _misalign(labels, grid, streams[5])
+            shifted = _misalign(labels, image[..., 0] > 0, grid, streams[5])
     return PhantomPatient(image, labels, _traits(patient, plant, recipe, points, labels, shifted))
 
 
@@ -136,9 +136,10 @@ def _plant(recipe: _Recipe, plant: Plant | None) -> _Recipe:
         faint = replace(lesion, contrast=0.15, core_contrast=0.15, rim_mm=0.0, fluid=0.2)
         return replace(recipe, lesion=faint)
     if plant in ("distractor", "distractor_only"):
-        x, y, z = lesion.centre
-        focus = Spot((-x, y, z), (10.0, 13.0, 10.0), strength=1.0)
-        kept = lesion if plant == "distractor" else None
+        x, y, _ = lesion.centre
+        opposite = (float(-np.copysign(34, x)), -0.6 * y, 92.0)
+        focus = Spot(opposite, (10.0, 13.0, 10.0), strength=1.0)
+        kept = replace(lesion, satellite=None) if plant == "distractor" else None
         return replace(recipe, lesion=kept, distractor=focus)
     if plant == "intensity":
         return replace(recipe, scanner=replace(recipe.scanner, hot_spot=7.0))
@@ -185,13 +186,13 @@ def _image(recipe: _Recipe, brain: Brain, growth: Growth | None, rng: np.random.
     return recipe.scanner.acquire(rng, brain.points, shares, mimics.inflow(brain))
 
 
-def _misalign(labels: Labels, grid: Grid, rng: np.random.Generator) -> tuple[int, ...]:
+def _misalign(labels: Labels, brain: Mask, grid: Grid, rng: np.random.Generator) -> tuple[int, ...]:
     """Shift the truth of every second tumour slice in place; return those slices."""
     shifted = np.flatnonzero(labels.any((1, 2)))[1::2]
     for index in shifted:
         angle, distance = rng.uniform((0, 10), (2 * np.pi, 15))
         by = np.rint(distance * np.array([np.cos(angle), np.sin(angle)]) / grid.voxel_mm[1])
-        labels[index] = np.roll(labels[index], by.astype(int), (0, 1))
+        labels[index] = np.roll(labels[index], by.astype(int), (0, 1)) * brain[index]
     return tuple(int(index) for index in shifted)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -138,14 +139,11 @@ def _existing(out: Path, wanted: Mapping[str, Any]) -> PhantomReport | None:
 def _write_volumes(
     folder: Path, jobs: list[tuple[int, int, int, int, Plant | None]], workers: int
 ) -> list[_Volume]:
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(workers or _cores(), len(jobs))
     if workers == 1:
-        bar = progress(jobs, "phantoms", unit="patient")
-        return [_write_one(folder, *job) for job in bar]
+        return [_write_one(folder, *job) for job in progress(jobs, "phantoms", unit="patient")]
     # Spawned, not forked: HDF5 and OpenCV do not survive a fork in a threaded parent.
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    )
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
     try:
         pending = [pool.submit(_write_one, folder, *job) for job in jobs]
         done = progress(as_completed(pending), "phantoms", total=len(pending), unit="patient")
@@ -153,6 +151,17 @@ def _write_volumes(
     finally:
         pool.shutdown(cancel_futures=True)
     return sorted(volumes, key=lambda volume: volume.traits.patient)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # absent on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def _write_one(
@@ -192,14 +201,31 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
     """A temporary sibling of ``out`` that takes its name when the block ends well."""
     folder = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in out.parent.glob(f".{out.name}.tmp-*"):
+            if _is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
         folder.mkdir(parents=True)
         yield folder
         # A rename onto an empty folder succeeds, onto any other fails.
         folder.rename(out)
     except OSError as error:
-        raise UserError(
-            f"cannot write the phantom set to {out}: {error.strerror or error}"
-        ) from error
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write the phantom set to {out}: {reason}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether the process that was filling ``folder`` is gone (or is this one)."""
+    pid = folder.name.rpartition("-")[2]
+    if not pid.isdigit() or os.name == "nt":  # there, signal 0 is not a mere question
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
