@@ -191,16 +191,24 @@ def image_identity(
     ]
     found = median_appearance(measured)
     slices = sum(not np.isnan(one.csf_brightness) for one in measured)
-    ok, reason = _judge_volume(found)
+    ok, reason = _judge(found, 0.0)
     return ImageIdentity(ok, reason, found.lesion_z, found.csf_brightness, slices)
 
 
-def _judge_volume(found: Appearance) -> tuple[bool, str]:
+def set_identity(volumes: Sequence[ImageIdentity]) -> ImageIdentity:
+    """Judge a set by the medians over its volumes: stricter than one volume can be judged."""
+    found = median_appearance([Appearance(v.lesion_z, v.csf_brightness) for v in volumes])
+    ok, reason = _judge(found, LESION_BRIGHT)
+    slices = sum(volume.slices for volume in volumes)
+    return ImageIdentity(ok, reason, found.lesion_z, found.csf_brightness, slices)
+
+
+def _judge(found: Appearance, lesion_limit: float) -> tuple[bool, str]:
     csf = f"CSF brightness {found.csf_brightness:+.2f} (FLAIR: below {CSF_BRIGHT:+.2f})"
-    lesion = f"tumour {found.lesion_z:+.1f} σ from the brain (FLAIR: above 0)"
+    lesion = f"tumour {found.lesion_z:+.1f} σ from the brain (FLAIR: above {lesion_limit:+.1f})"
     if found.csf_brightness > CSF_BRIGHT:
         return False, f"looks like T2, not FLAIR: {csf}"
-    if found.lesion_z < 0:
+    if found.lesion_z < lesion_limit:
         return False, f"looks like T1, not FLAIR: {lesion}"
     if np.isnan(found.csf_brightness):
         return True, "shows too little tissue to be judged"

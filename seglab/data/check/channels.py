@@ -47,6 +47,7 @@ class Identity:
     """Whether the chosen channel is FLAIR, and the evidence."""
 
     ok: bool
+    """False also where nothing could be measured: there is no evidence then."""
     channel: int
     reason: str
     """One line with the figure that decided."""
@@ -155,8 +156,11 @@ def _judge(channels: tuple[ChannelEvidence, ...], channel: int) -> tuple[bool, s
     if best and best.lesion_z - _or(chosen.lesion_z, best.lesion_z) > CLEARLY_BRIGHTER:
         words = f"{best.lesion_z:+.1f} σ against {chosen.lesion_z:+.1f} σ"
         return False, f"{what} is less like FLAIR than channel {best.channel}: its tumour {words}"
+    if math.isnan(chosen.csf_brightness):
+        return False, f"{what} shows too little tissue to be judged"
     if chosen.looks_like == "unknown":
-        return True, _unknown_words(chosen, what)
+        words = _csf_words(chosen, None)
+        return True, f"{what} is not T2: {words}; without tumour no more can be told"
     figures = f"tumour {chosen.lesion_z:+.1f} σ from the brain, {_csf_words(chosen, None)}"
     return True, f"{what} looks like FLAIR: {figures}"
 
@@ -168,12 +172,6 @@ def _csf_words(chosen: ChannelEvidence, best: ChannelEvidence | None) -> str:
         compare = f", on channel {best.channel} {best.csf_z:+.1f} σ" if best else ""
         words += f", CSF {chosen.csf_z:+.1f} σ from the brain{compare}"
     return words
-
-
-def _unknown_words(chosen: ChannelEvidence, what: str) -> str:
-    if math.isnan(chosen.csf_brightness):
-        return f"{what} shows too little tissue to be judged"
-    return f"{what} is not T2: {_csf_words(chosen, None)}; without tumour no more can be told"
 
 
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from seglab.data.check.probe import Probe, probe
 from seglab.data.duplicates import Fingerprint, fingerprint
 from seglab.data.sources import Patient, Source
 from seglab.data.sources.brats_nifti import BratsNifti
+from seglab.data.sources.files import MAX_SIDE_PX
 
 PROBES = 3
 """Slices of a patient on which the channels are compared."""
@@ -49,7 +50,7 @@ class Examined:
     fingerprint: Fingerprint | None
     probes: tuple[Probe, ...]
     example: tuple[Path, int, int] | None
-    """File, position in it, and tumour pixels of the slice with most tumour."""
+    """File, position in it, and richness of the slice that shows most of a tumour."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def _measure(
     chosen = stack.image[source.channel]
     mask = stack.planes.max(axis=0)
     tumour_px = mask.sum(axis=(1, 2), dtype=np.int64)
-    largest = int(tumour_px.argmax())
+    # First the slices that show most parts of a tumour, among them the one with most of it.
+    richness = stack.planes.any(axis=(2, 3)).sum(axis=0) * MAX_SIDE_PX**2 + tumour_px
+    richest = int(richness.argmax())
     flat = chosen.reshape(len(chosen), -1)
     return Examined(
         patient_id=patient.patient_id,
@@ -119,7 +122,7 @@ def _measure(
             )
             for index in _probed(tumour_px)
         ),
-        example=(*stack.places[largest], int(tumour_px[largest])),
+        example=(*stack.places[richest], int(richness[richest])),
     )
 
 

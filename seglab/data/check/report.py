@@ -28,7 +28,7 @@ class SharedPatient:
 
 @dataclass(frozen=True)
 class Example:
-    """The slice that shows most tumour, for a picture of the channels."""
+    """The slice that shows most of a tumour, for a picture of the channels."""
 
     patient_id: str
     path: Path
