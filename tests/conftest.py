@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from seglab.core.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +22,44 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent (set SEGLAB_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of nine small phantom patients in the Kaggle layout."""
+    from seglab.data.phantom import write_phantom
+
+    out = tmp_path_factory.mktemp("data") / "phantoms"
+    write_phantom(out, patients=9, size=64, slices=12, seed=3, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for caches that tests may share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small_config(phantoms: Path, shared_cache: Path) -> Callable[..., RunConfig]:
+    """Build the config of a run that takes a second; keyword arguments are laid over it."""
+    import seglab.studies.components  # noqa: F401
+    from seglab.core.documents import merge
+    from seglab.core.study import build_run
+
+    def build(**overrides: object) -> RunConfig:
+        document = {
+            "name": "small",
+            "data": {
+                "source": "brats-h5",
+                "root": str(phantoms),
+                "cache": str(shared_cache),
+                "image_size": 64,
+            },
+            "model": {"name": "unet", "base_channels": 4, "depth": 3},
+            "optim": {"lr": 0.01},
+            "train": {"epochs": 3, "batch_size": 8, "threads": 1, "device": "cpu"},
+        }
+        return build_run(merge(document, overrides))
+
+    return build

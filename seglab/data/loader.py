@@ -87,8 +87,11 @@ class TrainLoader:
 
     @property
     def batches(self) -> int:
-        """Batches of one epoch."""
-        return -(-self.samples // self.config.train.batch_size)
+        """Batches of one epoch; a last batch of one joins the one before it.
+
+        Networks that batch-normalise a 1×1 map (PSPNet, DeepLab) cannot train on one image.
+        """
+        return max(1, -(-(self.samples - 1) // self.config.train.batch_size))
 
     def draw(self, epoch: int) -> Rows:
         """Rows of one epoch, in order; the same for the same seed and epoch."""
@@ -109,10 +112,10 @@ class TrainLoader:
 
     def _epoch(self, epoch: int) -> Iterator[Batch]:
         order, size = self.draw(epoch), self.config.train.batch_size
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        for i in range(self.batches):
+            start = i * size
+            rows = order[start:] if i + 1 == self.batches else order[start : start + size]
             keys = range(epoch * self.samples + start, epoch * self.samples + start + len(rows))
-            # Reading in row order is kind to the page cache; the batch keeps its own order.
             images = gather(self.cache, rows, self.config.data.context)
             images, masks = self._augment(images, self.cache.masks(rows), keys)
             yield Batch(images, masks, rows)

@@ -69,7 +69,9 @@ def write_overlays(folder: Path, cases: Sequence[Case], config: RunConfig) -> No
     """Draw the best, median and worst patients, a sheet each."""
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {case.patient_id: case for case in cases}
-    chosen = best_median_worst([case.score for case in cases], config.evaluation.overlays)
+    # A small validation part is shared out, so that each sheet has somebody to show.
+    count = min(config.evaluation.overlays, -(-len(cases) // 3))
+    chosen = best_median_worst([case.score for case in cases], count)
     for label, names in chosen.items():
         if not names:
             continue

@@ -79,7 +79,7 @@ def test_overrides_nest_and_read_yaml() -> None:
 
 @pytest.mark.parametrize("argument", ["a", "=1", "a..b=1", ".a=1"])
 def test_an_override_without_key_or_value_is_named(argument: str) -> None:
-    with pytest.raises(UserError, match="key.sub=value"):
+    with pytest.raises(UserError, match=r"key\.sub=value"):
         parse_overrides([argument])
 
 
@@ -110,7 +110,7 @@ def test_any_text_is_data_or_a_user_error(text: str) -> None:
     try:
         parse_yaml(text, "x")
     except UserError as error:
-        assert str(error).startswith("x")
+        assert str(error).startswith("x")  # noqa: PT017
 
 
 def test_nesting_a_path() -> None:

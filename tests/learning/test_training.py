@@ -1,0 +1,165 @@
+"""Training: repeatable, resumable to the bit, honest about a loss that is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import TrainingDiverged, UserError
+from seglab.core.registry import LOSSES
+from seglab.learning.device import choose_compute
+from seglab.learning.training import BEST, LAST, EpochResult, Trainer, fit
+from seglab.studies.data import StudyData, open_data
+
+Build = Callable[..., RunConfig]
+
+
+def trainer_of(config: RunConfig) -> tuple[Trainer, StudyData]:
+    data = open_data(config)
+    return Trainer(config, data.cache, data.split.train, choose_compute(config.train)), data
+
+
+def figures(results: list[EpochResult]) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in result.metrics.items() if not key.startswith("time/")}
+        for result in results
+    ]
+
+
+def train(config: RunConfig, folder: Path | None = None, epochs: int = 99) -> tuple[Trainer, list]:
+    trainer, data = trainer_of(config)
+    if folder is not None:
+        trainer.resume(folder)
+    results = []
+    for result in fit(trainer, data.split.val):
+        results.append(result)
+        if folder is not None:
+            trainer.save(folder, is_best=result.is_best)
+        if len(results) == epochs:
+            break
+    return trainer, results
+
+
+def same_weights(a: Trainer, b: Trainer) -> bool:
+    pairs = zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_the_same_seed_gives_the_same_run(small_config: Build) -> None:
+    config = small_config()
+    (first, results), (second, again) = train(config), train(config)
+    assert figures(results) == figures(again)
+    assert same_weights(first, second)
+    assert figures(train(small_config(seed=1))[1]) != figures(results)
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine", "one_cycle", "constant"])
+def test_a_resumed_run_ends_as_an_unbroken_one(
+    small_config: Build, tmp_path: Path, schedule: str
+) -> None:
+    block = {"name": schedule, "patience": 0}
+    config = small_config(schedule=block, train={"patience": 3, "epochs": 4})
+    whole, results = train(config)
+    train(config, tmp_path, epochs=1)
+    train(config, tmp_path, epochs=2)
+    resumed, last = train(config, tmp_path)
+    assert figures(last) == figures(results)[-len(last) :]
+    assert len(last) == 1
+    assert same_weights(whole, resumed)
+    without_time = [
+        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in t.progress.history]
+        for t in (whole, resumed)
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def test_training_learns(small_config: Build) -> None:
+    _, results = train(small_config(train={"epochs": 12}))
+    assert results[-1].metrics["train/loss"] < 0.6 * results[0].metrics["train/loss"]
+    assert max(r.metrics["val/dice"] for r in results) > 0.3
+
+
+def test_early_stopping_waits_for_patience_and_no_longer(small_config: Build) -> None:
+    # No epoch can be better by 2: the first counts as best, then patience runs out.
+    _, results = train(small_config(train={"epochs": 9, "patience": 2, "min_delta": 2.0}))
+    assert [r.is_last for r in results] == [False, False, True]
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(small_config: Build, tmp_path: Path) -> None:
+    config = small_config(train={"epochs": 5})
+    trainer, data = trainer_of(config)
+    best = {}
+    for result in fit(trainer, data.split.val):
+        trainer.save(tmp_path, is_best=result.is_best)
+        if result.is_best:
+            best = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    trainer.load_best(tmp_path)
+    assert all(torch.equal(v, best[k]) for k, v in trainer.network.state_dict().items())
+    dices = [row["val/dice"] for row in trainer.progress.history]
+    assert trainer.progress.best_epoch == 1 + dices.index(max(dices))
+
+
+def test_seconds_can_be_the_budget(small_config: Build) -> None:
+    _, results = train(small_config(train={"epochs": 500, "max_seconds": 0.01}))
+    assert len(results) == 1
+    assert results[0].is_last
+
+
+def test_a_loss_that_is_no_number_names_step_and_patients(small_config: Build) -> None:
+    if "explodes" not in LOSSES:
+
+        @LOSSES.register("explodes")
+        def explodes(*, after: int = 1) -> Callable[..., torch.Tensor]:
+            """Is infinite after some steps."""
+            steps = iter(range(10**6))
+
+            def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+                return logits.mean() * (float("inf") if next(steps) >= after else 1.0)
+
+            return loss
+
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2, in a batch of BraTS20_Training"):
+        train(small_config(loss={"name": "explodes"}))
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_a_damaged_checkpoint_is_named(small_config: Build, tmp_path: Path, name: str) -> None:
+    trainer, _ = trainer_of(small_config())
+    trainer.save(tmp_path, is_best=True)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=name):
+        trainer.resume(tmp_path) if name == LAST else trainer.load_best(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(small_config: Build, tmp_path: Path) -> None:
+    trainer, _ = trainer_of(small_config())
+    trainer.save(tmp_path, is_best=True)
+    other, _ = trainer_of(small_config(model={"base_channels": 8}))
+    with pytest.raises(UserError, match="another network"):
+        other.load_best(tmp_path)
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path, small_config: Build) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    (tmp_path / LAST).write_bytes(pickle.dumps(Evil()))
+    trainer, _ = trainer_of(small_config())
+    with pytest.raises(UserError, match=LAST):
+        trainer.resume(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_absent_gpu_is_refused(small_config: Build) -> None:
+    if torch.cuda.device_count() > 7:
+        pytest.skip("this machine has it")
+    with pytest.raises(UserError, match=r"train\.device: cuda:7"):
+        choose_compute(small_config(train={"device": "cuda:7"}).train)
