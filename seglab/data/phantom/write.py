@@ -27,6 +27,9 @@ RECORD = "phantom.json"
 GENERATOR = 1
 """Raised whenever the same parameters would give other files."""
 
+Job = tuple[int, int, int, int, Plant | None]
+"""Seed, patient, size, slices and plant: what ``make_patient`` takes."""
+
 
 @dataclass(frozen=True)
 class PhantomReport:
@@ -87,14 +90,8 @@ def write_phantom(
     found = _existing(out, wanted)
     if found is not None:
         return found
-    started = time.perf_counter()
     jobs = [(seed, n, size, slices, plants.get(n)) for n in range(1, patients + 1)]
-    with _all_or_nothing(out) as folder:
-        (folder / CONTENT).mkdir(parents=True)
-        volumes = _write_volumes(folder / CONTENT, jobs, workers)
-        _write_record(folder, wanted, volumes)
-    seconds = time.perf_counter() - started
-    return _report(out, json.loads((out / RECORD).read_text()), seconds, reused=False)
+    return _write_set(out, wanted, jobs, workers)
 
 
 def _check(
@@ -136,9 +133,18 @@ def _existing(out: Path, wanted: Mapping[str, Any]) -> PhantomReport | None:
     return report
 
 
-def _write_volumes(
-    folder: Path, jobs: list[tuple[int, int, int, int, Plant | None]], workers: int
-) -> list[_Volume]:
+def _write_set(
+    out: Path, wanted: Mapping[str, Any], jobs: list[Job], workers: int
+) -> PhantomReport:
+    started = time.perf_counter()
+    with _all_or_nothing(out) as folder:
+        (folder / CONTENT).mkdir(parents=True)
+        volumes = _write_volumes(folder / CONTENT, jobs, workers)
+        record = _write_record(folder, wanted, volumes)
+    return _report(out, record, time.perf_counter() - started, reused=False)
+
+
+def _write_volumes(folder: Path, jobs: list[Job], workers: int) -> list[_Volume]:
     workers = min(workers or _cores(), len(jobs))
     if workers == 1:
         return [_write_one(folder, *job) for job in progress(jobs, "phantoms", unit="patient")]
@@ -171,7 +177,9 @@ def _write_one(
     return _Volume(patient.traits, write_volume(folder, number, patient.image, patient.labels))
 
 
-def _write_record(folder: Path, wanted: Mapping[str, Any], volumes: list[_Volume]) -> None:
+def _write_record(
+    folder: Path, wanted: Mapping[str, Any], volumes: list[_Volume]
+) -> Mapping[str, Any]:
     rows = [row for volume in volumes for row in volume.rows]
     write_tables(folder, rows, [(v.traits.patient, v.traits.grade) for v in volumes])
     record = {
@@ -181,6 +189,7 @@ def _write_record(folder: Path, wanted: Mapping[str, Any], volumes: list[_Volume
         "traits": [asdict(volume.traits) for volume in volumes],
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def _report(out: Path, record: Mapping[str, Any], seconds: float, *, reused: bool) -> PhantomReport:
