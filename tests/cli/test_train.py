@@ -1,0 +1,257 @@
+"""``run_experiment.py``: one run end to end, its twin, its death, its mistakes."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from seglab.cli.train import main
+from seglab.tracking import RunInfo, open_store
+
+Start = Callable[..., "subprocess.Popen[str]"]
+SCRIPT = "run_experiment.py"
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def runs() -> list[RunInfo]:
+    return open_store().find_runs()
+
+
+def lasting(metrics: dict[str, float]) -> dict[str, float]:
+    """The figures that must repeat; seconds and megabytes do not."""
+    moving = ("time/", "cost/train_seconds", "cost/images_per_second", "cost/peak")
+    return {key: value for key, value in metrics.items() if not key.startswith(moving)}
+
+
+def test_a_run_leaves_what_the_design_promises(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_json(capsys, str(tiny))
+    (run,) = runs()
+    assert first["parent_run_id"] is None
+    assert first["runs"][0]["run_id"] == run.run_id
+    assert first["runs"][0]["val/dice"] == run.metrics["val/dice"]
+    assert run.status == "FINISHED"
+    names = {"kind", "arm", "seed", "config_hash", "data_hash", "split_hash", "device", "precision"}
+    assert {f"seglab.{name}" for name in names} <= run.tags.keys()
+    assert {
+        "cost/parameters_m",
+        "cost/gflops_per_image",
+        "val/hd95_mm",
+        "val/dice_slice_empty1",
+    } <= (run.metrics.keys())
+    folder = Path("mlruns/artifacts/tiny") / run.run_id / "artifacts"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    wanted = {"config.yaml", "split.json", "patients_val.csv", "curves.png"}
+    assert wanted | {"checkpoints/best.safetensors", "overlays/worst.png"} <= files
+    assert not list(Path("mlruns/state").glob("*"))
+
+    again = run_json(capsys, str(tiny))
+    assert again["runs"][0]["run_id"] == run.run_id, "a finished twin is reported"
+    shutil.copy(folder / "config.yaml", "copy.yaml")
+    copied = run_json(capsys, "copy.yaml")
+    assert copied["runs"][0]["run_id"] == run.run_id, "the logged config is a runnable file"
+    fresh = run_json(capsys, str(tiny), "--fresh")
+    assert fresh["runs"][0]["run_id"] != run.run_id
+    same = [lasting(one.metrics) for one in runs()]
+    assert same[0] == same[1]
+
+
+def test_a_dry_run_plans_and_leaves_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = run_json(capsys, str(tiny), "--dry-run", "seeds=[0, 1]")
+    assert plan["seeds"] == [0, 1]
+    assert plan["arms"][0]["parameters_m"] > 0
+    assert not Path("mlruns").exists()
+
+
+def test_a_diverged_run_is_failed_with_the_reason(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tiny), "optim.lr=10", "optim.name=sgd", "optim.grad_clip=null"]) == 2
+    (run,) = runs()
+    assert run.status == "FAILED"
+    assert "BraTS20_Training" in run.tags["seglab.error"]
+    assert "step" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+    tiny: Path, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed = run_json(capsys, str(tiny), "name=undisturbed", "train.epochs=6")
+    reference = open_store().get_run(undisturbed["runs"][0]["run_id"])
+    moments = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = start(SCRIPT, str(tiny), "train.epochs=6")
+        try:
+            process.wait(timeout=moments.uniform(1, 12))
+            break  # it was faster than the axe
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    run_json(capsys, str(tiny), "train.epochs=6")
+    found = open_store().find_runs("tiny")
+    assert len([run for run in found if run.status == "FINISHED"]) == 1
+    assert len(found) == 1
+    assert lasting(found[0].metrics) == lasting(reference.metrics)
+    for key in ("train/loss", "val/dice"):
+        store = open_store()
+        ours, theirs = (store.metric_history(r.run_id, key) for r in (found[0], reference))
+        assert ours == theirs, f"{key} is logged once a step"
+    print(f"{kills} kills survived")
+
+
+@pytest.mark.slow
+def test_eight_at_once_on_an_empty_folder(tiny: Path, start: Start) -> None:
+    processes = [start(SCRIPT, str(tiny), "train.epochs=1") for _ in range(8)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, outputs
+    finished = [run for run in runs() if run.status == "FINISHED"]
+    assert len(finished) == len(runs())
+    assert len({run.metrics["val/dice"] for run in finished}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_politely_it_says_so_and_goes_on_later(
+    tiny: Path, start: Start, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    process = start(SCRIPT, str(tiny), "train.epochs=200")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch   2/" in line:
+            break
+    process.send_signal(number)
+    assert process.wait() == 130
+    (run,) = runs()
+    assert run.status == "KILLED"
+    assert "seglab.interrupted" in run.tags
+    done = len(open_store().metric_history(run.run_id, "val/dice"))
+    process = start(SCRIPT, str(tiny), "train.epochs=200")
+    for line in process.stderr or ():
+        if "epoch" in line:
+            assert int(line.split("epoch")[1].split("/")[0]) in {done, done + 1}
+            break
+    process.kill()
+    process.wait()
+
+
+BAD = [
+    (["data.root=nowhere"], "nowhere"),
+    (["data.root=empty"], "empty"),
+    (["trian.epochs=1"], "did you mean 'train'"),
+    (["train.epochs=soon"], "train.epochs"),
+    (["train.epochs=0"], "train.epochs"),
+    (["model.name=unett"], "did you mean 'unet'"),
+    (["loss.name=dicee"], "did you mean 'dice'"),
+    (["augment.name=flipps"], "did you mean 'flips'"),
+    (["data.source=brats"], "brats-h5"),
+    (["data.image_size=63", "data.crop=none"], "image_size"),
+    (["data.channel=4"], "data.channel"),
+    (["data.patients=2"], "data.patients"),
+    (["train.device=cuda:7"], "cuda:7"),
+    (["split.fractions=[1, 1, 1]"], "fractions"),
+    (["nonsense"], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD, ids=lambda value: str(value)[:40])
+def test_a_mistake_costs_one_line(
+    tiny: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    Path("empty").mkdir()
+    assert main([str(tiny), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert named in captured.err
+    assert captured.out == ""
+    assert not Path("mlruns").exists() or not runs()
+
+
+def test_a_missing_file_is_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["missing.yaml"]) == 2
+    assert "missing.yaml" in capsys.readouterr().err
+
+
+def test_an_unreachable_server_is_named(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert main([str(tiny)]) == 2
+    assert "127.0.0.1:9" in capsys.readouterr().err
+
+
+def copy_of(phantoms: Path) -> Path:
+    shutil.copytree(phantoms, "copy")
+    return next(Path("copy").rglob("volume_4_slice_5.h5"))
+
+
+def rewrite(path: Path, **arrays: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+
+
+IMAGE, MASK = np.zeros((64, 64, 4)), np.zeros((64, 64, 3), np.uint8)
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:900]),
+    "no mask": lambda path: rewrite(path, image=IMAGE),
+    "mask of another shape": lambda path: rewrite(path, image=IMAGE, mask=MASK[:32]),
+    "NaN": lambda path: rewrite(path, image=np.full_like(IMAGE, np.nan), mask=MASK),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_bad_file_is_named_and_may_be_skipped(
+    tiny: Path, phantoms: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    path = copy_of(phantoms)
+    DAMAGE[damage](path)
+    given = [str(tiny), "data.root=copy", "data.cache=cache"]
+    assert main(given) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert path.name in captured.err
+    assert not list(Path("cache").rglob("index.json")), "no half cache"
+    plan = run_json(capsys, *given, "data.on_bad_file=skip", "--dry-run")
+    assert sum(plan["patients"].values()) == 8
+
+
+def test_a_cache_whose_bytes_were_changed_is_refused(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_json(capsys, str(tiny), "data.cache=cache", "--dry-run")
+    (images,) = Path("cache").rglob("images*")
+    data = bytearray(images.read_bytes())
+    data[len(data) // 2] ^= 1
+    time.sleep(0.01)
+    images.write_bytes(data)
+    assert main([str(tiny), "data.cache=cache"]) == 2
+    assert images.name in capsys.readouterr().err
+
+
+def test_the_logged_config_is_yaml_with_its_command_on_top(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_json(capsys, str(tiny), "train.epochs=1")
+    (path,) = Path("mlruns").rglob("config.yaml")
+    assert path.read_text().startswith("# python run_experiment.py")
+    assert yaml.safe_load(path.read_text())["train"]["epochs"] == 1
