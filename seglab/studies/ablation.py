@@ -1,14 +1,32 @@
-"""Arms × seeds under one parent run, each child trained once and compared at the end."""
+"""Arms × seeds × folds under one parent run, each child trained once and compared at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
 from seglab.core.study import Study
+from seglab.studies.budget import with_budget
+from seglab.studies.children import (
+    ARM_HASH,
+    ARMS,
+    BASELINE,
+    BUDGET,
+    FOLD,
+    SUFFIX,
+    TUNED,
+    arm_hash,
+)
 from seglab.studies.data import StudyData, open_data
-from seglab.studies.experiment import FINISHED, Outcome, Plan, train_one, try_one
+from seglab.studies.experiment import FAILED, FINISHED, Outcome, Plan, train_one, try_one
+from seglab.studies.report import report_ablation
+from seglab.studies.tuning import apply_values, tune_arms, tuning_trials
 from seglab.tracking import RunLog, Store, environment_tags, resume_run, start_run
 
 
@@ -40,32 +58,57 @@ def run_study(study: Study, store: Store, *, fresh: bool = False) -> StudyOutcom
     Raises:
         UserError: the data cannot be used, or the only run failed.
     """
-    if study.is_ablation:
+    study = with_budget(study)
+    if study.is_ablation or len(folds(study)) > 1:
         return _run_ablation(study, store, fresh=fresh)
     (arm,) = study.arms
     outcome = train_one(Plan(study.with_seed(arm, study.seeds[0]), arm), store, fresh=fresh)
     return StudyOutcome(study.name, None, [outcome])
 
 
+def folds(study: Study) -> tuple[int, ...]:
+    """Folds that are run: all of ``split.folds``, unless the file names one in ``split.fold``."""
+    split = study.run.split
+    if split.folds is None or "fold" in (study.document.get("split") or {}):
+        return (split.fold,)
+    return tuple(range(split.folds))
+
+
 def _run_ablation(study: Study, store: Store, *, fresh: bool) -> StudyOutcome:
+    tuning_trials(study, "")  # refuses a space that an arm does not fit before anything starts
     data = _Shared()
-    parent = open_parent(study, store, data.of(study, next(iter(study.arms))), fresh=fresh)
-    with parent:
-        runs = []
-        for plan in child_plans(study, parent.run_id):
-            runs.append(try_one(plan, store, data.of(study, plan.arm), fresh=fresh))
+    # The baseline's data names the parent: it stays when arms are added or moved.
+    base = study.baseline or next(iter(study.arms))
+    with open_parent(study, store, data.of(study.arms[base]), fresh=fresh) as parent:
+        hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
+        parent.tags(_parent_tags(study, hashes))
+
+        def run(plan: Plan) -> Outcome:
+            try:
+                opened = data.of(plan.config)
+            except UserError as error:  # an arm's own data block must not end the others
+                print(f"{plan.run_name} failed: {error}", file=sys.stderr)
+                return Outcome("", plan.arm, plan.config.seed, FAILED, {}, error=str(error))
+            return try_one(plan, store, opened, fresh=fresh)
+
+        study = _with_tuned(study, tune_arms(study, parent.run_id, run), parent)
+        runs: list[Outcome] = []
+        for plan in child_plans(study, hashes, parent.run_id):
+            runs.append(run(plan))
             log_progress(parent, runs)
-        return StudyOutcome(study.name, parent.run_id, runs)
+        report = _report(store, parent, runs)
+        if not any(outcome.status == FINISHED for outcome in runs):
+            parent.fail("no arm finished")
+        return StudyOutcome(study.name, parent.run_id, runs, report)
 
 
 class _Shared:
-    """Opens the cache of each distinct ``data`` block once."""
+    """Opens the cache of each distinct ``data`` and ``split`` block once."""
 
     def __init__(self) -> None:
         self._opened: dict[str, StudyData] = {}
 
-    def of(self, study: Study, arm: str) -> StudyData:
-        config = study.arms[arm]
+    def of(self, config: RunConfig) -> StudyData:
         key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
         if key not in self._opened:
             self._opened[key] = open_data(config)
@@ -75,10 +118,12 @@ class _Shared:
 def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> RunLog:
     """Find the parent run of this ablation, on the same data and code, or start one.
 
-    Arms may be added to an ablation later: they join the same parent.
+    Arms and seeds may be added to an ablation later: they join the same parent.
+    What all arms share may not change, or they would no longer differ in one thing only.
     """
     identity = {
         "seglab.kind": "ablation",
+        "seglab.config_hash": shared_hash(study),
         "seglab.split_hash": data.split.hash,
         "seglab.data_hash": data.cache.data_hash,
         "seglab.code_hash": environment_tags()["seglab.code_hash"],
@@ -86,19 +131,52 @@ def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> 
     for run in [] if fresh else store.find_runs(study.name, identity):
         if not store.in_use(run.run_id):
             return resume_run(store, run.run_id)
-    return start_run(
-        store, study.name, f"{study.name} · ablation", {**environment_tags(), **identity}
-    )
+    return start_run(store, study.name, f"{study.name}{SUFFIX}", {**environment_tags(), **identity})
 
 
-def child_plans(study: Study, parent_run_id: str) -> Iterator[Plan]:
-    """Every run of the ablation: all arms with the first seed, then all with the next.
+def shared_hash(study: Study) -> str:
+    """Hash of what all arms have in common: the config beneath them, budget and tuning."""
+    parts = [
+        arm_hash(study.run),
+        study.budget.model_dump_json(),
+        study.tune.model_dump_json() if study.tune else "",
+        str(folds(study)),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _parent_tags(study: Study, hashes: Mapping[str, str]) -> dict[str, str]:
+    return {
+        ARMS: json.dumps(hashes),
+        BASELINE: study.baseline or next(iter(study.arms)),
+        BUDGET: study.budget.per,
+    }
+
+
+def _with_tuned(study: Study, chosen: Mapping[str, Any], parent: RunLog) -> Study:
+    if not chosen:
+        return study
+    parent.tags({TUNED: json.dumps(chosen)})
+    arms = {
+        arm: apply_values(config, arm, chosen[arm]).model_copy(update={"seed": config.seed})
+        for arm, config in study.arms.items()
+    }
+    return replace(study, arms=arms)
+
+
+def child_plans(study: Study, hashes: Mapping[str, str], parent_run_id: str) -> Iterator[Plan]:
+    """Every run of the ablation: all arms with the first seed and fold, then with the next.
 
     In this order an ablation that is stopped early still compares every arm.
     """
     for seed in study.seeds:
-        for arm in study.arms:
-            yield Plan(study.with_seed(arm, seed), arm, parent_run_id=parent_run_id)
+        for fold in folds(study):
+            for arm in study.arms:
+                config = study.with_seed(arm, seed)
+                split = config.split.model_copy(update={"fold": fold})
+                tags = {ARM_HASH: hashes[arm], FOLD: str(fold)}
+                plan = config.model_copy(update={"split": split})
+                yield Plan(plan, arm, parent_run_id=parent_run_id, tags=tags)
 
 
 def log_progress(parent: RunLog, runs: Sequence[Outcome]) -> None:
@@ -107,3 +185,14 @@ def log_progress(parent: RunLog, runs: Sequence[Outcome]) -> None:
     parent.metrics(
         {"progress/finished": finished, "progress/failed": len(runs) - finished}, step=len(runs)
     )
+
+
+def _report(store: Store, parent: RunLog, runs: Sequence[Outcome]) -> str | None:
+    """Compare and report; runs that cannot be compared are still trained and logged."""
+    try:
+        written = report_ablation(store, store.get_run(parent.run_id), log=parent)
+    except UserError as error:
+        print(f"no report: {error}", file=sys.stderr)
+        return None
+    print(written.text, file=sys.stderr)
+    return str(written.folder / "report.html")

@@ -1,0 +1,254 @@
+"""Figures of a comparison of arms: differences, patients, cost, and the way they learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RGB,
+    SKY_BLUE,
+    VERMILLION,
+    new_figure,
+    tidy,
+    unit,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 11.5
+"""Inches; a report of 1280 pixels shows the text at its size."""
+ROW: Final = 0.42
+VERDICT_COLOURS: Final[Mapping[str, RGB]] = {
+    "better": GREEN,
+    "worse": VERMILLION,
+    "equivalent": BLUE,
+    "undecided": GREY,
+    "not ranked": GREY,
+}
+ARM_COLOURS: Final = (BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE)
+MARKERS: Final = "osD^vP"
+SIZE_COLOURS: Final[Mapping[str, RGB]] = {"small": SKY_BLUE, "medium": BLUE, "large": BLACK}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm against the baseline."""
+
+    arm: str
+    diff: float
+    low: float
+    high: float
+    verdict: str
+    by_patient: Sequence[float]
+    """Arm minus baseline of every patient, seeds averaged."""
+
+
+@dataclass(frozen=True)
+class Costed:
+    """One arm: its quality and what that costs."""
+
+    arm: str
+    mean: float
+    low: float
+    high: float
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ArmCurves:
+    """Validation Dice of an arm over the epochs, a curve a run."""
+
+    arm: str
+    curves: Sequence[Sequence[tuple[int, float]]]
+    """(epoch from 1, Dice) of each run."""
+
+
+def plain(text: str) -> str:
+    """Keep Matplotlib from reading dollar signs in a name as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def arm_style(number: int) -> tuple[tuple[float, float, float], str]:
+    """Colour and marker of the arm at this place, the same in every figure; the baseline's is 0."""
+    colour = ARM_COLOURS[number % len(ARM_COLOURS)]
+    return unit(colour), MARKERS[(number // len(ARM_COLOURS) + number) % len(MARKERS)]
+
+
+def forest(rows: Sequence[Difference], baseline: str, margin: float, confidence: float) -> Figure:
+    """Draw each arm's mean difference to the baseline with its interval and verdict."""
+    figure = new_figure(WIDTH, 1.5 + ROW * len(rows))
+    axes = figure.subplots()
+    _zero_and_margin(axes, margin)
+    for place, row in enumerate(rows):
+        colour = unit(VERDICT_COLOURS.get(row.verdict, GREY))
+        if np.isfinite([row.low, row.high]).all():
+            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4)
+        axes.plot(row.diff, place, "o", color=colour, markersize=8)
+        text = f"{row.diff:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]   {row.verdict}"
+        axes.text(
+            1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=colour
+        )
+    _arm_rows(axes, [row.arm for row in rows])
+    axes.set_xlim(*_limits([value for r in rows for value in (r.low, r.high, r.diff)], margin))
+    tidy(
+        axes,
+        x=f"difference in patient Dice to {plain(baseline)}, {confidence:.0%} interval "
+        f"(shaded: ±{margin:g}, too small to matter)",
+        y="",
+    )
+    return figure
+
+
+def patient_swarm(
+    rows: Sequence[Difference], sizes: Sequence[str], baseline: str, margin: float
+) -> Figure:
+    """Draw every patient's difference to the baseline, a row an arm.
+
+    Args:
+        rows: arms, each with a difference for every patient.
+        sizes: ``small``, ``medium`` or ``large`` for each patient, in the same order.
+        baseline: its name.
+        margin: difference too small to matter.
+    """
+    figure = new_figure(WIDTH, 1.7 + 1.6 * ROW * len(rows))
+    axes = figure.subplots()
+    _zero_and_margin(axes, margin)
+    sizes_array = np.array(sizes)
+    for place, row in enumerate(rows):
+        values = np.array(row.by_patient)
+        heights = place + swarm_offsets(values)
+        for size, colour in SIZE_COLOURS.items():
+            mine = sizes_array == size
+            label = f"{size} tumour" if place == 0 and mine.any() else None
+            axes.scatter(
+                values[mine], heights[mine], s=20, color=unit(colour), alpha=0.75, label=label
+            )
+        axes.plot([row.diff] * 2, [place - 0.42, place + 0.42], color=unit(VERMILLION), linewidth=2)
+    _arm_rows(axes, [row.arm for row in rows])
+    axes.plot([], [], color=unit(VERMILLION), linewidth=2, label="mean")
+    figure.legend(loc="outside upper right", ncols=4, frameon=False)
+    tidy(axes, x=f"difference in Dice to {plain(baseline)}, one point a patient", y="")
+    return figure
+
+
+def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[np.float64]:
+    """Spread points that lie close together: (n,) offsets in [-width, width].
+
+    Points of one of 40 bins are placed about the middle, in turn above and below.
+    """
+    offsets = np.zeros(len(values))
+    span = np.ptp(values) if len(values) else 0.0
+    bins = np.floor((values - values.min(initial=0.0)) / (span / 40 if span else 1.0))
+    largest = max((np.count_nonzero(bins == b) for b in np.unique(bins)), default=1)
+    step = min(0.09, 2 * width / max(largest, 1))
+    for number in np.unique(bins):
+        members = np.flatnonzero(bins == number)
+        turns = np.arange(len(members))
+        offsets[members] = np.where(turns % 2, 1, -1) * np.ceil(turns / 2) * step
+    return offsets
+
+
+def pareto(points: Sequence[Costed], costs: Mapping[str, str]) -> Figure:
+    """Draw Dice against each cost, with the arms that no other beats on both joined.
+
+    Args:
+        points: the baseline first.
+        costs: key of ``Costed.costs`` to its label, at least one.
+    """
+    figure = new_figure(WIDTH, 4.4)
+    panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
+    for axes, (key, label) in zip(panels, costs.items(), strict=True):
+        for number, point in enumerate(points):
+            colour, marker = arm_style(number)
+            x = point.costs[key]
+            if np.isfinite([point.low, point.high]).all():
+                axes.plot([x, x], [point.low, point.high], color=colour, alpha=0.35, zorder=1)
+            axes.plot(x, point.mean, marker, color=colour, markersize=8, zorder=3)
+        front = pareto_front([(point.costs[key], point.mean) for point in points])
+        axes.step(*zip(*front, strict=True), where="post", color="0.6", linestyle="--", zorder=2)
+        tidy(axes, x=label, y="patient Dice" if axes is panels[0] else "")
+        axes.set_xlim(left=0)
+    _arm_legend(figure, [point.arm for point in points])
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Keep the (cost, quality) points that no other has for less, in ascending cost."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
+def arms_learning(arms: Sequence[ArmCurves]) -> Figure:
+    """Draw validation Dice over epochs: a thin line a run, a thick one for the arm's mean.
+
+    Args:
+        arms: the baseline first; runs may differ in their number of epochs.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(WIDTH, 4.4)
+    axes = figure.subplots()
+    for number, arm in enumerate(arms):
+        colour, marker = arm_style(number)
+        for curve in arm.curves:
+            axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=1)
+        epochs, means = mean_curve(arm.curves)
+        axes.plot(epochs, means, color=colour, marker=marker, markersize=4, linewidth=2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    tidy(axes, x="epoch", y="validation Dice")
+    _arm_legend(figure, [arm.arm for arm in arms])
+    return figure
+
+
+def mean_curve(
+    curves: Sequence[Sequence[tuple[int, float]]],
+) -> tuple[list[int], list[float]]:
+    """Average curves over the epochs that all of them have."""
+    by_run = [dict(curve) for curve in curves]
+    epochs = sorted(set.intersection(*(set(run) for run in by_run))) if by_run else []
+    return epochs, [float(np.mean([run[epoch] for run in by_run])) for epoch in epochs]
+
+
+def _zero_and_margin(axes: Axes, margin: float) -> None:
+    axes.axvspan(-margin, margin, color="0.93", zorder=0)
+    axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+
+
+def _arm_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
+    finite = [value for value in values if np.isfinite(value)]
+    low, high = min([*finite, -margin]), max([*finite, margin])
+    room = 0.06 * (high - low)
+    return low - room, high + room
+
+
+def _arm_legend(figure: Figure, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for number in range(len(names)):
+        colour, marker = arm_style(number)
+        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.5))
+    # A leading underscore would hide the entry.
+    labels = [f" {plain(name)}" for name in names]
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)

@@ -1,0 +1,103 @@
+"""Equal budgets: what every run of an ablation is given, and what each arm spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from seglab.core.config import RunConfig
+from seglab.core.study import Study
+
+Unit = Literal["samples", "seconds"]
+TOLERANCE = 0.10
+"""Arms whose budgets differ by more than this share are not ranked."""
+MANY_EPOCHS = 1000
+METRIC: Mapping[str, str] = {"samples": "cost/images", "seconds": "cost/train_seconds"}
+
+
+def with_budget(study: Study) -> Study:
+    """Give every run the study's seconds, if it has such a budget.
+
+    The epochs are set out of reach, and the warm-up keeps its share of the training.
+    """
+    seconds = study.budget.seconds
+    if seconds is None:
+        return study
+    arms = {arm: _for_seconds(config, seconds) for arm, config in study.arms.items()}
+    return replace(study, run=_for_seconds(study.run, seconds), arms=arms)
+
+
+def _for_seconds(config: RunConfig, seconds: float) -> RunConfig:
+    train, schedule = config.train, config.schedule
+    warmup = schedule.warmup_epochs / train.epochs * MANY_EPOCHS
+    return config.model_copy(
+        update={
+            "train": train.model_copy(update={"epochs": MANY_EPOCHS, "max_seconds": seconds}),
+            "schedule": schedule.model_copy(update={"warmup_epochs": warmup}),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one arm was given; means over its finished runs, totals over its tuning."""
+
+    arm: str
+    runs: int
+    images: float
+    """Samples of a run."""
+    train_seconds: float
+    """Of a run."""
+    trials: int = 0
+    """Tuning trials that were made, failed ones included."""
+    trial_images: float = 0.0
+    """Samples of all tuning trials together."""
+    trial_seconds: float = 0.0
+
+    def per_run(self, unit: Unit) -> float:
+        """The budget that was declared: samples or training seconds of a run."""
+        return self.images if unit == "samples" else self.train_seconds
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What all arms spent, and which of them may be held against each other."""
+
+    unit: Unit
+    arms: Sequence[Spent]
+
+    def differs(self, arm: str, other: str) -> bool:
+        """Whether two arms were given budgets too different to rank one above the other."""
+        a, b = self._of(arm), self._of(other)
+        low, high = sorted((a.per_run(self.unit), b.per_run(self.unit)))
+        return a.trials != b.trials or high > low * (1 + TOLERANCE)
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether every arm may be ranked against every other."""
+        names = [spent.arm for spent in self.arms]
+        return not any(self.differs(a, b) for a in names for b in names)
+
+    def refusal(self) -> str | None:
+        """Say why arms are not ranked; None where they may be."""
+        if self.all_equal:
+            return None
+        noun = "images" if self.unit == "samples" else "seconds of training"
+        spent = ", ".join(
+            f"{arm.arm} {arm.per_run(self.unit):,.0f}"
+            + (f" and {arm.trials} tuning trials" if any(a.trials for a in self.arms) else "")
+            for arm in self.arms
+        )
+        remedy = (
+            "set train.samples_per_epoch and train.epochs alike, and no train.patience"
+            if self.unit == "samples"
+            else "make epochs shorter with train.samples_per_epoch: a run ends with an epoch"
+        )
+        return (
+            f"Not ranked: budgets differ by more than {TOLERANCE:.0%} ({noun} a run: {spent}). "
+            f"What more training gave cannot be told from what the arm gave; {remedy}."
+        )
+
+    def _of(self, arm: str) -> Spent:
+        return next(spent for spent in self.arms if spent.arm == arm)

@@ -1,0 +1,250 @@
+"""An ablation, judged: verdicts, strata, budgets and costs of its arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seglab.core.errors import UserError, unknown_name
+from seglab.evaluation.arms import ArmScores
+from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, compare_arms
+from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.scores import summarise
+from seglab.studies.budget import METRIC, Budgets, Spent
+from seglab.studies.children import Ablation, Arm
+
+NOT_RANKED, IS_BASELINE = "not ranked", "baseline"
+COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
+SIZES = ("small", "medium", "large")
+FEWEST_PER_STRATUM = 2
+EXTREMES = 5
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The comparison among some of the patients; explores, and claims nothing."""
+
+    name: str
+    rule: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class PatientDifference:
+    """How one patient's score changes from the baseline to an arm, seeds averaged."""
+
+    patient_id: str
+    truth: str
+    grade: str | None
+    baseline: float
+    arm: float
+
+    @property
+    def difference(self) -> float:
+        """Arm minus baseline."""
+        return self.arm - self.baseline
+
+
+@dataclass(frozen=True)
+class ComparedAblation:
+    """Everything a report says in numbers."""
+
+    ablation: Ablation
+    comparison: Comparison
+    verdicts: Mapping[str, str]
+    """One word an arm; ``not ranked`` where its budget differs from the baseline's."""
+    budgets: Budgets
+    strata: Sequence[Stratum]
+    costs: Mapping[str, Mapping[str, float]]
+    """Arm to cost to the mean over its runs."""
+    other_scores: Mapping[str, Mapping[str, float]]
+    """Arm to the figures of :func:`summarise`, averaged over seeds."""
+    dice: Mapping[str, Mapping[str, float]]
+    """Arm to patient to Dice, seeds averaged; compared patients only."""
+    patients: Mapping[str, PatientScore]
+    """A row of each compared patient, for what is true of it under every arm."""
+
+    @property
+    def summaries(self) -> Sequence[ArmSummary]:
+        """Every arm: best first if the budgets allow a ranking, else as in the file."""
+        every = {row.arm: row for row in (self.comparison.baseline, *self.comparison.rows)}
+        if self.budgets.all_equal:
+            return sorted(every.values(), key=lambda row: -row.mean)
+        return [every[arm.name] for arm in self.ablation.arms]
+
+    @property
+    def rows(self) -> Sequence[ArmRow]:
+        """The arms that are held against the baseline, in the order of ``summaries``."""
+        return [row for row in self.summaries if isinstance(row, ArmRow)]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a reader must know before the figures."""
+        unfinished = [
+            f"{run.name} is not in the comparison: {run.status.lower()}"
+            + (f", {reason}" if (reason := run.tags.get("seglab.error")) else "")
+            for run in self.ablation.unfinished
+        ]
+        return [*self.comparison.warnings, *self.ablation.warnings, *unfinished]
+
+    def differences(self, arm: str) -> list[PatientDifference]:
+        """Every patient's change from the baseline, largest gain first."""
+        base = self.dice[self.comparison.baseline.arm]
+        found = [
+            PatientDifference(
+                name, tumour_size(score), score.grade, base[name], self.dice[arm][name]
+            )
+            for name, score in self.patients.items()
+        ]
+        return sorted(found, key=lambda change: -change.difference)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``compare --json``; the baseline is the first of the arms."""
+        base = self.comparison.baseline
+        first = {
+            **vars(base),
+            "diff": 0.0,
+            "ci_low": 0.0,
+            "ci_high": 0.0,
+            "p": None,
+            "p_holm": None,
+            "p_false_claim": None,
+            "verdict": IS_BASELINE,
+        }
+        rows = [
+            {**vars(row), "patients_needed": row.patients_needed, "verdict": self.verdicts[row.arm]}
+            for row in self.comparison.rows
+        ]
+        return {
+            "experiment": self.ablation.experiment,
+            "parent_run_id": self.ablation.parent.run_id,
+            "baseline": base.arm,
+            "n_patients": self.comparison.n_patients,
+            "ranked": self.budgets.all_equal,
+            "refusal": self.budgets.refusal(),
+            "warnings": list(self.warnings),
+            "arms": [first, *rows],
+        }
+
+
+def compare_ablation(ablation: Ablation, baseline: str | None = None) -> ComparedAblation:
+    """Compare the arms of an ablation, patient by patient.
+
+    Args:
+        ablation: as :func:`seglab.studies.children.collect` read it.
+        baseline: another arm than the experiment's to compare with.
+
+    Raises:
+        UserError: the baseline has no finished run, or arms lack patients of each other.
+    """
+    baseline = baseline or ablation.baseline
+    names = [arm.name for arm in ablation.arms]
+    if baseline not in names:
+        if baseline == ablation.baseline:
+            raise UserError(f"the baseline arm '{baseline}' has no finished run")
+        raise unknown_name("baseline arm", baseline, names)
+    scores = [arm_scores(arm) for arm in ablation.arms]
+    comparison = compare_arms(scores, baseline)
+    budgets = Budgets(ablation.unit, [_spent(arm, ablation) for arm in ablation.arms])
+    verdicts = {
+        row.arm: NOT_RANKED if budgets.differs(row.arm, baseline) else row.verdict
+        for row in comparison.rows
+    }
+    first = ablation.arms[0]
+    compared = {s.patient_id: s for s in first.scores(first.seeds[0])}
+    return ComparedAblation(
+        ablation=ablation,
+        comparison=comparison,
+        verdicts=verdicts,
+        budgets=budgets,
+        strata=stratify(scores, [compared[p] for p in comparison.patients], baseline),
+        costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},
+        other_scores={arm.name: _other_scores(arm) for arm in ablation.arms},
+        dice={arm.arm: _patient_means(arm, comparison.patients) for arm in scores},
+        patients={p: compared[p] for p in comparison.patients},
+    )
+
+
+def arm_scores(arm: Arm) -> ArmScores:
+    """Lay the patient Dice of an arm's seeds beside each other.
+
+    Raises:
+        UserError: a seed lacks a patient that another seed has.
+    """
+    by_seed = [{s.patient_id: s.dice for s in arm.scores(seed)} for seed in arm.seeds]
+    patients = tuple(by_seed[0])
+    for seed, found in zip(arm.seeds, by_seed, strict=True):
+        missing = set(patients) ^ set(found)
+        if missing:
+            raise UserError(
+                f"arm '{arm.name}', seed {seed}: patient {min(missing)} is not in every seed"
+            )
+    values = np.array([[found[patient] for patient in patients] for found in by_seed])
+    return ArmScores(arm.name, arm.seeds, patients, values)
+
+
+def tumour_size(score: PatientScore) -> str:
+    """Size of the true tumour, in millilitres where the spacing is known."""
+    if math.isfinite(score.truth_ml):
+        return f"{score.truth_ml:.1f} ml"
+    return f"{score.truth_px:,} px"
+
+
+def stratify(
+    scores: Sequence[ArmScores], patients: Sequence[PatientScore], baseline: str
+) -> list[Stratum]:
+    """Compare within thirds by tumour size, and within grades where they are known."""
+    by_size = sorted(patients, key=lambda s: (s.truth_px, s.patient_id))
+    thirds = [list(part) for part in np.array_split(np.array(by_size, dtype=object), len(SIZES))]
+    groups = [
+        (f"{name} tumours", f"{tumour_size(part[0])} to {tumour_size(part[-1])}", part)
+        for name, part in zip(SIZES, thirds, strict=True)
+        if part
+    ]
+    for grade in sorted({s.grade for s in patients if s.grade}):
+        groups.append((f"grade {grade}", "", [s for s in patients if s.grade == grade]))
+    return [
+        Stratum(name, rule, compare_arms(_among(scores, part), baseline))
+        for name, rule, part in groups
+        if len(part) >= FEWEST_PER_STRATUM
+    ]
+
+
+def _among(scores: Sequence[ArmScores], patients: Sequence[PatientScore]) -> list[ArmScores]:
+    names = tuple(score.patient_id for score in patients)
+    return [
+        ArmScores(
+            arm.arm,
+            arm.seeds,
+            names,
+            arm.values[:, [arm.patients.index(name) for name in names]],
+        )
+        for arm in scores
+    ]
+
+
+def _patient_means(arm: ArmScores, patients: Sequence[str]) -> dict[str, float]:
+    means = dict(zip(arm.patients, arm.values.mean(axis=0).tolist(), strict=True))
+    return {patient: means[patient] for patient in patients}
+
+
+def _other_scores(arm: Arm) -> dict[str, float]:
+    by_seed = [summarise(arm.scores(seed)) for seed in arm.seeds]
+    return {key: sum(found[key] for found in by_seed) / len(by_seed) for key in by_seed[0]}
+
+
+def _spent(arm: Arm, ablation: Ablation) -> Spent:
+    trials = ablation.trials.get(arm.name, ())
+    return Spent(
+        arm=arm.name,
+        runs=len(arm.children),
+        images=arm.cost(METRIC["samples"]),
+        train_seconds=arm.cost(METRIC["seconds"]),
+        trials=len(trials),
+        trial_images=sum(run.metrics.get(METRIC["samples"], 0.0) for run in trials),
+        trial_seconds=sum(run.metrics.get(METRIC["seconds"], 0.0) for run in trials),
+    )

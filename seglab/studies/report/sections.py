@@ -1,0 +1,126 @@
+"""What the report says, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seglab.evaluation.comparison import ArmRow
+from seglab.studies.children import Ablation
+from seglab.studies.comparison import NOT_RANKED, ComparedAblation
+from seglab.studies.report import tables
+from seglab.studies.report.document import (
+    Block,
+    Bullets,
+    Document,
+    Notice,
+    Picture,
+    Section,
+    Text,
+)
+
+METHOD = (
+    "Every arm is trained on the same patients with the same seeds and judged on the same "
+    "validation patients. Seeds are averaged within a patient, so that patients are the sample.",
+    "The interval of a difference is a studentised bootstrap over patients; p is Wilcoxon's "
+    "signed-rank test, corrected over the arms by Holm's method.",
+    "better, worse: the corrected p is below the level and the interval lies on one side of zero. "
+    "equivalent: two one-sided tests place the difference within the margin. undecided: neither, "
+    "with the number of patients that would decide if the figures held.",
+    "P(wrong sign) is the share of resamples in which the difference points the other way.",
+    "These are validation patients: checkpoints were chosen on them. The sealed test part is "
+    "opened by a promotion and by nothing else.",
+)
+
+
+def build_document(result: ComparedAblation, pictures: Sequence[Picture]) -> Document:
+    """Lay out the whole report.
+
+    Args:
+        result: the comparison.
+        pictures: by the names ``forest``, ``patients``, ``pareto``, ``learning``, ``sheet``;
+            those that are not there are left out.
+    """
+    by_name = {picture.name: picture for picture in pictures}
+
+    def shown(*names: str) -> list[Block]:
+        return [by_name[name] for name in names if name in by_name]
+
+    several = bool(result.rows)
+    tuning = tables.tuning_table(result)
+    sections = [
+        Section("Verdicts", [tables.verdict_table(result), *shown("forest")]),
+        Section("Patients", shown("patients")),
+        Section("Scores and spread", [tables.spread_table(result)]),
+        Section(
+            "Where arms win and lose",
+            [tables.strata_table(result), tables.extremes_table(result)] if several else [],
+        ),
+        Section("Cost", [tables.cost_table(result), *shown("pareto")]),
+        Section("Tuning", [tuning] if tuning else []),
+        Section("Learning curves", shown("learning")),
+        Section("The same patients under every arm", shown("sheet")),
+        Section("Runs", [tables.runs_table(result)]),
+        Section("How to read this", [Bullets(METHOD)]),
+    ]
+    return Document(
+        title=f"{result.ablation.experiment}: which arms differ",
+        blocks=lead(result),
+        sections=[section for section in sections if section.blocks],
+        footer=footer(result.ablation),
+    )
+
+
+def lead(result: ComparedAblation) -> list[Block]:
+    """What somebody learns who reads no further."""
+    ablation, comparison = result.ablation, result.comparison
+    seeds = sorted({seed for arm in ablation.arms for seed in arm.seeds})
+    folds = {child.fold for arm in ablation.arms for child in arm.children}
+    scope = (
+        f"{len(ablation.arms)} arms × {len(seeds)} seeds"
+        + (f" × {len(folds)} folds" if len(folds) > 1 else "")
+        + f", {comparison.n_patients} patients"
+        + (" out of fold" if len(folds) > 1 else " of the validation part")
+        + f". Baseline: {comparison.baseline.arm}, Dice {comparison.baseline.mean:.3f}."
+    )
+    blocks: list[Block] = [Text(scope)]
+    refusal = result.budgets.refusal()
+    if refusal:
+        blocks.append(Notice(refusal))
+    if result.rows:
+        blocks.append(Bullets([sentence(result, row) for row in result.rows]))
+    return blocks + [Notice(_sentence_case(warning)) for warning in result.warnings]
+
+
+def sentence(result: ComparedAblation, row: ArmRow) -> str:
+    """One arm's verdict in words."""
+    base, verdict = result.comparison.baseline.arm, result.verdicts[row.arm]
+    figures = f"{row.diff:+.3f} ({tables.interval(row.ci_low, row.ci_high, signed=True)})"
+    if verdict == NOT_RANKED:
+        return f"{row.arm} is not ranked against {base}: its budget was another. {figures}."
+    if verdict == "equivalent":
+        return f"{row.arm} is equivalent to {base} within ±{result.comparison.margin:g}: {figures}."
+    if verdict == "undecided":
+        needed = row.patients_needed
+        enough = "" if needed is None else f"; about {needed:,} patients would decide"
+        return f"{row.arm} against {base} is undecided: {figures}{enough}."
+    p = tables.p_value(row.p_holm)
+    return f"{row.arm} is {verdict} than {base}: {figures}, corrected p {p}."
+
+
+def footer(ablation: Ablation) -> str:
+    """Where the figures come from."""
+    tags = ablation.parent.tags
+    known = [
+        f"{label} {tags[key][:12]}"
+        for key, label in (
+            ("seglab.split_hash", "split"),
+            ("seglab.data_hash", "data"),
+            ("seglab.git_commit", "commit"),
+        )
+        if tags.get(key)
+    ]
+    return f"Parent run {ablation.parent.run_id}; " + ", ".join(known) + "."
+
+
+def _sentence_case(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"

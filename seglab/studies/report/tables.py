@@ -1,0 +1,242 @@
+"""Tables of the report: a row an arm, a patient or a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+from seglab.evaluation.comparison import ArmRow, ArmSummary
+from seglab.studies.children import FOLD, SEED, TUNED
+from seglab.studies.comparison import (
+    EXTREMES,
+    IS_BASELINE,
+    ComparedAblation,
+    PatientDifference,
+)
+from seglab.studies.report.document import Cell, Table
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """Format a figure; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if signed else ''},.{digits}f}"
+
+
+def p_value(value: float) -> str:
+    """Format a probability."""
+    return "< 0.0001" if value < 1e-4 else number(value, 4)
+
+
+def interval(low: float, high: float, signed: bool = False) -> str:
+    """Format limits."""
+    return f"{number(low, 3, signed)} to {number(high, 3, signed)}"
+
+
+def verdict_table(result: ComparedAblation) -> Table:
+    """The answer: each arm's difference to the baseline and the one word for it."""
+    confidence = f"{result.comparison.confidence:.0%}"
+    rows = [_verdict_row(result, summary) for summary in result.summaries]
+    return Table(
+        header=(
+            *("arm", "verdict", "Dice", "difference", f"{confidence} interval", "p", "p (Holm)"),
+            *("P(wrong sign)", "wins : losses", "patients to decide"),
+        ),
+        rows=rows,
+        note=f"Dice of a patient over all slices on the native grid; mean over "
+        f"{result.comparison.n_patients} patients, seeds averaged within a patient. Difference: "
+        f"arm minus {result.comparison.baseline.arm}. p: Wilcoxon's signed-rank test over "
+        "patients. Wins and losses count patients.",
+        text_columns=2,
+    )
+
+
+def _verdict_row(result: ComparedAblation, summary: ArmSummary) -> Sequence[str | Cell]:
+    if not isinstance(summary, ArmRow):
+        dashes = ["–"] * 7
+        return [summary.arm, Cell(IS_BASELINE, IS_BASELINE), number(summary.mean), *dashes]
+    verdict = result.verdicts[summary.arm]
+    needed = summary.patients_needed if verdict == "undecided" else None
+    return [
+        summary.arm,
+        Cell(verdict, verdict),
+        number(summary.mean),
+        number(summary.diff, signed=True),
+        interval(summary.ci_low, summary.ci_high, signed=True),
+        p_value(summary.p),
+        p_value(summary.p_holm),
+        p_value(summary.p_false_claim),
+        f"{summary.wins} : {summary.losses}",
+        "–" if needed is None else f"{needed:,}",
+    ]
+
+
+def spread_table(result: ComparedAblation) -> Table:
+    """How far patients and seeds scatter, beside the other scores."""
+    rows = []
+    for summary in result.summaries:
+        other = result.other_scores[summary.arm]
+        rows.append(
+            [
+                summary.arm,
+                str(summary.seeds),
+                interval(summary.mean_low, summary.mean_high),
+                number(summary.sd_patients),
+                number(summary.sd_seeds, 4),
+                number(other["iou"]),
+                number(other["precision"]),
+                number(other["recall"]),
+                number(other["dice_slice_tumour"]),
+                number(other["hd95_mm"], 1),
+                number(other["nsd_2mm"]),
+                number(other["empty_slice_fp_rate"]),
+            ]
+        )
+    return Table(
+        header=(
+            *("arm", "seeds", "Dice interval", "SD patients", "SD seeds", "IoU", "precision"),
+            *("recall", "Dice, tumour slices", "HD95 mm", "NSD 2 mm", "false alarms, empty slices"),
+        ),
+        rows=rows,
+        note="SD patients: spread over patients of the Dice averaged over seeds. SD seeds: spread "
+        "over seeds of the mean over patients. False alarms: share of slices without tumour in "
+        "which some is predicted.",
+    )
+
+
+def strata_table(result: ComparedAblation) -> Table:
+    """Differences among small, medium and large tumours, and within grades."""
+    rows = []
+    for arm in [row.arm for row in result.rows]:
+        for stratum in result.strata:
+            row = next(row for row in stratum.comparison.rows if row.arm == arm)
+            rows.append(
+                [
+                    arm,
+                    stratum.name,
+                    stratum.rule or "–",
+                    str(stratum.comparison.n_patients),
+                    number(stratum.comparison.baseline.mean),
+                    number(row.mean),
+                    number(row.diff, signed=True),
+                    interval(row.ci_low, row.ci_high, signed=True),
+                    f"{row.wins} : {row.losses}",
+                ]
+            )
+    return Table(
+        header=(
+            *("arm", "patients with", "true volume", "n", "Dice, baseline", "Dice, arm"),
+            *("difference", "interval", "wins : losses"),
+        ),
+        rows=rows,
+        note="Among fewer patients, and not corrected for looking several times: a place to look "
+        "next, not a finding.",
+        text_columns=3,
+    )
+
+
+def extremes_table(result: ComparedAblation) -> Table:
+    """Patients that gain and lose the most under each arm."""
+    rows: list[Sequence[str]] = []
+    for row in result.rows:
+        changes = result.differences(row.arm)
+        count = min(EXTREMES, len(changes) // 2)
+        rows += [_patient_row(row.arm, change) for change in changes[:count]]
+        rows += [_patient_row(row.arm, change) for change in changes[len(changes) - count :]]
+    return Table(
+        header=("arm", "patient", "grade", "tumour", "Dice, baseline", "Dice, arm", "difference"),
+        rows=rows,
+        text_columns=3,
+    )
+
+
+def _patient_row(arm: str, change: PatientDifference) -> Sequence[str]:
+    return [
+        arm,
+        change.patient_id,
+        change.grade or "–",
+        change.truth,
+        number(change.baseline),
+        number(change.arm),
+        number(change.difference, signed=True),
+    ]
+
+
+def cost_table(result: ComparedAblation) -> Table:
+    """What each arm costs, and what it was given."""
+    rows = []
+    for summary in result.summaries:
+        cost = result.costs[summary.arm]
+        spent = next(spent for spent in result.budgets.arms if spent.arm == summary.arm)
+        rows.append(
+            [
+                summary.arm,
+                number(summary.mean),
+                number(cost["parameters_m"], 2),
+                number(cost["gflops_per_image"], 2),
+                number(cost["images_per_second"], 1),
+                str(spent.runs),
+                number(spent.images, 0),
+                number(spent.train_seconds, 1),
+                str(spent.trials),
+                number(spent.trial_images, 0),
+                number(spent.trial_seconds, 1),
+            ]
+        )
+    return Table(
+        header=(
+            *("arm", "Dice", "M parameters", "GFLOP an image", "images/s", "runs"),
+            *("images a run", "seconds a run", "tuning trials", "their images", "their seconds"),
+        ),
+        rows=rows,
+        note=f"Budget: equal {result.budgets.unit} a run. GFLOP: one forward pass, two a "
+        "multiply-add. images/s: in training.",
+    )
+
+
+def tuning_table(result: ComparedAblation) -> Table | None:
+    """What the search for nuisance parameters tried and chose; None if there was none."""
+    chosen = json.loads(result.ablation.parent.tags.get(TUNED, "{}"))
+    rows = []
+    for arm, trials in result.ablation.trials.items():
+        for run in sorted(trials, key=lambda run: run.start_time):
+            values = json.loads(run.tags.get("seglab.values", "{}"))
+            rows.append(
+                [
+                    arm,
+                    _values(values),
+                    "chosen" if values == chosen.get(arm) else "",
+                    number(run.metrics.get("val/dice")),
+                    run.status.lower(),
+                ]
+            )
+    if not rows:
+        return None
+    return Table(
+        header=("arm", "values", "", "Dice", "status"),
+        rows=rows,
+        note="Chosen by validation Dice with a seed that is not compared. Choosing on the patients "
+        "that are compared flatters every arm alike.",
+        text_columns=3,
+    )
+
+
+def _values(values: dict[str, object]) -> str:
+    shown = (f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in values.items())
+    return ", ".join(shown) or "as in the file"
+
+
+def runs_table(result: ComparedAblation) -> Table:
+    """Every run, with the id that finds it again."""
+    rows: list[Sequence[str | Cell]] = []
+    for arm in result.ablation.arms:
+        for child in arm.children:
+            dice = number(child.run.metrics.get("val/dice"))
+            place = [str(child.seed), str(child.fold)]
+            rows.append([arm.name, *place, child.run.run_id, "finished", dice])
+    for run in result.ablation.unfinished:
+        status = Cell(run.status.lower(), "failed")
+        place = [run.tags[SEED], run.tags.get(FOLD, "0")]
+        rows.append([run.tags["seglab.arm"], *place, run.run_id, status, "–"])
+    return Table(header=("arm", "seed", "fold", "run", "status", "Dice"), rows=rows, text_columns=5)
