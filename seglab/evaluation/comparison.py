@@ -1,0 +1,279 @@
+"""Which arms differ from the baseline: paired over patients, one word each.
+
+Seeds are averaged within a patient; patients are the sample. For every arm the
+mean difference to the baseline is given with a studentised bootstrap interval,
+Wilcoxon's signed-rank test with Holm's correction over the arms, the probability
+that the claimed direction is false, and a test of equivalence. The verdict is
+
+- ``better`` or ``worse`` where the corrected p is below the level (1 - confidence),
+  the interval lies on one side of zero, which it names, and, where several seeds
+  tell, the difference exceeds the luck of runs too (corrected likewise);
+- ``equivalent`` where it is neither and the two one-sided tests place the mean
+  difference within the margin (each arm at its own level: the correction guards
+  claims of a difference, not of its absence);
+- ``undecided`` otherwise, with the number of patients that would decide.
+
+Wilcoxon's test guards against outliers, the interval ties the claim to the mean,
+and the spread over seeds keeps one lucky run from passing for a better method: with
+equal arms the chance of any ``better`` or ``worse`` is at most the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import unknown_name
+from seglab.evaluation import paired_tests, power
+from seglab.evaluation.arms import ArmScores, PairedTable, pair
+from seglab.evaluation.bootstrap import FEWEST_PATIENTS, bootstrap
+from seglab.evaluation.seed_noise import SeedNoise, p_beyond_seeds, seed_noise
+
+FloatArray = NDArray[np.float64]
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm by itself."""
+
+    arm: str
+    seeds: int
+    mean: float
+    mean_low: float
+    """Interval of the mean over patients."""
+    mean_high: float
+    sd_patients: float
+    """Spread over patients of the score averaged over seeds (n - 1)."""
+    sd_seeds: float
+    """Spread over seeds of the mean over patients (n - 1); NaN with one seed."""
+
+
+@dataclass(frozen=True)
+class ArmRow(ArmSummary):
+    """One arm against the baseline; differences are arm minus baseline."""
+
+    diff: float
+    ci_low: float
+    ci_high: float
+    sd_diff: float
+    """Spread over patients of the difference."""
+    p: float
+    """Wilcoxon signed-rank, two-sided."""
+    p_holm: float
+    """Corrected over the arms of the comparison."""
+    p_seeds: float
+    """The difference against patients and seeds both as luck, corrected; NaN: one seed."""
+    p_false_claim: float
+    """Share of resamples whose mean difference has the opposite sign (ties half)."""
+    p_equivalence: float
+    """Two one-sided t-tests within the margin."""
+    verdict: Verdict
+    patients_to_detect: int | None
+    """Patients to find a difference like the observed one; None: no number would."""
+    patients_for_equivalence: int | None
+    """Patients to show equivalence; None where the difference exceeds the margin."""
+    wins: int
+    """Patients the arm scores higher than the baseline."""
+    losses: int
+
+    @property
+    def patients_needed(self) -> int | None:
+        """Patients that would decide one way or the other, if the observed figures held."""
+        known = [
+            n for n in (self.patients_to_detect, self.patients_for_equivalence) if n is not None
+        ]
+        return min(known, default=None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms against the baseline."""
+
+    baseline: ArmSummary
+    rows: tuple[ArmRow, ...]
+    """The other arms, in the order given."""
+    patients: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Patients without a score."""
+    sd_run: float
+    """Spread that a seed alone gives to an arm's mean, over all arms; NaN: one seed."""
+    margin: float
+    confidence: float
+    resamples: int
+    warnings: tuple[str, ...]
+
+    @property
+    def n_patients(self) -> int:
+        """Patients compared."""
+        return len(self.patients)
+
+
+def compare_arms(
+    arms: Sequence[ArmScores],
+    baseline: str,
+    *,
+    margin: float = 0.01,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare every arm with ``baseline``, paired over patients.
+
+    Args:
+        arms: Scores in which higher is better, such as Dice.
+        baseline: Name of one of them.
+        margin: Difference that does not matter, above 0, in units of the score.
+        confidence: Of the intervals; 1 - confidence is the level of the tests.
+        resamples: Of the bootstrap; the same patients are drawn for every arm.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: see :func:`seglab.evaluation.arms.pair`; or an unknown baseline.
+    """
+    table = pair(arms)
+    if baseline not in table.arms:
+        raise unknown_name("baseline arm", baseline, table.arms)
+    level = 1 - confidence
+    base = table.arms.index(baseline)
+    others = [i for i in range(len(table.arms)) if i != base]
+    means = table.means
+    differences = means[others] - means[base]
+    sample = bootstrap(np.vstack([means, differences]), resamples, np.random.default_rng(seed))
+    half, below = sample.half_widths(confidence), sample.share_below_zero()
+    noise = seed_noise(table.by_seed)
+    tests = _tests(table, base, others, differences, noise)
+    summaries = [_summary(table, i, float(half[i])) for i in range(len(table.arms))]
+    rows = tuple(
+        _row(summaries[i], d, float(half[k]), float(below[k]), test, margin, level)
+        for k, (i, d, test) in enumerate(zip(others, differences, tests, strict=True), len(means))
+    )
+    return Comparison(
+        baseline=summaries[base],
+        rows=rows,
+        patients=table.patients,
+        left_out=table.left_out,
+        sd_run=float(np.sqrt(noise.variance)),
+        margin=margin,
+        confidence=confidence,
+        resamples=resamples,
+        warnings=(*_warnings(table, level), *_seed_warnings(rows, noise, level)),
+    )
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """P of one arm that depend on the other arms."""
+
+    p: float
+    p_holm: float
+    p_seeds: float
+    family: int
+
+
+def _tests(
+    table: PairedTable, base: int, others: list[int], differences: FloatArray, noise: SeedNoise
+) -> list[_Tests]:
+    p = paired_tests.wilcoxon(differences)
+    per_mean = [1 / len(table.by_seed[i]) + 1 / len(table.by_seed[base]) for i in others]
+    beyond = [p_beyond_seeds(d, n, noise) for d, n in zip(differences, per_mean, strict=True)]
+    corrected = zip(p, paired_tests.holm(p), paired_tests.holm(beyond), strict=True)
+    return [_Tests(float(w), float(h), float(s), len(others)) for w, h, s in corrected]
+
+
+def _summary(table: PairedTable, index: int, half_width: float) -> ArmSummary:
+    values = table.by_seed[index]
+    centre = float(values.mean())
+    return ArmSummary(
+        arm=table.arms[index],
+        seeds=len(values),
+        mean=centre,
+        mean_low=centre - half_width,
+        mean_high=centre + half_width,
+        sd_patients=_spread(values.mean(axis=0)),
+        sd_seeds=_spread(values.mean(axis=1)),
+    )
+
+
+def _row(
+    summary: ArmSummary,
+    differences: FloatArray,
+    half_width: float,
+    below_zero: float,
+    tests: _Tests,
+    margin: float,
+    level: float,
+) -> ArmRow:
+    diff, sd = float(differences.mean()), _spread(differences)
+    p_equivalence = paired_tests.equivalence(differences, margin)
+    mere_luck = tests.p_seeds >= level  # False where one seed leaves it unknown (NaN)
+    differs = tests.p_holm < level and abs(diff) > half_width and not mere_luck
+    return ArmRow(
+        **vars(summary),
+        diff=diff,
+        ci_low=diff - half_width,
+        ci_high=diff + half_width,
+        sd_diff=sd,
+        p=tests.p,
+        p_holm=tests.p_holm,
+        p_seeds=tests.p_seeds,
+        p_false_claim=below_zero if diff >= 0 else 1 - below_zero,
+        p_equivalence=p_equivalence,
+        verdict=_verdict(diff, differs, p_equivalence < level),
+        # Holm's strictest step: what the arm must pass whatever the others do.
+        patients_to_detect=power.patients_to_detect(diff, sd, level / tests.family),
+        patients_for_equivalence=power.patients_for_equivalence(diff, sd, margin, level),
+        wins=int(np.count_nonzero(differences > 0)),
+        losses=int(np.count_nonzero(differences < 0)),
+    )
+
+
+def _verdict(diff: float, differs: bool, within_margin: bool) -> Verdict:
+    if differs:
+        return "better" if diff > 0 else "worse"
+    return "equivalent" if within_margin else "undecided"
+
+
+def _warnings(table: PairedTable, level: float) -> tuple[str, ...]:
+    seeds = sorted({len(values) for values in table.by_seed})
+    n, others = len(table.patients), len(table.arms) - 1
+    found = []
+    if seeds[0] == 1:
+        found.append(
+            "one seed only: the spread over seeds is unknown, and a verdict holds for these "
+            "runs, not for the methods"
+        )
+    if len(seeds) > 1:
+        found.append(f"arms have different numbers of seeds: {seeds[0]} to {seeds[-1]}")
+    if paired_tests.smallest_p(n) * others >= level:
+        enough = int(np.floor(np.log2(others / level))) + 2
+        found.append(
+            f"{n} patients cannot show a difference between {others + 1} arms, whatever their "
+            f"scores: at least {enough} are needed for a corrected p below {level:.2g}"
+        )
+    if n < FEWEST_PATIENTS:
+        found.append(f"{n} patients are too few to resample: intervals are Student's")
+    if table.left_out:
+        found.append(
+            f"{len(table.left_out)} of {n + len(table.left_out)} patients have no score "
+            "(no tumour) and are left out"
+        )
+    return tuple(found)
+
+
+def _seed_warnings(rows: Sequence[ArmRow], noise: SeedNoise, level: float) -> list[str]:
+    spread = np.sqrt(noise.variance)
+    return [
+        f"arm '{row.arm}' differs on these patients, but not beyond the luck of seeds "
+        f"(SD {spread:.4f} a run): more seeds would decide, not more patients"
+        for row in rows
+        if row.p_holm < level <= row.p_seeds and not row.ci_low <= 0 <= row.ci_high
+    ]
+
+
+def _spread(values: FloatArray) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")

@@ -1,0 +1,78 @@
+"""The luck of a run: what training again with another seed does to a mean.
+
+Patients are the sample of the paired tests, so with many patients even the luck of
+one seed looks like a difference between arms. Where arms have several seeds, their
+spread tells how large that luck is (the variance component of a two-way layout,
+seeds by patients), and a claim must stand beyond it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """Variance that a seed adds to an arm's mean, shared by all its patients."""
+
+    variance: float
+    """At least 0; NaN where no arm has two seeds or there is one patient."""
+    degrees: int
+
+
+def seed_noise(by_seed: Sequence[FloatArray]) -> SeedNoise:
+    """Estimate it from all arms together.
+
+    The variance of the seeds' means holds the noise of single patients too; its
+    expected share, residual mean square / patients, is taken off.
+
+    Args:
+        by_seed: One (seeds, patients) array an arm, finite.
+    """
+    repeated = [values for values in by_seed if len(values) > 1 and values.shape[1] > 1]
+    if not repeated:
+        return SeedNoise(float("nan"), 0)
+    degrees = [len(values) - 1 for values in repeated]
+    excess = [_excess(values) for values in repeated]
+    return SeedNoise(max(0.0, float(np.average(excess, weights=degrees))), sum(degrees))
+
+
+def p_beyond_seeds(differences: FloatArray, per_mean: float, noise: SeedNoise) -> float:
+    """Two-sided p of the mean difference, patients and seeds both counted as luck.
+
+    A t-test whose squared error is var(differences)/n + noise·per_mean, with the
+    degrees of freedom of Welch and Satterthwaite.
+
+    Args:
+        differences: (n,) paired differences, seeds averaged.
+        per_mean: 1/seeds of the arm + 1/seeds of the baseline.
+        noise: Of the comparison's arms.
+
+    Returns:
+        In [0, 1]; NaN where the noise is unknown.
+    """
+    from scipy.special import stdtr
+
+    if np.isnan(noise.variance):
+        return float("nan")
+    n = len(differences)
+    over_patients, over_seeds = float(differences.var(ddof=1)) / n, noise.variance * per_mean
+    error = over_patients + over_seeds
+    centre = abs(float(differences.mean()))
+    if error == 0:
+        return 1.0 if centre == 0 else 0.0
+    degrees = error**2 / (over_patients**2 / (n - 1) + over_seeds**2 / noise.degrees)
+    return float(2 * stdtr(degrees, -centre / np.sqrt(error)))
+
+
+def _excess(values: FloatArray) -> float:
+    seeds, patients = values.shape
+    residual = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    mean_square = np.square(residual).sum() / ((seeds - 1) * (patients - 1))
+    return float(values.mean(axis=1).var(ddof=1) - mean_square / patients)

@@ -1,0 +1,252 @@
+"""Verdicts: figures against scipy and statsmodels, error rates by simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
+
+from seglab.core.errors import UserError
+from seglab.evaluation.arms import ArmScores
+from seglab.evaluation.comparison import Comparison, compare_arms
+from seglab.evaluation.strata import compare_strata, stratify
+
+
+def arm(name: str, values: np.ndarray, seeds: tuple[int, ...] | None = None) -> ArmScores:
+    values = np.atleast_2d(values)
+    patients = tuple(f"p{i}" for i in range(values.shape[1]))
+    return ArmScores(name, seeds or tuple(range(len(values))), patients, values)
+
+
+def dice_arms(
+    rng: np.random.Generator, arms: int, patients: int, seeds: int = 1, sd_run: float = 0.0
+) -> np.ndarray:
+    """(arms, seeds, patients): equal arms, skewed towards hard patients, correlated."""
+    difficulty = rng.normal(2.2, 0.9, patients) - 2.0 * (rng.random(patients) < 0.05)
+    of_arm = 0.17 * rng.standard_t(4, (arms, 1, patients))
+    of_run = rng.normal(0, sd_run, (arms, seeds, 1))
+    noise = 0.1 * rng.normal(size=(arms, seeds, patients))
+    return 1 / (1 + np.exp(-(difficulty + of_arm + noise))) + of_run
+
+
+def compare(values: np.ndarray, resamples: int = 1_000) -> Comparison:
+    arms = [arm(f"a{i}", of_arm) for i, of_arm in enumerate(values)]
+    return compare_arms(arms, "a0", resamples=resamples)
+
+
+def test_every_figure_equals_scipy_and_statsmodels() -> None:
+    values = dice_arms(np.random.default_rng(1), arms=4, patients=55, seeds=3)
+    values[2] += 0.02
+    rows = compare(values).rows
+    means = values.mean(axis=1)
+    p = [stats.wilcoxon(means[i] - means[0]).pvalue for i in (1, 2, 3)]
+    p_holm = multipletests(p, method="holm")[1]
+    for i, row in enumerate(rows, start=1):
+        d = means[i] - means[0]
+        assert row.arm == f"a{i}"
+        assert row.mean == pytest.approx(means[i].mean(), rel=1e-12)
+        assert row.diff == pytest.approx(d.mean(), rel=1e-9)
+        assert row.p == pytest.approx(p[i - 1], rel=1e-9)
+        assert row.p_holm == pytest.approx(p_holm[i - 1], rel=1e-9)
+        equivalence = ttost_paired(means[i], means[0], -0.01, 0.01)[0]
+        assert row.p_equivalence == pytest.approx(equivalence, rel=1e-9)
+        assert row.sd_diff == pytest.approx(stats.tstd(d), rel=1e-9)
+        assert row.sd_patients == pytest.approx(stats.tstd(means[i]), rel=1e-9)
+        assert row.sd_seeds == pytest.approx(stats.tstd(values[i].mean(axis=1)), rel=1e-9)
+        assert (row.wins, row.losses) == ((d > 0).sum(), (d < 0).sum())
+        exact = TTestPower().solve_power(abs(d.mean()) / stats.tstd(d), power=0.8, alpha=0.05 / 3)
+        assert row.patients_to_detect == pytest.approx(exact, abs=2)
+
+
+def test_the_interval_is_near_students_and_named_by_its_resamples() -> None:
+    values = dice_arms(np.random.default_rng(2), arms=2, patients=80)
+    found = compare(values, 10_000)
+    d = values[1, 0] - values[0, 0]
+    low, high = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+    row = found.rows[0]
+    assert (row.ci_low, row.ci_high) == pytest.approx((low, high), abs=0.1 * (high - low))
+    draws = np.random.default_rng(0).integers(0, 80, (10_000, 80))
+    opposite = np.mean(np.sign(d[draws].mean(axis=1)) != np.sign(d.mean()))
+    assert row.p_false_claim == pytest.approx(opposite, abs=1e-12)
+    assert repr(compare(values, 10_000)) == repr(found)
+
+
+def test_swapping_the_arms_turns_every_claim_round() -> None:
+    values = dice_arms(np.random.default_rng(3), arms=2, patients=55)
+    values[1] += 0.02
+    arms = [arm("a", values[0]), arm("b", values[1])]
+    there, back = compare_arms(arms, "a").rows[0], compare_arms(arms, "b").rows[0]
+    assert (there.verdict, back.verdict) == ("better", "worse")
+    assert there.diff == pytest.approx(-back.diff)
+    assert (there.ci_low, there.ci_high) == pytest.approx((-back.ci_high, -back.ci_low))
+    assert there.p == pytest.approx(back.p)
+    assert there.p_false_claim == pytest.approx(back.p_false_claim)
+
+
+def test_the_order_of_patients_in_an_arm_does_not_matter() -> None:
+    values = dice_arms(np.random.default_rng(4), arms=2, patients=20)
+    first, second = arm("a", values[0]), arm("b", values[1])
+    turned = ArmScores("b", second.seeds, second.patients[::-1], second.values[:, ::-1])
+    assert repr(compare_arms([first, turned], "a")) == repr(compare_arms([first, second], "a"))
+
+
+def test_equal_arms_of_many_patients_are_equivalent() -> None:
+    rng = np.random.default_rng(5)
+    base = rng.beta(8, 2, 300)
+    row = compare(np.stack([base, base + rng.normal(0, 0.02, 300)])[:, None]).rows[0]
+    assert row.verdict == "equivalent"
+
+
+def test_identical_arms_are_equivalent_and_claim_nothing() -> None:
+    base = np.random.default_rng(6).beta(8, 2, 20)
+    row = compare(np.stack([base, base])[:, None]).rows[0]
+    assert (row.diff, row.ci_low, row.ci_high, row.p, row.p_false_claim) == (0, 0, 0, 1, 0.5)
+    assert (row.wins, row.losses, row.verdict) == (0, 0, "equivalent")
+    assert row.patients_to_detect is None
+    assert row.patients_needed == row.patients_for_equivalence
+
+
+def test_patients_without_a_score_are_left_out_of_every_arm_and_counted() -> None:
+    values = dice_arms(np.random.default_rng(7), arms=2, patients=30, seeds=2)
+    values[:, :, 4] = np.nan
+    values[1, 1, 9] = np.nan
+    found = compare(values)
+    assert found.left_out == ("p4", "p9")
+    assert found.n_patients == 28
+    kept = np.delete(values, [4, 9], axis=2)
+    assert found.baseline.mean == pytest.approx(kept[0].mean())
+    assert found.rows[0].diff == pytest.approx(kept[1].mean() - kept[0].mean())
+    assert any("2 of 30 patients" in warning for warning in found.warnings)
+
+
+def test_one_seed_and_few_patients_are_warned_of() -> None:
+    found = compare(dice_arms(np.random.default_rng(8), arms=2, patients=5))
+    assert math.isnan(found.sd_run)
+    text = " ".join(found.warnings)
+    assert "one seed only" in text
+    assert "at least 6 are needed" in text
+    assert "Student" in text
+    plenty = compare(dice_arms(np.random.default_rng(8), arms=2, patients=8, seeds=2))
+    assert plenty.warnings == ()
+
+
+def test_the_warned_number_of_patients_is_the_one_that_can_decide() -> None:
+    def all_better(patients: int, arms: int) -> float:
+        values = np.zeros((arms, 1, patients))
+        values[1:] = np.arange(1, patients + 1) / 100
+        return max(row.p_holm for row in compare(values).rows)
+
+    for arms in (2, 3, 5, 9):
+        few = compare(np.random.default_rng(0).random((arms, 1, 3))).warnings
+        needed = int(next(w for w in few if "needed" in w).split("at least ")[1].split()[0])
+        assert all_better(needed, arms) < 0.05 <= all_better(needed - 1, arms)
+
+
+def test_one_patient_decides_nothing() -> None:
+    row = compare(np.array([[[0.8]], [[0.9]]])).rows[0]
+    assert row.verdict == "undecided"
+    assert math.isnan(row.ci_low)
+    assert row.patients_needed is None
+
+
+def test_a_difference_within_the_luck_of_seeds_is_not_claimed() -> None:
+    values = dice_arms(np.random.default_rng(9), arms=2, patients=300, seeds=3)
+    values += np.array([[-0.03], [0.0], [0.03]])
+    values[1] += 0.02
+    found = compare(values)
+    assert found.rows[0].p_holm < 0.001
+    assert found.rows[0].verdict == "undecided"
+    assert any("more seeds would decide" in warning for warning in found.warnings)
+    assert found.sd_run == pytest.approx(0.03, rel=0.1)
+
+
+BASE = arm("base", np.full((2, 3), 0.8))
+
+
+@pytest.mark.parametrize(
+    ("build", "culprit"),
+    [
+        (lambda: compare_arms([BASE], "bse"), "unknown baseline arm 'bse'.*'base'"),
+        (lambda: compare_arms([], "base"), "no arm has a finished run"),
+        (lambda: compare_arms([BASE, BASE], "base"), "arm 'base' is given twice"),
+        (lambda: arm("dice", np.ones((2, 3)), seeds=(1, 1)), "arm 'dice': seed 1 is given twice"),
+        (lambda: arm("dice", np.ones((0, 3)), seeds=()), "no finished seed"),
+        (
+            lambda: compare_arms([BASE, arm("dice", np.ones((2, 2)))], "base"),
+            "arm 'dice' has no patient p2",
+        ),
+        (
+            lambda: compare_arms([BASE, arm("dice", np.ones((2, 5)))], "base"),
+            "arm 'base' has no patient p3 and 1 more",
+        ),
+        (
+            lambda: compare_arms([BASE, arm("dice", np.full((1, 3), np.nan))], "base"),
+            "no patient has a score in every arm",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_names_its_culprit(
+    build: Callable[[], object], culprit: str
+) -> None:
+    with pytest.raises(UserError, match=culprit):
+        build()
+
+
+def claims(values: np.ndarray) -> list[bool]:
+    return [row.verdict in ("better", "worse") for row in compare(values, 500).rows]
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "sd_run"), [(2, 1, 0.0), (5, 1, 0.0), (5, 3, 0.0), (4, 3, 0.005)]
+)
+def test_equal_arms_are_rarely_claimed_to_differ(arms: int, seeds: int, sd_run: float) -> None:
+    rng = np.random.default_rng(100)
+    false = [any(claims(dice_arms(rng, arms, 55, seeds, sd_run))) for _ in range(300)]
+    assert np.mean(false) <= 0.06
+
+
+@pytest.mark.parametrize("tails", ["normal", "heavy"])
+def test_a_planted_difference_is_found_as_power_theory_says(tails: str) -> None:
+    rng = np.random.default_rng(200)
+    theory = TTestPower().power(0.02 / 0.05, 55, 0.05)
+    found = []
+    for _ in range(1_000):
+        base = rng.beta(8, 2, 55)
+        spread = rng.normal(size=55) if tails == "normal" else rng.laplace(size=55) / math.sqrt(2)
+        found.append(claims(np.stack([base, base + 0.02 + 0.05 * spread])[:, None])[0])
+    assert np.mean(found) == pytest.approx(theory, abs=0.05)
+
+
+def test_tertiles_are_equal_shares_of_the_patients_with_tumour() -> None:
+    volumes = np.random.default_rng(0).lognormal(3, 1, 91)
+    volumes[5] = 0
+    volumes[6] = np.nan
+    labels = stratify(volumes)
+    assert labels[5] is None
+    assert labels[6] is None
+    by_size = {name: volumes[[label == name for label in labels]] for name in set(labels) - {None}}
+    assert by_size["small"].max() < by_size["medium"].min()
+    assert by_size["medium"].max() < by_size["large"].min()
+    assert sorted(map(len, by_size.values())) == [29, 30, 30]
+    assert stratify([0, 0]) == [None, None]
+
+
+def test_a_stratum_is_compared_as_if_it_were_alone() -> None:
+    values = dice_arms(np.random.default_rng(10), arms=2, patients=30)
+    arms = [arm("a", values[0]), arm("b", values[1])]
+    labels = ["small" if i < 14 else "large" if i < 28 else "rare" for i in range(30)]
+    labels[3] = None  # type: ignore[call-overload]
+    found = compare_strata(arms, "a", dict(zip(arms[0].patients, labels, strict=True)))
+    assert list(found) == ["small", "large"]
+    kept = [i for i in range(14) if i != 3]
+    assert found["small"].patients == tuple(f"p{i}" for i in kept)
+    alone = (values[1, 0, kept] - values[0, 0, kept]).mean()
+    assert found["small"].rows[0].diff == pytest.approx(alone)
+    with pytest.raises(UserError, match="patient p0 has no stratum"):
+        compare_strata(arms, "a", {})
