@@ -16,7 +16,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings, prepare
 from seglab.data.cache.lock import held, remove_abandoned
-from seglab.data.cache.workers import in_processes
+from seglab.data.cache.workers import Workers
 from seglab.data.sources import Source, open_source
 
 Volumes = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -181,9 +181,44 @@ def test_the_scratch_folder_of_a_living_process_is_left_alone(tmp_path: Path) ->
 
 
 def test_a_killed_worker_is_told() -> None:
-    with pytest.raises(UserError, match=r"data\.workers"):
-        list(in_processes(os._exit, [1, 1], workers=2))
+    with Workers(2) as pool, pytest.raises(UserError, match=r"data\.workers"):
+        list(pool.map(os._exit, [1, 1]))
 
 
 def test_processes_return_results_in_order() -> None:
-    assert list(in_processes(abs, list(range(-20, 0)), workers=2)) == list(range(20, 0, -1))
+    with Workers(2) as pool:
+        assert list(pool.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+
+
+ORPHANED = """
+import time
+from seglab.data.cache.workers import Workers
+
+with Workers(2) as pool:
+    list(pool.map(abs, [1, 2]))
+    print(*pool._pool._processes, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert workers
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives; one that ended may wait for its end to be noted."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

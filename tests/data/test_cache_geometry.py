@@ -155,15 +155,16 @@ def test_masks_stay_in_place(
     assert np.abs(after * 120 / size - before).max() <= max(0.5, 0.5 * 120 / size)
 
 
-def test_single_pixels_stay_where_they_are() -> None:
+@pytest.mark.parametrize(("side", "size"), [(240, 128), (1024, 32)])
+def test_single_pixels_stay_where_they_are(side: int, size: int) -> None:
     stream = np.random.default_rng(0)
-    for y, x in stream.integers(0, 240, (50, 2)):
-        mask = np.zeros((1, 240, 240), np.uint8)
+    for y, x in stream.integers(0, side, (50, 2)):
+        mask = np.zeros((1, side, side), np.uint8)
         mask[0, y, x] = 1
-        small = resize_masks(mask, (128, 128))
+        small = resize_masks(mask, (size, size))
         (found,) = np.argwhere(small[0])
         assert small.sum() == 1
-        assert np.abs((found + 0.5) * 240 / 128 - (np.array([y, x]) + 0.5)).max() <= 240 / 128
+        assert np.abs((found + 0.5) * side / size - (np.array([y, x]) + 0.5)).max() <= side / size
 
 
 def test_masks_at_full_scale_are_untouched() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seglab.core.progress import progress
 from seglab.data.cache.files import IMAGES, MASKS, NATIVE_MASKS, SLICES, HashedFile, Json
@@ -19,11 +22,16 @@ from seglab.data.cache.geometry import (
     resize_images,
     resize_masks,
 )
-from seglab.data.cache.part import Part, Pixels, read_part
+from seglab.data.cache.part import Part, load_arrays, read_pixels, save_arrays
 from seglab.data.cache.settings import CacheSettings
+from seglab.data.cache.workers import Workers
+
+Shape = tuple[int, int]
+Packed = tuple[NDArray[Any], ...]
+"""What is appended to each file: images, masks, rows of slices, native masks."""
 
 
-def assemble(folder: Path, parts: Sequence[Part], settings: CacheSettings) -> Json:
+def assemble(folder: Path, parts: Sequence[Part], settings: CacheSettings, pool: Workers) -> Json:
     """Write the arrays of all parts in their order, and remove the scratch files.
 
     Returns:
@@ -33,58 +41,41 @@ def assemble(folder: Path, parts: Sequence[Part], settings: CacheSettings) -> Js
         OSError: the folder cannot be written.
     """
     shape = cached_shape((part.extent for part in parts), settings)
-    boxes = [place(part.extent, shape, settings) for part in parts]
-    scaled = any((box.height, box.width) != shape for box in boxes)
+    jobs = [(part, place(part.extent, shape, settings)) for part in parts]
+    scaled = any((box.height, box.width) != shape for _, box in jobs)
+    names = (IMAGES, MASKS, SLICES, *([NATIVE_MASKS] if scaled else []))
     with ExitStack() as stack:
-        writer = _Writer(folder, stack, shape, scaled)
-        jobs = zip(parts, boxes, strict=True)
-        for part, box in progress(jobs, "packing", total=len(parts), unit="patient"):
-            writer.add(part, box)
-            part.path.unlink()
+        files = [stack.enter_context(HashedFile(folder / name)) for name in names]
+        entries = stack.enter_context(closing(pool.map(partial(pack, shape=shape), jobs)))
+        shown = progress(entries, "packing", total=len(jobs), unit="patient")
+        patients = _append(files, parts, shown)
     return {
-        "shape": [writer.rows, *shape],
-        "files": {file.path.name: file.entry() for file in writer.files},
-        "patients": writer.patients,
+        "shape": [sum(patient["count"] for patient in patients), *shape],
+        "files": {file.path.name: file.entry() for file in files},
+        "patients": patients,
     }
 
 
-class _Writer:
-    """The open files of a folder that grows patient by patient."""
+def pack(job: tuple[Part, Box], shape: Shape) -> Json:
+    """Bring a part to its final form, in its scratch file; runs in a worker.
 
-    def __init__(
-        self, folder: Path, stack: ExitStack, shape: tuple[int, int], scaled: bool
-    ) -> None:
-        self.shape = shape
-        self.rows = 0
-        self.patients: list[Json] = []
-        names = (IMAGES, MASKS, SLICES, *([NATIVE_MASKS] if scaled else []))
-        self.files = [stack.enter_context(HashedFile(folder / name)) for name in names]
+    Returns:
+        The patient's entry of the index, without its place in the files.
 
-    def add(self, part: Part, box: Box) -> None:
-        """Append one patient."""
-        pixels, content = read_part(part), part.extent.content
-        images, masks, slices, *native = self.files
-        window = _shifted(box, -content.y0, -content.x0)
-        images.write(resize_images(cut(pixels.image, window), self.shape))
-        masks.write(np.packbits(resize_masks(cut(pixels.mask, window), self.shape), axis=-1))
-        slices.write(pixels.slices)
-        tumour = bounding_box(pixels.mask.view(np.bool_))
-        offset = native[0].bytes if native else 0
-        for file in native:
-            file.write(np.packbits(cut(pixels.mask, tumour)))
-        self.patients.append(
-            {
-                **_describe(part, pixels),
-                "box": list(box),
-                "first": self.rows,
-                "tumour_box": list(_shifted(tumour, content.y0, content.x0)),
-                "tumour_offset": offset,
-            }
-        )
-        self.rows += len(pixels.slices)
-
-
-def _describe(part: Part, pixels: Pixels) -> Json:
+    Raises:
+        OSError: the scratch file cannot be written.
+    """
+    part, box = job
+    pixels, content = read_pixels(part.path), part.extent.content
+    window = _shifted(box, -content.y0, -content.x0)
+    tumour = bounding_box(pixels.mask.view(np.bool_))
+    packed: Packed = (
+        resize_images(cut(pixels.image, window), shape),
+        np.packbits(resize_masks(cut(pixels.mask, window), shape), axis=-1),
+        pixels.slices,
+        np.packbits(cut(pixels.mask, tumour)),
+    )
+    save_arrays(part.path, packed)
     return {
         "patient_id": part.patient_id,
         "grade": part.grade,
@@ -92,7 +83,25 @@ def _describe(part: Part, pixels: Pixels) -> Json:
         "native_shape": list(part.extent.frame),
         "stack_size": part.stack_size,
         "count": len(pixels.slices),
+        "box": list(box),
+        "tumour_box": list(_shifted(tumour, content.y0, content.x0)),
     }
+
+
+def _append(
+    files: Sequence[HashedFile], parts: Sequence[Part], entries: Iterable[Json]
+) -> list[Json]:
+    patients: list[Json] = []
+    rows = native_bytes = 0
+    for part, entry in zip(parts, entries, strict=True):
+        packed = load_arrays(part.path, 4)
+        part.path.unlink()
+        patients.append({**entry, "first": rows, "tumour_offset": native_bytes})
+        for file, array in zip(files, packed, strict=False):
+            file.write(array)
+        rows += entry["count"]
+        native_bytes += len(packed[-1])
+    return patients
 
 
 def _shifted(box: Box, down: int, right: int) -> Box:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MULTIPLE = 32
 """Cropped sides are multiples of it: five halvings, which every network here takes."""
 
-FULL = np.uint8(255)
+FULL = 2**16 - 1
 """Level of a pixel that the mask covers entirely."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -127,8 +127,9 @@ def resize_masks(stack: UInt8, shape: tuple[int, int]) -> UInt8:
         return stack
     out = np.zeros((len(stack), *shape), np.uint8)
     for index in np.flatnonzero(stack.any(axis=(1, 2))):
-        coverage = resize_images(stack[index : index + 1] * FULL, shape)
-        _mark_most_covered(out[index], coverage[0])
+        coverage = np.empty(shape, np.uint16)
+        _resize_into(coverage[None], stack[index : index + 1] * np.uint16(FULL))
+        _mark_most_covered(out[index], coverage)
     return out
 
 
@@ -188,12 +189,14 @@ def _resize_into(out: NDArray[Any], stack: NDArray[Any]) -> None:
         cv2.resize(source, (width, height), dst=target, interpolation=how)
 
 
-def _mark_most_covered(out: UInt8, coverage: UInt8) -> None:
+def _mark_most_covered(out: UInt8, coverage: NDArray[np.uint16]) -> None:
     """Mark the most covered pixels of (h, w); of equals, those with the fullest surroundings."""
     wanted = max(1, round(int(coverage.sum(dtype=np.int64)) / FULL))
     around = cv2.boxFilter(
         coverage, cv2.CV_32S, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT
     )
+    touched = np.flatnonzero(coverage)
     # In whole numbers and a stable order, so that it falls out alike on every machine.
-    rank = coverage.astype(np.int32) * (25 * int(FULL) + 1) + around
-    out.reshape(-1)[np.argsort(-rank, axis=None, kind="stable")[:wanted]] = 1
+    rank = coverage.reshape(-1)[touched].astype(np.int64) * (25 * FULL + 1)
+    rank += around.reshape(-1)[touched]
+    out.reshape(-1)[touched[np.argsort(-rank, kind="stable")[:wanted]]] = 1

@@ -6,6 +6,7 @@ keeps native pixels, cropped to its own brain and mask.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,7 @@ def make_part(
     except UserError as error:
         return BadPatient(patient.patient_id, str(error))
     content, pixels = _condense(volume, source.keeps_volume_scale, settings)
-    with path.open("wb") as file:
-        for array in (pixels.image, np.packbits(pixels.mask, axis=-1), pixels.slices):
-            np.save(file, array)
+    save_arrays(path, (pixels.image, np.packbits(pixels.mask, axis=-1), pixels.slices))
     _, height, width = volume.image.shape
     return Part(
         patient_id=volume.patient_id,
@@ -79,12 +78,27 @@ def make_part(
     )
 
 
-def read_part(part: Part) -> Pixels:
-    """Read a part back from its scratch file."""
-    with part.path.open("rb") as file:
-        image, packed, slices = (np.load(file) for _ in range(3))
-    mask = np.unpackbits(packed, axis=-1, count=image.shape[-1])
-    return Pixels(image, mask, slices)
+def read_pixels(path: Path) -> Pixels:
+    """Read back what ``make_part`` left in its scratch file."""
+    image, packed, slices = load_arrays(path, 3)
+    return Pixels(image, np.unpackbits(packed, axis=-1, count=image.shape[-1]), slices)
+
+
+def save_arrays(path: Path, arrays: Iterable[NDArray[Any]]) -> None:
+    """Write arrays one after the other.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("wb") as file:
+        for array in arrays:
+            np.save(file, array)
+
+
+def load_arrays(path: Path, count: int) -> tuple[NDArray[Any], ...]:
+    """Read what ``save_arrays`` has written."""
+    with path.open("rb") as file:
+        return tuple(np.load(file) for _ in range(count))
 
 
 def _condense(volume: Volume, shared_scale: bool, settings: CacheSettings) -> tuple[Box, Pixels]:

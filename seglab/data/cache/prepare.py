@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,10 +16,10 @@ from seglab.core.progress import progress
 from seglab.data.cache.assemble import assemble
 from seglab.data.cache.files import FORMAT, INDEX, digest, write_index
 from seglab.data.cache.lock import held, scratch_folder
-from seglab.data.cache.part import BadPatient, Part, make_part
+from seglab.data.cache.part import Part, make_part
 from seglab.data.cache.settings import CacheSettings
 from seglab.data.cache.store import Cache, open_cache
-from seglab.data.cache.workers import in_processes
+from seglab.data.cache.workers import Workers
 from seglab.data.sources import Patient, Source
 
 OnBadFile = Literal["fail", "skip"]
@@ -111,12 +111,10 @@ class _Task:
         key = digest(inputs)[:_KEY_DIGITS]
         return f"{self.source.name}-{self.settings.image_size}-{key}"
 
-    def parts(self, folder: Path) -> Generator[Part | BadPatient, None, None]:
-        """Read all patients into ``folder``, in order."""
-        jobs = [(patient, folder / f"{i}.part") for i, patient in enumerate(self.patients)]
-        work = partial(make_part, source=self.source, settings=self.settings)
-        few = sum(size for _, size, _ in self.stamps) < SMALL_BYTES
-        return in_processes(work, jobs, 1 if few else self.workers)
+    def pool(self) -> Workers:
+        """As many processes as were asked for and are worth their start."""
+        small = sum(size for _, size, _ in self.stamps) < SMALL_BYTES
+        return Workers(1 if small else self.workers)
 
 
 def _stamp(path: Path) -> tuple[Path, int, int]:
@@ -155,7 +153,9 @@ def _fill(path: Path, task: _Task) -> tuple[Cache, bool]:
 
 def _build(folder: Path, task: _Task) -> None:
     source = task.source
-    parts, skipped = _collect(folder, task)
+    with task.pool() as pool:
+        parts, skipped = _collect(folder, task, pool)
+        arrays = assemble(folder, parts, task.settings, pool)
     content = {
         "format": FORMAT,
         "source": source.name,
@@ -163,16 +163,18 @@ def _build(folder: Path, task: _Task) -> None:
         "mirror_axis": source.mirror_axis,
         "settings": task.settings.to_dict(),
         "skipped": skipped,
-        **assemble(folder, parts, task.settings),
+        **arrays,
     }
     write_index(folder, content)
 
 
-def _collect(folder: Path, task: _Task) -> tuple[list[Part], list[tuple[str, str]]]:
+def _collect(folder: Path, task: _Task, pool: Workers) -> tuple[list[Part], list[tuple[str, str]]]:
     """Read all patients; returns those read, and (patient id, reason) of the others."""
     parts: list[Part] = []
     skipped: list[tuple[str, str]] = []
-    with closing(task.parts(folder)) as results:
+    jobs = [(patient, folder / f"{i}.part") for i, patient in enumerate(task.patients)]
+    work = partial(make_part, source=task.source, settings=task.settings)
+    with closing(pool.map(work, jobs)) as results:
         for result in progress(results, "reading", total=len(task.patients), unit="patient"):
             if isinstance(result, Part):
                 parts.append(result)

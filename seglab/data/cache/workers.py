@@ -1,4 +1,4 @@
-"""Apply a function in several processes that never outlive this one."""
+"""Apply functions in several processes that never outlive this one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
 from typing import TypeVar
 
 import cv2
@@ -19,34 +20,54 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def in_processes(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
-) -> Generator[Result, None, None]:
-    """Yield ``work(job)`` of each job, in order; close the generator to give up early.
+class Workers:
+    """A context manager around so many processes.
 
     Args:
-        work: picklable.
-        jobs: picklable each.
-        workers: processes; 0 takes one a core, 1 works in this process.
-
-    Raises:
-        UserError: a worker was killed, as happens when memory runs out.
+        count: processes; 0 takes one a core, 1 works in this process and starts none.
     """
-    count = min(workers or _cores(), len(jobs))
-    if count <= 1:
-        yield from map(work, jobs)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_start_worker)
-    try:
-        yield from pool.map(work, jobs)
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"one of {count} worker processes was killed, perhaps for want of memory: "
-            "set data.workers to 1"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def __init__(self, count: int) -> None:
+        self.count = count or _cores()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(
+        self, work: Callable[[Job], Result], jobs: Sequence[Job]
+    ) -> Generator[Result, None, None]:
+        """Yield ``work(job)`` of each job, in order; ``work`` and jobs are picklable.
+
+        Raises:
+            UserError: a worker was killed, as happens when memory runs out.
+        """
+        if self._pool is None:
+            yield from map(work, jobs)
+            return
+        try:
+            yield from self._pool.map(work, jobs)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {self.count} worker processes was killed, perhaps for want of memory: "
+                "set data.workers to 1"
+            ) from error
+
+    def __enter__(self) -> Workers:
+        if self.count > 1:
+            self._pool = ProcessPoolExecutor(
+                self.count,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
 
 def _start_worker() -> None:
