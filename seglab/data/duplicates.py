@@ -36,8 +36,8 @@ class Fingerprint:
     """(n,) positions in the stack of the slices that show anything."""
     thumbs: NDArray[np.float16]
     """(n, SIDE²) of mean about 0 and norm 1."""
-    mask_thumbs: NDArray[np.float16]
-    """(n, SIDE²) share of tumour in each thumbnail pixel."""
+    mask_thumbs: NDArray[np.uint8]
+    """(n, SIDE²) share of tumour in each thumbnail pixel, in 255ths."""
     digest: str
     """Hash of image and mask: equal where every byte is."""
 
@@ -74,7 +74,7 @@ def fingerprint(
         patient_id,
         slice_indices[shown],
         thumbs[shown].astype(np.float16),
-        mask_thumbs[shown].astype(np.float16),
+        (255 * mask_thumbs[shown]).round().astype(np.uint8),
         digest.hexdigest(),
     )
 
@@ -117,19 +117,20 @@ def _similarities(
             rows, thumbs = by_slice.setdefault(int(index), ([], []))
             rows.append(patient)
             thumbs.append(thumb)
-    stacked = {i: (np.array(r), np.stack(t).astype(np.float32)) for i, (r, t) in by_slice.items()}
+    stacked = {i: (np.array(r), np.stack(t)) for i, (r, t) in by_slice.items()}
     return {shift: _mean_correlation(stacked, shift, len(fingerprints)) for shift in (0, 1)}
 
 
 def _mean_correlation(
-    stacked: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]], shift: int, count: int
+    stacked: dict[int, tuple[NDArray[np.int64], NDArray[np.float16]]], shift: int, count: int
 ) -> NDArray[np.float64]:
     total = np.zeros((count, count))
     slices = np.zeros((count, count), dtype=np.int64)
     for index, (rows, thumbs) in stacked.items():
         if index + shift in stacked:
             others, moved = stacked[index + shift]
-            total[np.ix_(rows, others)] += thumbs @ moved.T
+            # Wide only here: in float32 the thumbnails of a full set would fill 250 MB.
+            total[np.ix_(rows, others)] += thumbs.astype(np.float32) @ moved.T.astype(np.float32)
             slices[np.ix_(rows, others)] += 1
     return total / np.maximum(slices, 1)
 
