@@ -18,6 +18,7 @@ from seglab.studies.children import (
     ARMS,
     BASELINE,
     BUDGET,
+    FAILURES,
     FOLD,
     SUFFIX,
     TUNED,
@@ -28,6 +29,8 @@ from seglab.studies.experiment import FAILED, FINISHED, Outcome, Plan, train_one
 from seglab.studies.report import report_ablation
 from seglab.studies.tuning import apply_values, tune_arms, tuning_trials
 from seglab.tracking import RunLog, Store, environment_tags, resume_run, start_run
+
+MAX_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def _run_ablation(study: Study, store: Store, *, fresh: bool) -> StudyOutcome:
         for plan in child_plans(study, hashes, parent.run_id):
             runs.append(run(plan))
             log_progress(parent, runs)
+        parent.tags({FAILURES: json.dumps(failures(runs))})
         report = _report(store, parent, runs)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
@@ -185,6 +189,15 @@ def log_progress(parent: RunLog, runs: Sequence[Outcome]) -> None:
     parent.metrics(
         {"progress/finished": finished, "progress/failed": len(runs) - finished}, step=len(runs)
     )
+
+
+def failures(runs: Sequence[Outcome]) -> dict[str, str]:
+    """The first reason of each arm that failed; some fail before there is a run to carry it."""
+    reasons: dict[str, str] = {}
+    for run in runs:
+        if run.error:
+            reasons.setdefault(run.arm, run.error[:MAX_REASON])
+    return reasons
 
 
 def _report(store: Store, parent: RunLog, runs: Sequence[Outcome]) -> str | None:

@@ -19,7 +19,7 @@ from seglab.tracking import RunInfo, Store, UnknownRun, download
 
 ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
 ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.arm_hash"
-TUNES, TUNED = "seglab.tunes", "seglab.tuned"
+TUNES, TUNED, FAILURES = "seglab.tunes", "seglab.tuned", "seglab.failures"
 SUFFIX = " · ablation"
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(
@@ -133,6 +133,8 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
         warnings += dropped
         if arm.children:
             arms.append(arm)
+        else:
+            warnings.append(_absence(name, parent))
     if not arms:
         raise UserError(f"nothing to compare in '{experiment_of(parent)}': no arm has finished")
     _refuse_other_truth(arms)
@@ -155,6 +157,11 @@ def read_child(store: Store, run: RunInfo) -> Child:
         download(store, run.run_id, Path(folder), SCORES)
         scores = read_csv(Path(folder) / SCORES)
     return Child(run, int(run.tags[SEED]), int(run.tags.get(FOLD, 0)), scores)
+
+
+def _absence(arm: str, parent: RunInfo) -> str:
+    reason = json.loads(parent.tags.get(FAILURES, "{}")).get(arm)
+    return f"arm '{arm}' is not in the comparison: " + (reason or "no run of it has finished")
 
 
 def _newest(runs: Sequence[RunInfo]) -> list[RunInfo]:

@@ -15,13 +15,13 @@ from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, compare
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
-from seglab.studies.children import Ablation, Arm
+from seglab.studies.children import ARM, Ablation, Arm
 
 NOT_RANKED, IS_BASELINE = "not ranked", "baseline"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
 SIZES = ("small", "medium", "large")
 FEWEST_PER_STRATUM = 2
-EXTREMES = 5
+EXTREMES = 3
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,12 @@ class ComparedAblation:
     @property
     def warnings(self) -> Sequence[str]:
         """What a reader must know before the figures."""
+        compared = {arm.name for arm in self.ablation.arms}
         unfinished = [
             f"{run.name} is not in the comparison: {run.status.lower()}"
             + (f", {reason}" if (reason := run.tags.get("seglab.error")) else "")
             for run in self.ablation.unfinished
+            if run.tags[ARM] in compared
         ]
         return [*self.comparison.warnings, *self.ablation.warnings, *unfinished]
 

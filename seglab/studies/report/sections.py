@@ -94,7 +94,8 @@ def lead(result: ComparedAblation) -> list[Block]:
 def sentence(result: ComparedAblation, row: ArmRow) -> str:
     """One arm's verdict in words."""
     base, verdict = result.comparison.baseline.arm, result.verdicts[row.arm]
-    figures = f"{row.diff:+.3f} ({tables.interval(row.ci_low, row.ci_high, signed=True)})"
+    limits = tables.interval(row.ci_low, row.ci_high, signed=True)
+    figures = f"{tables.number(row.diff, signed=True)} ({limits})"
     if verdict == NOT_RANKED:
         return f"{row.arm} is not ranked against {base}: its budget was another. {figures}."
     if verdict == "equivalent":

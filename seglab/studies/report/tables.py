@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from seglab.evaluation.comparison import ArmRow, ArmSummary
 from seglab.studies.children import FOLD, SEED, TUNED
@@ -21,7 +22,7 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
     """Format a figure; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:{'+' if signed else ''},.{digits}f}"
+    return f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
 def p_value(value: float) -> str:
@@ -106,69 +107,65 @@ def spread_table(result: ComparedAblation) -> Table:
 
 
 def strata_table(result: ComparedAblation) -> Table:
-    """Differences among small, medium and large tumours, and within grades."""
+    """Differences among small, medium and large tumours, and within grades; a row an arm."""
+    header = ["arm"]
+    for stratum in result.strata:
+        count = f"{stratum.comparison.n_patients} patients"
+        header.append(", ".join(filter(None, (stratum.name, stratum.rule, count))))
     rows = []
     for arm in [row.arm for row in result.rows]:
+        cells = [arm]
         for stratum in result.strata:
             row = next(row for row in stratum.comparison.rows if row.arm == arm)
-            rows.append(
-                [
-                    arm,
-                    stratum.name,
-                    stratum.rule or "–",
-                    str(stratum.comparison.n_patients),
-                    number(stratum.comparison.baseline.mean),
-                    number(row.mean),
-                    number(row.diff, signed=True),
-                    interval(row.ci_low, row.ci_high, signed=True),
-                    f"{row.wins} : {row.losses}",
-                ]
-            )
+            limits = interval(row.ci_low, row.ci_high, signed=True)
+            cells.append(f"{number(row.diff, signed=True)} ({limits})")
+        rows.append(cells)
     return Table(
-        header=(
-            *("arm", "patients with", "true volume", "n", "Dice, baseline", "Dice, arm"),
-            *("difference", "interval", "wins : losses"),
-        ),
+        header=header,
         rows=rows,
-        note="Among fewer patients, and not corrected for looking several times: a place to look "
-        "next, not a finding.",
-        text_columns=3,
+        note="Difference to the baseline among these patients alone, with its interval; tumours "
+        "in thirds by true size. Fewer patients, and not corrected for looking several times: a "
+        "place to look next, not a finding.",
     )
 
 
 def extremes_table(result: ComparedAblation) -> Table:
-    """Patients that gain and lose the most under each arm."""
+    """Patients that gain and lose the most under each arm, side by side."""
     rows: list[Sequence[str]] = []
     for row in result.rows:
         changes = result.differences(row.arm)
-        count = min(EXTREMES, len(changes) // 2)
-        rows += [_patient_row(row.arm, change) for change in changes[:count]]
-        rows += [_patient_row(row.arm, change) for change in changes[len(changes) - count :]]
+        gains = [change for change in changes if change.difference > 0][:EXTREMES]
+        losses = [change for change in reversed(changes) if change.difference < 0][:EXTREMES]
+        for gain, loss in zip_longest(gains, losses):
+            rows.append([row.arm, *_change_cells(gain), *_change_cells(loss)])
+    change = ("true tumour", "Dice", "difference")
     return Table(
-        header=("arm", "patient", "grade", "tumour", "Dice, baseline", "Dice, arm", "difference"),
+        header=("arm", "gains most", *change, "loses most", *change),
         rows=rows,
-        text_columns=3,
+        text_columns=2,
+        note="Dice: of the baseline → of the arm, seeds averaged.",
     )
 
 
-def _patient_row(arm: str, change: PatientDifference) -> Sequence[str]:
+def _change_cells(change: PatientDifference | None) -> Sequence[str]:
+    if change is None:
+        return ["–"] * 4
     return [
-        arm,
         change.patient_id,
-        change.grade or "–",
-        change.truth,
-        number(change.baseline),
-        number(change.arm),
+        f"{change.truth}, {change.grade}" if change.grade else change.truth,
+        f"{number(change.baseline)} → {number(change.arm)}",
         number(change.difference, signed=True),
     ]
 
 
 def cost_table(result: ComparedAblation) -> Table:
     """What each arm costs, and what it was given."""
+    tuned = any(spent.trials for spent in result.budgets.arms)
     rows = []
     for summary in result.summaries:
         cost = result.costs[summary.arm]
         spent = next(spent for spent in result.budgets.arms if spent.arm == summary.arm)
+        tuning = (spent.trials, spent.trial_images, spent.trial_seconds) if tuned else ()
         rows.append(
             [
                 summary.arm,
@@ -179,15 +176,14 @@ def cost_table(result: ComparedAblation) -> Table:
                 str(spent.runs),
                 number(spent.images, 0),
                 number(spent.train_seconds, 1),
-                str(spent.trials),
-                number(spent.trial_images, 0),
-                number(spent.trial_seconds, 1),
+                *(number(value, 0) for value in tuning),
             ]
         )
     return Table(
         header=(
             *("arm", "Dice", "M parameters", "GFLOP an image", "images/s", "runs"),
-            *("images a run", "seconds a run", "tuning trials", "their images", "their seconds"),
+            *("images a run", "seconds a run"),
+            *(("tuning trials", "their images", "their seconds") if tuned else ()),
         ),
         rows=rows,
         note=f"Budget: equal {result.budgets.unit} a run. GFLOP: one forward pass, two a "
