@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seglab.cli.shell import DONE, USER_ERROR, Parser, add_json, print_json
+
+if TYPE_CHECKING:
+    from seglab.data.check import CheckReport
+    from seglab.data.sources import Source
 
 SOURCES = ("brats-h5", "brats-nifti", "lgg-tif")
 
@@ -96,6 +101,13 @@ def _add_check(parts: Any) -> None:
         epilog="example:\n  python -m seglab data check --source brats-h5 --root brats2020",
     )
     _add_source(parser)
+    parser.add_argument(
+        "--other",
+        nargs=2,
+        action="append",
+        metavar=("SOURCE", "DIR"),
+        help="another set, to find patients that are in both (may be repeated)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write page and picture")
     add_json(parser)
     parser.set_defaults(do=_check)
@@ -106,16 +118,27 @@ def _check(arguments: argparse.Namespace) -> int:
     from seglab.data.sources import open_source
 
     source = open_source(arguments.source, arguments.root, arguments.channel)
-    report = check(source, workers=arguments.workers)
+    others = [open_source(name, Path(root)) for name, root in arguments.other or ()]
+    report = check(source, others=others, workers=arguments.workers)
     if arguments.out is not None:
-        from seglab.studies.checking import write_check
-
-        write_check(report, source, arguments.out)
+        _write_check(report, source, arguments.out)
     print_json(report.to_json()) if arguments.json else print(report.to_text())
+    for bad in report.bad_files:
+        print(f"error: {bad.file}: {bad.reason}", file=sys.stderr)
     if not report.identity.ok:
-        print(f"error: {report.identity.evidence}", file=sys.stderr)
-        return USER_ERROR
-    return DONE
+        print(f"error: {report.identity.reason}", file=sys.stderr)
+    return DONE if report.ok else USER_ERROR
+
+
+def _write_check(report: CheckReport, source: Source, out: Path) -> None:
+    from seglab.figures.identity_sheet import identity_sheet
+    from seglab.figures.pixels import write_png
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "check.txt").write_text(report.to_text() + "\n", encoding="utf-8")
+    (out / "check.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    if report.example is not None:
+        write_png(out / "identity.png", identity_sheet(source, report))
 
 
 def _add_prepare(parts: Any) -> None:

@@ -164,7 +164,7 @@ def _train_epoch(trainer: Trainer) -> float:
             logits = network(compute.images(batch.images))
         loss = trainer.loss(logits.float(), compute.masks(batch.masks))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if config.optim.grad_clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
         optimizer.step()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from seglab.core.config import Data, RunConfig
 from seglab.data.cache import Cache, CacheSettings, Prepared, prepare
+from seglab.data.identity import image_identity, set_identity
 from seglab.data.sources import Source, open_source
 from seglab.data.splits import Split, SplitPatient, make_split
+
+IDENTITY_SAMPLE = 30
+"""Patients looked at to tell whether the channel is FLAIR."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class StudyData:
 
 
 def open_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepared]:
-    """Fill the cache, or find it filled.
+    """Fill the cache, or find it filled; warn when it is new and does not look like FLAIR.
 
     Raises:
         UserError: see :func:`seglab.data.cache.prepare`.
@@ -28,7 +33,7 @@ def open_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
     source = source or open_source(data.source, data.root, data.channel)
     patients = source.patients()[: data.patients]
     settings = CacheSettings.from_config(data, source)
-    return prepare(
+    cache, prepared = prepare(
         source,
         settings,
         data.cache,
@@ -36,6 +41,22 @@ def open_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
         on_bad_file=data.on_bad_file,
         patients=patients,
     )
+    if not prepared.reused:
+        _warn(cache, prepared)
+    return cache, prepared
+
+
+def _warn(cache: Cache, prepared: Prepared) -> None:
+    """Say what a person should know before days of training on these files."""
+    for name, reason in prepared.skipped:
+        print(f"warning: {name} is left out: {reason}", file=sys.stderr)
+    looks = [
+        image_identity(cache.native_image(p), cache.native_mask(p), mirror_axis=cache.mirror_axis)
+        for p in cache.patients[:IDENTITY_SAMPLE]
+    ]
+    identity = set_identity(looks)
+    if not identity.ok:
+        print(f"warning: {identity.reason}", file=sys.stderr)
 
 
 def open_data(config: RunConfig) -> StudyData:

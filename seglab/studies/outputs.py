@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 import yaml
 
@@ -20,6 +18,7 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.overlays import overlay_sheet
+from seglab.figures.pixels import write_png
 from seglab.learning.inference import build_case
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
@@ -78,12 +77,6 @@ def write_overlays(folder: Path, cases: Sequence[Case], config: RunConfig) -> No
         title = f"{config.name}: {label} of {len(cases)} validation patients"
         sheet = overlay_sheet([by_id[name] for name in names], title, [label] * len(names))
         write_png(folder / f"{label}.png", sheet)
-
-
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write an RGB picture."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {path}")
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

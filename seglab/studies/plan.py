@@ -122,6 +122,6 @@ def seconds_per_image(trainer: Trainer, image_hw: tuple[int, int], steps: int = 
         with trainer.compute.autocast():
             logits = trainer.network(images)
         loss = trainer.loss(logits.float(), masks)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         float(loss.detach())  # waits for the device
     return (time.perf_counter() - started) / (steps * batch)
