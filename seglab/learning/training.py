@@ -70,7 +70,7 @@ class Trainer:
         self.channels = 2 * config.data.context + 1
         hw = (int(cache.images.shape[1]), int(cache.images.shape[2]))
         network = build_model(config.model, self.channels, hw)
-        self.network = network.to(compute.device, memory_format=torch.channels_last)
+        self.network = network.to(compute.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
         self.loss: Loss = config.loss.build()
         self.loader = TrainLoader(cache, train, config)

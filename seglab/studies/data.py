@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+import numpy as np
+
 from seglab.core.config import Data, RunConfig
-from seglab.data.cache import Cache, CacheSettings, Prepared, prepare
-from seglab.data.identity import image_identity, set_identity
+from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, prepare
+from seglab.data.identity import ImageIdentity, image_identity, set_identity
 from seglab.data.sources import Source, open_source
 from seglab.data.splits import Split, SplitPatient, make_split
 
@@ -50,13 +52,15 @@ def _warn(cache: Cache, prepared: Prepared) -> None:
     """Say what a person should know before days of training on these files."""
     for name, reason in prepared.skipped:
         print(f"warning: {name} is left out: {reason}", file=sys.stderr)
-    looks = [
-        image_identity(cache.native_image(p), cache.native_mask(p), mirror_axis=cache.mirror_axis)
-        for p in cache.patients[:IDENTITY_SAMPLE]
-    ]
+    looks = [_look(cache, patient) for patient in cache.patients[:IDENTITY_SAMPLE]]
     identity = set_identity(looks)
     if not identity.ok:
         print(f"warning: {identity.reason}", file=sys.stderr)
+
+
+def _look(cache: Cache, patient: CachedPatient) -> ImageIdentity:
+    image = cache.native_image(patient).astype(np.float32)
+    return image_identity(image, cache.native_mask(patient), mirror_axis=cache.mirror_axis)
 
 
 def open_data(config: RunConfig) -> StudyData:
