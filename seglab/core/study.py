@@ -44,13 +44,16 @@ class Range(Block):
             raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         if self.log and self.low <= 0:
             raise ValueError("a log range must start above 0")
-        if self.log and self.step is not None and not self.integer:
+        if self.log and self.step is not None:
             raise ValueError("a log range takes no step")
+        whole = (self.low, self.high, 1.0 if self.step is None else self.step)
+        if self.integer and not all(value.is_integer() for value in whole):
+            raise ValueError("an integer range has a whole low, high and step")
         return self
 
 
 class Pruner(Block):
-    """Which trials are stopped before their end."""
+    """Which trials are stopped before their end; the first, the base config, never is."""
 
     name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "median"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
@@ -58,7 +61,9 @@ class Pruner(Block):
     startup_trials: Annotated[int, Field(ge=0)] = 4
     """Trials that run to their end before any is pruned."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    """Of ``percentile``: the share of trials, in per cent, that goes on."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of ``wilcoxon``: pruned where a one-sided test over patients against the best is below."""
 
 
 class Confirm(Block):
@@ -79,6 +84,8 @@ class Search(Block):
     second_objective: Literal["none", "train_seconds", "parameters"] = "none"
     storage: str | None = None
     """``postgresql+psycopg://…`` for several machines; None keeps the study under mlruns."""
+    heartbeat_s: Annotated[int, Field(ge=1)] = 20
+    """Of several machines: one that is silent for three of these is taken for dead."""
     confirm: Confirm = Confirm()
 
     @model_validator(mode="after")

@@ -1,0 +1,43 @@
+"""A search's best value is optimistic: the best few against the base, over fresh seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from seglab.core.study import Study
+from seglab.studies.ablation import run_study
+from seglab.studies.search.results import SearchOutcome
+from seglab.studies.search.space import make_space
+from seglab.tracking import Store
+
+BASE_ARM = "base"
+
+
+def confirm(study: Study, outcome: SearchOutcome, store: Store) -> SearchOutcome:
+    """Retrain the best few trials and the base config, and compare them patient by patient.
+
+    An ablation like any other, under a parent run of its own in the same experiment.
+    """
+    ablation = confirmation_study(study, outcome)
+    if ablation is None:
+        return outcome
+    return outcome.confirmed(run_study(ablation, store).report)
+
+
+def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:
+    """Make the ablation; None where nothing but the base is there to confirm."""
+    assert study.search is not None
+    space, wanted = make_space(study), study.search.confirm
+    arms = {BASE_ARM: study.run}
+    known = {study.run.hash()}
+    ranked = sorted(
+        (row for row in outcome.rows if row.state == "complete"), key=lambda row: -row.values[0]
+    )
+    for row in ranked:
+        config = space.build(row.params)
+        if len(arms) <= wanted.top and config.hash() not in known:
+            known.add(config.hash())
+            arms[f"trial {row.number:03d}"] = config
+    if len(arms) == 1:
+        return None
+    return replace(study, arms=arms, baseline=BASE_ARM, seeds=wanted.seeds, search=None, tune=None)

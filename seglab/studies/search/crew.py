@@ -1,0 +1,110 @@
+"""The worker processes of one command: started, replaced, stopped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from seglab.core.errors import UserError
+from seglab.studies.search.worker import DONE, INTERRUPTED, STOP, USER_ERROR, Task
+
+ROOT = Path(__file__).resolve().parents[3]
+_MODULE = "seglab.studies.search.worker"
+_STOP_NOW_S = 20.0
+_MOST_EARLY_DEATHS = 5
+_EARLY_S = 60.0
+
+
+class Crew:
+    """``size`` workers; one that crashes is replaced.
+
+    Each is the leader of its own process group: Ctrl-C reaches the parent alone,
+    which tells them. When the parent dies, their standard input ends, and so do they.
+    """
+
+    def __init__(self, task: Task, size: int, gpus: list[str]) -> None:
+        self._task, self._gpus = task, gpus
+        self._workers: dict[int, subprocess.Popen[str]] = {}
+        self._early_deaths: list[float] = []
+        for slot in range(size):
+            self._start(slot)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return [worker.pid for worker in self._workers.values()]
+
+    def _start(self, slot: int) -> None:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+        else:
+            environment["OMP_NUM_THREADS"] = str(self._task.threads)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", _MODULE],
+            stdin=subprocess.PIPE,
+            stdout=sys.stderr,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+        self._workers[slot] = worker
+        self._tell(worker, self._task.to_line())
+
+    @staticmethod
+    def _tell(worker: subprocess.Popen[str], line: str) -> None:
+        assert worker.stdin is not None
+        with suppress(BrokenPipeError):  # it has just died; the next look will find it
+            worker.stdin.write(line)
+            worker.stdin.flush()
+
+    def mend(self) -> bool:
+        """Replace workers that crashed; False once all have ended by themselves.
+
+        Raises:
+            UserError: a worker cannot go on, or workers die as soon as they start.
+        """
+        for slot, worker in list(self._workers.items()):
+            code = worker.poll()
+            if code is None:
+                continue
+            del self._workers[slot]
+            if code == USER_ERROR:
+                raise UserError("a worker cannot go on, for the reason it gave above")
+            if code not in (DONE, INTERRUPTED):
+                self._note_death(worker.pid, code)
+                self._start(slot)
+        return bool(self._workers)
+
+    def _note_death(self, pid: int, code: int) -> None:
+        cause = f"signal {-code}" if code < 0 else f"status {code}"
+        print(f"worker {pid} died ({cause}); another takes its place", file=sys.stderr)
+        now = time.monotonic()
+        self._early_deaths = [at for at in self._early_deaths if now - at < _EARLY_S] + [now]
+        if len(self._early_deaths) > _MOST_EARLY_DEATHS * max(1, len(self._workers) + 1):
+            raise UserError(f"{len(self._early_deaths)} workers died within a minute ({cause})")
+
+    def stop_after_epoch(self) -> None:
+        """Ask every worker to end its epoch, put its trial down and leave."""
+        for worker in self._workers.values():
+            self._tell(worker, STOP + "\n")
+
+    def stop_now(self) -> None:
+        """Interrupt every worker, and kill what has not left within seconds."""
+        for worker in self._workers.values():
+            assert worker.stdin is not None
+            with suppress(BrokenPipeError):
+                worker.stdin.close()
+        deadline = time.monotonic() + _STOP_NOW_S
+        for worker in self._workers.values():
+            try:
+                worker.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+        self._workers = {}

@@ -1,0 +1,95 @@
+"""What a study is a study of: it goes on only with the same space, base config and data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+
+from seglab.core.config import flatten, without_local
+from seglab.core.errors import UserError
+from seglab.core.study import Search
+from seglab.studies.data import StudyData
+from seglab.studies.search.ledger import BASE
+from seglab.studies.search.space import Space
+from seglab.studies.search.storage import StudyStorage
+
+IDENTITY = "identity"
+
+
+def open_study(
+    name: str, space: Space, search: Search, data: StudyData, storage: StudyStorage
+) -> optuna.Study:
+    """Find the study, or begin it with the base config as its first trial.
+
+    Raises:
+        UserError: it is there, but of another space, base config or data; says what changed.
+    """
+    identity = describe(space, search, data)
+    two = search.second_objective != "none"
+    directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * two
+    with storage.lock("claim"):
+        known = next(
+            (s for s in optuna.get_all_study_summaries(storage.backend) if s.study_name == name),
+            None,
+        )
+        if known is not None and IDENTITY in known.user_attrs:
+            refuse_change(name, known.user_attrs[IDENTITY], identity)
+        study = optuna.create_study(
+            storage=storage.backend, study_name=name, directions=directions, load_if_exists=True
+        )
+        if IDENTITY not in study.user_attrs:
+            study.set_user_attr(IDENTITY, identity)
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(space.base_params, user_attrs={BASE: True})
+    return study
+
+
+def load_study(name: str, storage: StudyStorage) -> optuna.Study:
+    """Open a study that :func:`open_study` has begun."""
+    return optuna.load_study(study_name=name, storage=storage.backend)
+
+
+def describe(space: Space, search: Search, data: StudyData) -> dict[str, Any]:
+    """Everything that trials of one study have in common, as plain values."""
+    domains = {
+        key: domain.model_dump(exclude_defaults=True) for key, domain in space.domains.items()
+    }
+    described = {
+        "space": domains,
+        "base": flatten({**without_local(space.base), "name": None}),
+        "data": {"content": data.cache.data_hash, "split": data.split.hash},
+        "second_objective": search.second_objective,
+    }
+    return dict(json.loads(json.dumps(described)))
+
+
+def refuse_change(name: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise unless both are the same, naming the first differences."""
+    before, now = _leaves(known), _leaves(given)
+    changed = [
+        f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"study '{name}' was begun with something else: {'; '.join(changed[:3])}{more}; "
+            "change it back, or give this search another name: name=…"
+        )
+
+
+def _leaves(identity: Mapping[str, Any]) -> dict[str, Any]:
+    leaves: dict[str, Any] = {"second_objective": identity.get("second_objective")}
+    for block in ("space", "base", "data"):
+        leaves |= {f"{block}.{key}": value for key, value in identity.get(block, {}).items()}
+    return leaves
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,82 @@
+"""What the sweep's run carries at its end: figures, an interactive page, ``best.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import optuna
+from optuna.importance import (
+    BaseImportanceEvaluator,
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+    get_param_importances,
+)
+
+from seglab.core.study import Study
+from seglab.figures import search as draw
+from seglab.figures.search import Importance
+from seglab.figures.search_page import search_page
+from seglab.studies.search.ledger import Ledger
+from seglab.studies.search.results import SearchOutcome, summarise, write_best
+from seglab.tracking import RunLog
+
+_FEWEST_TRIALS = 4
+_FOLDER = "search"
+
+
+def publish(study: Study, ledger: Ledger, parent: RunLog) -> SearchOutcome:
+    """Write and log everything that can be said of the study as it stands."""
+    outcome = summarise(study, ledger, parent.run_id)
+    if outcome.best is None:
+        return outcome
+    folder = ledger.storage.folder
+    best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
+    write_best(best_config, study, outcome.best, ledger)
+    parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
+    found = importances(ledger.study)
+    second = ledger.search.second_objective
+    _log_figures(outcome, found, second, parent)
+    report.write_text(search_page(study.name, outcome.rows, found, second), encoding="utf-8")
+    parent.artifact(report, _FOLDER)
+    return replace(outcome, best_config=best_config, report=report)
+
+
+def _log_figures(
+    outcome: SearchOutcome, found: Sequence[Importance], second: str, parent: RunLog
+) -> None:
+    rows = outcome.rows
+    figures = {
+        "history": draw.history(rows),
+        "importance": draw.importances(found),
+        "parallel": draw.parallel(rows),
+        "slices": draw.slices(rows),
+        "time": draw.time_spent(rows),
+    }
+    if any(row.curve for row in rows):
+        figures["curves"] = draw.curves(rows)
+    if second != "none":
+        figures["pareto"] = draw.pareto(rows, second)
+    for name, figure in figures.items():
+        parent.figure(figure, f"{_FOLDER}/{name}.png")
+
+
+def importances(study: optuna.Study) -> list[Importance]:
+    """Judge the parameters that all complete trials have, by both evaluators."""
+    return [
+        _importance(study, "fANOVA", FanovaImportanceEvaluator(seed=0)),
+        _importance(study, "PED-ANOVA", PedAnovaImportanceEvaluator()),
+    ]
+
+
+def _importance(study: optuna.Study, name: str, evaluator: BaseImportanceEvaluator) -> Importance:
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(complete) < _FEWEST_TRIALS:
+        return Importance(name, {}, f"needs {_FEWEST_TRIALS} complete trials")
+    if not set.intersection(*(set(trial.params) for trial in complete)):
+        return Importance(name, {}, "no parameter is in every trial")
+    try:
+        shares = get_param_importances(study, evaluator=evaluator, target=lambda t: t.values[0])
+    except (ValueError, RuntimeError) as error:  # values all alike, among others
+        return Importance(name, {}, str(error).splitlines()[0])
+    return Importance(name, shares)

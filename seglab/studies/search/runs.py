@@ -1,0 +1,106 @@
+"""The sweep's own run, and the truth about the runs below it."""
+
+from __future__ import annotations
+
+import json
+
+import optuna
+import yaml
+from optuna.trial import TrialState
+
+from seglab.core.errors import UserError
+from seglab.core.study import Study
+from seglab.studies.data import StudyData
+from seglab.studies.search.ledger import ERROR, RETRY_OF, RUN, Ledger
+from seglab.studies.search.storage import StudyStorage
+from seglab.studies.search.trial import TRIAL
+from seglab.tracking import (
+    RunInfo,
+    RunLog,
+    Store,
+    UnknownRun,
+    environment_tags,
+    resume_run,
+    start_run,
+)
+from seglab.tracking.failures import redact
+
+PARENT, CODE = "parent_run_id", "code_hash"
+
+
+def open_sweep(
+    study: Study, store: Store, begun: optuna.Study, data: StudyData, storage: StudyStorage
+) -> RunLog:
+    """Open the parent run of a study, shared by every machine that works on it.
+
+    Raises:
+        UserError: another process of this machine works on it, or its runs are elsewhere.
+    """
+    with storage.lock("claim"):
+        known = begun.user_attrs.get(PARENT)
+        if known is not None:
+            return _reopen(store, known, study.name)
+        tags = {
+            **environment_tags(),
+            "seglab.kind": "sweep",
+            "seglab.study": study.name,
+            "seglab.data_hash": data.cache.data_hash,
+            "seglab.split_hash": data.split.hash,
+        }
+        log = start_run(store, study.name, f"{study.name} · sweep", tags)
+        begun.set_user_attr(PARENT, log.run_id)
+    log.text(redact(yaml.safe_dump(dict(study.document), sort_keys=False)), "sweep.yaml")
+    log.params({"search.sampler": _sampler(study), "search.space": json.dumps(_space(study))})
+    return log
+
+
+def _reopen(store: Store, run_id: str, name: str) -> RunLog:
+    try:
+        return resume_run(store, run_id)
+    except UnknownRun:
+        raise UserError(
+            f"study '{name}' logs to run {run_id}, which {redact(store.uri)} does not have: "
+            "use the store it began with, or give this search another name: name=…"
+        ) from None
+    except UserError as error:
+        if "another process" in str(error):
+            raise UserError(f"search '{name}' is running in another process here") from None
+        raise
+
+
+def _sampler(study: Study) -> str:
+    assert study.search is not None
+    return study.search.sampler
+
+
+def _space(study: Study) -> dict[str, object]:
+    assert study.search is not None
+    return {k: v.model_dump(exclude_defaults=True) for k, v in study.search.space.items()}
+
+
+def settle_runs(store: Store, ledger: Ledger, parent_run_id: str) -> None:
+    """Give every run of the sweep that nobody works on its true status.
+
+    A run may have outlived its trial: its machine went silent, or its code changed
+    before it could go on and another run took its place.
+    """
+    trials = {str(t.number): t for t in ledger.trials}
+    heirs = {t.user_attrs[RETRY_OF]: t.number for t in trials.values() if RETRY_OF in t.user_attrs}
+    for run in store.find_runs(ledger.space.base.name, parent_run_id=parent_run_id):
+        trial = trials.get(run.tags.get(TRIAL, ""))
+        if trial is None or run.status in {"FINISHED", "FAILED"} or store.in_use(run.run_id):
+            continue
+        if trial.state == TrialState.FAIL:
+            heir = heirs.get(trial.number)
+            went = f"its machine went silent; trial {heir:03d} repeats it" if heir else "failed"
+            _fail(store, run, trial.user_attrs.get(ERROR, went))
+        elif trial.user_attrs.get(RUN, run.run_id) != run.run_id:
+            _fail(store, run, f"superseded by run {trial.user_attrs[RUN]}")
+        elif trial.state == TrialState.RUNNING:
+            store.mark_interrupted(run.run_id, "its worker died")
+
+
+def _fail(store: Store, run: RunInfo, reason: str) -> None:
+    if "seglab.pruned_at_epoch" in run.tags:
+        return
+    resume_run(store, run.run_id).fail(reason)

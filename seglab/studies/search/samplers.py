@@ -1,0 +1,112 @@
+"""Which config comes next, and which trial is not worth going on with."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import wilcoxon
+
+from seglab.core.study import Pruner, Search
+
+PATIENTS = "patients"
+"""User attribute of a trial: ``{epoch: [Dice of each validation patient]}``."""
+_FEWEST_RANDOM, _MOST_RANDOM = 4, 10
+_FEWEST_PAIRS = 5
+_MEAN_FALL = 1e-12
+
+
+def build_sampler(search: Search, trials: int) -> BaseSampler:
+    """Build the sampler of the next trial.
+
+    Made anew for every trial, seeded with the number of trials so far: processes
+    that shared a seed would all propose the same, and so would a continued study.
+    """
+    seed = int(np.random.SeedSequence([search.seed, trials]).generate_state(1)[0])
+    startup = min(_MOST_RANDOM, max(_FEWEST_RANDOM, search.trials // 3))
+    if search.sampler == "tpe":
+        conditional = any(domain.when for domain in search.space.values())
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=startup, multivariate=True, group=conditional
+        )
+    if search.sampler == "gp":
+        return optuna.samplers.GPSampler(
+            seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+        )
+    if search.sampler == "qmc":
+        # The study counts the points of the sequence, so that its seed stays the same.
+        return optuna.samplers.QMCSampler(
+            seed=search.seed,
+            scramble=True,
+            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+            warn_independent_sampling=False,
+        )
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def build_pruner(pruner: Pruner, epochs: int) -> BasePruner:
+    """Build the pruner; warm-up and start-up trials are :func:`may_prune`'s."""
+    first = max(1, warmup_epochs(pruner, epochs))
+    if pruner.name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=0)
+    if pruner.name == "percentile":
+        return optuna.pruners.PercentilePruner(pruner.percentile, n_startup_trials=0)
+    if pruner.name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
+    if pruner.name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=max(epochs, first))
+    if pruner.name == "wilcoxon":
+        return PatientPruner(pruner.p_threshold)
+    return optuna.pruners.NopPruner()
+
+
+def warmup_epochs(pruner: Pruner, epochs: int) -> int:
+    """Epochs in which nothing is pruned."""
+    return math.ceil(pruner.warmup_fraction * epochs)
+
+
+def may_prune(search: Search, study: optuna.Study, epoch: int, epochs: int) -> bool:
+    """Whether the pruner is asked after this epoch: not in the warm-up, not in the last epoch."""
+    pruner = search.pruner
+    if pruner.name == "none" or not warmup_epochs(pruner, epochs) < epoch < epochs:
+        return False
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return len(ended) >= pruner.startup_trials
+
+
+class PatientPruner(BasePruner):
+    """Prunes a trial whose patients score lower than the best trial's, at the same epoch.
+
+    Wilcoxon's signed-rank test over validation patients, one-sided. Optuna's own
+    ``WilcoxonPruner`` pools every step, which would count each patient once an epoch.
+    """
+
+    def __init__(self, p_threshold: float) -> None:
+        self._p_threshold = p_threshold
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Say whether ``trial`` should be given up; both trials' scores are in ``PATIENTS``."""
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not ended or not trial.user_attrs.get(PATIENTS):
+            return False
+        best = max(ended, key=lambda other: other.value or 0.0)
+        own = trial.user_attrs[PATIENTS]
+        epoch = max(map(int, own))
+        others = best.user_attrs.get(PATIENTS, {})
+        at = max((int(step) for step in others if int(step) <= epoch), default=None)
+        if at is None:
+            return False
+        difference = np.array(own[str(epoch)]) - np.array(others[str(at)])
+        return is_worse(difference, self._p_threshold)
+
+
+def is_worse(difference: np.ndarray, p_threshold: float) -> bool:
+    """Whether paired differences lie below zero; NaN (no score) is left out."""
+    difference = difference[np.isfinite(difference)]
+    if len(difference) < _FEWEST_PAIRS or difference.mean() > -_MEAN_FALL:
+        return False
+    return bool(wilcoxon(difference, alternative="less").pvalue < p_threshold)

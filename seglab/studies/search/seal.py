@@ -1,0 +1,58 @@
+"""Takes the test patients out of a search's reach: their pixels cannot be read."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.data.cache import Cache
+from seglab.data.cache.store import CachedPatient, UInt8
+from seglab.studies.data import StudyData
+
+
+class SealBroken(RuntimeError):
+    """Something asked for the pixels of a test patient."""
+
+
+class GuardedRows:
+    """Rows of an array, without those of the test patients."""
+
+    def __init__(self, rows: NDArray[Any], sealed: NDArray[np.bool_]) -> None:
+        self._rows, self._sealed = rows, sealed
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        if np.any(self._sealed[key[0] if isinstance(key, tuple) else key]):
+            raise SealBroken("a slice of a test patient was asked for")
+        return cast("NDArray[Any]", self._rows[key])
+
+
+class SealedCache(Cache):
+    """A cache whose test patients are not in ``by_id``, and whose rows refuse to be read."""
+
+    def __init__(self, cache: Cache, test: frozenset[str]) -> None:
+        self.__dict__.update(copy.copy(cache.__dict__))
+        numbers = [i for i, patient in enumerate(cache.patients) if patient.patient_id in test]
+        sealed = np.isin(cache.row_patient, numbers)
+        self._test = test
+        self.by_id = {name: found for name, found in cache.by_id.items() if name not in test}
+        self.images = cast("UInt8", GuardedRows(cache.images, sealed))
+        self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
+
+    def native_mask(self, patient: CachedPatient) -> UInt8:
+        """Return the source's own mask, if the patient is none of the test."""
+        if patient.patient_id in self._test:
+            raise SealBroken(f"the mask of test patient {patient.patient_id} was asked for")
+        return super().native_mask(patient)
+
+
+def seal(data: StudyData) -> StudyData:
+    """Return the data of a run without the pixels of its test patients."""
+    return replace(data, cache=SealedCache(data.cache, frozenset(data.split.test)))

@@ -1,0 +1,202 @@
+"""Where the study is kept: a journal file for one machine, PostgreSQL for several."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import socket
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock  # exported nowhere
+
+from seglab.core.errors import UserError
+from seglab.tracking.failures import mendable, redact, unreachable
+from seglab.tracking.locks import FileLock
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+POSTGRES = "postgresql+psycopg://"
+_LOCK_S = 120.0
+_GRACE_HEARTBEATS = 3
+Requeue = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
+Lock = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class StudyStorage:
+    """An open storage and the locks that guard what is decided over it."""
+
+    backend: BaseStorage
+    lock: Lock = field(repr=False)
+    """``with lock("claim"):`` — one process at a time, on all machines; dies with its holder."""
+    folder: Path
+    """On this machine: of locks, and of the journal if there is one."""
+    home: str
+    """Names this machine and folder; what was started elsewhere cannot be continued here."""
+
+    @property
+    def beats(self) -> bool:
+        """Whether the storage keeps heartbeats, so that other machines notice a death."""
+        return isinstance(self.backend, RDBStorage)
+
+
+def open_storage(
+    url: str | None, name: str, folder: Path, heartbeat_s: int, requeue: Requeue
+) -> StudyStorage:
+    """Open the storage of the study ``name``, made if absent.
+
+    Args:
+        url: ``postgresql+psycopg://…``; None takes a journal in ``folder``.
+        name: of the study.
+        folder: of this machine's journals and locks.
+        heartbeat_s: seconds between signs of life (PostgreSQL).
+        requeue: called with each trial of a machine that went silent, once it has failed.
+
+    Raises:
+        UserError: cannot be reached, read or written, or was made by another Optuna.
+    """
+    settle_optuna()
+    home = f"{socket.gethostname()}:{folder}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
+    if url is None:
+        return StudyStorage(
+            _open_journal(folder / f"{name}.log"), _file_lock(folder, name), folder, home
+        )
+    backend, lock = _open_postgres(url, name, heartbeat_s, requeue)
+    return StudyStorage(backend, lock, folder, home)
+
+
+def settle_optuna() -> None:
+    """Keep Optuna's log lines and its warnings about experimental features off the screen."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class JournalLock(BaseJournalFileLock):
+    """Dies with its holder, and cuts off a line that a killed writer left unfinished."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._lock = FileLock(journal.with_suffix(".journal-lock"))
+
+    def acquire(self) -> bool:
+        """Wait for the lock; the journal then ends with a whole line."""
+        self._lock.acquire(_LOCK_S)
+        cut_torn_line(self._journal)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+
+def cut_torn_line(journal: Path) -> None:
+    """Drop what follows the last line break: nobody was told that it was written."""
+    with journal.open("r+b") as stream:
+        end = stream.seek(0, 2)
+        kept = end
+        while kept > 0:
+            start = max(0, kept - 4096)
+            stream.seek(start)
+            place = stream.read(kept - start).rfind(b"\n")
+            kept = start + place + 1 if place >= 0 else start
+            if place >= 0:
+                break
+        if kept < end:
+            stream.truncate(kept)
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    try:
+        return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
+    except OSError as error:
+        raise UserError(f"{path}: the study cannot be opened: {error.strerror}") from None
+    except Exception as error:  # a damaged line surfaces as whatever it trips
+        raise UserError(
+            f"{path}: not a study that this Optuna can read ({type(error).__name__}); "
+            "it is damaged, or of another version: move it away or give the search another name"
+        ) from None
+
+
+def _file_lock(folder: Path, name: str) -> Lock:
+    @contextmanager
+    def lock(purpose: str) -> Iterator[None]:
+        held = FileLock(folder / f"{name}.{purpose}-lock")
+        held.acquire(_LOCK_S)
+        try:
+            yield
+        finally:
+            held.release()
+
+    return lock
+
+
+def _open_postgres(
+    url: str, name: str, heartbeat_s: int, requeue: Requeue
+) -> tuple[RDBStorage, Lock]:
+    if not url.startswith(POSTGRES):
+        raise UserError(
+            f"search.storage: '{redact(url)}' is not of the form {POSTGRES}user@host/db"
+        )
+    if importlib.util.find_spec("psycopg") is None:
+        raise UserError("search.storage: PostgreSQL needs: pip install 'psycopg[binary]'")
+    if (reason := unreachable(url)) is not None:
+        raise UserError(f"search.storage: {redact(url)} cannot be reached: {reason}")
+    try:
+        return _connect(url, name, heartbeat_s, requeue)
+    except Exception as error:
+        raise UserError(f"search.storage: {redact(url)} {_why(error)}") from error
+
+
+def _connect(url: str, name: str, heartbeat_s: int, requeue: Requeue) -> tuple[RDBStorage, Lock]:
+    from sqlalchemy import create_engine
+
+    options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+    lock = _advisory_lock(create_engine(url, **options), name)
+    with lock("tables"):  # two machines that make the tables at once trip each other
+        storage = RDBStorage(
+            url,
+            options,
+            heartbeat_interval=heartbeat_s,
+            grace_period=_GRACE_HEARTBEATS * heartbeat_s,
+            heartbeat_stale_trial_callback=requeue,
+        )
+    return storage, lock
+
+
+def _advisory_lock(engine: Engine, name: str) -> Lock:
+    from sqlalchemy import text
+
+    @contextmanager
+    def lock(purpose: str) -> Iterator[None]:
+        key = zlib.crc32(f"{name}/{purpose}".encode())
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+
+    return lock
+
+
+def _why(error: Exception) -> str:
+    words = str(error)
+    if "no longer compatible" in words or "upgrade" in words:
+        return "was made by another version of Optuna; run: optuna storage upgrade --storage URL"
+    lines = [line for line in words.splitlines() if line.strip()] or [type(error).__name__]
+    return f"cannot be used: {mendable(error) or redact(lines[0][:300])}"

@@ -1,0 +1,167 @@
+"""A worker: a process that claims and does trials until there are none, or it is told to stop.
+
+Its parent holds its standard input: the first line is the task, a line after it asks
+to stop after the epoch, and the end of the stream — the parent died, or wants it so —
+stops it now.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, TextIO
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
+from seglab.core.study import Study, resolve_study
+from seglab.studies.data import StudyData, open_data
+from seglab.studies.search.identity import load_study
+from seglab.studies.search.ledger import Ledger, TooManyFailures, requeue, take_ownership
+from seglab.studies.search.seal import seal
+from seglab.studies.search.space import Space, make_space
+from seglab.studies.search.storage import StudyStorage, open_storage
+from seglab.studies.search.trial import Bench, do_trial
+from seglab.tracking import Store, open_store
+
+STOP = "stop"
+_IDLE_S = 1.0
+DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told."""
+
+    document: Mapping[str, Any]
+    """The resolved experiment file."""
+    parent_run_id: str
+    threads: int
+    since: str
+    """When the command started, ISO 8601."""
+
+    def to_line(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+class Reins:
+    """What the parent wants, as its pipe says."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def listen(self, stream: TextIO) -> None:
+        """Follow ``stream`` in a thread, for as long as the process lives."""
+        threading.Thread(target=self._follow, args=(stream,), daemon=True).start()
+
+    def _follow(self, stream: TextIO) -> None:
+        for _ in stream:
+            self.stop.set()
+        self.stop.set()
+        _thread.interrupt_main()
+
+
+class DataByBlock:
+    """Opens the cache of each distinct ``data`` block once; test patients are sealed."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, StudyData] = {}
+
+    def __call__(self, config: RunConfig) -> StudyData:
+        """Return the data of a run."""
+        key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
+        if key not in self._opened:
+            self._opened[key] = seal(open_data(config))
+        return self._opened[key]
+
+
+def open_study_storage(study: Study, store: Store) -> StudyStorage:
+    """Open where the study of this search is kept."""
+    assert study.search is not None
+    search = study.search
+    folder = store.folder / "optuna"
+    return open_storage(search.storage, study.name, folder, search.heartbeat_s, requeue)
+
+
+def open_ledger(study: Study, space: Space, storage: StudyStorage, since: datetime) -> Ledger:
+    """Open the book of a study that has begun."""
+    assert study.search is not None
+    return Ledger(load_study(study.name, storage), storage, space, study.search, since)
+
+
+def work(task: Task, reins: Reins) -> None:
+    """Do trials until as many as asked for have ended.
+
+    Raises:
+        UserError: nothing can be recorded, or everything fails.
+        KeyboardInterrupt: told to stop now.
+    """
+    study = resolve_study(task.document)
+    store = open_store()
+    storage = open_study_storage(study, store)
+    ledger = open_ledger(study, make_space(study), storage, datetime.fromisoformat(task.since))
+    owner = take_ownership(storage, study.name)
+    bench = Bench(ledger, store, task.parent_run_id, DataByBlock(), reins.stop.is_set)
+    try:
+        while not reins.stop.is_set() and not ledger.finished():
+            claim = ledger.claim(owner.path.name, task.threads)
+            if claim is None:
+                reins.stop.wait(_IDLE_S)
+                continue
+            with Pulse(ledger, claim.trial._trial_id):
+                do_trial(claim, bench)
+    finally:
+        owner.remove()
+
+
+class Pulse:
+    """Gives signs of life for a trial while it is being done."""
+
+    def __init__(self, ledger: Ledger, trial_id: int) -> None:
+        self._ledger, self._trial_id = ledger, trial_id
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._ledger.search.heartbeat_s):
+            with suppress(Exception):  # a database that is away may hear the next one
+                self._ledger.beat(self._trial_id)
+
+    def __enter__(self) -> None:
+        if self._ledger.storage.beats:
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+def main() -> int:
+    """Run as a process of its own."""
+    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
+
+    task = Task(**json.loads(sys.stdin.readline()))
+    reins = Reins()
+    reins.listen(sys.stdin)
+    try:
+        work(task, reins)
+    except TooManyFailures:
+        return DONE  # the parent counts them too, and says so
+    except UserError as error:
+        print(f"worker {os.getpid()}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
