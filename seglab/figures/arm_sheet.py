@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 UInt8 = NDArray[np.uint8]
 SCALE: Final = 3
 MARGIN_PX: Final = 4
+LABEL: Final = 0.16
+"""Width of the rows' names, in columns."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +50,24 @@ def arm_sheet(patients: Sequence[SheetPatient], arms: Sequence[str], upright: bo
     """
     from matplotlib.figure import Figure
 
-    side = WIDTH / (len(patients) + 0.55)
+    side = WIDTH / (len(patients) + LABEL)
     rows = len(arms) + 1
     figure = Figure(figsize=(WIDTH, rows * side * 1.12 + 0.9), dpi=110, facecolor="black")
     top = 1 - 0.75 / figure.get_figheight()
     grid = figure.subplots(rows, len(patients), squeeze=False)
-    figure.subplots_adjust(0.55 / (len(patients) + 0.55), 0.02, 0.995, top, 0.03, 0.14)
+    figure.subplots_adjust(LABEL / (len(patients) + LABEL), 0.02, 0.995, top, 0.03, 0.14)
     for column, patient in enumerate(patients):
-        window = brain_window(radiological(patient.image, upright))
-        flair = draw_flair(patient.image, upright=upright, scale=SCALE)
-        _show(grid[0][column], flair, window, patient.caption)
+        image = radiological(patient.image, upright)
+        window = brain_window(image)
+        image, truth = image[window], radiological(patient.truth, upright)[window]
+        _show(grid[0][column], draw_flair(image, upright=True, scale=SCALE), patient.caption)
         _title(grid[0][column], patient.patient_id)
         for row, (prediction, label) in enumerate(
             zip(patient.predictions, patient.labels, strict=True), start=1
         ):
-            overlay = draw_overlay(
-                patient.image, patient.truth, prediction, upright=upright, scale=SCALE
-            )
-            _show(grid[row][column], overlay, window, label)
+            drawn = radiological(prediction, upright)[window]
+            overlay = draw_overlay(image, truth, drawn, upright=True, scale=SCALE)
+            _show(grid[row][column], overlay, label)
     for row, name in enumerate(["FLAIR", *arms]):
         grid[row][0].set_ylabel(plain(name), color="white", fontsize=10)
     _legend(figure)
@@ -87,9 +89,8 @@ def _centred(occupied: NDArray[np.intp], side: int, length: int) -> slice:
     return slice(start, min(start + side, length))
 
 
-def _show(axes: Axes, picture: UInt8, window: tuple[slice, slice], caption: str) -> None:
-    rows, columns = (slice(part.start * SCALE, part.stop * SCALE) for part in window)
-    axes.imshow(picture[rows, columns], interpolation="antialiased")
+def _show(axes: Axes, picture: UInt8, caption: str) -> None:
+    axes.imshow(picture, interpolation="antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -151,7 +151,8 @@ def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[n
     """
     offsets = np.zeros(len(values))
     span = np.ptp(values) if len(values) else 0.0
-    bins = np.floor((values - values.min(initial=0.0)) / (span / 40 if span else 1.0))
+    lowest = values.min() if len(values) else 0.0
+    bins = np.floor((values - lowest) / (span / 40 or 1.0))
     largest = max((np.count_nonzero(bins == b) for b in np.unique(bins)), default=1)
     step = min(0.09, 2 * width / max(largest, 1))
     for number in np.unique(bins):
@@ -180,7 +181,7 @@ def pareto(points: Sequence[Costed], costs: Mapping[str, str]) -> Figure:
         front = pareto_front([(point.costs[key], point.mean) for point in points])
         axes.step(*zip(*front, strict=True), where="post", color="0.6", linestyle="--", zorder=2)
         tidy(axes, x=label, y="patient Dice" if axes is panels[0] else "")
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.08 * max(point.costs[key] for point in points) or 1)
     _arm_legend(figure, [point.arm for point in points])
     return figure
 

@@ -119,7 +119,7 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
     children = [
         run
         for run in store.find_runs(parent_run_id=parent.run_id)
-        if hashes.get(run.tags.get(ARM, run.tags.get(TUNES, ""))) == run.tags.get(ARM_HASH)
+        if hashes.get(run.tags.get(TUNES, run.tags.get(ARM, ""))) == run.tags.get(ARM_HASH)
     ]
     runs = _newest([run for run in children if run.tags.get("seglab.kind") == "train"])
     finished = [run for run in runs if run.status == "FINISHED"]

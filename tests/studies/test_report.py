@@ -1,0 +1,358 @@
+"""Comparing and reporting an ablation, from the tables its runs logged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from seglab.cli.main import main
+from seglab.core.errors import UserError
+from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.scores import summarise, write_csv
+from seglab.figures.comparison import mean_curve, pareto_front, swarm_offsets
+from seglab.studies.children import ARM_HASH, ARMS, BASELINE, FAILURES, collect, find_ablation
+from seglab.studies.comparison import compare_ablation, stratify
+from seglab.studies.report import compare_again, report_ablation
+from seglab.studies.report.markdown import render_markdown
+from seglab.studies.report.sections import build_document
+from seglab.tracking import RunLog, Store, open_store, start_run
+
+HOSTILE = '<script src="https://evil.example/x.js">|$\\frac$|`_*</script>'
+PATIENTS = 12
+Change = Callable[[list[PatientScore]], list[PatientScore]]
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty") / "mlruns"
+    open_store(folder)
+    return folder
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(empty_store, tmp_path / "mlruns")
+    return open_store(tmp_path / "mlruns")
+
+
+def patient(number: int, dice: float) -> PatientScore:
+    truth = 2000 + 700 * number
+    return PatientScore(
+        patient_id=f"BraTS20_Training_{number:03d}",
+        grade="LGG" if number % 4 == 0 else "HGG",
+        **dict.fromkeys(("dice", "precision", "recall", "dice_slice_tumour", "nsd_2mm"), dice),
+        iou=dice / (2 - dice),
+        dice_slice_empty1=dice,
+        hd95_mm=20 * (1 - dice),
+        **dict.fromkeys(("slices", "empty_slices", "empty_slice_fp"), 5),
+        **dict.fromkeys(("tp", "fp", "fn", "pred_px"), 100),
+        truth_px=truth,
+        truth_ml=truth / 1000,
+        pred_ml=1.0,
+        fp_volume_ml=0.1,
+    )
+
+
+def log_ablation(
+    store: Store,
+    shifts: Mapping[str, float],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    change: Mapping[str, Change] | None = None,
+    tags: Mapping[str, Mapping[str, str]] | None = None,
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    images: Mapping[str, float] | None = None,
+    failing: str | None = None,
+) -> RunLog:
+    """Log an ablation whose Dice are drawn; its parent is returned, ended."""
+    rng = np.random.default_rng(7)
+    base = rng.uniform(0.5, 0.85, PATIENTS)
+    hashes = {arm: f"hash of {number}" for number, arm in enumerate(shifts)}
+    same = {"seglab.split_hash": "s", "seglab.data_hash": "d"}
+    about = {ARMS: json.dumps(hashes), BASELINE: next(iter(shifts)), "seglab.kind": "ablation"}
+    parent = start_run(store, "losses", "losses · ablation", same | about)
+    for seed in seeds:
+        for arm, shift in shifts.items():
+            dice = base + shift + rng.normal(0, 0.02, PATIENTS)
+            scores = [patient(number, float(value)) for number, value in enumerate(dice)]
+            scores = (change or {}).get(arm, list)(scores)
+            own = {"seglab.kind": "train", "seglab.arm": arm, "seglab.seed": str(seed)}
+            own |= same | {ARM_HASH: hashes[arm]} | dict((tags or {}).get(arm, {}))
+            run = start_run(store, "losses", f"{arm} · seed {seed}", own, parent.run_id)
+            run.params((params or {}).get(arm, {}))
+            if arm == failing:
+                run.fail("loss is nan")
+                continue
+            _log_scores(run, scores, (images or {}).get(arm, 1000.0))
+    parent.finish()
+    return parent
+
+
+def _log_scores(run: RunLog, scores: Sequence[PatientScore], images: float) -> None:
+    path = run.state / "patients_val.csv"
+    write_csv(path, scores)
+    for epoch in (1, 2, 3):
+        run.metrics({"val/loss": 1 / epoch, "val/dice": 0.2 * epoch}, step=epoch)
+    final = {f"val/{key}": value for key, value in summarise(scores).items()}
+    cost = dict.fromkeys(("train_seconds", "images_per_second", "gflops_per_image"), 2.0)
+    cost |= {"parameters_m": 1.0, "images": images}
+    run.metrics(final | {f"cost/{key}": value for key, value in cost.items()}, step=4)
+    run.artifact(path)
+    run.finish()
+
+
+def compared(store: Store, parent: RunLog) -> Any:
+    return compare_ablation(collect(store, store.get_run(parent.run_id)))
+
+
+def logged_dice(store: Store, parent: RunLog, arm: str) -> np.ndarray:
+    """(seeds, patients) read from the artifacts with nothing of ours."""
+    rows = []
+    for run in store.find_runs("losses", {"seglab.arm": arm}, parent_run_id=parent.run_id):
+        path = store.client.download_artifacts(run.run_id, "patients_val.csv")
+        with Path(path).open(newline="") as file:
+            rows.append([float(row["dice"]) for row in csv.DictReader(file)])
+    return np.array(rows)
+
+
+def test_figures_equal_those_of_scipy_and_statsmodels_on_the_logged_tables(store: Store) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.03, "same": 0.0, "down": -0.01})
+    result = compared(store, parent)
+    base = logged_dice(store, parent, "base").mean(axis=0)
+    found = {row.arm: row for row in result.comparison.rows}
+    p_values = []
+    for arm, row in found.items():
+        difference = logged_dice(store, parent, arm).mean(axis=0) - base
+        p_values.append(stats.wilcoxon(difference).pvalue)
+        assert row.diff == pytest.approx(difference.mean(), abs=1e-12)
+        assert row.p == pytest.approx(p_values[-1], abs=1e-9)
+        assert row.wins == (difference > 0).sum()
+    corrected = multipletests(p_values, method="holm")[1]
+    assert [row.p_holm for row in found.values()] == pytest.approx(corrected.tolist(), abs=1e-9)
+    assert result.verdicts["up"] == "better"
+
+
+def test_the_command_prints_the_promised_keys_and_logs_the_report(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.05})
+    capsys.readouterr()
+    assert main(["compare", "losses", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {"experiment", "baseline", "n_patients", "arms"} <= printed.keys()
+    assert (printed["baseline"], printed["n_patients"]) == ("base", PATIENTS)
+    base, up = printed["arms"]
+    keys = {"arm", "mean", "diff", "ci_low", "ci_high", "p", "p_holm", "p_false_claim", "verdict"}
+    assert keys <= up.keys() == base.keys() | up.keys()
+    assert (base["diff"], base["verdict"], up["verdict"]) == (0, "baseline", "better")
+    assert up["ci_low"] < up["diff"] < up["ci_high"]
+    artifacts = store.client.list_artifacts(parent.run_id, "report")
+    names = {Path(found.path).name for found in artifacts}
+    assert {"report.html", "report.md", "comparison.csv", "comparison.json"} <= names
+    run = store.get_run(parent.run_id)
+    assert run.status == "FINISHED"
+    assert run.metrics["val/dice"] == pytest.approx(up["mean"])
+    assert "better" in run.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize("name", ["losses", "by id"])
+def test_an_ablation_is_found_by_name_and_by_id(store: Store, name: str) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.05}, seeds=[0])
+    found = find_ablation(store, parent.run_id if name == "by id" else name)
+    assert found.run_id == parent.run_id
+
+
+def test_mistakes_of_the_command_end_with_2_and_one_line(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "losses"]) == 2
+    assert "no ablation has been run yet" in capsys.readouterr().err
+    log_ablation(store, {"base": 0, "up": 0.05}, failing="base")
+    for arguments, said in (
+        (["lossez"], "did you mean 'losses'"),
+        (["losses"], "the baseline arm 'base' has no finished run"),
+        (["losses", "--baseline", "upp"], "did you mean 'up'"),
+    ):
+        assert main(["compare", *arguments]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert said in lines[-1]
+    child = store.find_runs("losses", {"seglab.arm": "up"})[0]
+    assert main(["compare", child.run_id]) == 2
+    assert "no ablation's parent" in capsys.readouterr().err
+
+
+def test_zero_finished_arms_are_nothing_to_compare(store: Store) -> None:
+    parent = log_ablation(store, {"base": 0}, failing="base")
+    with pytest.raises(UserError, match="nothing to compare in 'losses'"):
+        compared(store, parent)
+
+
+def other_truth(scores: list[PatientScore]) -> list[PatientScore]:
+    return [*scores[:-1], replace(scores[-1], truth_px=1)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"change": {"up": lambda s: s[1:]}}, "arm 'up' has no patient BraTS20_Training_000"),
+        ({"tags": {"up": {"seglab.split_hash": "other"}}}, "different splits .*other"),
+        ({"tags": {"up": {"seglab.data_hash": "other"}}}, "different data .*other"),
+        (
+            {"change": {"up": other_truth}},
+            "Training_011 has 9700 tumour pixels in 5 slices.*1 in 5",
+        ),
+    ],
+)
+def test_arms_of_other_data_are_refused(store: Store, changed: dict[str, Any], said: str) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0], **changed)
+    with pytest.raises(UserError, match=said):
+        compared(store, parent)
+
+
+def test_arms_that_differ_in_their_input_may_differ_in_their_data_hash(store: Store) -> None:
+    parent = log_ablation(
+        store,
+        {"base": 0, "up": 0.1},
+        tags={"up": {"seglab.data_hash": "other"}},
+        params={"base": {"data.image_size": 128}, "up": {"data.image_size": 96}},
+    )
+    assert compared(store, parent).verdicts["up"] == "better"
+
+
+def test_unequal_budgets_are_not_ranked_and_the_report_says_so(store: Store) -> None:
+    shifts = {"base": 0, "down": -0.1, "up": 0.1}
+    parent = log_ablation(store, shifts, images={"up": 1101.0})
+    written = report_ablation(store, store.get_run(parent.run_id))
+    result = written.result
+    assert result.verdicts == {"down": "worse", "up": "not ranked"}
+    assert [row.arm for row in result.summaries] == list(shifts)
+    for text in (written.text, *(p.read_text() for p in written.folder.glob("report.*"))):
+        assert "budgets differ by more than 10" in text
+        assert "up 1,101" in text
+    assert not result.to_json()["ranked"]
+    equal = log_ablation(store, shifts, images={"up": 1099.0})
+    assert [row.arm for row in compared(store, equal).summaries] == ["up", "base", "down"]
+
+
+def test_one_seed_failed_arms_and_runs_are_told(store: Store) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.1, "bad": 0}, seeds=[0], failing="bad")
+    store.client.set_tag(parent.run_id, FAILURES, json.dumps({"bad": "no such encoder"}))
+    result = compared(store, parent)
+    page = render_markdown(build_document(result, []))
+    assert "One seed only" in page
+    assert "no such encoder" in page
+    assert "failed" in page
+    assert [row.arm for row in result.rows] == ["up"]
+
+
+def test_only_the_runs_of_the_arm_as_it_is_now_are_compared(store: Store) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.1})
+    stale = {"up": {ARM_HASH: "before the arm was changed"}}
+    hashes = json.loads(store.get_run(parent.run_id).tags[ARMS])
+    for run in store.find_runs("losses", {"seglab.arm": "up"}):
+        store.client.set_tag(run.run_id, ARM_HASH, stale["up"][ARM_HASH])
+    assert [arm.name for arm in collect(store, store.get_run(parent.run_id)).arms] == ["base"]
+    store.client.set_tag(parent.run_id, ARMS, json.dumps(hashes | {"up": stale["up"][ARM_HASH]}))
+    assert len(collect(store, store.get_run(parent.run_id)).arms) == 2
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "FINISHED"])
+def test_comparing_again_leaves_the_status_as_it_was(store: Store, status: str) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
+    store.client.set_terminated(parent.run_id, status)
+    compare_again(store, store.get_run(parent.run_id))
+    assert store.get_run(parent.run_id).status == status
+
+
+def test_an_open_parent_is_reported_on_but_not_touched(store: Store, tmp_path: Path) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
+    store.client.update_run(parent.run_id, status="RUNNING")
+    written = compare_again(store, store.get_run(parent.run_id), out=tmp_path / "out")
+    assert (written.folder / "report.html").is_file()
+    assert store.client.list_artifacts(parent.run_id) == []
+
+
+def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> None:
+    result = compared(store, log_ablation(store, {"base": 0, "up": 0.1}))
+    thirds = [part.comparison.patients for part in result.strata if "tumours" in part.name]
+    volumes = [result.patients[name].truth_px for part in thirds for name in part]
+    assert volumes == sorted(score.truth_px for score in result.patients.values())
+    grades = {part.name: part.comparison.n_patients for part in result.strata[3:]}
+    assert grades == {"grade HGG": 9, "grade LGG": 3}
+    assert stratify([], [], "base") == []
+
+
+class Page(HTMLParser):
+    """Elements and everything they could load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.loads: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.loads += [value or "" for key, value in attrs if key in {"src", "href", "data"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_hostile_names_stay_text_and_nothing_is_loaded(store: Store) -> None:
+    parent = log_ablation(store, {"base": 0, HOSTILE: 0.1, "_hidden": 0.0})
+    written = report_ablation(store, store.get_run(parent.run_id))
+    page = Page((written.folder / "report.html").read_text())
+    assert HOSTILE in page.text
+    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert page.loads
+    assert all(target.startswith(("data:image/png;base64,", "#")) for target in page.loads)
+    markdown = (written.folder / "report.md").read_text()
+    assert "<script" not in markdown
+    assert {path.stem for path in (written.folder / "figures").iterdir()} >= {"forest", "pareto"}
+
+
+def test_one_arm_alone_is_described(store: Store) -> None:
+    written = report_ablation(store, store.get_run(log_ablation(store, {"only": 0}).run_id))
+    assert written.result.rows == []
+    assert "baseline" in written.text
+
+
+points = st.lists(
+    st.tuples(st.integers(1, 9).map(float), st.integers(0, 9).map(float)), min_size=1, max_size=9
+)
+
+
+@given(points)
+def test_the_front_is_what_no_other_point_beats(found: list[tuple[float, float]]) -> None:
+    undominated = {
+        p for p in found if not any((q[0] <= p[0] and q[1] >= p[1] and q != p) for q in found)
+    }
+    assert set(pareto_front(found)) == undominated
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60))
+def test_swarm_points_stay_in_their_row(values: list[float]) -> None:
+    offsets = swarm_offsets(np.array(values))
+    assert np.abs(offsets).max() <= 0.36 + 1e-9
+    assert len(set(zip(values, offsets.tolist(), strict=True))) == len(values)
+
+
+def test_mean_curves_cover_the_epochs_all_runs_have() -> None:
+    assert mean_curve([[(1, 0.0), (2, 1.0)], [(1, 1.0)]]) == ([1], [0.5])
