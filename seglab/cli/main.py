@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seglab.cli import compare, data, runs
+from seglab.cli import compare, data, promote, runs
 from seglab.cli.shell import Parser, run_command
 
 EXAMPLE = """\
@@ -12,6 +12,7 @@ examples:
   python -m seglab data phantom --out phantoms
   python -m seglab list losses
   python -m seglab compare losses
+  python -m seglab promote losses
   python -m seglab ui
 """
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (data, runs, compare):
+    for room in (data, runs, compare, promote):
         room.add_commands(commands)
     arguments = parser.parse_args(argv)
     return run_command(arguments.do, arguments)

@@ -65,7 +65,7 @@ def make_part(
         volume = source.read(patient)
     except UserError as error:
         return BadPatient(patient.patient_id, str(error))
-    content, pixels = _condense(volume, source.keeps_volume_scale, settings)
+    content, pixels = condense(volume, source.keeps_volume_scale, settings)
     save_arrays(path, (pixels.image, np.packbits(pixels.mask, axis=-1), pixels.slices))
     _, height, width = volume.image.shape
     return Part(
@@ -101,7 +101,8 @@ def load_arrays(path: Path, count: int) -> tuple[NDArray[Any], ...]:
         return tuple(np.load(file) for _ in range(count))
 
 
-def _condense(volume: Volume, shared_scale: bool, settings: CacheSettings) -> tuple[Box, Pixels]:
+def condense(volume: Volume, shared_scale: bool, settings: CacheSettings) -> tuple[Box, Pixels]:
+    """Normalise a volume and cut it to its content, the box around brain and mask."""
     brain = brain_mask(volume.image, shared_scale=shared_scale)
     content = bounding_box(brain | volume.mask.view(np.bool_))
     image, mask = cut(volume.image, content), cut(volume.mask, content)

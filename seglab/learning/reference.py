@@ -1,0 +1,139 @@
+"""What training images looked like, to notice an image that is unlike them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.data.cache import Cache
+from seglab.data.sources import Volume
+
+UInt8 = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+"""Of the brain's levels; the tails tell artefacts and bright lesions, the middle contrast."""
+UNLIKE_SD = 5.0
+"""Standard deviations over training patients beyond which a percentile is unlike them."""
+SMALLEST_SD = 4.0
+"""Levels; few or very similar training patients do not make everything else unlike them."""
+SIZE_TOLERANCE = 0.1
+"""Relative difference of frame or spacing that is not worth a word."""
+EVERY = 3
+"""Slices measured: every third."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Frames, spacings and intensities of the training patients."""
+
+    patients: int
+    frame: tuple[tuple[int, int], tuple[int, int]]
+    """Smallest and largest (H, W)."""
+    spacing_mm: tuple[tuple[float, ...], tuple[float, ...]] | None
+    """Smallest and largest (slice, row, column); None where unknown."""
+    levels_mean: tuple[float, ...]
+    """Mean over patients of each of ``PERCENTILES`` of the brain's levels."""
+    levels_sd: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Reference:
+        """Read what :meth:`to_dict` gave, also through JSON."""
+        spacing = values["spacing_mm"]
+        return cls(
+            patients=int(values["patients"]),
+            frame=(tuple(values["frame"][0]), tuple(values["frame"][1])),
+            spacing_mm=None if spacing is None else (tuple(spacing[0]), tuple(spacing[1])),
+            levels_mean=tuple(values["levels_mean"]),
+            levels_sd=tuple(values["levels_sd"]),
+        )
+
+    def differences(self, volume: Volume, levels: UInt8) -> list[str]:
+        """Say how a volume is unlike the training patients; empty where it is not.
+
+        Args:
+            volume: as it was read.
+            levels: (S, h, w) its normalised slices.
+        """
+        found = [self._frame(volume), self._spacing(volume), self._intensity(levels)]
+        return [text for text in found if text is not None]
+
+    def _frame(self, volume: Volume) -> str | None:
+        frame = volume.image.shape[1:]
+        if _within(frame, *self.frame):
+            return None
+        return f"frame is {_times(frame)}, in training {_span(*self.frame)} pixels"
+
+    def _spacing(self, volume: Volume) -> str | None:
+        if volume.spacing_mm is None or self.spacing_mm is None:
+            return None
+        if _within(volume.spacing_mm, *self.spacing_mm):
+            return None
+        return f"spacing is {_times(volume.spacing_mm)} mm, in training {_span(*self.spacing_mm)}"
+
+    def _intensity(self, levels: UInt8) -> str | None:
+        here = level_percentiles(levels)
+        if here is None:
+            return None
+        spread = np.maximum(self.levels_sd, SMALLEST_SD)
+        distance = (here - np.array(self.levels_mean)) / spread
+        worst = int(np.abs(distance).argmax())
+        if abs(distance[worst]) <= UNLIKE_SD:
+            return None
+        return (
+            f"intensities are unlike the training's: percentile {PERCENTILES[worst]} of the brain "
+            f"at level {here[worst]:.0f} of 255, in training {self.levels_mean[worst]:.0f} ± "
+            f"{self.levels_sd[worst]:.0f} ({distance[worst]:+.1f} σ)"
+        )
+
+
+def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
+    """Measure the training patients in their cache."""
+    found = [cache.by_id[name] for name in patients]
+    frames = np.array([patient.native_shape for patient in found])
+    spacings = [patient.spacing_mm for patient in found if patient.spacing_mm is not None]
+    levels = [level_percentiles(cache.images[patient.rows]) for patient in found]
+    table = np.array([one for one in levels if one is not None])
+    return Reference(
+        patients=len(found),
+        frame=_range(frames, int),
+        spacing_mm=_range(np.array(spacings), float) if spacings else None,
+        levels_mean=tuple(table.mean(axis=0).tolist()),
+        levels_sd=tuple(table.std(axis=0).tolist()),
+    )
+
+
+def level_percentiles(levels: UInt8) -> Floats | None:
+    """``PERCENTILES`` of what is not background in (S, h, w); None where all is background."""
+    some = np.asarray(levels[::EVERY])
+    brain = some[some > 0]
+    return np.percentile(brain, PERCENTILES) if len(brain) else None
+
+
+def _range(table: NDArray[Any], kind: type) -> Any:
+    lowest, highest = table.min(axis=0), table.max(axis=0)
+    return tuple(map(kind, lowest)), tuple(map(kind, highest))
+
+
+def _within(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> bool:
+    return all(
+        (1 - SIZE_TOLERANCE) * small <= value <= (1 + SIZE_TOLERANCE) * large
+        for value, small, large in zip(values, low, high, strict=True)
+    )
+
+
+def _times(values: Sequence[float]) -> str:
+    return "×".join(f"{value:.4g}" for value in values)
+
+
+def _span(low: Sequence[float], high: Sequence[float]) -> str:
+    same = all(a == b for a, b in zip(low, high, strict=True))
+    return _times(low) if same else f"{_times(low)} to {_times(high)}"

@@ -1,0 +1,126 @@
+"""Which run is promoted: the best finished one by validation Dice, and who else there was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seglab.core.errors import UserError, unknown_name
+from seglab.studies.children import ARM, BASELINE, FOLD, SEED
+from seglab.tracking import RunInfo, Store, UnknownRun
+
+DICE = "val/dice"
+TRAINED = ("train", "trial")
+PARENTS = ("ablation", "sweep")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The finished runs among which one is chosen, best first, and what was left out."""
+
+    ranked: Sequence[RunInfo]
+    unfinished: int
+
+    @property
+    def best(self) -> RunInfo:
+        """The run that is promoted."""
+        return self.ranked[0]
+
+    @property
+    def reason(self) -> str:
+        """Why it is the one."""
+        best = f"run {self.best.name} has a {DICE} of {self.best.metrics[DICE]:.4f}"
+        others = len(self.ranked) - 1
+        if others == 0:
+            return f"{best} and is the only finished candidate"
+        second = self.ranked[1]
+        return (
+            f"{best}, the highest of {others + 1} finished candidates "
+            f"(next: {second.name}, {second.metrics[DICE]:.4f})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As the artifact ``candidates.json`` holds it."""
+        return {
+            "chosen": self.best.run_id,
+            "why": self.reason,
+            "unfinished": self.unfinished,
+            "candidates": [
+                {
+                    "run_id": run.run_id,
+                    "name": run.name,
+                    "arm": run.tags.get(ARM),
+                    "seed": run.tags.get(SEED),
+                    **{key: run.metrics.get(key) for key in (DICE, "val/dice_sd", "val/iou")},
+                }
+                for run in self.ranked
+            ],
+        }
+
+
+def find_candidates(store: Store, name: str) -> Candidates:
+    """Find the runs that ``name`` stands for: an experiment, an ablation or search, or a run.
+
+    Raises:
+        UserError: no such experiment or run, or none of its runs has finished.
+    """
+    try:
+        run = store.get_run(name)
+    except UnknownRun:
+        runs, what = _of_experiment(store, name), f"experiment '{name}'"
+    else:
+        kind = run.tags.get("seglab.kind")
+        if kind == "promotion":
+            raise UserError(f"run {name} is itself a promotion; name the run or the experiment")
+        if kind not in PARENTS and run.status != "FINISHED":
+            raise UserError(f"run {name} ({run.name}) is {run.status}, not FINISHED")
+        runs = store.find_runs(parent_run_id=name) if kind in PARENTS else [run]
+        what = f"run {name} ({run.name})"
+    trained = [run for run in runs if run.tags.get("seglab.kind") in TRAINED]
+    finished = [run for run in trained if run.status == "FINISHED"]
+    scored = [run for run in finished if math.isfinite(run.metrics.get(DICE, math.nan))]
+    if not scored:
+        states = ", ".join(sorted({run.status for run in trained})) or "none was started"
+        raise UserError(f"{what} has no finished run with a {DICE} to promote ({states})")
+    ranked = sorted(scored, key=lambda run: (-run.metrics[DICE], run.start_time))
+    return Candidates(ranked, len(trained) - len(finished))
+
+
+def _of_experiment(store: Store, name: str) -> list[RunInfo]:
+    runs = store.find_runs(name)
+    if not runs:
+        known = {run.params.get("name", "") for run in store.find_runs()} - {""}
+        if not known:
+            raise UserError("nothing to promote: no run has been trained yet")
+        raise unknown_name("experiment or run", name, known)
+    return runs
+
+
+def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
+    """Find the finished run of the ablation's baseline arm that is nearest to ``run``.
+
+    The same fold always; the same seed if it finished, else the best by validation
+    Dice. None where ``run`` is no child of an ablation, or is the baseline itself.
+    """
+    if run.parent_run_id is None:
+        return None
+    arm = store.get_run(run.parent_run_id).tags.get(BASELINE)
+    if arm is None or arm == run.tags.get(ARM):
+        return None
+    runs = [
+        other
+        for other in store.find_runs(parent_run_id=run.parent_run_id, statuses=["FINISHED"])
+        if other.tags.get(ARM) == arm
+        and other.tags.get("seglab.kind") == "train"
+        and other.tags.get(FOLD, "0") == run.tags.get(FOLD, "0")
+    ]
+    return min(
+        runs,
+        key=lambda other: (
+            other.tags.get(SEED) != run.tags.get(SEED),
+            -other.metrics.get(DICE, -math.inf),
+        ),
+        default=None,
+    )

@@ -1,0 +1,214 @@
+"""Promotion: freeze a run on validation, open the sealed test once, register the champion."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from seglab.core.config import flatten
+from seglab.core.errors import UserError
+from seglab.data.splits import save_split
+from seglab.learning.operating_point import Choice, choose_operating_point
+from seglab.learning.postprocess import OperatingPoint
+from seglab.studies.candidates import Candidates, find_baseline, find_candidates
+from seglab.studies.promotion_outputs import log_results
+from seglab.studies.rebuild import TrainedRun, load_trained
+from seglab.studies.seal import OpenedTest, check_sealed, open_test
+from seglab.studies.testing import SealedResults, evaluate_baseline, evaluate_test
+from seglab.tracking import RunInfo, RunLog, Store, environment_tags, start_run
+from seglab.tracking.registry import CHAMPION, Registered, register_champion
+
+INHERITED = (
+    "seglab.arm", "seglab.seed", "seglab.config_hash", "seglab.data_hash", "seglab.split_hash",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A run and the operating point that validation chose for it."""
+
+    trained: TrainedRun
+    choice: Choice
+
+    @property
+    def point(self) -> OperatingPoint:
+        """What is frozen."""
+        return self.choice.point
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion came to."""
+
+    run_id: str
+    candidates: Candidates
+    point: OperatingPoint
+    opened: OpenedTest
+    results: SealedResults
+    registered: Registered
+
+    @property
+    def model_uri(self) -> str:
+        """As ``mlflow.pyfunc.load_model`` takes it."""
+        return f"models:/{self.registered.name}@{CHAMPION}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``promote --json``."""
+        figures = self.results.frozen
+        return {
+            "run_id": self.run_id,
+            "promoted_run_id": self.candidates.best.run_id,
+            "why": self.candidates.reason,
+            "model_uri": self.model_uri,
+            "model_version": self.registered.version,
+            "confirmatory": self.opened.confirmatory,
+            "openings_before": self.opened.openings_before,
+            "operating_point": self.point.to_dict(),
+            **{f"test/{name}": figure.value for name, figure in figures.items()},
+            **{f"test/{name}_ci": [figure.low, figure.high] for name, figure in figures.items()},
+            "test_plain/dice": self.results.plain["dice"].value,
+            "test_patients": len(self.results.patients),
+        }
+
+
+def promote(
+    store: Store,
+    name: str,
+    *,
+    reopen: str | None = None,
+    baseline: str | None = None,
+    overrides: Sequence[str] = (),
+    tell: Callable[[Candidates], None] = lambda _: None,
+) -> Promotion:
+    """Promote the best finished run that ``name`` stands for.
+
+    Args:
+        store: where the runs are, and the record of openings.
+        name: experiment, ablation, search or run.
+        reopen: why the test is opened again, where it was.
+        baseline: run id to compare with under the same seal; None takes the ablation's
+            baseline arm, if ``name`` is of an ablation.
+        overrides: ``key=value`` for paths and devices of this machine.
+        tell: called with the candidates before any work is done.
+
+    Raises:
+        UserError: no finished run, other data than it was trained on, or a test part that
+            cannot be opened; see :mod:`seglab.studies.seal`.
+    """
+    candidates = find_candidates(store, name)
+    tell(candidates)
+    best = candidates.best
+    trained = load_trained(store, best, overrides)
+    check_sealed(store, trained.data, reopen)
+    rival = _load_baseline(store, best, baseline, trained, overrides)
+    frozen = freeze(trained)
+    frozen_rival = None if rival is None else freeze(rival)
+    with _start(store, candidates, frozen) as log:
+        _log_frozen(log, candidates, frozen, frozen_rival)
+        opened = open_test(store, log, trained.data, reopen)
+        results = _evaluate(frozen, frozen_rival, opened)
+        log_results(log, results, opened)
+        registered = _register(store, log, frozen, opened, results)
+        return Promotion(log.run_id, candidates, frozen.point, opened, results, registered)
+
+
+def freeze(trained: TrainedRun) -> Frozen:
+    """Choose a run's operating point on its validation patients."""
+    data = trained.data
+    return Frozen(trained, choose_operating_point(trained.predictor, data.cache, data.split.val))
+
+
+def _load_baseline(
+    store: Store, best: RunInfo, given: str | None, trained: TrainedRun, overrides: Sequence[str]
+) -> TrainedRun | None:
+    run = find_baseline(store, best) if given is None else store.get_run(given)
+    if run is None or run.run_id == best.run_id:
+        return None
+    rival = load_trained(store, run, overrides)
+    if rival.data.split.hash != trained.data.split.hash:
+        raise UserError(f"baseline run {run.run_id} was trained on another split: not comparable")
+    return rival
+
+
+def _start(store: Store, candidates: Candidates, frozen: Frozen) -> RunLog:
+    """Start the promotion run; its tags, the record, are in the store when it exists."""
+    best = candidates.best
+    tags = {
+        **environment_tags(),
+        **{key: best.tags[key] for key in INHERITED if key in best.tags},
+        "seglab.kind": "promotion",
+        "seglab.promoted_run_id": best.run_id,
+        "seglab.promoted_git_commit": best.tags.get("seglab.git_commit"),
+        "seglab.operating_point": json.dumps(frozen.point.to_dict()),
+        "seglab.device": str(frozen.trained.predictor.compute.device),
+        "seglab.precision": frozen.trained.predictor.compute.precision,
+        "mlflow.note.content": candidates.reason,
+    }
+    config = frozen.trained.config
+    return start_run(store, config.name, f"promotion of {best.name}", tags)
+
+
+def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Frozen | None) -> None:
+    config = frozen.trained.config
+    log.params(flatten(config.to_dict()) | flatten({"operating_point": frozen.point.to_dict()}))
+    log.json(candidates.to_json(), "candidates.json")
+    log.json(frozen.choice.to_json(), "operating_point.json")
+    if rival is not None:
+        log.tags({"seglab.baseline_run_id": rival.trained.run.run_id})
+        log.json(rival.choice.to_json(), "operating_point_baseline.json")
+    document = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        path = Path(folder) / "split.json"
+        save_split(frozen.trained.data.split, path)
+        log.artifact(path)
+    cache = frozen.trained.data.cache
+    log.dataset(
+        name=cache.source,
+        digest=cache.data_hash,
+        source=f"{cache.source}:{config.data.root.name}",
+        context="test",
+        profile={"patients": len(cache.patients), "slices": len(cache.images)},
+    )
+
+
+def _evaluate(frozen: Frozen, rival: Frozen | None, opened: OpenedTest) -> SealedResults:
+    patients = evaluate_test(frozen.trained, frozen.point, opened.patients)
+    if rival is None:
+        return SealedResults(patients, None)
+    scores = evaluate_baseline(rival.trained, rival.point, opened.patients)
+    return SealedResults(patients, scores)
+
+
+def _register(
+    store: Store, log: RunLog, frozen: Frozen, opened: OpenedTest, results: SealedResults
+) -> Registered:
+    name = frozen.trained.config.name
+    segmenter = frozen.trained.segmenter(name, frozen.point)
+    dice = results.frozen["dice"]
+    tags = {
+        "seglab.confirmatory": str(opened.confirmatory).lower(),
+        "seglab.promoted_run_id": frozen.trained.run.run_id,
+        "seglab.split_hash": frozen.trained.data.split.hash,
+        "test/dice": "unknown" if math.isnan(dice.value) else f"{dice.value:.4f}",
+    }
+    return register_champion(store, log, segmenter, example_slices(), name, tags)
+
+
+def example_slices(size: int = 64) -> NDArray[np.float32]:
+    """Draw two raw slices (2, size, size) of an ellipse: shows the form, is nobody's head."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    brain = (x / 0.7) ** 2 + (y / 0.85) ** 2 < 1
+    texture = 300 + 40 * np.cos(9 * x) * np.cos(7 * y)
+    lesion = (x - 0.3) ** 2 + (y + 0.2) ** 2 < 0.03
+    slice_ = np.where(brain, texture + 250 * lesion, 0).astype(np.float32)
+    return np.stack([slice_, slice_])

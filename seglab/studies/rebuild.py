@@ -1,0 +1,128 @@
+"""A finished run, brought back from what the store holds of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seglab.core.config import RunConfig, flatten
+from seglab.core.documents import merge, parse_overrides, parse_yaml
+from seglab.core.errors import UserError
+from seglab.core.study import build_run
+from seglab.data.cache import CacheSettings
+from seglab.data.sources import open_source
+from seglab.learning.checkpoint import load_weights
+from seglab.learning.device import choose_compute
+from seglab.learning.inference import Predictor
+from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.reference import measure_reference
+from seglab.learning.segmenter import Recipe, Segmenter
+from seglab.learning.training import BEST
+from seglab.models import build_model
+from seglab.studies.data import StudyData, open_data
+from seglab.tracking import RunInfo, Store, download
+
+CONFIG, CHECKPOINT = "config.yaml", f"checkpoints/{BEST}"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with its data opened and its best weights loaded."""
+
+    run: RunInfo
+    config: RunConfig
+    data: StudyData
+    predictor: Predictor
+
+    def segmenter(self, name: str, point: OperatingPoint) -> Segmenter:
+        """Make a model of it that can be used without the data."""
+        cache = self.data.cache
+        reference = measure_reference(cache, self.data.split.train)
+        shape = (int(cache.images.shape[1]), int(cache.images.shape[2]))
+        recipe = make_recipe(self.config, name, shape, self.predictor.compute.precision, point)
+        return Segmenter(replace(recipe, reference=reference), self.predictor)
+
+
+def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the config that a run logged, with paths of this machine laid over it.
+
+    Raises:
+        UserError: the run has no config, or an override would change its result.
+    """
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        path = fetch(store, run, CONFIG, Path(folder))
+        document = parse_yaml(path.read_text(encoding="utf-8"), f"{CONFIG} of run {run.run_id}")
+    logged = build_run(document)
+    given = parse_overrides(overrides)
+    config = build_run(merge(document, given))
+    if config.hash() != logged.hash() or config.name != logged.name:
+        raise UserError(
+            f"override '{min(flatten(given))}' would make another run of {run.run_id}: only "
+            "data.root, data.cache, data.workers, train.device and train.threads may be given"
+        )
+    return config
+
+
+def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> TrainedRun:
+    """Open a run's data and load its best weights.
+
+    Raises:
+        UserError: the run did not finish, or the data or split is not what it was trained on.
+    """
+    if run.status != "FINISHED":
+        raise UserError(f"run {run.run_id} ({run.name}) is {run.status}, not FINISHED")
+    config = read_config(store, run, overrides)
+    data = open_data(config)
+    refuse_other_data(run, data)
+    compute = choose_compute(config.train)
+    hw = (int(data.cache.images.shape[1]), int(data.cache.images.shape[2]))
+    network = build_model(config.model, 2 * config.data.context + 1, hw, pretrained=False)
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        load_weights(fetch(store, run, CHECKPOINT, Path(folder)), network)
+    predictor = Predictor(network.to(compute.device), compute, config.data.context)
+    return TrainedRun(run, config, data, predictor)
+
+
+def refuse_other_data(run: RunInfo, data: StudyData) -> None:
+    """Refuse data or a split that differ from those of the run."""
+    for tag, here, noun in (
+        ("seglab.data_hash", data.cache.data_hash, "data"),
+        ("seglab.split_hash", data.split.hash, "split"),
+    ):
+        there = run.tags.get(tag)
+        if there != here:
+            raise UserError(
+                f"run {run.run_id} was trained on other {noun}: its {tag} is {there}, "
+                f"that of data.root is {here}"
+            )
+
+
+def make_recipe(
+    config: RunConfig, name: str, shape: tuple[int, int], precision: str, point: OperatingPoint
+) -> Recipe:
+    """Describe the model that a config trains."""
+    source = open_source(config.data.source, config.data.root, config.data.channel)
+    return Recipe(
+        name=name,
+        model=config.model,
+        context=config.data.context,
+        precision=precision,
+        settings=CacheSettings.from_config(config.data, source),
+        shape=shape,
+        mirror_axis=source.mirror_axis,
+        upright=source.upright,
+        keeps_volume_scale=source.keeps_volume_scale,
+        point=point,
+    )
+
+
+def fetch(store: Store, run: RunInfo, artifact: str, folder: Path) -> Path:
+    """Download one artifact.
+
+    Raises:
+        UserError: the run does not have it.
+    """
+    download(store, run.run_id, folder, artifact)
+    return folder / artifact

@@ -1,0 +1,112 @@
+"""The sealed test: the only way to the test patients, and the record of who went it.
+
+``open_test`` is the one function of the package that hands out the test patients'
+names; a test of the source holds that nothing but promotion imports it and that no
+other code reads the test part of a split. The record is a tag of the promotion run,
+written to the store before the names are handed out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seglab.core.errors import UserError
+from seglab.data.cache import CachedPatient
+from seglab.studies.data import StudyData
+from seglab.tracking import RunInfo, RunLog, Store
+from seglab.tracking.claims import holders, take
+
+CONFIRMATORY, REASON, OPENED_AT = (
+    "seglab.confirmatory",
+    "seglab.reopen_reason",
+    "seglab.test_opened_at",
+)
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class OpenedTest:
+    """The test part, opened and on record."""
+
+    patients: tuple[str, ...]
+    test_hash: str
+    confirmatory: bool
+    """Whether nobody had seen these patients' results before."""
+    openings_before: int
+
+
+def check_sealed(store: Store, data: StudyData, reopen: str | None) -> None:
+    """Refuse early, before any work, what :func:`open_test` would refuse.
+
+    Raises:
+        UserError: see :func:`open_test`.
+    """
+    _refuse_opened(holders(store, _test_hash(data)), data, reopen)
+
+
+def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) -> OpenedTest:
+    """Open the test part for the run ``log``, once; put on record before it is handed out.
+
+    The seal is of the patients, their slices and their truth: other settings of the
+    cache, another fold or another source of the same volumes do not renew it.
+
+    Args:
+        store: where the record is.
+        log: the open promotion run.
+        data: whose split it is.
+        reopen: the reason, where the test was opened before.
+
+    Raises:
+        UserError: it was opened before and no reason is given, another promotion opens it
+            now, or there is no test part, or no tumour in it.
+    """
+    name = _test_hash(data)
+    # Tags go to the store before the claim does: whoever finds it open can read why.
+    log.tags({REASON: reopen, OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    before = take(store, log.run_id, name, lambda runs: _refuse_opened(runs, data, reopen))
+    log.tags({CONFIRMATORY: str(not before).lower()})
+    return OpenedTest(data.split.test, name, not before, len(before))
+
+
+def _refuse_opened(before: Sequence[RunInfo], data: StudyData, reopen: str | None) -> None:
+    if reopen is not None and not reopen.strip():
+        raise UserError("--reopen needs a reason that a reader will accept")
+    if before and reopen is None:
+        first = before[0]
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(first.start_time))
+        raise UserError(
+            f"the test part of split {data.split.hash} was opened on {when} by promotion "
+            f'{first.run_id}; --reopen "reason" opens it again, and the result no longer '
+            "confirms anything"
+        )
+
+
+def _test_hash(data: StudyData) -> str:
+    """Name the test part by what is in it: patients, slices and truth.
+
+    Raises:
+        UserError: there is no test part, or no tumour in it.
+    """
+    if not data.split.test:
+        raise UserError("split.fractions has no test share: there is nothing to promote on")
+    patients = [data.cache.by_id[name] for name in data.split.test]
+    if not any(patient.tumour_px.any() for patient in patients):
+        raise UserError(
+            f"none of the {len(patients)} test patients has tumour: no Dice can be measured; "
+            "another split.seed or more patients would have one"
+        )
+    text = json.dumps([_content(patient) for patient in patients])
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def _content(patient: CachedPatient) -> list[object]:
+    return [
+        patient.patient_id,
+        list(patient.native_shape),
+        patient.slice_indices.tolist(),
+        patient.tumour_px.tolist(),
+    ]

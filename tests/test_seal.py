@@ -1,0 +1,86 @@
+"""The test part of a split has one door, and one hand on it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
+SPLITS, SEAL, PROMOTION = "data/splits.py", "studies/seal.py", "studies/promotion.py"
+COUNTS_ONLY = {"studies/plan.py"}
+"""Files that may say how many test patients there are: ``len`` around it, or around a loop."""
+
+
+def trees() -> dict[str, ast.Module]:
+    return {
+        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def reads_test_part(tree: ast.Module) -> bool:
+    """Any attribute called ``test``, by its name, through ``getattr`` or in a dictionary."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and getattr(node.slice, "value", "") == "test":
+            return True
+        if isinstance(node, ast.Attribute) and node.attr == "test":
+            return True
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr":
+            return any(isinstance(a, ast.Constant) and a.value == "test" for a in node.args)
+    return False
+
+
+def names_used(tree: ast.Module) -> set[str]:
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return imported | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_only_the_seal_reads_the_test_part() -> None:
+    readers = {name for name, tree in trees().items() if reads_test_part(tree)}
+    assert SEAL in readers
+    assert readers <= {SPLITS, SEAL} | COUNTS_ONLY
+
+
+def test_only_promotion_opens_the_seal() -> None:
+    found = trees()
+    users = {name for name, tree in found.items() if "open_test" in names_used(tree)}
+    assert users == {PROMOTION}
+
+
+def test_a_new_reader_would_be_caught() -> None:
+    for code in (
+        "x = data.split.test",
+        "getattr(split, 'test')",
+        "split.to_dict()['test']",
+        "for p in split.test: pass",
+    ):
+        assert reads_test_part(ast.parse(code))
+    assert not reads_test_part(ast.parse("x = split.train"))
+    assert "open_test" in names_used(ast.parse("from seglab.studies.seal import open_test as o"))
+
+
+def test_the_seal_hands_out_names_after_the_record() -> None:
+    """In ``open_test`` the record is taken before the test part is returned."""
+    tree = trees()[SEAL]
+    function = next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "open_test"
+    )
+    record = min(
+        node.lineno
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "take"
+    )
+    reads = [
+        node.lineno
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and node.attr == "test"
+    ]
+    assert reads
+    assert min(reads) > record
