@@ -12,6 +12,7 @@ from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, pre
 from seglab.data.identity import ImageIdentity, image_identity, set_identity
 from seglab.data.sources import Source, open_source
 from seglab.data.splits import Split, SplitPatient, make_split
+from seglab.studies.groups import person_groups
 
 IDENTITY_SAMPLE = 30
 """Patients looked at to tell whether the channel is FLAIR."""
@@ -76,12 +77,13 @@ def open_data(config: RunConfig) -> StudyData:
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:
     """Describe the cached patients as a split needs them; one person is one group."""
+    groups = person_groups(cache, source)
     return [
         SplitPatient(
             patient_id=patient.patient_id,
             grade=patient.grade,
             tumour_volume=float(patient.tumour_px.sum()),
-            group=source.names.person(patient.patient_id),
+            group=groups[patient.patient_id],
         )
         for patient in cache.patients
     ]

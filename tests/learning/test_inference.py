@@ -1,0 +1,79 @@
+"""Inference: the native grid, whatever the batches, and nothing where there is no brain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from seglab.core.config import RunConfig
+from seglab.data.cache import to_native
+from seglab.evaluation.metrics import score_patient
+from seglab.learning.device import Compute
+from seglab.learning.inference import Predictor, build_case, evaluate
+from seglab.studies.data import StudyData, open_data
+
+
+class Bright(nn.Module):
+    """Takes for tumour what is brighter than a threshold: no weights, a known answer."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        middle = image.shape[1] // 2
+        return (image[:, middle : middle + 1] - 0.4) * 20
+
+
+@pytest.fixture
+def data(small_config: Callable[..., RunConfig]) -> StudyData:
+    return open_data(small_config())
+
+
+def predictor(batch_size: int = 32, context: int = 0) -> Predictor:
+    return Predictor(Bright(), Compute(torch.device("cpu"), "fp32", 1), context, batch_size)
+
+
+def test_probabilities_lie_on_the_native_grid_and_only_in_the_brain(data: StudyData) -> None:
+    patient = data.cache.patients[0]
+    native = predictor().native(data.cache, patient)
+    assert native.shape == (patient.count, *patient.native_shape)
+    assert native.dtype == np.float32
+    assert ((native >= 0) & (native <= 1)).all()
+    assert native[patient.brain_px == 0].sum() == 0
+
+
+def test_the_answer_is_the_known_one(data: StudyData) -> None:
+    patient = data.cache.patients[0]
+    levels = data.cache.images[patient.rows].astype(np.float32)
+    expected = 1 / (1 + np.exp(-((levels / 255 - 0.5) / 0.25 - 0.4) * 20))
+    expected[patient.brain_px == 0] = 0
+    native = predictor().native(data.cache, patient)
+    assert np.allclose(native, to_native(expected, patient), atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "context"), [(1, 0), (5, 0), (7, 1), (32, 2)])
+def test_batches_and_neighbours_change_nothing(
+    data: StudyData, batch_size: int, context: int
+) -> None:
+    patient = data.cache.patients[1]
+    reference = predictor().native(data.cache, patient)
+    other = predictor(batch_size, context).native(data.cache, patient)
+    assert np.allclose(reference, other, atol=1e-6)
+
+
+def test_a_case_carries_the_score_of_its_own_prediction(data: StudyData) -> None:
+    name = data.split.val[0]
+    case = build_case(predictor(), data.cache, name, 0.5)
+    again = score_patient(
+        name, case.prediction, case.truth, case.spacing_mm, contiguous=True, grade=case.score.grade
+    )
+    assert again == case.score or np.isnan(case.score.dice)
+    (scored,) = evaluate(predictor(), data.cache, [name], 0.5)
+    assert scored.tp == case.score.tp
+
+
+def test_a_higher_threshold_predicts_less(data: StudyData) -> None:
+    name = data.split.val[0]
+    sizes = [evaluate(predictor(), data.cache, [name], t)[0].pred_px for t in (0.2, 0.5, 0.8)]
+    assert sizes == sorted(sizes, reverse=True)
