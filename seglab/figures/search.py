@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STATES: Mapping[str, RGB] = {"complete": BLUE, "pruned": ORANGE, "failed": VERMILLION}
 _MOST_KEYS = 8
+_PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,17 @@ def parallel(rows: Sequence[TrialRow]) -> Figure:
     )
     scales = [Scale.of([row.params[key] for row in complete if key in row.params]) for key in keys]
     for row in complete:
-        heights = [s.place(row.params.get(k)) for k, s in zip(keys, scales, strict=True)]
-        axes.plot(
-            heights,
-            color=shade.to_rgba(np.asarray(row.values[0])),
-            linewidth=1.8,
-            marker="o",
-            markersize=3,
-        )
+        points = [
+            (place, scale.place(row.params[key]))
+            for place, (key, scale) in enumerate(zip(keys, scales, strict=True))
+            if key in row.params
+        ]
+        colour = shade.to_rgba(np.asarray(row.values[0]))
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=1.8, markersize=3)
     for place, scale in enumerate(scales):
         axes.axvline(place, color="0.7", linewidth=1, zorder=0)
         for height, label in scale.ticks():
-            axes.text(place + 0.02, height, label, fontsize=8, va="center", color="0.25")
+            axes.text(place + 0.04, height, label, fontsize=8, va="center", bbox=_PLATE)
     axes.set_xticks(range(len(keys)), keys)
     axes.set_yticks([])
     tidy(axes, x="", y="", title="Complete trials across their parameters")
@@ -303,9 +303,7 @@ class Scale:
         return cls((), low, high, log=low > 0 and high / low > 10)
 
     def place(self, value: Any) -> float:
-        """Height of ``value``; NaN for a key that the trial did not have."""
-        if value is None and None not in self.names:
-            return float("nan")
+        """Height of ``value``."""
         if self.low == self.high:
             return 0.5
         if self.names:

@@ -1,0 +1,324 @@
+"""Trials are claimed once, survive their workers, and are counted as asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from scipy import stats
+
+import seglab.studies.components  # noqa: F401  (registers)
+from seglab.core.errors import UserError
+from seglab.core.study import Pruner, resolve_study
+from seglab.studies.search.identity import load_study, open_study
+from seglab.studies.search.ledger import (
+    ERROR,
+    MOST_DEATHS,
+    MOST_FAILURES,
+    PROGRESS,
+    Ledger,
+    TooManyFailures,
+    clear_locks,
+    requeue,
+    take_ownership,
+)
+from seglab.studies.search.samplers import is_worse, may_prune, warmup_epochs
+from seglab.studies.search.space import make_space
+from seglab.studies.search.storage import StudyStorage, cut_torn_line, open_storage
+
+LR = {"low": 1e-4, "high": 1e-1, "log": True}
+DATA = SimpleNamespace(
+    cache=SimpleNamespace(data_hash="d" * 64), split=SimpleNamespace(hash="split")
+)
+Open = Callable[..., Ledger]
+
+
+def open_ledger(folder: Path, data: Any = DATA, base: Any = None, **search: Any) -> Ledger:
+    given = {"space": {"optim.lr": LR}, "trials": 4, "sampler": "random", **search}
+    study = resolve_study(
+        {
+            "name": "s",
+            "data": {"source": "brats-h5", "root": "nowhere"},
+            "search": given,
+            **(base or {}),
+        }
+    )
+    assert study.search is not None
+    storage = open_storage(study.search.storage, "s", folder, 20, requeue)
+    space = make_space(study)
+    open_study("s", space, study.search, data, storage)
+    return Ledger(load_study("s", storage), storage, space, study.search, datetime.now())
+
+
+def states(ledger: Ledger) -> list[str]:
+    return [trial.state.name for trial in ledger.trials]
+
+
+def test_the_base_config_comes_first_and_the_count_is_the_one_asked_for(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    owner = take_ownership(ledger.storage, "s")
+    claims = [ledger.claim(owner.path.name, 1) for _ in range(6)]
+    begun = [claim for claim in claims if claim is not None]
+    assert len(begun) == 4
+    assert begun[0].is_base
+    assert begun[0].params == {"optim.lr": 2e-3}
+    assert len({claim.params["optim.lr"] for claim in begun}) == 4
+    assert not ledger.finished()
+    ledger.tell(begun[0].trial, TrialState.COMPLETE, [0.5])
+    ledger.tell(begun[1].trial, TrialState.PRUNED)
+    ledger.tell(begun[2].trial, TrialState.FAIL)
+    ledger.tell(begun[3].trial, TrialState.COMPLETE, [0.6])
+    assert not ledger.finished()  # a failed trial is made up for
+    extra = ledger.claim(owner.path.name, 1)
+    assert extra is not None
+    ledger.tell(extra.trial, TrialState.COMPLETE, [0.7])
+    assert ledger.finished()
+    assert ledger.claim(owner.path.name, 1) is None
+
+
+def test_a_dead_workers_trial_goes_on_with_its_number_and_parameters(tmp_path: Path) -> None:
+    first = open_ledger(tmp_path)
+    owner = take_ownership(first.storage, "s")
+    base = first.claim(owner.path.name, 1)
+    held = first.claim(owner.path.name, 1)
+    assert base is not None
+    assert held is not None
+    second = open_ledger(tmp_path)
+    heir = take_ownership(second.storage, "s")
+    other = second.claim(heir.path.name, 2)
+    assert other is not None
+    assert other.trial.number == 2  # the living keep what they hold
+    owner.release()
+    taken = [second.claim(heir.path.name, 2) for _ in range(2)]
+    assert [claim.trial.number for claim in taken if claim] == [0, 1]
+    assert taken[1] is not None
+    assert taken[1].params == held.params
+    assert taken[1].threads == 1  # results repeat with the threads they began with
+    assert taken[1].doomed is None
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    dooms = []
+    for _ in range(MOST_DEATHS + 1):
+        owner = take_ownership(ledger.storage, "s")
+        claim = ledger.claim(owner.path.name, 1)
+        assert claim is not None
+        assert claim.trial.number == 0
+        dooms.append(claim.doomed is not None)
+        owner.release()
+    assert dooms == [False] * MOST_DEATHS + [True]
+
+
+def test_a_death_after_progress_or_a_clean_stop_does_not_count(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for epoch in range(6):
+        owner = take_ownership(ledger.storage, "s")
+        claim = ledger.claim(owner.path.name, 1)
+        assert claim is not None
+        assert claim.doomed is None
+        if epoch % 2:
+            ledger.release(claim.trial)
+        else:
+            claim.trial.set_user_attr(PROGRESS, {"epoch": epoch + 1, "epochs": 9, "dice": 0.1})
+        owner.release()
+
+
+def test_threads_with_a_storage_each_never_begin_a_trial_twice(tmp_path: Path) -> None:
+    open_ledger(tmp_path, trials=9)
+    claimed: list[int] = []
+
+    def work() -> None:
+        ledger = open_ledger(tmp_path, trials=9)
+        owner = take_ownership(ledger.storage, "s")
+        while (claim := ledger.claim(owner.path.name, 1)) is not None:
+            claimed.append(claim.trial.number)
+            ledger.tell(claim.trial, TrialState.COMPLETE, [0.1 * claim.trial.number])
+        owner.remove()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(9))
+    assert states(open_ledger(tmp_path, trials=9)) == ["COMPLETE"] * 9
+
+
+def test_ten_failures_in_a_row_stop_the_search_and_a_success_forgives(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, trials=40)
+    owner = take_ownership(ledger.storage, "s")
+
+    def end(state: TrialState, values: list[float] | None = None) -> None:
+        claim = ledger.claim(owner.path.name, 1)
+        assert claim is not None
+        if state == TrialState.FAIL:
+            claim.trial.set_user_attr(ERROR, "out of memory")
+        ledger.tell(claim.trial, state, values)
+
+    for _ in range(MOST_FAILURES - 1):
+        end(TrialState.FAIL)
+    end(TrialState.COMPLETE, [0.5])
+    for _ in range(MOST_FAILURES):
+        end(TrialState.FAIL)
+    with pytest.raises(TooManyFailures, match="10 trials failed in a row.*out of memory"):
+        ledger.claim(owner.path.name, 1)
+    later = Ledger(
+        ledger.study,
+        ledger.storage,
+        ledger.space,
+        ledger.search,
+        datetime.now() + timedelta(seconds=1),
+    )
+    assert later.claim(owner.path.name, 1) is not None  # a new command tries again
+
+
+def test_a_grid_is_walked_once_and_then_is_finished(tmp_path: Path) -> None:
+    ledger = open_ledger(
+        tmp_path, sampler="grid", trials=50, space={"optim.lr": {"choices": [1e-3, 2e-3, 4e-3]}}
+    )
+    owner = take_ownership(ledger.storage, "s")
+    tried = []
+    while (claim := ledger.claim(owner.path.name, 1)) is not None:
+        tried.append(claim.params["optim.lr"])
+        state = TrialState.FAIL if len(tried) == 2 else TrialState.COMPLETE
+        ledger.tell(claim.trial, state, None if state == TrialState.FAIL else [0.5])
+    assert tried == [2e-3, 1e-3, 4e-3]
+    assert ledger.finished()
+
+
+def test_a_journal_survives_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    owner = take_ownership(ledger.storage, "s")
+    assert ledger.claim(owner.path.name, 1) is not None
+    journal = tmp_path / "s.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 5, "wor')
+    again = open_ledger(tmp_path)
+    assert states(again) == ["RUNNING"]
+    assert again.claim(owner.path.name, 1) is not None
+    assert states(open_ledger(tmp_path)) == ["RUNNING", "RUNNING"]
+
+
+@pytest.mark.parametrize("text", [b"", b"a\n", b"a\nbc", b"bc", b"a\n" + b"x" * 9000])
+def test_only_what_follows_the_last_line_break_is_cut(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(text)
+    cut_torn_line(path)
+    assert path.read_bytes() == text[: text.rfind(b"\n") + 1]
+
+
+def test_the_lock_of_a_killed_writer_is_free_at_once(tmp_path: Path) -> None:
+    open_ledger(tmp_path)
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from seglab.studies.search.storage import JournalLock\n"
+        "JournalLock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.log")], check=False)
+    assert states(open_ledger(tmp_path)) == ["WAITING"]
+
+
+def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Path) -> None:
+    storage = open_ledger(tmp_path).storage
+    alive, dead = take_ownership(storage, "s"), take_ownership(storage, "s")
+    dead.release()
+    clear_locks(storage, "s")
+    assert alive.path.exists()
+    assert not dead.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"space": {"optim.lr": {**LR, "high": 0.05}}}, r"space\.optim\.lr was .*0\.1.*is .*0\.05"),
+        ({"space": {"optim.lr": LR, "loss.name": {"choices": ["bce_dice"]}}}, "was absent"),
+        ({"base": {"train": {"epochs": 3}}}, r"base\.train\.epochs was 14, is 3"),
+        (
+            {"data": SimpleNamespace(cache=SimpleNamespace(data_hash="e" * 64), split=DATA.split)},
+            r"data\.content was",
+        ),
+        ({"second_objective": "parameters", "pruner": {"name": "none"}}, "second_objective was"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    open_ledger(tmp_path)
+    with pytest.raises(UserError, match=told):
+        open_ledger(tmp_path, **change)
+    assert states(open_ledger(tmp_path)) == ["WAITING"]
+
+
+def test_more_trials_another_pruner_and_another_machine_are_no_change(tmp_path: Path) -> None:
+    open_ledger(tmp_path)
+    local = {"data": {"source": "brats-h5", "root": "elsewhere", "workers": 3}}
+    ledger = open_ledger(tmp_path, trials=9, pruner={"name": "none"}, base=local)
+    assert states(ledger) == ["WAITING"]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://me:secret@host/db", "is not of the form postgresql"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "cannot be reached"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_named_without_its_password(
+    tmp_path: Path, url: str, told: str
+) -> None:
+    if "psycopg" in url:
+        pytest.importorskip("psycopg")
+    with pytest.raises(UserError, match=told) as raised:
+        open_storage(url, "s", tmp_path, 20, requeue)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s.log").write_text('{"op_code": 99, "worker_id": "x"}\nnonsense\n')
+    with pytest.raises(UserError, match=r"s\.log: not a study"):
+        open_storage(None, "s", tmp_path, 20, requeue)
+
+
+def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials() -> None:
+    search = SimpleNamespace(pruner=Pruner(warmup_fraction=0.25, startup_trials=2))
+    study = optuna.create_study(direction="maximize")
+    assert warmup_epochs(search.pruner, 10) == 3
+    for _ in range(2):
+        assert not may_prune(search, study, 5, 10)  # type: ignore[arg-type]
+        study.add_trial(optuna.create_trial(value=0.5))
+    allowed = [epoch for epoch in range(1, 11) if may_prune(search, study, epoch, 10)]  # type: ignore[arg-type]
+    assert allowed == [4, 5, 6, 7, 8, 9]
+
+
+def test_the_patient_pruner_tests_as_scipy_does_and_leaves_out_patients_without_a_score() -> None:
+    rng = np.random.default_rng(0)
+    for shift in (-0.05, 0.0, 0.05):
+        difference = rng.normal(shift, 0.05, 20)
+        p = stats.wilcoxon(difference, alternative="less").pvalue
+        assert is_worse(difference, 0.1) == (p < 0.1 and difference.mean() < 0)
+        with_gaps = np.concatenate([difference, [np.nan] * 3])
+        assert is_worse(with_gaps, 0.1) == is_worse(difference, 0.1)
+    assert not is_worse(np.array([-0.5] * 4), 0.1)  # too few to say
+    assert not is_worse(np.zeros(10), 0.1)
+
+
+def test_what_another_machine_gave_up_is_not_told_twice(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    owner = take_ownership(ledger.storage, "s")
+    claim = ledger.claim(owner.path.name, 1)
+    assert claim is not None
+    other: StudyStorage = open_ledger(tmp_path).storage
+    other.backend.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
+    assert not ledger.tell(claim.trial, TrialState.COMPLETE, [0.5])
+    assert states(ledger) == ["FAIL"]
