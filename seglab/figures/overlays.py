@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seglab.evaluation.case import Case
 from seglab.figures.panels import draw_flair, draw_overlay, radiological
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, unit
+from seglab.figures.window import Window, brain_window, cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,8 +26,6 @@ UInt8 = NDArray[np.uint8]
 
 PANEL_HEIGHT: Final = 360
 PANEL_WIDTH: Final = 300
-MARGIN: Final = 4
-"""Image pixels kept free around the brain."""
 GAP: Final = 8
 CAPTION: Final = 26
 HEADER: Final = 92
@@ -95,7 +94,7 @@ def overlay_sheet(cases: Sequence[Case], title: str, labels: Sequence[str] | Non
     for row, (case, slices) in enumerate(zip(cases, chosen, strict=True)):
         top = HEADER + row * (PANEL_HEIGHT + CAPTION + GAP)
         _write_label(figure, case, top, labels[row] if labels else "")
-        window = _brain_window(radiological(case.image, case.upright))
+        window = brain_window(radiological(case.image, case.upright), PANEL_WIDTH / PANEL_HEIGHT)
         for column, shown in enumerate(slices):
             left = LABEL + column * (2 * PANEL_WIDTH + GAP)
             _place_pair(canvas, case, shown.position, window, top, left)
@@ -106,40 +105,11 @@ def overlay_sheet(cases: Sequence[Case], title: str, labels: Sequence[str] | Non
     return _pixels(figure)
 
 
-def _brain_window(image: UInt8) -> tuple[slice, slice]:
-    """Find the window (rows, columns) of a panel's shape around all that is not background.
-
-    The window may reach outside the (S, H, W) image, in display order.
-    """
-    rows = np.flatnonzero(image.any(axis=(0, 2)))
-    columns = np.flatnonzero(image.any(axis=(0, 1)))
-    if not rows.size:
-        rows, columns = np.arange(image.shape[1]), np.arange(image.shape[2])
-    shape = PANEL_WIDTH / PANEL_HEIGHT
-    height = int(np.ceil(max(np.ptp(rows) + 1, (np.ptp(columns) + 1) / shape))) + 2 * MARGIN
-    width = round(height * shape)
-    top = (rows[0] + rows[-1] + 1 - height) // 2
-    left = (columns[0] + columns[-1] + 1 - width) // 2
-    return slice(int(top), int(top) + height), slice(int(left), int(left) + width)
-
-
-def _cut(array: UInt8, window: tuple[slice, slice]) -> UInt8:
-    """Take a window out of a slice (H, W), with zeros where it reaches outside."""
-    rows, columns = window
-    out = np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=array.dtype)
-    height, width = array.shape
-    top, left = max(0, rows.start), max(0, columns.start)
-    part = array[top : min(height, rows.stop), left : min(width, columns.stop)]
-    y, x = top - rows.start, left - columns.start
-    out[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return out
-
-
 def _place_pair(
-    canvas: UInt8, case: Case, position: int, window: tuple[slice, slice], top: int, left: int
+    canvas: UInt8, case: Case, position: int, window: Window, top: int, left: int
 ) -> None:
     image, truth, prediction = (
-        _cut(radiological(array[position], case.upright), window)
+        cut(radiological(array[position], case.upright), window)
         for array in (case.image, case.truth, case.prediction)
     )
     scale = math.ceil(PANEL_HEIGHT / image.shape[0]) + 1

@@ -193,8 +193,8 @@ def _boundary(region: RegionEvidence, patient: PatientEvidence) -> str:
 
 def _unexplained(region: RegionEvidence, patient: PatientEvidence) -> str:
     return (
-        f"the largest is {_thing(region, patient)}, {_brightness(region.contrast)}, where the "
-        f"network's probability reaches {region.confidence:.0%}"
+        f"{_thing(region, patient)} is {_brightness(region.contrast)}, and the network's "
+        f"probability there reaches {region.confidence:.0%}"
     )
 
 

@@ -1,0 +1,194 @@
+"""A self-contained page of the failures: thumbnails, causes, and every slice to leaf through.
+
+The page loads nothing: pictures are inside as data URIs and the script is inline, so it
+opens from disk and in a sandboxed frame without network, storage or a shared origin.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from seglab.evaluation.case import Case
+from seglab.evaluation.failures import (
+    MEANINGS,
+    RULES,
+    Explanation,
+    FailureAnalysis,
+    describe,
+    paragraph,
+)
+from seglab.figures.sprites import encode, thumbnail, worst_position
+from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, PURPLE, YELLOW
+
+MOST_BYTES: Final = 14_000_000
+"""Of pictures in one page."""
+MOST_PER_CASE: Final = 400_000
+CHOSEN_WEIGHT: Final = 2
+"""A case that some rule chose gets this many times the bytes of another."""
+SLICES_CHOSEN: Final = 96
+SLICES_OTHER: Final = 32
+MOST_FINDINGS: Final = 6
+
+
+def write_gallery(
+    path: Path, cases: Iterable[Case], analysis: FailureAnalysis, *, title: str
+) -> int:
+    """Write the gallery of explained patients as one HTML file.
+
+    Cases are taken one at a time, so an iterator keeps memory small. The page stays below
+    15 MB for any number of patients up to about 200: cases that no rule chose are thinned
+    out first.
+
+    Args:
+        path: the file to write; its folder is made.
+        cases: every patient of ``analysis``, in any order.
+        analysis: the explained patients.
+        title: heading of the page; plain text.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        KeyError: a case that is not in ``analysis``.
+    """
+    chosen = set(analysis.shown)
+    weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
+    share = MOST_BYTES // max(weights, 1)
+    entries = {}
+    for case in cases:
+        explanation = analysis.explanations[case.patient_id]
+        shown = case.patient_id in chosen
+        budget = min(MOST_PER_CASE, share * (CHOSEN_WEIGHT if shown else 1))
+        slices = SLICES_CHOSEN if shown else SLICES_OTHER
+        entries[case.patient_id] = _entry(case, explanation, analysis, slices, budget)
+    ordered = [entries[name] for name in analysis.explanations if name in entries]
+    page = _page(title, {**_overview(analysis), "cases": ordered}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    partial.write_bytes(page)
+    partial.replace(path)
+    return len(page)
+
+
+def _page(title: str, data: dict[str, Any]) -> str:
+    folder = files("seglab.figures")
+    page, style, script = (
+        folder.joinpath(name).read_text(encoding="utf-8")
+        for name in ("gallery.html", "gallery.css", "gallery.js")
+    )
+    # In a script element "<" could end it; JSON may write it as an escape instead.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": text}
+    pieces = page.split("@@")
+    return "".join(parts.get(piece, piece) for piece in pieces)
+
+
+def _overview(analysis: FailureAnalysis) -> dict[str, Any]:
+    dice = [e.score.dice for e in analysis.explanations.values() if np.isfinite(e.score.dice)]
+    return {
+        "patients": len(analysis.explanations),
+        "meanDice": _rounded(float(np.mean(dice)) if dice else math.nan),
+        "causes": [
+            {
+                "name": str(cost.cause),
+                "patients": cost.patients,
+                "findings": cost.findings,
+                "share": _rounded(cost.share),
+                "rule": RULES[cost.cause],
+            }
+            for cost in analysis.costs
+        ],
+        "rules": [
+            {"name": str(rule), "patients": len(names), "meaning": MEANINGS[rule]}
+            for rule, names in analysis.selection.items()
+        ],
+        "colours": {
+            "agreement": AGREEMENT,
+            "missed": MISSED,
+            "false": FALSE_ALARM,
+            "truth": YELLOW,
+            "prediction": PURPLE,
+            "probability": BLUE,
+        },
+    }
+
+
+def _entry(
+    case: Case, explanation: Explanation, analysis: FailureAnalysis, slices: int, budget: int
+) -> dict[str, Any]:
+    sprites = encode(case, slices, budget)
+    score = explanation.score
+    return {
+        "id": case.patient_id,
+        "dice": _rounded(score.dice),
+        "figures": _figures(explanation),
+        "cause": str(explanation.cause) if explanation.cause else "nothing wrong",
+        "causes": {str(cause): _rounded(share) for cause, share in explanation.shares.items()},
+        "rules": [str(rule) for rule in analysis.rules_of(case.patient_id)],
+        "text": paragraph(explanation),
+        "findings": [
+            {
+                "cause": str(finding.cause),
+                "kind": finding.evidence.kind,
+                "share": _rounded(finding.evidence.share),
+                "slice": finding.evidence.peak_slice,
+                "text": describe(finding, explanation.evidence),
+            }
+            for finding in explanation.findings[:MOST_FINDINGS]
+        ],
+        "slices": _slices(case, sprites.positions),
+        "start": int(case.slice_indices[worst_position(case)]),
+        "thumbnail": thumbnail(case),
+        "width": sprites.width,
+        "height": sprites.height,
+        "columns": sprites.columns,
+        "flair": sprites.flair,
+        "labels": sprites.labels,
+    }
+
+
+def _slices(case: Case, positions: tuple[int, ...]) -> list[list[int]]:
+    """Give stack index, agreed, missed and false pixels of each slice that is shown."""
+    chosen = list(positions)
+    truth, prediction = case.truth[chosen] != 0, case.prediction[chosen] != 0
+    areas = (truth & prediction, truth & ~prediction, prediction & ~truth)
+    counts = [case.slice_indices[chosen], *(area.sum(axis=(1, 2)) for area in areas)]
+    rows: list[list[int]] = np.stack(counts, axis=1).astype(int).tolist()
+    return rows
+
+
+def _figures(explanation: Explanation) -> list[list[str]]:
+    """Give the rows of the table beside a case: name and value as text."""
+    score = explanation.score
+    rows = [
+        ["Dice", _text(score.dice, ".3f")],
+        ["IoU", _text(score.iou, ".3f")],
+        ["precision", _text(score.precision, ".3f")],
+        ["recall", _text(score.recall, ".3f")],
+    ]
+    if np.isfinite(score.truth_ml):
+        rows += [["tumour", f"{score.truth_ml:.1f} ml"], ["predicted", f"{score.pred_ml:.1f} ml"]]
+    else:
+        rows += [["tumour", f"{score.truth_px:,} px"], ["predicted", f"{score.pred_px:,} px"]]
+    if np.isfinite(score.hd95_mm):
+        rows += [["HD95", f"{score.hd95_mm:.1f} mm"]]
+    contrast = explanation.evidence.tumour_contrast
+    alarms = f"{score.empty_slice_fp} of {score.empty_slices}"
+    return [*rows, ["tumour contrast", _text(contrast, ".1f", " SD")], ["empty slices hit", alarms]]
+
+
+def _text(value: float, form: str, unit: str = "") -> str:
+    return f"{value:{form}}{unit}" if np.isfinite(value) else "undefined"
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None

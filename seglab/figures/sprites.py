@@ -1,0 +1,168 @@
+"""Many slices in one picture, small enough to travel inside a page.
+
+FLAIR goes into a lossy WebP. Truth, prediction and probability go into a lossless one:
+each grey level holds the truth in bit 7, the prediction in bit 6 and the probability in
+16 steps in bits 2 to 5.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.evaluation.case import Case
+from seglab.figures.panels import draw_overlay, radiological
+from seglab.figures.window import Window, brain_window, cut
+
+UInt8 = NDArray[np.uint8]
+
+LONGEST_SIDE: Final = 192
+"""Pixels of a slice in a sprite; larger ones are reduced."""
+THUMBNAIL_HEIGHT: Final = 168
+THUMBNAIL_ASPECT: Final = 0.84
+CONTEXT: Final = 3
+"""Slices shown beyond the first and last with anything marked."""
+LOSSLESS: Final = 101
+QUALITIES: Final = (60, 45, 30)
+FEWEST_SLICES: Final = 8
+
+
+@dataclass(frozen=True)
+class Sprites:
+    """The slices of one case, side by side, row after row."""
+
+    positions: tuple[int, ...]
+    """Which slices of the case, ascending."""
+    width: int
+    height: int
+    """Of one slice, in pixels of the sprite."""
+    columns: int
+    flair: str
+    labels: str
+    """Data URIs."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page."""
+        return len(self.flair) + len(self.labels)
+
+
+def encode(case: Case, most_slices: int, budget: int) -> Sprites:
+    """Encode the marked slices of ``case`` in at most ``budget`` bytes of page.
+
+    Quality is given up first, then slices, down to a few: those cost what they cost.
+
+    Args:
+        case: the patient.
+        most_slices: show no more of them.
+        budget: bytes.
+    """
+    window = brain_window(radiological(case.image, case.upright))
+    count = most_slices
+    while True:
+        positions = choose_positions(case, count)
+        for quality in QUALITIES:
+            sprites = _encode(case, positions, window, quality)
+            if sprites.size <= budget:
+                return sprites
+        if count <= FEWEST_SLICES:
+            return sprites
+        fitting = int(len(positions) * budget / sprites.size * 0.95)
+        count = max(FEWEST_SLICES, min(fitting, len(positions) - 1))
+
+
+def choose_positions(case: Case, most: int) -> tuple[int, ...]:
+    """Choose slices from the first with a mark to the last, with some context.
+
+    Where there are more than ``most`` they are thinned out evenly, but the slices with
+    most tumour, most missed and most false alarm stay.
+    """
+    truth, prediction = case.truth != 0, case.prediction != 0
+    marked = np.flatnonzero((truth | prediction).any(axis=(1, 2)))
+    if not marked.size:
+        marked = np.array([len(case.image) // 2])
+    first = max(0, int(marked[0]) - CONTEXT)
+    last = min(len(case.image) - 1, int(marked[-1]) + CONTEXT)
+    if last - first + 1 <= most:
+        return tuple(range(first, last + 1))
+    telling = {
+        int(area.sum(axis=(1, 2)).argmax())
+        for area in (truth, truth & ~prediction, prediction & ~truth)
+        if area.any()
+    }
+    spread = np.linspace(first, last, max(2, most - len(telling))).round().astype(int)
+    return tuple(sorted(telling | set(spread.tolist())))
+
+
+def thumbnail(case: Case) -> str:
+    """Draw the overlay of the slice with most wrong pixels (largest tumour if none) as a URI."""
+    image, truth, prediction = (
+        radiological(array, case.upright) for array in (case.image, case.truth, case.prediction)
+    )
+    position = worst_position(case)
+    window = brain_window(image, THUMBNAIL_ASPECT)
+    parts = [cut(array[position], window) for array in (image, truth, prediction)]
+    scale = math.ceil(THUMBNAIL_HEIGHT / parts[0].shape[0]) + 1
+    drawn = draw_overlay(parts[0], parts[1], parts[2], upright=True, scale=scale)
+    size = (round(THUMBNAIL_HEIGHT * THUMBNAIL_ASPECT), THUMBNAIL_HEIGHT)
+    small = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
+    return _uri(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), 70)
+
+
+def worst_position(case: Case) -> int:
+    """Find the slice with most wrong pixels, or with most tumour if none is wrong."""
+    wrong = ((case.truth != 0) ^ (case.prediction != 0)).sum(axis=(1, 2))
+    return int(wrong.argmax() if wrong.any() else case.truth.sum(axis=(1, 2)).argmax())
+
+
+def _encode(case: Case, positions: tuple[int, ...], window: Window, quality: int) -> Sprites:
+    chosen = list(positions)
+    flair = _shown(case.image[chosen], case.upright, window, cv2.INTER_AREA)
+    labels = _shown(_pack(case, chosen), case.upright, window, cv2.INTER_NEAREST)
+    count, height, width = flair.shape
+    columns = max(1, round(math.sqrt(count * height / width)))
+    return Sprites(
+        positions=positions,
+        width=width,
+        height=height,
+        columns=columns,
+        flair=_uri(_tile(flair, columns), quality),
+        labels=_uri(_tile(labels, columns), LOSSLESS),
+    )
+
+
+def _pack(case: Case, chosen: list[int]) -> UInt8:
+    truth = (case.truth[chosen] != 0).astype(np.uint8) << 7
+    prediction = (case.prediction[chosen] != 0).astype(np.uint8) << 6
+    packed: UInt8 = truth | prediction | ((case.probability[chosen] >> 4) << 2)
+    return packed
+
+
+def _shown(slices: UInt8, upright: bool, window: Window, interpolation: int) -> UInt8:
+    seen = cut(radiological(slices, upright), window)
+    height, width = seen.shape[1:]
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack([cv2.resize(s, size, interpolation=interpolation) for s in seen])
+
+
+def _tile(slices: UInt8, columns: int) -> UInt8:
+    count, height, width = slices.shape
+    rows = math.ceil(count / columns)
+    sheet = np.zeros((rows * columns, height, width), dtype=np.uint8)
+    sheet[:count] = slices
+    tiled = sheet.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(tiled.reshape(rows * height, columns * width))
+
+
+def _uri(image: NDArray[Any], quality: int) -> str:
+    done, encoded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    if not done:
+        raise OSError("OpenCV cannot write WebP")
+    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
