@@ -1,0 +1,211 @@
+"""Ablations that are really trained, on phantoms of a second a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+import seglab.studies.components  # noqa: F401
+from seglab.core.documents import merge
+from seglab.core.errors import UserError
+from seglab.core.registry import LOSSES
+from seglab.core.study import Study, resolve_study
+from seglab.studies.ablation import folds, run_study
+from seglab.studies.budget import Budgets, Spent, with_budget
+from seglab.studies.children import collect
+from seglab.studies.data import open_data
+from seglab.tracking import Store, open_store
+
+Build = Callable[..., Study]
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"name": "unet", "base_channels": 4, "depth": 2},
+    "train": {
+        "epochs": 1,
+        "batch_size": 4,
+        "samples_per_epoch": 8,
+        "threads": 1,
+        "device": "cpu",
+    },
+    "evaluation": {"overlays": 0},
+    "split": {"fractions": [0.5, 0.3, 0.2]},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return open_store(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture
+def build(phantoms: Path, shared_cache: Path) -> Build:
+    data = {
+        "source": "brats-h5",
+        "root": str(phantoms),
+        "cache": str(shared_cache),
+        "image_size": 64,
+    }
+
+    def build(**overrides: Any) -> Study:
+        return resolve_study(merge({**TINY, "data": data}, overrides))
+
+    return build
+
+
+@LOSSES.register("softplus_of_a_test")
+def softplus_loss(*, weight: float = 1.0) -> Any:
+    """Logistic loss, as somebody would add one."""
+
+    def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return weight * (softplus(logits) - logits * mask).mean()
+
+    return loss
+
+
+def test_arms_by_seeds_under_one_parent_each_child_once(
+    build: Build, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms: dict[str, Any] = {
+        "base": {},
+        "added": {"loss": {"name": "softplus_of_a_test", "weight": 2.0}},
+        # 48 pixels are no multiple of 32: refused before its first step.
+        "broken": {"model": {"name": "smp-fpn"}, "data": {"image_size": 48, "crop": "none"}},
+    }
+    study = build(name="arms", arms=arms, seeds=[0, 1], baseline="base")
+    first = run_study(study, store)
+    assert [(run.arm, run.seed, run.status) for run in first.runs] == [
+        ("base", 0, "FINISHED"),
+        ("added", 0, "FINISHED"),
+        ("broken", 0, "FAILED"),
+        ("base", 1, "FINISHED"),
+        ("added", 1, "FINISHED"),
+        ("broken", 1, "FAILED"),
+    ]
+    page = Path(str(first.report)).read_text()
+    assert "The same patients under every arm" in page
+    assert "broken" in page
+    assert "stride" in page or "divisible" in page or "multiple" in page
+    assert "wins : losses" in capsys.readouterr().err
+    child = store.get_run(first.runs[1].run_id)
+    assert child.parent_run_id == first.parent_run_id
+    assert child.params["loss.weight"] == "2.0"
+
+    again = run_study(build(name="arms", arms=arms, seeds=[0, 1], baseline="base"), store)
+    done = {run.run_id for run in first.runs if run.status == "FINISHED"}
+    assert again.parent_run_id == first.parent_run_id
+    assert {run.run_id for run in again.runs if run.reused} == done
+
+    del arms["broken"]
+    more = run_study(build(name="arms", arms=arms | {"bce": {"loss": "bce"}}, seeds=[0]), store)
+    assert more.parent_run_id == first.parent_run_id
+    assert [run.reused for run in more.runs] == [True, True, False]
+
+
+def test_folds_predict_every_patient_but_the_test_ones(build: Build, store: Store) -> None:
+    study = build(name="folds", split={"folds": 2})
+    outcome = run_study(study, store)
+    assert [run.status for run in outcome.runs] == ["FINISHED", "FINISHED"]
+    (arm,) = collect(store, store.get_run(str(outcome.parent_run_id))).arms
+    split = open_data(study.run).split
+    assert [s.patient_id for s in arm.scores(0)] == sorted({*split.train, *split.val})
+    assert Path(str(outcome.report)).is_file()
+
+
+def test_a_fold_that_is_named_runs_alone(build: Build) -> None:
+    assert folds(build(split={"folds": 3})) == (0, 1, 2)
+    assert folds(build(split={"folds": 3, "fold": 1})) == (1,)
+    assert folds(build()) == (0,)
+
+
+def test_tuning_gives_every_arm_the_same_tries_and_logs_them(build: Build, store: Store) -> None:
+    tune = {"trials": 2, "space": {"optim.lr": {"low": 1e-3, "high": 1e-2, "log": True}}}
+    arms = {"base": {}, "bce": {"loss": "bce"}}
+    outcome = run_study(build(name="tuned", arms=arms, tune=tune), store)
+    parent = store.get_run(str(outcome.parent_run_id))
+    ablation = collect(store, parent)
+    tried = {
+        arm: sorted(run.tags["seglab.values"] for run in trials)
+        for arm, trials in ablation.trials.items()
+    }
+    assert tried["base"] == tried["bce"]
+    assert len(tried["base"]) == 2
+    assert all(run.tags["seglab.seed"] == "1" for runs in ablation.trials.values() for run in runs)
+    chosen = json.loads(parent.tags["seglab.tuned"])
+    for run in outcome.runs:
+        trials = ablation.trials[run.arm]
+        best = max(trials, key=lambda trial: trial.metrics["val/dice"])
+        assert json.loads(best.tags["seglab.values"]) == chosen[run.arm]
+        assert store.get_run(run.run_id).params["optim.lr"] == best.params["optim.lr"]
+    assert "tuning trials" in Path(str(outcome.report)).read_text()
+
+
+def test_no_arm_finished_is_told_by_the_parent(build: Build, store: Store) -> None:
+    arms = {"a": {"model": "smp-fpn"}, "b": {"model": "smp-linknet"}}
+    odd = {"image_size": 48, "crop": "none"}
+    outcome = run_study(build(name="none", arms=arms, data=odd), store)
+    assert {run.status for run in outcome.runs} == {"FAILED"}
+    assert outcome.report is None
+    assert store.get_run(str(outcome.parent_run_id)).status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("tune", "said"),
+    [
+        ({"loss.smooth": {"low": 0.1, "high": 1}}, r"arm 'bce' (sets|has no key) 'loss\.smooth'"),
+        ({"loss.name": {"choices": ["bce", "dice"]}}, r"arm 'bce' sets 'loss\.name' itself"),
+        ({"optim.lr": {"low": 20, "high": 30}}, r"optim\.lr"),
+        (
+            {"optim.lr": {"low": 1e-3, "high": 1e-2, "when": {"optim.name": "adam"}}},
+            "'when' is for searches",
+        ),
+    ],
+)
+def test_a_space_that_does_not_fit_every_arm_is_refused_before_anything_runs(
+    build: Build, store: Store, tune: dict[str, Any], said: str
+) -> None:
+    arms = {"base": {}, "bce": {"loss": {"name": "bce"}}}
+    before = len(store.find_runs())
+    with pytest.raises(UserError, match=said):
+        run_study(build(name="unfit", arms=arms, tune={"trials": 3, "space": tune}), store)
+    assert len(store.find_runs()) == before
+
+
+def test_a_budget_of_seconds_ends_runs_by_the_clock_and_keeps_the_warm_up(build: Build) -> None:
+    train = {"epochs": 8, "max_seconds": None}
+    arms = {"a": {}, "b": {"loss": "bce"}}
+    study = build(arms=arms, train=train, budget={"per": "seconds", "seconds": 30})
+    for config in with_budget(study).arms.values():
+        assert config.train.max_seconds == 30
+        assert config.train.epochs > 100
+        assert config.schedule.warmup_epochs / config.train.epochs == pytest.approx(1 / 8)
+    plain = build(arms=arms)
+    assert with_budget(plain) is plain
+
+
+@pytest.mark.parametrize(
+    ("unit", "images", "seconds", "trials", "differs"),
+    [
+        ("samples", 110, 900, 0, False),
+        ("samples", 111, 100, 0, True),
+        ("samples", 90, 100, 0, True),
+        ("seconds", 900, 110, 0, False),
+        ("seconds", 100, 89, 0, True),
+        ("samples", 100, 100, 1, True),
+    ],
+)
+def test_budgets_differ_beyond_a_tenth_of_what_was_declared(
+    unit: Any, images: float, seconds: float, trials: int, differs: bool
+) -> None:
+    arms = [Spent("a", 1, 100, 100), Spent("b", 1, images, seconds, trials)]
+    budgets = Budgets(unit, arms)
+    assert budgets.differs("a", "b") is budgets.differs("b", "a") is differs
+    assert budgets.all_equal is not differs
+    assert ("Not ranked" in (budgets.refusal() or "")) is differs
