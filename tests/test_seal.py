@@ -8,7 +8,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
 SPLITS, SEAL, PROMOTION = "data/splits.py", "studies/seal.py", "studies/promotion.py"
 COUNTS_ONLY = {"studies/plan.py"}
-"""Files that may say how many test patients there are: ``len`` around it, or around a loop."""
+"""Says how many test patients there are."""
+HIDES = {"studies/search/seal.py"}
+"""Needs the names to take the patients out of reach."""
 
 
 def trees() -> dict[str, ast.Module]:
@@ -43,7 +45,7 @@ def names_used(tree: ast.Module) -> set[str]:
 def test_only_the_seal_reads_the_test_part() -> None:
     readers = {name for name, tree in trees().items() if reads_test_part(tree)}
     assert SEAL in readers
-    assert readers <= {SPLITS, SEAL} | COUNTS_ONLY
+    assert readers <= {SPLITS, SEAL} | COUNTS_ONLY | HIDES
 
 
 def test_only_promotion_opens_the_seal() -> None:

@@ -21,7 +21,7 @@ from seglab.data.cache import Cache, CacheSettings
 from seglab.data.cache.single import SingleVolume, prepare_single
 from seglab.data.sources import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
-from seglab.learning.device import Compute, choose_compute
+from seglab.learning.device import Compute, choose_compute, has_fast_bf16
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import with_mirror
 from seglab.learning.postprocess import OperatingPoint
@@ -158,7 +158,8 @@ def build_segmenter(recipe: Recipe, weights: Path, compute: Compute | None = Non
         UserError: not a safetensors file, or the weights of another network.
     """
     compute = compute or choose_compute(Train())
-    compute = replace(compute, precision=recipe.precision)
+    precision = recipe.precision if has_fast_bf16(compute.device) else "fp32"
+    compute = replace(compute, precision=precision)
     network = build_model(recipe.model, recipe.channels, recipe.shape, pretrained=False)
     load_weights(weights, network)
     return Segmenter(recipe, Predictor(network.to(compute.device), compute, recipe.context))

@@ -168,7 +168,7 @@ def _baseline_section(results: SealedResults) -> list[Section]:
 def _published_table(dice: Interval) -> Table:
     rows = [["this test", interval_text(dice), ""]]
     for one in PUBLISHED:
-        span = f"{one.low:.3g}" if one.low == one.high else f"{one.low:.3g} to {one.high:.3g}"
+        span = f"{one.low:.4g}" if one.low == one.high else f"{one.low:.4g} to {one.high:.4g}"
         rows.append([one.setting, span, one.source])
     return Table(["whole tumour", "Dice", "source"], rows)
 

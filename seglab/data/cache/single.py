@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.cache.geometry import Box, Extent, cached_shape, cut, place, resize_images
+from seglab.data.cache.geometry import (
+    Box,
+    Extent,
+    cached_shape,
+    cut,
+    paste,
+    place,
+    resize_images,
+)
 from seglab.data.cache.part import condense
 from seglab.data.cache.settings import CacheSettings
 from seglab.data.cache.store import CachedPatient
@@ -26,6 +34,12 @@ class SingleVolume:
     row_brain_px: NDArray[np.int32]
     """(S,) native brain pixels of each slice."""
     patient: CachedPatient
+
+    def native_image(self) -> NDArray[np.uint8]:
+        """Return the levels on the native grid, for pictures: (S, H, W)."""
+        box = self.patient.box
+        window = resize_images(self.images, (box.height, box.width))
+        return paste(window, box, self.patient.native_shape)
 
 
 def prepare_single(

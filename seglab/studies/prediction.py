@@ -1,0 +1,152 @@
+"""Masks, pictures and volumes for new scans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import UserError
+from seglab.core.progress import progress
+from seglab.data.identity import image_identity
+from seglab.data.scans import Pixels, Scan, check_image, find_scans
+from seglab.data.sources import Volume
+from seglab.figures.pixels import write_png
+from seglab.figures.prediction_sheet import prediction_sheet
+from seglab.learning.segmenter import Segmentation, Segmenter, as_volume
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of one scan."""
+
+    input: Path
+    mask: Path
+    overlay: Path
+    volume_ml: float | None
+    """None where the spacing is unknown."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What became of all scans."""
+
+    outputs: Sequence[Predicted]
+    failed: Sequence[tuple[Path, str]]
+    """(input, reason) of those without a mask."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``predict --json``."""
+        return {
+            "outputs": [vars(one) for one in self.outputs],
+            "failed": [{"input": path, "reason": reason} for path, reason in self.failed],
+        }
+
+
+def predict(segmenter: Segmenter, inputs: Sequence[Path], out: Path) -> Predictions:
+    """Predict every scan that files and folders hold.
+
+    One that cannot be predicted does not keep the others from it.
+
+    Args:
+        segmenter: the model.
+        inputs: files and folders.
+        out: folder of masks and pictures; made if absent.
+
+    Raises:
+        UserError: ``out`` cannot be written.
+    """
+    scans, failed = find_scans(inputs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
+    outputs = []
+    for scan in progress(scans, "predict", unit="scan"):
+        try:
+            outputs.append(predict_scan(segmenter, scan, out))
+        except UserError as error:
+            failed.append((scan.path, str(error)))
+    return Predictions(outputs, failed)
+
+
+def predict_scan(segmenter: Segmenter, scan: Scan, out: Path) -> Predicted:
+    """Predict one scan and write its mask and its picture.
+
+    Raises:
+        UserError: it cannot be read, holds no image of a brain, or nothing can be written.
+    """
+    pixels = scan.read()
+    check_image(scan.path, pixels.image)
+    turned = segmenter.recipe.upright != scan.upright
+    volume = _volume(scan, pixels, turned)
+    found = segmenter.segment(volume, shared_scale=scan.shared_scale)
+    if not found.prepared.row_brain_px.any():
+        raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
+    warnings = (*pixels.remarks, *_warnings(segmenter, scan, volume, found))
+    mask = _transposed(found.mask) if turned else found.mask
+    ml = _millilitres(mask, pixels)
+    overlay = out / f"{scan.name}_overlay.png"
+    title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
+    sheet = prediction_sheet(
+        found.prepared.native_image(), found.mask, pixels.slice_indices,
+        upright=segmenter.recipe.upright, title=title,
+    )  # fmt: skip
+    path = scan.write(mask, pixels, out)
+    try:
+        write_png(overlay, sheet)
+    except (OSError, cv2.error) as error:
+        raise UserError(f"cannot write {overlay}: {error}") from error
+    return Predicted(scan.path, path, overlay, ml, warnings)
+
+
+def _volume(scan: Scan, pixels: Pixels, turned: bool) -> Volume:
+    """Lay the slices as the model's training slices lay."""
+    image, spacing_mm = pixels.image, pixels.spacing_mm
+    if turned:
+        image = _transposed(image)
+        if spacing_mm is not None:
+            spacing_mm = (spacing_mm[0], spacing_mm[2], spacing_mm[1])
+    return as_volume(image, pixels.slice_indices, spacing_mm, scan.name)
+
+
+def _transposed(stack: Array) -> Array:
+    return np.ascontiguousarray(np.swapaxes(stack, 1, 2))
+
+
+def _millilitres(mask: NDArray[np.bool_], pixels: Pixels) -> float | None:
+    if pixels.spacing_mm is None:
+        return None
+    return float(np.count_nonzero(mask) * math.prod(pixels.spacing_mm) / 1000)
+
+
+def _warnings(segmenter: Segmenter, scan: Scan, volume: Volume, found: Segmentation) -> list[str]:
+    recipe = segmenter.recipe
+    warnings = _identity(volume, found.mask, recipe.mirror_axis)
+    if recipe.settings.normalise_scope == "volume" and not scan.shared_scale:
+        warnings.append(
+            "each slice has an intensity scale of its own; the model was trained on volumes of one"
+        )
+    if recipe.reference is not None:
+        warnings += recipe.reference.differences(volume, found.prepared.images)
+    return warnings
+
+
+def _identity(volume: Volume, mask: NDArray[np.bool_], mirror_axis: int) -> list[str]:
+    """Warn of another channel than FLAIR; T1 is told by a prediction that is dark."""
+    alone = image_identity(volume.image, mirror_axis=mirror_axis)
+    if not alone.ok:
+        return [alone.reason]
+    if not mask.any():
+        return []
+    outlined = image_identity(volume.image, mask.astype(np.uint8), mirror_axis=mirror_axis)
+    return [] if outlined.ok else [f"{outlined.reason}; or the prediction is wrong"]

@@ -1,0 +1,148 @@
+"""A run, trained again from what the store holds of it, and compared to the bit."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from seglab.core.errors import UserError
+from seglab.studies.candidates import TRAINED
+from seglab.studies.children import ARM, SCORES
+from seglab.studies.data import open_data
+from seglab.studies.experiment import Plan, train_one
+from seglab.studies.rebuild import CHECKPOINT, fetch, read_config, refuse_other_data
+from seglab.tracking import RunInfo, Store, environment_report
+
+KIND = "reproduction"
+ENVIRONMENT = "environment.json"
+RESULTS = ("train/", "val/", "lr")
+"""Metrics that a rerun must give again; times and memory need not."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of training a run again."""
+
+    run_id: str
+    new_run_id: str
+    differences: Sequence[str]
+    """In results; none where every metric, score and weight is equal to the bit."""
+    environment: Sequence[str]
+    """In code, versions and machine, which may explain them."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the rerun gave the same to the bit."""
+        return not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``reproduce --json``."""
+        return {
+            "run_id": self.run_id,
+            "new_run_id": self.new_run_id,
+            "equal": self.equal,
+            "differences": list(self.differences),
+            "environment": list(self.environment),
+        }
+
+
+def reproduce(store: Store, run_id: str, overrides: Sequence[str] = ()) -> Reproduction:
+    """Train a finished run again and compare.
+
+    Args:
+        store: where the run is; the rerun joins its experiment as a ``reproduction``.
+        run_id: a training run or a trial.
+        overrides: ``key=value`` for paths and devices of this machine.
+
+    Raises:
+        UserError: not a finished training run, or the data or split is another.
+    """
+    run = store.get_run(run_id)
+    if run.tags.get("seglab.kind") not in TRAINED:
+        kind = run.tags.get("seglab.kind", "unknown")
+        raise UserError(f"run {run_id} ({run.name}) is of kind {kind}: only trained runs repeat")
+    if run.status != "FINISHED":
+        raise UserError(f"run {run_id} ({run.name}) is {run.status}, not FINISHED")
+    config = read_config(store, run, overrides)
+    data = open_data(config)
+    refuse_other_data(run, data)
+    environment = compare_environment(store, run)
+    plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={"seglab.reproduces": run_id})
+    outcome = train_one(plan, store, data, fresh=True)
+    differences = compare_results(store, run, store.get_run(outcome.run_id))
+    return Reproduction(run_id, outcome.run_id, differences, environment)
+
+
+def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
+    """Say in what two runs differ: metrics by epoch, scores by patient, weights."""
+    names = {key for key in old.metrics.keys() | new.metrics.keys() if key.startswith(RESULTS)}
+    found = [compare_metric(store, old, new, name) for name in sorted(names)]
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        ends = {}
+        for label, run in (("old", old), ("new", new)):
+            ends[label] = Path(folder) / label
+            for artifact in (SCORES, CHECKPOINT):
+                fetch(store, run, artifact, ends[label])
+        scores = [(end / SCORES).read_bytes() for end in ends.values()]
+        weights = _compare_weights(ends["old"] / CHECKPOINT, ends["new"] / CHECKPOINT)
+    if scores[0] != scores[1]:
+        found.append(f"{SCORES} differs")
+    return [text for text in [*found, weights] if text is not None]
+
+
+def compare_metric(store: Store, old: RunInfo, new: RunInfo, name: str) -> str | None:
+    """Compare the whole course of a metric; None where it is equal."""
+    before = dict(store.metric_history(old.run_id, name))
+    after = dict(store.metric_history(new.run_id, name))
+    if before == after:
+        return None
+    if before.keys() != after.keys():
+        return f"{name}: {len(before)} values before, {len(after)} now"
+    step = max(before, key=lambda at: abs(after[at] - before[at]))
+    return (
+        f"{name}: differs by up to {abs(after[step] - before[step]):.3g} "
+        f"({before[step]:.6g} before, {after[step]:.6g} now, at step {step})"
+    )
+
+
+def _compare_weights(old: Path, new: Path) -> str | None:
+    before, after = load_file(old), load_file(new)
+    if before.keys() != after.keys():
+        return "the networks have different weights"
+    shapes = [name for name, tensor in before.items() if tensor.shape != after[name].shape]
+    if shapes:
+        return f"weight {shapes[0]} has another shape"
+    gaps = [
+        float((tensor.double() - after[name].double()).abs().max())
+        for name, tensor in before.items()
+        if not torch.equal(tensor, after[name])
+    ]
+    return f"{len(gaps)} weights differ, by up to {max(gaps):.3g}" if gaps else None
+
+
+def compare_environment(store: Store, run: RunInfo) -> list[str]:
+    """Say how code, versions and machine differ from those of a run."""
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        path = fetch(store, run, ENVIRONMENT, Path(folder))
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    device = run.tags.get("seglab.device", "cpu")
+    now: Mapping[str, Any] = environment_report("cpu" if device == "cpu" else device)
+    found = []
+    for part in ("code_hash", "git_commit", "versions", "machine"):
+        old, new = before.get(part), now.get(part)
+        if not isinstance(old, dict) or not isinstance(new, dict):
+            found += [f"{part}: {old} before, {new} now"] if old != new else []
+            continue
+        found += [
+            f"{key}: {old.get(key)} before, {new.get(key)} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        ]
+    return found
