@@ -124,11 +124,9 @@ class TrainLoader:
 def training_rows(cache: Cache, patients: Iterable[str], slices: str) -> Rows:
     """Rows of the patients' slices that are trained on, ascending."""
     rows = np.sort(np.concatenate([patient_rows(cache.by_id[name]) for name in patients]))
-    if slices == "brain":
-        return rows[(cache.row_brain_px[rows] > 0) | (cache.row_tumour_px[rows] > 0)]
-    if slices == "tumour":
-        return rows[cache.row_tumour_px[rows] > 0]
-    return rows
+    tumour, brain = cache.row_tumour_px[rows] > 0, cache.row_brain_px[rows] > 0
+    wanted = {"all": np.ones_like(brain), "brain": brain | tumour, "tumour": tumour}
+    return np.asarray(rows[wanted[slices]])
 
 
 def patient_rows(patient: CachedPatient) -> Rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,16 +12,14 @@ import yaml
 
 from seglab.core.config import RunConfig
 from seglab.data.splits import save_split
-from seglab.evaluation.case import Case, best_median_worst
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
-from seglab.figures.overlays import overlay_sheet
-from seglab.figures.pixels import write_png
 from seglab.learning.inference import build_case
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
+from seglab.studies.pictures import CaseBook, explain_all, training_range, write_pictures
 from seglab.tracking import RunLog, environment_report
 
 
@@ -49,34 +46,24 @@ def log_validation(
 ) -> list[PatientScore]:
     """Score every validation patient with the network as it is; log figures and pictures."""
     predictor, threshold = trainer.predictor, config.evaluation.threshold
-    cases = [build_case(predictor, data.cache, name, threshold) for name in data.split.val]
-    scores = [case.score for case in cases]
+    cases = CaseBook(
+        data.split.val, lambda name: build_case(predictor, data.cache, name, threshold)
+    )
+    explanations = explain_all(cases, training_range(data.cache, data.split.train))
+    scores = [explanation.score for explanation in explanations]
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     final["val/best_epoch"] = trainer.progress.best_epoch
     # One step after the last epoch: the table of runs shows the newest value of a metric.
     log.metrics(final, step=trainer.progress.epoch + 1)
     log.figure(learning_curves(trainer.progress.history), "curves.png")
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        write_csv(Path(folder) / "patients_val.csv", scores)
-        log.artifact(Path(folder) / "patients_val.csv")
-        write_overlays(Path(folder) / "overlays", cases, config)
-        log.artifact(Path(folder) / "overlays", "overlays")
+    with tempfile.TemporaryDirectory(prefix="seglab-") as name:
+        folder = Path(name)
+        write_csv(folder / "patients_val.csv", scores)
+        title = f"{config.name}: validation patients"
+        overlays = config.evaluation.overlays
+        write_pictures(folder, cases, explanations, title=title, overlays=overlays)
+        log.artifact(folder)
     return scores
-
-
-def write_overlays(folder: Path, cases: Sequence[Case], config: RunConfig) -> None:
-    """Draw the best, median and worst patients, a sheet each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    by_id = {case.patient_id: case for case in cases}
-    # A small validation part is shared out, so that each sheet has somebody to show.
-    count = min(config.evaluation.overlays, -(-len(cases) // 3))
-    chosen = best_median_worst([case.score for case in cases], count)
-    for label, names in chosen.items():
-        if not names:
-            continue
-        title = f"{config.name}: {label} of {len(cases)} validation patients"
-        sheet = overlay_sheet([by_id[name] for name in names], title, [label] * len(names))
-        write_png(folder / f"{label}.png", sheet)
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

@@ -62,7 +62,10 @@ def test_a_run_leaves_what_the_design_promises(
     folder = Path("mlruns/artifacts/tiny") / run.run_id / "artifacts"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     wanted = {"config.yaml", "split.json", "patients_val.csv", "curves.png"}
-    assert wanted | {"checkpoints/best.safetensors", "overlays/worst.png"} <= files
+    assert (
+        wanted | {"checkpoints/best.safetensors", "overlays/worst.png", "gallery/index.html"}
+        <= files
+    )
     assert not list(Path("mlruns/state").glob("*"))
 
     again = run_json(capsys, str(tiny))

@@ -1,0 +1,86 @@
+"""Overlays and the gallery of failures of some patients, whoever predicted them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from seglab.data.cache import Cache
+from seglab.evaluation.case import Case, best_median_worst
+from seglab.evaluation.failures import (
+    Explanation,
+    FailureAnalysis,
+    IntensityRange,
+    analyse,
+    explain,
+    learn_range,
+)
+from seglab.evaluation.metrics import PatientScore
+from seglab.figures.gallery import write_gallery
+from seglab.figures.overlays import overlay_sheet
+from seglab.figures.pixels import write_png
+
+KEPT = 8
+"""Cases held in memory; one takes 36 MB for a BraTS volume."""
+RANGE_SAMPLE = 60
+"""Training patients from whom the usual grey levels are learned."""
+
+
+class CaseBook:
+    """The cases of some patients: the last few are kept, others are predicted again when wanted.
+
+    A validation part of 55 BraTS volumes would not fit the memory of a laptop.
+    """
+
+    def __init__(self, names: Sequence[str], build: Callable[[str], Case]) -> None:
+        self.names = tuple(names)
+        self._build = build
+        self._kept: OrderedDict[str, Case] = OrderedDict()
+
+    def __getitem__(self, name: str) -> Case:
+        if name in self._kept:
+            self._kept.move_to_end(name)
+        else:
+            self._kept[name] = self._build(name)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[name] for name in self.names)
+
+
+def training_range(cache: Cache, train: Sequence[str]) -> IntensityRange:
+    """Learn which grey levels are usual, from the training patients' cached slices."""
+    return learn_range(cache.images[cache.by_id[name].rows] for name in train[:RANGE_SAMPLE])
+
+
+def explain_all(cases: CaseBook, usual: IntensityRange) -> list[Explanation]:
+    """Score and explain every patient."""
+    return [explain(case, usual) for case in cases]
+
+
+def write_overlays(
+    folder: Path, cases: CaseBook, scores: Sequence[PatientScore], count: int
+) -> None:
+    """Draw up to ``count`` of the best, median and worst patients, a sheet each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # A small part is shared out, so that each sheet has somebody to show.
+    chosen = best_median_worst(scores, min(count, -(-len(scores) // 3)))
+    for label, names in chosen.items():
+        if names:
+            title = f"{label} of {len(scores)} patients"
+            sheet = overlay_sheet([cases[name] for name in names], title, [label] * len(names))
+            write_png(folder / f"{label}.png", sheet)
+
+
+def write_pictures(
+    folder: Path, cases: CaseBook, explanations: Sequence[Explanation], *, title: str, overlays: int
+) -> FailureAnalysis:
+    """Write ``overlays/*.png`` and ``gallery/index.html`` into ``folder``."""
+    analysis = analyse(explanations)
+    scores = [explanation.score for explanation in explanations]
+    write_overlays(folder / "overlays", cases, scores, overlays)
+    write_gallery(folder / "gallery" / "index.html", cases, analysis, title=title)
+    return analysis
