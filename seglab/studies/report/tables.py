@@ -117,8 +117,8 @@ def strata_table(result: ComparedAblation) -> Table:
         cells = [arm]
         for stratum in result.strata:
             row = next(row for row in stratum.comparison.rows if row.arm == arm)
-            limits = interval(row.ci_low, row.ci_high, signed=True)
-            cells.append(f"{number(row.diff, signed=True)} ({limits})")
+            diff, low, high = (number(v, signed=True) for v in (row.diff, row.ci_low, row.ci_high))
+            cells.append(f"{diff} [{low}, {high}]")
         rows.append(cells)
     return Table(
         header=header,
@@ -138,7 +138,7 @@ def extremes_table(result: ComparedAblation) -> Table:
         losses = [change for change in reversed(changes) if change.difference < 0][:EXTREMES]
         for gain, loss in zip_longest(gains, losses):
             rows.append([row.arm, *_change_cells(gain), *_change_cells(loss)])
-    change = ("true tumour", "Dice", "difference")
+    change = ("true tumour", "Dice")
     return Table(
         header=("arm", "gains most", *change, "loses most", *change),
         rows=rows,
@@ -149,12 +149,11 @@ def extremes_table(result: ComparedAblation) -> Table:
 
 def _change_cells(change: PatientDifference | None) -> Sequence[str]:
     if change is None:
-        return ["–"] * 4
+        return ["–"] * 3
     return [
         change.patient_id,
         f"{change.truth}, {change.grade}" if change.grade else change.truth,
         f"{number(change.baseline)} → {number(change.arm)}",
-        number(change.difference, signed=True),
     ]
 
 
