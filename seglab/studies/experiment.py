@@ -41,7 +41,9 @@ class Plan:
     @property
     def run_name(self) -> str:
         """As the table of runs shows it."""
-        return f"{self.arm} · seed {self.config.seed}"
+        split = self.config.split
+        fold = f" · fold {split.fold + 1}/{split.folds}" if split.folds else ""
+        return f"{self.arm} · seed {self.config.seed}{fold}"
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     run = OpenRun(plan, data, trainer, log)
     try:
         trainer.resume(log.state)
-        log.params(flatten(plan.config.to_dict()))
+        log.params({"arm": plan.arm, **flatten(plan.config.to_dict())})
         log_start(log, plan.config, data, trainer)
     except BaseException:
         run.__exit__(*sys.exc_info())

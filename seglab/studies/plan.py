@@ -14,6 +14,8 @@ from seglab.core.study import Study
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
+from seglab.studies.ablation import folds
+from seglab.studies.budget import with_budget
 from seglab.studies.data import StudyData, open_data
 
 
@@ -40,12 +42,16 @@ class StudyPlan:
     patients: dict[str, int]
     split_hash: str
     seeds: Sequence[int]
+    folds: int
+    tuning_trials: int
+    """Extra runs of each arm that choose its nuisance parameters."""
     arms: Sequence[ArmPlan]
 
     @property
     def estimated_seconds(self) -> float:
         """Of all runs, one after the other, validation included."""
-        return sum(arm.estimated_seconds for arm in self.arms) * len(self.seeds)
+        runs = len(self.seeds) * self.folds + self.tuning_trials
+        return sum(arm.estimated_seconds for arm in self.arms) * runs
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -55,7 +61,8 @@ class StudyPlan:
         """A page for a person."""
         counts = ", ".join(f"{count} {part}" for part, count in self.patients.items())
         lines = [
-            f"experiment '{self.experiment}': {len(self.arms)} arm(s) × {len(self.seeds)} seed(s)",
+            f"experiment '{self.experiment}': {len(self.arms)} arm(s) × {len(self.seeds)} seed(s) "
+            f"× {self.folds} fold(s), {self.tuning_trials} tuning trial(s) an arm",
             f"patients: {counts} (split {self.split_hash})",
         ]
         for arm in self.arms:
@@ -75,6 +82,7 @@ def make_plan(study: Study) -> StudyPlan:
     Raises:
         UserError: anything that would stop the study before its first step.
     """
+    study = with_budget(study)
     data = {arm: open_data(config) for arm, config in study.arms.items()}
     first = next(iter(data.values()))
     parts = {"train": first.split.train, "validation": first.split.val, "test": first.split.test}
@@ -83,6 +91,8 @@ def make_plan(study: Study) -> StudyPlan:
         patients={part: len(names) for part, names in parts.items()},
         split_hash=first.split.hash,
         seeds=study.seeds,
+        folds=len(folds(study)),
+        tuning_trials=study.tune.trials if study.tune else 0,
         arms=[_plan_arm(arm, study.arms[arm], data[arm]) for arm in study.arms],
     )
 
