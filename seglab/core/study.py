@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from seglab.core.config import Block, PositiveInt, RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, read_document
@@ -88,15 +96,39 @@ class Search(Block):
     """Of several machines: one that is silent for three of these is taken for dead."""
     confirm: Confirm = Confirm()
 
-    @model_validator(mode="after")
-    def _objectives(self) -> Search:
-        if self.second_objective != "none" and self.pruner.name != "none":
+    @field_validator("space", mode="before")
+    @classmethod
+    def _flat(cls, given: Any) -> Any:
+        """Take ``optim: {lr: …}``, which is how an override reads, for ``optim.lr``."""
+        return _flat_domains(given) if isinstance(given, dict) else given
+
+    @field_validator("space")
+    @classmethod
+    def _not_on_itself(cls, space: dict[str, Range]) -> dict[str, Range]:
+        for path, domain in space.items():
+            if path in domain.when:
+                raise ValueError(f"{path} is conditional on itself")
+        return space
+
+    @field_validator("second_objective")
+    @classmethod
+    def _objectives(cls, second: str, info: ValidationInfo) -> str:
+        pruner = info.data.get("pruner")
+        if second != "none" and pruner is not None and pruner.name != "none":
             raise ValueError("a pruner needs a single objective: set pruner: {name: none}")
-        for path, domain in self.space.items():
-            for other in domain.when:
-                if other == path:
-                    raise ValueError(f"space.{path} is conditional on itself")
-        return self
+        return second
+
+
+def _flat_domains(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        path = f"{prefix}{key}"
+        is_block = (
+            isinstance(value, dict) and value and not value.keys() & Range.model_fields.keys()
+        )
+        inner = _flat_domains(value, f"{path}.") if is_block else {path: value}
+        flat = merge(flat, inner)
+    return flat
 
 
 class Tune(Block):

@@ -171,7 +171,7 @@ def test_ten_failures_in_a_row_stop_the_search_and_a_success_forgives(tmp_path: 
     end(TrialState.COMPLETE, [0.5])
     for _ in range(MOST_FAILURES):
         end(TrialState.FAIL)
-    with pytest.raises(TooManyFailures, match="10 trials failed in a row.*out of memory"):
+    with pytest.raises(TooManyFailures, match=r"10 trials failed in a row.*out of memory"):
         ledger.claim(owner.path.name, 1)
     later = Ledger(
         ledger.study,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -76,7 +77,12 @@ def _importance(study: optuna.Study, name: str, evaluator: BaseImportanceEvaluat
     if not set.intersection(*(set(trial.params) for trial in complete)):
         return Importance(name, {}, "no parameter is in every trial")
     try:
-        shares = get_param_importances(study, evaluator=evaluator, target=lambda t: t.values[0])
+        with warnings.catch_warnings():  # about few trials, which the reader can count
+            warnings.simplefilter("ignore")
+            # PED-ANOVA asks what makes a value low; fANOVA does not mind the sign.
+            shares = get_param_importances(
+                study, evaluator=evaluator, target=lambda t: -t.values[0]
+            )
     except (ValueError, RuntimeError) as error:  # values all alike, among others
         return Importance(name, {}, str(error).splitlines()[0])
     return Importance(name, shares)

@@ -83,6 +83,8 @@ def settle_optuna() -> None:
     """Keep Optuna's log lines and its warnings about experimental features off the screen."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    # Trials are asked for and told here, and their heartbeats given by the worker.
+    warnings.filterwarnings("ignore", message="Heartbeat of storage")
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
