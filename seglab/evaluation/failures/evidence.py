@@ -60,6 +60,8 @@ class PatientEvidence:
     unit: str
     lesions: int
     """Separate lesions in the truth."""
+    tumour_volume: float
+    """mm³ or px³."""
     tumour_contrast: float
     """As ``RegionEvidence.contrast``, of the whole truth; NaN without tumour."""
     truth_overlap: float
@@ -205,6 +207,7 @@ def measure_patient(
     return PatientEvidence(
         unit=tissue.space.unit,
         lesions=lesions,
+        tumour_volume=float(np.count_nonzero(tumour)) * tissue.space.voxel,
         tumour_contrast=tissue.contrast(tumour) if tumour.any() else math.nan,
         truth_overlap=truth,
         predicted_overlap=predicted,

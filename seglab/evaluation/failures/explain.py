@@ -102,5 +102,5 @@ def _conclude(
     shares: dict[Cause, float] = {}
     for finding in findings:
         shares[finding.cause] = shares.get(finding.cause, 0.0) + finding.evidence.share
-    cause = patient_cause(shares) if shares else None
+    cause = patient_cause(shares, patient) if shares else None
     return Explanation(score, patient, tuple(findings), shares, cause)

@@ -10,58 +10,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES: Final = (0.02, 0.10, 0.25, 0.50, 0.75, 0.90, 0.98)
-SLACK: Final = 0.5
-"""Widens the range seen in training by this share of its width on either side."""
-NARROWEST: Final = 16.0
-"""Grey levels: a range narrower than this is widened to it, so that a few alike training
-patients do not make everybody else an outlier."""
+NARROWEST: Final = 4.0
+"""Grey levels: a smaller spread is taken for this one, so that training patients who happen
+to be alike do not make everybody else an outlier."""
+OUTSIDE: Final = 2.0
+"""Standard deviations. Of patients held out at random (200 times 30 % of 18 BraTS, 14 LGG and
+24 phantom patients) 1 to 5 % lie beyond; of phantoms under an uncorrected surface coil, all."""
+FEWEST_PATIENTS: Final = 5
+"""Fewer do not show a range."""
 
 Levels = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """Lowest and highest value of each brain quantile over the training patients."""
+    """Median and spread of each brain quantile over the training patients, in grey levels."""
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
 
     def excess(self, image: NDArray[np.uint8]) -> float:
-        """How far ``image`` lies outside the range, in widths of it.
+        """How far the brightness of ``image`` lies from that of the training patients.
 
         Args:
             image: (S, H, W) as in :class:`~seglab.evaluation.case.Case`.
 
         Returns:
-            The largest excess over the quantiles; 0 inside, and for an image without brain.
+            Root mean square over the quantiles, in standard deviations; 0 without brain.
         """
-        values = brain_quantiles(image)
-        low, high = np.array(self.low), np.array(self.high)
-        width = np.maximum(high - low, NARROWEST)
-        outside = np.maximum(low - values, values - high) / width
-        return float(np.nan_to_num(np.maximum(outside, 0)).max())
+        away = (brain_quantiles(image) - self.centre) / np.array(self.spread)
+        return float(np.sqrt(np.mean(np.nan_to_num(away) ** 2)))
 
     def excludes(self, image: NDArray[np.uint8]) -> bool:
-        """Whether ``image`` lies outside the range with its slack."""
-        return self.excess(image) > SLACK
+        """Whether ``image`` lies outside the range."""
+        return self.excess(image) > OUTSIDE
 
 
 def brain_quantiles(image: NDArray[np.uint8]) -> Levels:
     """Quantiles of the brain's grey levels (1 to 255), seven values; NaN without brain."""
-    brain = image[image > 0]
-    if not brain.size:
+    counts = np.bincount(image.ravel(), minlength=256)[1:]
+    if not counts.any():
         return np.full(len(QUANTILES), np.nan)
-    return np.quantile(brain, QUANTILES)
+    cumulated = np.cumsum(counts)
+    ranks = np.ceil(np.array(QUANTILES) * cumulated[-1])
+    levels: Levels = np.searchsorted(cumulated, ranks).astype(np.float64) + 1
+    return levels
 
 
 def learn_range(images: Iterable[NDArray[np.uint8]]) -> IntensityRange:
     """Learn the range from the training patients' images, each (S, H, W).
 
-    Raises:
-        ValueError: no image shows any brain.
+    Fewer than five of them with any brain show no range: then nothing lies outside it.
     """
     rows = np.array([brain_quantiles(image) for image in images]).reshape(-1, len(QUANTILES))
     rows = rows[np.isfinite(rows).all(axis=1)]
-    if not len(rows):
-        raise ValueError("no training image shows any brain")
-    return IntensityRange(tuple(rows.min(axis=0).tolist()), tuple(rows.max(axis=0).tolist()))
+    if len(rows) < FEWEST_PATIENTS:
+        return IntensityRange((0.0,) * len(QUANTILES), (np.inf,) * len(QUANTILES))
+    spread = np.maximum(rows.std(axis=0, ddof=1), NARROWEST)
+    return IntensityRange(tuple(np.median(rows, axis=0).tolist()), tuple(spread.tolist()))

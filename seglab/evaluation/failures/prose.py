@@ -10,12 +10,15 @@ import numpy as np
 from seglab.evaluation.failures.causes import Cause
 from seglab.evaluation.failures.evidence import PatientEvidence, RegionEvidence
 from seglab.evaluation.failures.explain import Explanation, Finding
+from seglab.evaluation.failures.regions import SMALL_LESION
 from seglab.evaluation.failures.selection import OVER, UNDER
 
 WORTH_TELLING: Final = 0.05
 """Share of the wrong voxels below which a further cause is left out."""
 FEWEST_TOLD: Final = 0.5
 """Below this recall most of the tumour was missed."""
+MOSTLY_ONE: Final = 0.9
+"""Where the largest finding makes up this share of its cause, others are not counted up."""
 
 
 def paragraph(explanation: Explanation) -> str:
@@ -53,23 +56,25 @@ def _result(explanation: Explanation) -> str:
 
 
 def _main(explanation: Explanation) -> str:
-    cause = explanation.cause
+    cause, patient = explanation.cause, explanation.evidence
     assert cause is not None
-    share = explanation.shares[cause]
-    loss = "wrong area" if not explanation.lost_dice else f"{explanation.lost_dice:.2f} lost Dice"
+    share = explanation.shares.get(cause, 0.0)
+    loss = f"{explanation.lost_dice:.2f} lost Dice" if explanation.lost_dice else "wrong area"
     if cause is Cause.UNEXPLAINED:
         return f"No rule explains the larger part of it: {share:.0%} of the {loss}."
+    if cause is Cause.SMALL and patient.tumour_volume < SMALL_LESION:
+        weight = "so small that each wrong voxel weighs heavily"
+        return f"The main cause is {_NAMES[cause]}: the whole tumour is {weight}."
     return f"The main cause is {_NAMES[cause]}, which explains {share:.0%} of the {loss}."
 
 
 def _evidence(explanation: Explanation) -> list[str]:
     mine = [f for f in explanation.findings if f.cause == explanation.cause]
-    sentences = [describe(mine[0], explanation.evidence)]
-    if len(mine) > 1 and mine[0].evidence.share < 0.9 * explanation.shares[mine[0].cause]:
-        more = len(mine) - 1
-        sentences.append(f"{more} further region{'s' * (more > 1)} of the same kind add to it.")
-    if mine[0].cause is Cause.INTENSITY:
-        return sentences[:1]
+    sentences = [describe(finding, explanation.evidence) for finding in mine[:1]]
+    more = len(mine) - 1
+    if more > 0 and mine[0].evidence.share < MOSTLY_ONE * explanation.shares[mine[0].cause]:
+        regions = f"{more} further regions add" if more > 1 else "One further region adds"
+        sentences.append(f"{regions} to it.")
     return sentences
 
 
@@ -83,7 +88,7 @@ def _rest(explanation: Explanation) -> list[str]:
     if not told:
         return []
     listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
-    return [f"The rest is due to {listed}."]
+    return [f"Also at work: {listed}."]
 
 
 def _volume(pixels: int, explanation: Explanation) -> str:
@@ -137,8 +142,8 @@ def _truth(region: RegionEvidence, patient: PatientEvidence) -> str:
 
 def _intensity(region: RegionEvidence, patient: PatientEvidence) -> str:
     return (
-        f"the brain's grey levels lie {patient.intensity_excess:.1f} range widths outside those of "
-        f"the training patients; the costliest region is {_thing(region, patient)}"
+        f"the brain's grey levels lie {patient.intensity_excess:.1f} standard deviations from "
+        f"those of the training patients; the costliest region is {_thing(region, patient)}"
     )
 
 

@@ -71,7 +71,7 @@ class Space:
             return np.full(np.count_nonzero(points), np.inf, dtype=np.float32)
         tree = KDTree(np.argwhere(border) * step)
         found, _ = tree.query(np.argwhere(points) * step)
-        return np.asarray(found, dtype=np.float32)
+        return np.where(mask[points], 0, found).astype(np.float32)
 
 
 def bounding_box(mask: Bool, margin: tuple[int, int, int]) -> Box:
