@@ -43,10 +43,20 @@ def _against_size(axes: Axes, scores: Sequence[PatientScore]) -> None:
     sizes = [score.truth_ml if in_ml else score.truth_px for score in scores]
     axes.plot(sizes, [score.dice for score in scores], "o", markersize=4.5, color=unit(BLUE))
     if sizes:
-        axes.set_xscale("log")
+        _log_scale(axes)
     axes.set_ylim(0, 1)
     unit_name = "ml" if in_ml else "pixels"
     tidy(axes, x=f"true tumour, {unit_name} (log)", y="Dice", title="Dice and tumour size")
+
+
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers, also within one decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def calibration_plot(found: Reliability) -> Figure:

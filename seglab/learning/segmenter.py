@@ -135,8 +135,15 @@ class Segmenter:
         save_weights(folder / WEIGHTS, self.predictor.network, {"model": self.recipe.name})
 
 
-def load_segmenter(folder: Path, compute: Compute | None = None) -> Segmenter:
+def load_segmenter(
+    folder: Path, compute: Compute | None = None, weights: str = WEIGHTS
+) -> Segmenter:
     """Load what :meth:`Segmenter.save` wrote; no code of the folder is run.
+
+    Args:
+        folder: of the model.
+        compute: where to run it; None chooses.
+        weights: name of the weights' file in the folder.
 
     Raises:
         UserError: the folder is not such a model, or is damaged.
@@ -148,7 +155,7 @@ def load_segmenter(folder: Path, compute: Compute | None = None) -> Segmenter:
         raise UserError(f"{folder} is not a model: it has no {RECIPE}") from None
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(f"{path} is not a model's description: {error}") from None
-    return build_segmenter(recipe, folder / WEIGHTS, compute)
+    return build_segmenter(recipe, folder / weights, compute)
 
 
 def build_segmenter(recipe: Recipe, weights: Path, compute: Compute | None = None) -> Segmenter:

@@ -92,7 +92,7 @@ def _from_file(path: Path) -> Segmenter:
             "are loaded, and are refused"
         )
     if (path.parent / RECIPE).is_file():
-        return load_segmenter(path.parent)
+        return load_segmenter(path.parent, weights=path.name)
     for config in (path.parent / CONFIG, path.parent.parent / CONFIG):
         if config.is_file():
             return _from_config(build_run(read_document(config)), path)

@@ -19,7 +19,7 @@ from seglab.data.scans import Pixels, Scan, check_image, find_scans
 from seglab.data.sources import Volume
 from seglab.figures.pixels import write_png
 from seglab.figures.prediction_sheet import prediction_sheet
-from seglab.learning.segmenter import Segmentation, Segmenter, as_volume
+from seglab.learning.segmenter import Recipe, Segmentation, Segmenter, as_volume
 
 Array = NDArray[Any]
 
@@ -131,7 +131,7 @@ def _millilitres(mask: NDArray[np.bool_], pixels: Pixels) -> float | None:
 
 def _warnings(segmenter: Segmenter, scan: Scan, volume: Volume, found: Segmentation) -> list[str]:
     recipe = segmenter.recipe
-    warnings = _identity(volume, found.mask, recipe.mirror_axis)
+    warnings = _identity(recipe, volume, found.mask)
     if recipe.settings.normalise_scope == "volume" and not scan.shared_scale:
         warnings.append(
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
@@ -141,12 +141,15 @@ def _warnings(segmenter: Segmenter, scan: Scan, volume: Volume, found: Segmentat
     return warnings
 
 
-def _identity(volume: Volume, mask: NDArray[np.bool_], mirror_axis: int) -> list[str]:
-    """Warn of another channel than FLAIR; T1 is told by a prediction that is dark."""
-    alone = image_identity(volume.image, mirror_axis=mirror_axis)
+def _identity(recipe: Recipe, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
+    """Warn of another channel than FLAIR: T2 is told by its CSF, T1 by what is predicted on it."""
+    alone = image_identity(volume.image, mirror_axis=recipe.mirror_axis)
     if not alone.ok:
         return [alone.reason]
     if not mask.any():
+        return ["no tumour was found: if there is one, is this FLAIR?"]
+    if recipe.reference is None:
         return []
-    outlined = image_identity(volume.image, mask.astype(np.uint8), mirror_axis=mirror_axis)
-    return [] if outlined.ok else [f"{outlined.reason}; or the prediction is wrong"]
+    outlined = image_identity(volume.image, mask.astype(np.uint8), mirror_axis=recipe.mirror_axis)
+    faint = recipe.reference.faint(outlined.lesion_z)
+    return [] if faint is None else [faint]

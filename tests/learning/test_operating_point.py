@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -132,8 +130,8 @@ def test_complexity_counts_steps_before_distance() -> None:
         OperatingPoint(0.5, mirror=True),
         OperatingPoint(0.5, 10, fill_holes=True),
     ]
-    assert sorted(reversed(order), key=complexity) == order
-    assert min(map(complexity, order)) == complexity(replace(PLAIN))
+    shuffled = order[::-1]
+    assert sorted(shuffled, key=complexity) == order
 
 
 @pytest.mark.parametrize("axis", [0, 1])

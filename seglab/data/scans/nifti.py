@@ -51,7 +51,8 @@ class NiftiScan(Scan):
         header = image.header.copy()
         header.set_data_dtype(np.uint8)
         header.set_slope_inter(1, 0)
-        header["cal_min"], header["cal_max"] = 0, 1
+        if header["cal_max"]:  # how bright the image was shown; a mask would be black
+            header["cal_min"], header["cal_max"] = 0, 1
         data = np.ascontiguousarray(np.moveaxis(stored, 0, -1), np.uint8)
         suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
         # Without an affine of its own the header's stays, with its codes.

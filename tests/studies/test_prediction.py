@@ -1,0 +1,310 @@
+"""Masks for scans nobody has outlined, through a network whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import seglab.studies.components  # noqa: F401
+from seglab.cli.main import main
+from seglab.core.config import Model
+from seglab.core.errors import UserError
+from seglab.core.registry import MODELS
+from seglab.data.cache import CacheSettings
+from seglab.learning.device import Compute
+from seglab.learning.inference import Predictor
+from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.segmenter import Recipe, Segmenter, load_segmenter
+from seglab.studies.model_files import open_model
+from seglab.studies.prediction import Predictions, predict
+
+BRATS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1]])
+COMPUTE = Compute(torch.device("cpu"), "fp32", 1)
+
+
+class BrightFront(nn.Module):
+    """Marks what is bright, in the front half alone: it matters how the head lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(0.9))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        front = torch.arange(image.shape[-1], device=image.device) < image.shape[-1] / 2
+        return (image - self.level) * 50 * front - 50 * ~front
+
+
+def register() -> None:
+    if "bright-front" not in MODELS:
+
+        @MODELS.register("bright-front")
+        def bright_front(in_channels: int) -> nn.Module:
+            """Marks what is bright in the front half."""
+            return BrightFront()
+
+
+def make_segmenter(upright: bool = False, **point: Any) -> Segmenter:
+    register()
+    recipe = Recipe(
+        name="test",
+        model=Model.model_validate("bright-front"),
+        context=0,
+        precision="fp32",
+        settings=CacheSettings(64, "none", "percentile", "volume", 0),
+        shape=(64, 64),
+        mirror_axis=1 if upright else 0,
+        upright=upright,
+        keeps_volume_scale=True,
+        point=OperatingPoint(**point),
+    )
+    return Segmenter(recipe, Predictor(BrightFront(), COMPUTE, 0))
+
+
+def head(front: int = 15, slices: int = 10) -> np.ndarray:
+    """(x, y, z) as BraTS lies, with a bright cube around y = front and one at the back."""
+    x, y, z = np.mgrid[0:64, 0:64, 0:slices]
+    brain = ((x - 31) / 24) ** 2 + ((y - 31) / 29) ** 2 < 1
+    values = np.where(brain, 400 + 60 * np.cos(x / 5) * np.cos(y / 7) + z, 0)
+    values[20:26, front - 3 : front + 3, 3:6] = 1500
+    values[20:26, 46:52, 3:6] = 1500
+    return values.astype(np.int16)
+
+
+CUBE_PX = 6 * 6 * 3
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return write_nifti(tmp_path / "in" / "case_flair.nii.gz", head(), BRATS)
+
+
+def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+def only(found: Predictions) -> Any:
+    assert not found.failed
+    (one,) = found.outputs
+    return one
+
+
+def world(image: Any) -> set[tuple[int, ...]]:
+    """Where the mask's voxels lie in the scanner, whatever the storage order."""
+    voxels = np.argwhere(np.asarray(image.dataobj) > 0)
+    return {tuple(np.rint(p).astype(int)) for p in nib.affines.apply_affine(image.affine, voxels)}
+
+
+def test_mask_has_the_grid_affine_and_header_of_the_scan(scan: Path, tmp_path: Path) -> None:
+    image = nib.load(scan)
+    image.header["descrip"] = b"scanner 7"
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 1500
+    nib.save(nib.Nifti1Image(image.get_fdata(), None, image.header), scan)
+    one = only(predict(make_segmenter(), [scan], tmp_path / "out"))
+    before, after = nib.load(scan).header, nib.load(one.mask).header
+    mask = nib.load(one.mask)
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(mask.affine, nib.load(scan).affine)
+    same = ("dim", "pixdim", "sform_code", "qform_code", "xyzt_units", "descrip", "srow_x")
+    for key in same:
+        assert np.array_equal(before[key], after[key]), key
+    data = np.asarray(mask.dataobj)
+    assert set(np.unique(data)) == {0, 1}
+    assert data[20:26, 12:18, 3:6].all()
+    assert data.sum() == CUBE_PX
+    assert one.volume_ml == pytest.approx(CUBE_PX / 1000)
+    assert np.array(Image.open(one.overlay)).std() > 10
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PSL", "AIR", "SRP"])
+def test_a_scan_gives_the_same_mask_however_it_is_stored(
+    scan: Path, tmp_path: Path, codes: str
+) -> None:
+    expected = world(nib.load(only(predict(make_segmenter(), [scan], tmp_path / "a")).mask))
+    source = nib.load(scan)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(source.affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    turned = source.as_reoriented(turn)
+    path = tmp_path / "turned.nii.gz"
+    nib.save(turned, path)
+    one = only(predict(make_segmenter(), [path], tmp_path / "b"))
+    found = nib.load(one.mask)
+    assert "".join(nib.aff2axcodes(found.affine)) == codes
+    assert found.shape == turned.shape
+    assert world(found) == expected
+    assert len(expected) == CUBE_PX
+
+
+def test_volume_uses_the_spacing_of_the_file(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "in" / "a.nii", head(), BRATS @ np.diag([0.5, 2, 3, 1]))
+    one = only(predict(make_segmenter(), [path], tmp_path / "out"))
+    assert one.volume_ml == pytest.approx(CUBE_PX * 3 / 1000)
+    assert one.mask.suffix == ".nii"
+
+
+def test_an_unstated_orientation_is_taken_as_stored_and_told(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "in" / "a.nii.gz", head(), np.eye(4))
+    one = only(predict(make_segmenter(), [path], tmp_path / "out"))
+    assert np.asarray(nib.load(one.mask).dataobj)[20:26, 12:18, 3:6].all()
+    assert any("orientation" in text for text in one.warnings)
+
+
+def test_slices_of_the_kaggle_layout_become_one_volume(phantoms: Path, tmp_path: Path) -> None:
+    found = predict(make_segmenter(), [phantoms], tmp_path / "out")
+    assert not found.failed
+    assert len(found.outputs) == 9
+    assert nib.load(found.outputs[0].mask).shape == (64, 64, 155)
+    assert nib.aff2axcodes(nib.load(found.outputs[0].mask).affine) == ("L", "P", "S")
+
+
+def test_tiff_slices_are_turned_for_a_model_of_other_storage(tmp_path: Path) -> None:
+    volume = head()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(volume.shape[2]):
+        grey = (volume[:, :, number].T / 6).astype(np.uint8)  # upright: rows run to the back
+        rgb = np.stack([grey * 0, grey, grey * 0], axis=-1)
+        Image.fromarray(rgb).save(folder / f"CASE_{number + 1}.tif")
+        Image.fromarray(grey).save(folder / f"CASE_{number + 1}_mask.tif")
+    one = only(predict(make_segmenter(), [folder], tmp_path / "out"))
+    with Image.open(one.mask) as pages:
+        masks = []
+        for page in range(pages.n_frames):
+            pages.seek(page)
+            masks.append(np.array(pages))
+    assert len(masks) == 10
+    assert (np.stack(masks)[3:6, 12:18, 20:26] == 255).all()
+    assert one.volume_ml is None
+
+
+def bad_files(folder: Path, good: Path) -> dict[str, str]:
+    """Write files that cannot be predicted; returns name → part of the reason."""
+    values = head()
+    whole = good.read_bytes()
+    (folder / "corrupt.nii.gz").write_bytes(whole[: len(whole) // 2])
+    write_nifti(folder / "empty.nii.gz", np.zeros_like(values), BRATS)
+    write_nifti(folder / "four.nii.gz", np.stack([values, values], axis=-1), BRATS)
+    write_nifti(folder / "labels.nii.gz", (values > 0) + (values > 1000).astype(np.int16), BRATS)
+    broken = values.astype(np.float32)
+    broken[30, 30, 5] = np.nan
+    write_nifti(folder / "nan.nii.gz", broken, BRATS)
+    (folder / "text.h5").write_text("no")
+    (folder / "text.tif").write_text("no")
+    return {
+        "corrupt.nii.gz": "cannot be read",
+        "empty.nii.gz": "every value is 0",
+        "four.nii.gz": "4-D",
+        "labels.nii.gz": "a mask, not an image",
+        "nan.nii.gz": "NaN",
+        "text.h5": "cannot be read",
+        "text.tif": "cannot be read",
+    }
+
+
+def test_one_bad_file_does_not_keep_the_good_ones_from_their_masks(
+    scan: Path, tmp_path: Path
+) -> None:
+    expected = bad_files(scan.parent, scan)
+    found = predict(make_segmenter(), [scan.parent, tmp_path / "absent.nii"], tmp_path / "out")
+    assert [one.input for one in found.outputs] == [scan]
+    reasons = {path.name: reason for path, reason in found.failed}
+    assert reasons.keys() == expected.keys() | {"absent.nii"}
+    for name, part in expected.items():
+        assert part in reasons[name]
+        assert name in reasons[name]
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_command_ends_with_2_and_names_what_failed(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_segmenter().save(tmp_path / "model")
+    (scan.parent / "bad.nii").write_text("no")
+    arguments = [str(tmp_path / "model"), str(scan.parent), "--out", str(tmp_path / "o"), "--json"]
+    assert main(["predict", *arguments]) == 2
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert [Path(one["input"]).name for one in report["outputs"]] == ["case_flair.nii.gz"]
+    assert set(report["outputs"][0]) == {"input", "mask", "overlay", "volume_ml", "warnings"}
+    assert [Path(one["input"]).name for one in report["failed"]] == ["bad.nii"]
+    assert "bad.nii" in printed.err
+    assert "Traceback" not in printed.err
+    (scan.parent / "bad.nii").unlink()
+    assert main(["predict", *arguments]) == 0
+
+
+def test_other_modalities_and_labels_of_a_patient_are_passed_over(
+    scan: Path, tmp_path: Path
+) -> None:
+    for name in ("case_t1", "case_t1ce", "case_t2", "case_seg"):
+        write_nifti(scan.parent / f"{name}.nii.gz", head(), BRATS)
+    assert only(predict(make_segmenter(), [scan.parent], tmp_path / "out")).input == scan
+    named = predict(make_segmenter(), [scan.parent / "case_t2.nii.gz"], tmp_path / "out")
+    assert len(named.outputs) == 1
+
+
+def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Path) -> None:
+    other = write_nifti(tmp_path / "more" / scan.name, head(front=20), BRATS)
+    found = predict(make_segmenter(), [scan, other], tmp_path / "out")
+    assert len({one.mask for one in found.outputs}) == 2
+    data = [np.asarray(nib.load(one.mask).dataobj) for one in found.outputs]
+    assert data[0][20:26, 12:18, 3:6].all()
+    assert data[1][20:26, 17:23, 3:6].all()
+
+
+def test_a_saved_model_comes_back_the_same(scan: Path, tmp_path: Path) -> None:
+    segmenter = make_segmenter(threshold=0.7, smallest_component_px=5, mirror=True)
+    segmenter.save(tmp_path / "model")
+    back = load_segmenter(tmp_path / "model", COMPUTE)
+    assert back.recipe == segmenter.recipe
+    image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
+    assert np.array_equal(back.predict(image), segmenter.predict(image))
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "best.ckpt", "best.safetensors", "model.pkl"])
+def test_a_pickle_is_refused_and_its_code_not_run(tmp_path: Path, name: str) -> None:
+    make_segmenter().save(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    checkpoint = tmp_path / name
+    checkpoint.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+
+    def no_store() -> Any:
+        raise AssertionError("a file needs no store")
+
+    with pytest.raises(UserError, match="safetensors"):
+        open_model(str(checkpoint), no_store)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+    def no_store() -> Any:
+        raise AssertionError("a path needs no store")
+
+    for name, reason in ((str(tmp_path), "no model"), ("./absent.safetensors", "no such")):
+        with pytest.raises(UserError, match=reason):
+            open_model(name, no_store)
+    (tmp_path / "model.json").write_text('{"format": 1, "model": "__import__"}')
+    with pytest.raises(UserError, match=r"model\.json"):
+        open_model(str(tmp_path), no_store)
