@@ -14,6 +14,7 @@ from seglab.core.errors import UserError
 from seglab.tracking.database import ARTIFACTS, SQLITE
 from seglab.tracking.failures import explained, patiently, redact
 from seglab.tracking.locks import FileLock, is_locked
+from seglab.tracking.view import VIEW_TAGS
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -90,7 +91,7 @@ class Store:
         if found is None:
             location = str(self.folder / ARTIFACTS / _folder_name(name)) if self.is_local else None
             try:
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, location, tags=VIEW_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -140,6 +141,11 @@ class Store:
             token = page.token
             if not token:
                 return
+
+    def experiments(self) -> dict[str, str]:
+        """Return every experiment's name by its id, oldest first."""
+        found = self.call(self._experiments)
+        return {str(e.experiment_id): str(e.name) for e in reversed(found)}
 
     def _experiments(self) -> list[Experiment]:
         found: list[Experiment] = []

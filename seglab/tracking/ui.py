@@ -11,6 +11,7 @@ from seglab.core.errors import UserError
 from seglab.tracking.database import ARTIFACTS
 from seglab.tracking.failures import redact
 from seglab.tracking.store import Store
+from seglab.tracking.view import view_link
 
 _OF_CLIENTS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
@@ -27,7 +28,10 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
         print(redact(store.uri))
         return 0
     _check_free(host, port)
-    print(f"MLflow UI: http://{host}:{port}  (Ctrl-C stops it)", file=sys.stderr)
+    address = f"http://{host}:{port}"
+    print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr)
+    for experiment_id, name in store.experiments().items():
+        print(f"  {name}: {view_link(address, experiment_id)}", file=sys.stderr)
     server = subprocess.Popen(server_command(host, port), env=server_environment(store))
     try:
         return server.wait()

@@ -1,0 +1,193 @@
+"""What a person sees: the MLflow UI and the gallery in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seglab.cli.train import main
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 90
+EXPERIMENT = """\
+name: seen
+data: {{source: brats-h5, root: {root}, cache: {cache}, image_size: 64}}
+model: {{name: unet, base_channels: 4, depth: 3}}
+train: {{epochs: 2, batch_size: 8, threads: 1, device: cpu}}
+seeds: [0, 1]
+"""
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, phantoms: Path, shared_cache: Path
+) -> Iterator[Path]:
+    """A folder with two finished runs, which is the current one."""
+    folder, before = tmp_path_factory.mktemp("ui"), Path.cwd()
+    (folder / "seen.yaml").write_text(EXPERIMENT.format(root=phantoms, cache=shared_cache))
+    os.chdir(folder)
+    try:
+        assert main(["seen.yaml"]) == 0
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def ui(folder: Path) -> Iterator[str]:
+    """Address of the UI, served by the command that people use."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "seglab", "ui", "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait_for(address: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=2).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"{address} does not answer"
+            time.sleep(0.5)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Debian's chromium, driven by its own driver."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        pytest.skip("chromium and chromedriver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(executable_path=programs[1])
+    )
+    driver.set_page_load_timeout(WAIT_S)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def shows(browser: Any, *texts: str) -> None:
+    """Wait until the page's text holds all of ``texts``."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        page = browser.execute_script("return document.body ? document.body.innerText : ''")
+        missing = [text for text in texts if text not in page]
+        if not missing:
+            return
+        assert time.monotonic() < deadline, f"{missing} not on the page:\n{page[:3000]}"
+        time.sleep(0.5)
+
+
+def api(ui: str) -> tuple[str, list[str]]:
+    """The experiment's id and its runs' ids, children only."""
+    from seglab.tracking import open_store
+
+    store = open_store()
+    runs = [run for run in store.find_runs("seen") if run.tags["seglab.kind"] == "train"]
+    assert ui
+    return runs[0].experiment_id, [run.run_id for run in runs]
+
+
+def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str) -> None:
+    from seglab.tracking.view import view_link
+
+    experiment, runs = api(ui)
+    browser.get(view_link(ui, experiment))
+    shows(browser, "seen · ablation", "3 matching runs", "val/dice", "val/iou", "arm", "loss.name")
+    assert len(runs) == 2
+
+
+def test_two_runs_compare_side_by_side(browser: Any, ui: str) -> None:
+    experiment, runs = api(ui)
+    listed = ",".join(f'"{run}"' for run in runs)
+    browser.get(f'{ui}/#/compare-runs?runs=[{listed}]&experiments=["{experiment}"]')
+    shows(browser, "seen · seed 0", "seen · seed 1", "val/dice")
+
+
+def test_a_run_shows_its_metrics_and_params(browser: Any, ui: str) -> None:
+    experiment, runs = api(ui)
+    browser.get(f"{ui}/#/experiments/{experiment}/runs/{runs[0]}")
+    shows(browser, "val/dice", "val/iou", "seglab.split_hash", "optim.lr")
+
+
+def test_the_gallery_opens_and_its_slider_moves(browser: Any, folder: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page = next(folder.rglob("gallery/index.html"))
+    browser.get(page.as_uri())
+    cards = browser.find_elements(By.CSS_SELECTOR, "#cards > *")
+    assert cards
+    cards[0].click()
+    slider, position = (browser.find_element(By.ID, name) for name in ("slice", "position"))
+    before, canvas = position.text, "return document.getElementById('plain').toDataURL()"
+    picture = browser.execute_script(canvas)
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ARROW_RIGHT)
+    time.sleep(0.5)
+    assert position.text != before
+    assert slider.get_attribute("value") != "0"
+    assert browser.execute_script(canvas) != picture
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not severe, "nothing is fetched and no script fails"
+
+
+def test_the_gallery_opens_inside_the_ui(browser: Any, ui: str) -> None:
+    experiment, runs = api(ui)
+    browser.get(f"{ui}/#/experiments/{experiment}/runs/{runs[0]}/artifacts/gallery/index.html")
+    shows(browser, "index.html")
+    from selenium.webdriver.common.by import By
+
+    deadline = time.monotonic() + WAIT_S
+    while not (frames := browser.find_elements(By.TAG_NAME, "iframe")):
+        assert time.monotonic() < deadline, "no frame shows the page"
+        time.sleep(0.5)
+    browser.switch_to.frame(frames[0])
+    try:
+        shows(browser, "validation patients")
+    finally:
+        browser.switch_to.default_content()
