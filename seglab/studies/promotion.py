@@ -20,10 +20,10 @@ from seglab.data.splits import save_split
 from seglab.learning.operating_point import Choice, choose_operating_point
 from seglab.learning.postprocess import OperatingPoint
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
-from seglab.studies.promotion_outputs import log_results
+from seglab.studies.promotion_outputs import log_pictures, log_results
 from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.seal import OpenedTest, check_sealed, open_test
-from seglab.studies.testing import SealedResults, evaluate_baseline, evaluate_test
+from seglab.studies.testing import FrozenRun, SealedResults, evaluate_baseline, evaluate_test
 from seglab.tracking import RunInfo, RunLog, Store, environment_tags, start_run
 from seglab.tracking.registry import CHAMPION, Registered, register_champion
 
@@ -43,6 +43,11 @@ class Frozen:
     def point(self) -> OperatingPoint:
         """What is frozen."""
         return self.choice.point
+
+    @property
+    def run(self) -> FrozenRun:
+        """The run at that setting."""
+        return FrozenRun(self.trained, self.point)
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def promote(
         opened = open_test(store, log, trained.data, reopen)
         results = _evaluate(frozen, frozen_rival, opened)
         log_results(log, results, opened)
+        log_pictures(log, frozen.run, results)
         registered = _register(store, log, frozen, opened, results)
         return Promotion(log.run_id, candidates, frozen.point, opened, results, registered)
 
@@ -182,10 +188,8 @@ def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Froz
 
 
 def _evaluate(frozen: Frozen, rival: Frozen | None, opened: OpenedTest) -> SealedResults:
-    patients = evaluate_test(frozen.trained, frozen.point, opened.patients)
-    if rival is None:
-        return SealedResults(patients, None)
-    scores = evaluate_baseline(rival.trained, rival.point, opened.patients)
+    patients = evaluate_test(frozen.run, opened.patients)
+    scores = None if rival is None else evaluate_baseline(rival.run, opened.patients)
     return SealedResults(patients, scores)
 
 

@@ -12,10 +12,11 @@ from seglab.evaluation.intervals import Interval
 from seglab.evaluation.published import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.sealed_test import calibration_plot, patient_plot, slice_position_plot
+from seglab.studies.pictures import CaseBook, write_pictures
 from seglab.studies.report.document import Block, Document, Notice, Section, Table, Text
 from seglab.studies.report.markdown import render_markdown
 from seglab.studies.seal import OpenedTest
-from seglab.studies.testing import PROMOTED, SealedResults
+from seglab.studies.testing import PROMOTED, FrozenRun, SealedResults
 from seglab.tracking import RunLog
 
 NOT_CONFIRMATORY = (
@@ -41,6 +42,22 @@ def log_results(log: RunLog, results: SealedResults, opened: OpenedTest) -> None
     log.figure(calibration_plot(results.reliability), "figures/calibration.png")
     slices = [patient.slices for patient in results.patients]
     log.figure(slice_position_plot(slices), "figures/slice_position.png")
+
+
+def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None:
+    """Log overlays and the gallery of explained test patients."""
+    names = [score.patient_id for score in results.scores]
+    explanations = [patient.explanation for patient in results.patients]
+    config = frozen.trained.config
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        write_pictures(
+            Path(folder),
+            CaseBook(names, frozen.case),
+            explanations,
+            title=f"{config.name}: test patients",
+            overlays=config.evaluation.overlays,
+        )
+        log.artifact(Path(folder))
 
 
 def sealed_metrics(results: SealedResults) -> dict[str, float]:

@@ -18,13 +18,18 @@ from seglab.evaluation.calibration import (
     reliability,
     slice_dice,
 )
+from seglab.evaluation.case import Case
 from seglab.evaluation.comparison import Comparison, compare_arms
+from seglab.evaluation.failures import Explanation, IntensityRange, explain
 from seglab.evaluation.intervals import Interval, interval, intervals
 from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.evaluation.strata import SIZES, stratify
 from seglab.learning.operating_point import PLAIN, with_mirror
 from seglab.learning.postprocess import OperatingPoint
+from seglab.studies.pictures import training_range
 from seglab.studies.rebuild import TrainedRun
+
+Float32 = NDArray[np.float32]
 
 PROMOTED, BASELINE = "promoted", "baseline"
 
@@ -35,6 +40,8 @@ class ScoredPatient:
 
     frozen: PatientScore
     plain: PatientScore
+    explanation: Explanation
+    """Why the frozen setting loses what it loses."""
     reliability: Reliability
     slices: SliceDice
 
@@ -106,42 +113,82 @@ class SealedResults:
         return compare_arms(arms, BASELINE)
 
 
-def evaluate_test(
-    trained: TrainedRun, point: OperatingPoint, names: Sequence[str]
-) -> list[ScoredPatient]:
-    """Predict and score the opened patients."""
-    return [_test_patient(trained, point, name) for name in progress(names, "test", unit="patient")]
+@dataclass(frozen=True)
+class FrozenRun:
+    """A trained run at the operating point that validation chose for it."""
 
+    trained: TrainedRun
+    point: OperatingPoint
 
-def evaluate_baseline(
-    trained: TrainedRun, point: OperatingPoint, names: Sequence[str]
-) -> list[PatientScore]:
-    """Predict and score the opened patients under the baseline run."""
-    return [patient.frozen for patient in evaluate_test(trained, point, names)]
+    def probabilities(self, name: str) -> tuple[Float32, Float32]:
+        """Predict (S, H, W): as the operating point asks, and without mirroring."""
+        cache, predictor = self.trained.data.cache, self.trained.predictor
+        patient = cache.by_id[name]
+        direct = predictor.native(cache, patient)
+        if not self.point.mirror:
+            return direct, direct
+        return with_mirror(predictor, cache.mirror_axis, mirror=True).native(cache, patient), direct
 
-
-def _test_patient(trained: TrainedRun, point: OperatingPoint, name: str) -> ScoredPatient:
-    cache = trained.data.cache
-    patient = cache.by_id[name]
-    truth, indices = cache.native_mask(patient), patient.slice_indices
-    direct = trained.predictor.native(cache, patient)
-    probability = direct
-    if point.mirror:
-        mirrored = with_mirror(trained.predictor, cache.mirror_axis, mirror=True)
-        probability = mirrored.native(cache, patient)
-
-    def score(mask: NDArray[np.bool_]) -> PatientScore:
+    def score(self, name: str, mask: NDArray[np.bool_]) -> PatientScore:
+        """Score a mask (S, H, W) of a patient."""
+        cache = self.trained.data.cache
+        patient = cache.by_id[name]
+        truth = cache.native_mask(patient)
         return score_patient(
             name, mask, truth, patient.spacing_mm, patient.contiguous, patient.grade
         )
 
-    mask = point.apply(probability, indices)
-    frozen = score(mask)
+    def case(self, name: str, probability: Float32 | None = None) -> Case:
+        """Keep all that a picture or an explanation of a patient needs."""
+        cache = self.trained.data.cache
+        patient = cache.by_id[name]
+        if probability is None:
+            probability, _ = self.probabilities(name)
+        mask = self.point.apply(probability, patient.slice_indices)
+        return Case(
+            patient_id=name,
+            image=cache.native_image(patient),
+            truth=cache.native_mask(patient),
+            probability=np.rint(probability * 255).astype(np.uint8),
+            prediction=mask.astype(np.uint8),
+            slice_indices=patient.slice_indices,
+            spacing_mm=patient.spacing_mm,
+            upright=cache.upright,
+            score=self.score(name, mask),
+        )
+
+
+def evaluate_test(frozen: FrozenRun, names: Sequence[str]) -> list[ScoredPatient]:
+    """Predict, score and explain the opened patients."""
+    data = frozen.trained.data
+    usual = training_range(data.cache, data.split.train)
+    bar = progress(names, "test", unit="patient")
+    return [_evaluate_patient(frozen, name, usual) for name in bar]
+
+
+def evaluate_baseline(frozen: FrozenRun, names: Sequence[str]) -> list[PatientScore]:
+    """Predict and score the opened patients under the baseline run."""
+    cache = frozen.trained.data.cache
+    scores = []
+    for name in progress(names, "baseline", unit="patient"):
+        probability, _ = frozen.probabilities(name)
+        mask = frozen.point.apply(probability, cache.by_id[name].slice_indices)
+        scores.append(frozen.score(name, mask))
+    return scores
+
+
+def _evaluate_patient(frozen: FrozenRun, name: str, usual: IntensityRange) -> ScoredPatient:
+    patient = frozen.trained.data.cache.by_id[name]
+    probability, direct = frozen.probabilities(name)
+    case = frozen.case(name, probability)
+    is_plain = frozen.point == PLAIN
+    plain = PLAIN.apply(direct, patient.slice_indices)
     return ScoredPatient(
-        frozen=frozen,
-        plain=frozen if point == PLAIN else score(PLAIN.apply(direct, indices)),
-        reliability=reliability(probability, truth, cache.native_image(patient) > 0),
-        slices=slice_dice(mask, truth, indices, patient.stack_size),
+        frozen=case.score,
+        plain=case.score if is_plain else frozen.score(name, plain),
+        explanation=explain(case, usual),
+        reliability=reliability(probability, case.truth, case.image > 0),
+        slices=slice_dice(case.prediction, case.truth, patient.slice_indices, patient.stack_size),
     )
 
 

@@ -87,6 +87,8 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     known = [score.dice for score in scores if math.isfinite(score.dice)]
     assert record.metrics["test/dice"] == pytest.approx(np.mean(known))
 
+    page = artifact(store, first.run_id, "gallery/index.html", tmp_path).read_text()
+    assert all(score.patient_id in page for score in scores)
     with pytest.raises(UserError, match=first.run_id):
         promote(store, other)
     with pytest.raises(UserError, match="reason"):
