@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seglab.cli import compare, data, predict, promote, reproduce, runs
+from seglab.cli import compare, data, demo, predict, promote, reproduce, runs
 from seglab.cli.shell import Parser, run_command
 
 EXAMPLE = """\
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (data, runs, compare, promote, predict, reproduce):
+    for room in (data, runs, compare, promote, predict, reproduce, demo):
         room.add_commands(commands)
     arguments = parser.parse_args(argv)
     return run_command(arguments.do, arguments)
