@@ -32,7 +32,13 @@ from seglab.studies.search.ledger import (
     requeue,
     take_ownership,
 )
-from seglab.studies.search.samplers import is_worse, may_prune, warmup_epochs
+from seglab.studies.search.samplers import (
+    PATIENTS,
+    build_pruner,
+    is_worse,
+    may_prune,
+    warmup_epochs,
+)
 from seglab.studies.search.space import make_space
 from seglab.studies.search.storage import StudyStorage, cut_torn_line, open_storage
 
@@ -322,3 +328,53 @@ def test_what_another_machine_gave_up_is_not_told_twice(tmp_path: Path) -> None:
     other.backend.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
     assert not ledger.tell(claim.trial, TrialState.COMPLETE, [0.5])
     assert states(ledger) == ["FAIL"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc"])
+def test_samplers_propose_something_new_each_time_in_every_branch(
+    tmp_path: Path, sampler: str
+) -> None:
+    space = {
+        "optim.lr": LR,
+        "loss.name": {"choices": ["bce_dice", "tversky"]},
+        "loss.alpha": {"low": 0.3, "high": 0.8, "when": {"loss.name": "tversky"}},
+    }
+    rates = []
+    for number in range(14):
+        ledger = open_ledger(tmp_path, trials=14, sampler=sampler, space=space)  # a new process
+        claim = ledger.claim(take_ownership(ledger.storage, "s").path.name, 1)
+        assert claim is not None
+        assert claim.trial.number == number
+        assert ("loss.alpha" in claim.params) == (claim.params["loss.name"] == "tversky")
+        rates.append(claim.params["optim.lr"])
+        ledger.tell(claim.trial, TrialState.COMPLETE, [0.5 + 0.01 * (number % 5)])
+    # A Gaussian process may come back to a noisy optimum; the others never do.
+    assert len(set(rates[:4])) == 4
+    assert sampler == "gp" or len(set(rates)) == 14
+
+
+@pytest.mark.parametrize(
+    "name", ["median", "percentile", "halving", "hyperband", "wilcoxon", "none"]
+)
+def test_pruners_give_up_the_worst_and_keep_the_best(name: str) -> None:
+    pruner = Pruner(name=name)  # type: ignore[arg-type]
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, 9))
+
+    def pruned_at(level: float) -> int | None:
+        trial = study.ask()
+        for epoch in range(1, 10):
+            dice = level + 0.01 * epoch
+            trial.report(dice, epoch)
+            scores = trial.user_attrs.get(PATIENTS, {})
+            patients = [dice + 0.001 * i for i in range(8)]
+            trial.set_user_attr(PATIENTS, {**scores, str(epoch): patients})
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return epoch
+        study.tell(trial, level + 0.09)
+        return None
+
+    for level in (0.5, 0.6, 0.55, 0.65):
+        pruned_at(level)
+    assert pruned_at(0.9) is None
+    assert (pruned_at(0.1) is None) == (name == "none")

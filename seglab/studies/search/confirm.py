@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from seglab.core.study import Study
 from seglab.studies.ablation import run_study
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.space import make_space
-from seglab.tracking import Store
+from seglab.tracking import RunLog
 
 BASE_ARM = "base"
 
 
-def confirm(study: Study, outcome: SearchOutcome, store: Store) -> SearchOutcome:
+def confirm(study: Study, outcome: SearchOutcome, parent: RunLog) -> SearchOutcome:
     """Retrain the best few trials and the base config, and compare them patient by patient.
 
-    An ablation like any other, under a parent run of its own in the same experiment.
+    An ablation like any other, under a parent run of its own in the same experiment;
+    the sweep's run names it and keeps its report.
     """
     ablation = confirmation_study(study, outcome)
     if ablation is None:
         return outcome
-    return outcome.confirmed(run_study(ablation, store).report)
+    confirmed = run_study(ablation, parent.store)
+    parent.tags({"seglab.confirmation_run_id": confirmed.parent_run_id})
+    if confirmed.report is not None:
+        parent.artifact(Path(confirmed.report), "confirmation")
+    return outcome.confirmed(confirmed.report)
 
 
 def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:

@@ -86,7 +86,7 @@ def run_search(
         with storage.lock("report"):
             outcome = publish(study, ledger, parent)
             if ledger.finished():
-                outcome = confirm(study, outcome, store)
+                outcome = confirm(study, outcome, parent)
     return outcome
 
 

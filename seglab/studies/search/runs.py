@@ -50,6 +50,9 @@ def open_sweep(
         log = start_run(store, study.name, f"{study.name} · sweep", tags)
         begun.set_user_attr(PARENT, log.run_id)
     log.text(redact(yaml.safe_dump(dict(study.document), sort_keys=False)), "sweep.yaml")
+    # Workers that start together would otherwise trip over each other in MLflow, which
+    # checks whether a dataset is known and only then adds it.
+    log.dataset(data.cache.source, data.cache.data_hash, f"{data.cache.source}:{study.name}")
     log.params({"search.sampler": _sampler(study), "search.space": json.dumps(_space(study))})
     return log
 
