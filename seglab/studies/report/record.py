@@ -1,0 +1,113 @@
+"""What the store holds of one experiment, and the files its runs logged."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from seglab.core.errors import UserError, unknown_name
+from seglab.studies.candidates import DICE, TRAINED
+from seglab.studies.report.document import Picture
+from seglab.tracking import RunInfo, Store, download
+
+KIND, CONFIRMATION, PROMOTED = (
+    "seglab.kind",
+    "seglab.confirmation_run_id",
+    "seglab.promoted_run_id",
+)
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """An experiment's runs, newest first."""
+
+    store: Store
+    experiment: str
+    runs: Sequence[RunInfo]
+
+    def of_kind(self, *kinds: str) -> list[RunInfo]:
+        """Return the runs of these kinds, newest first."""
+        return [run for run in self.runs if run.tags.get(KIND) in kinds]
+
+    @cached_property
+    def best(self) -> RunInfo | None:
+        """The finished training run of the highest validation Dice."""
+        scored = [
+            run
+            for run in self.of_kind(*TRAINED)
+            if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
+        ]
+        return max(scored, key=lambda run: (run.metrics[DICE], -run.start_time), default=None)
+
+    @cached_property
+    def promotion(self) -> RunInfo | None:
+        """The newest promotion that came to its end."""
+        ended = [run for run in self.of_kind("promotion") if run.status == "FINISHED"]
+        return ended[0] if ended else None
+
+    @cached_property
+    def sweep(self) -> RunInfo | None:
+        """The newest search."""
+        return next(iter(self.of_kind("sweep")), None)
+
+    @cached_property
+    def ablations(self) -> list[RunInfo]:
+        """The ablations that do not merely confirm a search, newest first."""
+        confirming = {run.tags.get(CONFIRMATION) for run in self.of_kind("sweep")}
+        return [run for run in self.of_kind("ablation") if run.run_id not in confirming]
+
+    @cached_property
+    def reference(self) -> RunInfo | None:
+        """The run whose data, split and machine stand for the study: promoted, best or newest."""
+        promoted = self.promotion.tags.get(PROMOTED) if self.promotion else None
+        trained = self.of_kind(*TRAINED)
+        known = next((run for run in trained if run.run_id == promoted), None)
+        return known or self.best or next(iter(trained), None)
+
+    def read(self, run: RunInfo, name: str) -> bytes | None:
+        """Return a file that ``run`` logged; None if it did not."""
+        with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+            try:
+                download(self.store, run.run_id, Path(folder), name)
+            except UserError:  # not logged, or not kept
+                return None
+            path = Path(folder) / name
+            return path.read_bytes() if path.is_file() else None
+
+    def read_json(self, run: RunInfo, name: str) -> dict[str, Any] | None:
+        """Return an object that ``run`` logged as JSON; None if there is none."""
+        content = self.read(run, name)
+        try:
+            value = json.loads(content) if content else None
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def picture(self, run: RunInfo, path: str, name: str, caption: str) -> list[Picture]:
+        """Return a logged PNG as a picture of the report; nothing if it was not logged."""
+        png = self.read(run, path)
+        return [] if png is None else [Picture(name, png, caption, caption)]
+
+
+def read_record(store: Store, experiment: str) -> StudyRecord:
+    """Find everything that ran under an experiment's name.
+
+    Raises:
+        UserError: no such experiment, or nothing ran in it.
+    """
+    known = set(store.experiments().values())
+    runs = store.find_runs(experiment) if experiment in known else []
+    if runs:
+        return StudyRecord(store, experiment, runs)
+    if experiment in known:
+        raise UserError(f"experiment '{experiment}' has no runs: there is nothing to report")
+    used = {store.experiments()[run.experiment_id] for run in store.find_runs()}
+    if not used:
+        raise UserError("nothing to report: no run has been trained yet")
+    raise unknown_name("experiment", experiment, used)
