@@ -87,6 +87,8 @@ def run_search(
             outcome = publish(study, ledger, parent)
             if ledger.finished():
                 outcome = confirm(study, outcome, parent)
+            else:
+                parent.interrupt("the time was up")
     return outcome
 
 
