@@ -12,7 +12,7 @@ from seglab.core.errors import UserError, nearest
 def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> UserError:
     """Name the key path, the value and what is allowed, for the first thing that is wrong."""
     first = error.errors()[0]
-    path = prefix + ".".join(str(part) for part in first["loc"])
+    path = (prefix + ".".join(str(part) for part in first["loc"])).rstrip(".")
     if first["type"] == "extra_forbidden":
         keys = _keys_beside(schema, first["loc"])
         name = first["loc"][-1]

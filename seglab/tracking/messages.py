@@ -83,6 +83,7 @@ def _send_artifact(client: MlflowClient, run_id: str, message: Message, folder: 
 
 def _send_dataset(client: MlflowClient, run_id: str, message: Message, _: Path) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     dataset = Dataset(
         name=message["name"],
@@ -92,7 +93,14 @@ def _send_dataset(client: MlflowClient, run_id: str, message: Message, _: Path) 
         profile=message["profile"],
     )
     context = InputTag("mlflow.data.context", message["context"])
-    client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+    inputs = [DatasetInput(dataset, [context])]
+    try:
+        client.log_inputs(run_id, inputs)
+    except MlflowException as error:
+        # Two processes that log the same data set for the first time at once: one is refused.
+        if not any(sign in str(error).lower() for sign in ("unique", "duplicate key")):
+            raise
+        client.log_inputs(run_id, inputs)
 
 
 def _send_status(client: MlflowClient, run_id: str, message: Message, _: Path) -> None:
