@@ -54,7 +54,8 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     if np.isfinite(dice).any():
         _mark_best([loss, score, rate], score, epochs, dice)
     for axes in (loss, score):
-        axes.legend(frameon=False, loc="best")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, loc="best")
     for axes in (loss, score, rate):
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure

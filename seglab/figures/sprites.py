@@ -29,7 +29,7 @@ THUMBNAIL_ASPECT: Final = 0.84
 CONTEXT: Final = 3
 """Slices shown beyond the first and last with anything marked."""
 LOSSLESS: Final = 101
-QUALITIES: Final = (60, 45, 30)
+QUALITY: Final = 55
 FEWEST_SLICES: Final = 8
 
 
@@ -56,7 +56,7 @@ class Sprites:
 def encode(case: Case, most_slices: int, budget: int) -> Sprites:
     """Encode the marked slices of ``case`` in at most ``budget`` bytes of page.
 
-    Quality is given up first, then slices, down to a few: those cost what they cost.
+    Where they do not fit, slices are thinned out, down to a few: those cost what they cost.
 
     Args:
         case: the patient.
@@ -67,11 +67,8 @@ def encode(case: Case, most_slices: int, budget: int) -> Sprites:
     count = most_slices
     while True:
         positions = choose_positions(case, count)
-        for quality in QUALITIES:
-            sprites = _encode(case, positions, window, quality)
-            if sprites.size <= budget:
-                return sprites
-        if count <= FEWEST_SLICES:
+        sprites = _encode(case, positions, window)
+        if sprites.size <= budget or count <= FEWEST_SLICES:
             return sprites
         fitting = int(len(positions) * budget / sprites.size * 0.95)
         count = max(FEWEST_SLICES, min(fitting, len(positions) - 1))
@@ -121,7 +118,7 @@ def worst_position(case: Case) -> int:
     return int(wrong.argmax() if wrong.any() else case.truth.sum(axis=(1, 2)).argmax())
 
 
-def _encode(case: Case, positions: tuple[int, ...], window: Window, quality: int) -> Sprites:
+def _encode(case: Case, positions: tuple[int, ...], window: Window) -> Sprites:
     chosen = list(positions)
     flair = _shown(case.image[chosen], case.upright, window, cv2.INTER_AREA)
     labels = _shown(_pack(case, chosen), case.upright, window, cv2.INTER_NEAREST)
@@ -132,7 +129,7 @@ def _encode(case: Case, positions: tuple[int, ...], window: Window, quality: int
         width=width,
         height=height,
         columns=columns,
-        flair=_uri(_tile(flair, columns), quality),
+        flair=_uri(_tile(flair, columns), QUALITY),
         labels=_uri(_tile(labels, columns), LOSSLESS),
     )
 

@@ -1,0 +1,51 @@
+"""Learning curves: what is drawn is what was logged."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from seglab.figures.curves import learning_curves
+
+HISTORY = [
+    {"train/loss": 0.9, "val/loss": 1.0, "val/dice": 0.2, "val/iou": 0.1, "lr": 1e-3},
+    {"train/loss": 0.5, "val/loss": math.inf, "val/dice": 0.8, "val/iou": 0.7, "lr": 5e-4},
+    {"train/loss": 0.4, "val/loss": 0.7, "val/dice": math.nan, "val/iou": 0.6, "lr": 1e-4},
+]
+
+
+def line(axes: Axes, label: str) -> np.ndarray:
+    (found,) = [drawn for drawn in axes.get_lines() if drawn.get_label() == label]
+    return np.asarray(found.get_ydata())
+
+
+def test_values_are_drawn_and_gaps_left() -> None:
+    loss, score, rate = learning_curves(HISTORY).axes
+    assert line(loss, "training") == pytest.approx([0.9, 0.5, 0.4])
+    assert line(loss, "validation") == pytest.approx([1.0, np.nan, 0.7], nan_ok=True)
+    assert line(score, "IoU") == pytest.approx([0.1, 0.7, 0.6])
+    assert rate.get_lines()[0].get_ydata() == pytest.approx([1e-3, 5e-4, 1e-4])
+
+
+def test_the_best_epoch_is_marked() -> None:
+    score = learning_curves(HISTORY).axes[1]
+    assert "best: 0.800 at epoch 2" in [text.get_text() for text in score.get_legend().get_texts()]
+
+
+def test_an_epoch_may_say_its_number() -> None:
+    score = learning_curves([{"epoch": 7, "val/dice": 0.5}]).axes[1]
+    labels = [text.get_text() for text in score.get_legend().get_texts()]
+    assert "best: 0.500 at epoch 7" in labels
+
+
+def test_missing_scores_are_no_error(tmp_path) -> None:
+    learning_curves([{"train/loss": 1.0}]).savefig(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_no_epochs_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no epochs"):
+        learning_curves([])

@@ -1,0 +1,275 @@
+"""The gallery: complete, self-contained, small, safe against names, and alive in a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from seglab.data.normalise import brain_mask, quantise
+from seglab.data.phantom import make_patient
+from seglab.evaluation.case import Case
+from seglab.evaluation.failures import FailureAnalysis, analyse, explain
+from seglab.evaluation.metrics import score_patient
+from seglab.figures.gallery import write_gallery
+from seglab.figures.sprites import choose_positions, encode
+
+MakeCase = Callable[..., Case]
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
+HOSTILE = "</script><script>document.title='owned'</script><b>&\"'"
+
+
+def written(folder: Path, cases: list[Case], title: str = "Failures") -> str:
+    path = folder / "gallery" / "index.html"
+    size = write_gallery(path, iter(cases), analyse([explain(c) for c in cases]), title=title)
+    assert path.stat().st_size == size
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def data_of(page: str) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return dict(json.loads(text))
+
+
+def picture(uri: str) -> np.ndarray:
+    head, body = uri.split(",")
+    assert head == "data:image/webp;base64"
+    return cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_labels_travel_without_loss(make_case: MakeCase, upright: bool) -> None:
+    case = make_case(upright=upright, off=5)
+    sprites = encode(case, 100, 10**9)
+    sheet, flair = picture(sprites.labels), picture(sprites.flair)
+    truth = predicted = 0
+    for place, position in enumerate(sprites.positions):
+        row, column = divmod(place, sprites.columns)
+        box = np.s_[
+            row * sprites.height : (row + 1) * sprites.height,
+            column * sprites.width : (column + 1) * sprites.width,
+        ]
+        packed = sheet[box]
+        turn = (lambda a: a) if upright else np.transpose
+        for bit, mask in ((7, case.truth), (6, case.prediction)):
+            assert (packed >> bit & 1).sum() == mask[position].sum()
+        ys, xs = np.nonzero(packed >> 7 & 1)
+        if ys.size:
+            expected = np.argwhere(turn(case.truth[position]))
+            assert np.ptp(ys) == np.ptp(expected[:, 0])
+            assert np.ptp(xs) == np.ptp(expected[:, 1])
+            inside = flair[box][ys, xs].mean()
+            assert inside == pytest.approx(
+                case.image[position][case.truth[position] > 0].mean(), abs=6
+            )
+        truth += int((packed >> 7 & 1).sum())
+        predicted += int((packed >> 6 & 1).sum())
+    assert truth == case.truth.sum()
+    assert predicted == case.prediction.sum()
+
+
+def test_a_budget_is_kept_by_fewer_slices(make_case: MakeCase) -> None:
+    case = make_case(slices=60, side=96)
+    whole = encode(case, 100, 10**9)
+    half = encode(case, 100, whole.size // 2)
+    assert half.size <= whole.size // 2
+    assert len(half.positions) < len(whole.positions)
+
+
+def test_thinning_out_keeps_the_telling_slices(make_case: MakeCase) -> None:
+    case = make_case(slices=60)
+    truth = case.truth.copy()
+    truth[23, :9] = 1
+    case = replace(case, truth=truth)
+    kept = choose_positions(case, 9)
+    assert len(kept) <= 9
+    assert 23 in kept
+    marked = np.flatnonzero((truth | case.prediction).any(axis=(1, 2)))
+    assert kept[0] < marked[0]
+    assert kept[-1] > marked[-1]
+
+
+def test_the_page_holds_every_patient_and_cause(make_case: MakeCase, tmp_path: Path) -> None:
+    cases = [make_case(f"P{off}", off=off, seed=off) for off in (0, 2, 4, 9)]
+    analysis = analyse([explain(case) for case in cases])
+    data = data_of(written(tmp_path, cases))
+    assert [entry["id"] for entry in data["cases"]] == list(analysis.explanations)
+    assert [cause["name"] for cause in data["causes"]] == [str(c.cause) for c in analysis.costs]
+    for entry in data["cases"]:
+        assert entry["text"].startswith(entry["id"])
+        assert entry["dice"] == pytest.approx(
+            analysis.explanations[entry["id"]].score.dice, abs=1e-4
+        )
+        agreed = sum(row[1] for row in entry["slices"])
+        assert agreed == analysis.explanations[entry["id"]].score.tp
+
+
+def test_the_page_loads_nothing(make_case: MakeCase, tmp_path: Path) -> None:
+    page = written(tmp_path, [make_case()])
+    for forbidden in ("http:", "https:", "localStorage", "import(", "<link", "@import", "fetch("):
+        assert forbidden not in page
+    assert "src=" not in page
+
+
+def test_hostile_names_stay_text(make_case: MakeCase, tmp_path: Path) -> None:
+    page = written(tmp_path, [make_case(HOSTILE)], title=HOSTILE)
+    assert HOSTILE not in page
+    assert page.count("</script>") == 2
+    assert data_of(page)["cases"][0]["id"] == HOSTILE
+    assert "&lt;/script&gt;" in page
+
+
+def test_placeholders_in_names_are_not_filled_in(make_case: MakeCase, tmp_path: Path) -> None:
+    page = written(tmp_path, [make_case("@@SCRIPT@@")], title="@@DATA@@")
+    assert data_of(page)["cases"][0]["id"] == "@@SCRIPT@@"
+    assert "<h1>@@DATA@@</h1>" in page
+
+
+def test_undefined_scores_are_valid_json(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case()
+    healthy = make_case("healthy", spacing=None)
+    empty = np.zeros_like(healthy.truth)
+    score = score_patient("healthy", healthy.prediction, empty, None, True, surface=False)
+    data = data_of(written(tmp_path, [case, replace(healthy, truth=empty, score=score)]))
+    assert data["cases"][1]["dice"] is None
+    assert "undefined" in str(data["cases"][1]["figures"])
+
+
+@pytest.mark.slow
+def test_sixty_full_volumes_fit_fifteen_megabytes(tmp_path: Path) -> None:
+    """The hardest case: every rule chose everybody, and predictions are ragged."""
+    case = full_volume()
+    explained = explain(case)
+    names = [f"P{number:02d}" for number in range(60)]
+    scores = [replace(case.score, patient_id=name) for name in names]
+    analysis = analyse([replace(explained, score=score) for score in scores])
+    everybody: FailureAnalysis = replace(
+        analysis, selection=dict.fromkeys(analysis.selection, tuple(names))
+    )
+    path = tmp_path / "index.html"
+    few = [replace(case, patient_id=name) for name in names[:3]]
+    overhead = write_gallery(path, [], everybody, title="sixty")
+    each = (write_gallery(path, few, everybody, title="sixty") - overhead) / len(few)
+    assert overhead + 60 * each <= 15_000_000
+    assert min(len(entry["slices"]) for entry in data_of(path.read_text())["cases"]) >= 30
+
+
+def full_volume() -> Case:
+    made = make_patient(1, 4)
+    flair, truth = made.image[..., 0], (made.labels > 0).astype(np.uint8)
+    image, _ = quantise(flair, brain_mask(flair, shared_scale=True), "zscore", "volume")
+    noise = np.random.default_rng(0).normal(size=truth.shape).astype(np.float32)
+    rough = ndimage.gaussian_filter(truth + 8 * ndimage.gaussian_filter(noise, 3), 1)
+    probability = (np.clip(255 * rough, 0, 255) * (image > 0)).astype(np.uint8)
+    prediction = (probability > 127).astype(np.uint8)
+    spacing = (1.0, 1.0, 1.0)
+    return Case(
+        patient_id="P",
+        image=image,
+        truth=truth,
+        probability=probability,
+        prediction=prediction,
+        slice_indices=np.arange(155, dtype=np.int32),
+        spacing_mm=spacing,
+        upright=False,
+        score=score_patient("P", prediction, truth, spacing, True, surface=False),
+    )
+
+
+# ---- in a browser -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    selenium = pytest.importorskip("selenium.webdriver")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("chromium or chromedriver is absent")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = binary
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    page = selenium.Chrome(options=options, service=Service(driver))
+    yield page
+    page.quit()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_it_works_in_a_sandboxed_frame(make_case: MakeCase, tmp_path: Path, browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    cases = [make_case(HOSTILE, off=6), make_case("P2", off=2), make_case("P3", off=0)]
+    written(tmp_path, cases, title=HOSTILE)
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        '<iframe sandbox="allow-scripts" style="width:1260px;height:860px" '
+        'src="gallery/index.html"></iframe>'
+    )
+    browser.get(frame.as_uri())
+    browser.switch_to.frame(0)
+    cards = browser.find_elements(By.CSS_SELECTOR, ".card")
+    assert len(cards) == 3
+    assert browser.title != "owned"
+
+    cards[0].click()
+    position = browser.find_element(By.ID, "position")
+    WebDriverWait(browser, 20).until(lambda _: position.text.startswith("slice "))
+    assert HOSTILE in browser.find_element(By.ID, "case-name").text
+    keys = browser.switch_to.active_element
+    before, drawn = position.text, _marked(browser)
+    keys.send_keys(Keys.ARROW_RIGHT)
+    assert position.text != before
+    keys.send_keys(Keys.ARROW_LEFT)
+    assert _marked(browser) == drawn
+    keys.send_keys("2")
+    assert _marked(browser) != drawn
+    keys.send_keys("5")
+    keys.send_keys(Keys.ARROW_DOWN)
+    WebDriverWait(browser, 20).until(
+        lambda _: browser.find_element(By.ID, "case-name").text.startswith("P2")
+    )
+    slider = browser.find_element(By.ID, "slice")
+    slider.send_keys(Keys.HOME)
+    assert position.text.startswith(f"slice {_first_slice(cases[1])} ")
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    assert not browser.find_element(By.ID, "viewer").get_attribute("open")
+
+    cause = browser.find_element(By.CSS_SELECTOR, '[data-filter="rule"]:not([disabled])')
+    cause.click()
+    assert cause.get_attribute("aria-pressed") == "true"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def _marked(browser: Any) -> str:
+    return str(browser.execute_script("return document.getElementById('marked').toDataURL()"))
+
+
+def _first_slice(case: Case) -> int:
+    return int(case.slice_indices[choose_positions(case, 96)[0]])

@@ -1,0 +1,157 @@
+"""Overlays: the right colour in the right place, the right way round, for every reader."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from seglab.evaluation.case import Case
+from seglab.figures.overlays import choose_slices, overlay_sheet
+from seglab.figures.panels import draw_flair, draw_overlay, radiological
+from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB
+from seglab.figures.window import brain_window, cut
+
+MakeCase = Callable[..., Case]
+SCALE = 6
+
+# Machado, Oliveira & Fernandes 2009, full deficiency, on linear RGB.
+DEFICIENCIES = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def lab(colour: RGB, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    value = np.array(colour) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(matrix @ linear, 0, 1)
+    back = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    return np.asarray(cv2.cvtColor(back.astype(np.float32)[None, None], cv2.COLOR_RGB2LAB)[0, 0])
+
+
+@pytest.mark.parametrize("deficiency", [*DEFICIENCIES, "none"])
+def test_error_colours_differ_for_every_reader(deficiency: str) -> None:
+    matrix = np.array(DEFICIENCIES.get(deficiency, np.eye(3)))
+    for one, other in itertools.combinations((AGREEMENT, MISSED, FALSE_ALARM), 2):
+        # A difference of 2.3 is just noticeable in CIELAB.
+        assert np.linalg.norm(lab(one, matrix) - lab(other, matrix)) > 15
+
+
+def scene() -> tuple[NDArray[np.uint8], ...]:
+    """Three squares on a grey slice (40, 30): agreed, missed, false."""
+    image = np.full((40, 30), 90, np.uint8)
+    truth, prediction = np.zeros_like(image), np.zeros_like(image)
+    truth[5:12, 5:12] = prediction[5:12, 5:12] = 1
+    truth[20:27, 5:12] = 1
+    prediction[20:27, 18:25] = 1
+    return image, truth, prediction
+
+
+def near(picture: NDArray[np.uint8], colour: RGB, row: int, column: int) -> bool:
+    """Whether the colour occurs, unblended, around a pixel of the slice."""
+    part = picture[
+        (row - 4) * SCALE : (row + 5) * SCALE, (column - 4) * SCALE : (column + 5) * SCALE
+    ]
+    return bool((part == colour).all(axis=-1).any())
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_each_region_has_its_colour(upright: bool) -> None:
+    image, truth, prediction = scene()
+    picture = draw_overlay(image, truth, prediction, upright=upright, scale=SCALE)
+    places = {AGREEMENT: (8, 8), MISSED: (23, 8), FALSE_ALARM: (23, 21)}
+    for colour, (row, column) in places.items():
+        at = (row, column) if upright else (column, row)
+        assert near(picture, colour, *at)
+        for other in set(places) - {colour}:
+            assert not near(picture, other, *at)
+
+
+def test_agreement_leaves_the_image_visible() -> None:
+    image, truth, prediction = scene()
+    picture = draw_overlay(image, truth, prediction, upright=True, scale=SCALE)
+    assert tuple(picture[8 * SCALE, 8 * SCALE]) == (90, 90, 90)
+    assert tuple(picture[23 * SCALE, 8 * SCALE]) != (90, 90, 90)
+
+
+def test_a_stored_slice_on_its_side_is_shown_with_the_patients_right_at_the_left() -> None:
+    # BraTS: axis 0 runs from the patient's right to the left, axis 1 from front to back.
+    image = np.full((40, 30), 10, np.uint8)
+    image[2:6, 20:24] = 250
+    picture = draw_flair(image, upright=False, scale=SCALE)
+    assert picture.shape == (30 * SCALE, 40 * SCALE, 3)
+    assert picture[22 * SCALE, 4 * SCALE, 0] > 200
+    assert np.array_equal(radiological(image, False), image.T)
+    assert radiological(image, True) is image
+
+
+def test_drawing_changes_nothing_it_was_given() -> None:
+    arrays = scene()
+    before = [array.copy() for array in arrays]
+    draw_overlay(*arrays, upright=True, scale=2)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, before, strict=True))
+
+
+def test_slices_are_chosen_by_rule_and_apart() -> None:
+    truth, prediction = np.zeros((2, 30, 20, 20), np.uint8)
+    truth[8, :10, :10] = prediction[8, :10, :10] = 1
+    truth[20, :5] = 1
+    prediction[9, :12] = prediction[27, :2] = 1
+    shown = {s.rule: s.position for s in choose_slices(truth, prediction)}
+    # Slice 9 has most false alarm but is next to slice 8.
+    assert shown == {"largest tumour": 8, "most missed": 20, "most false alarm": 27}
+
+
+def test_a_case_without_marks_still_shows_a_slice() -> None:
+    nothing = np.zeros((9, 8, 8), np.uint8)
+    (shown,) = choose_slices(nothing, nothing)
+    assert shown.position == 4
+
+
+def test_the_window_holds_the_brain_and_has_the_shape_asked_for() -> None:
+    image = np.zeros((3, 50, 60), np.uint8)
+    image[1, 10:30, 40:58] = 1
+    for aspect in (None, 0.5, 1.5):
+        window = brain_window(image, aspect)
+        part = cut(image, window)
+        assert part.sum() == image.sum()
+        if aspect is not None:
+            assert part.shape[2] / part.shape[1] == pytest.approx(aspect, abs=0.03)
+    assert cut(image, brain_window(np.zeros_like(image))).shape[1:] >= (50, 60)
+
+
+def test_a_sheet_has_a_row_a_case(make_case: MakeCase) -> None:
+    one = overlay_sheet([make_case()], "title")
+    three = overlay_sheet([make_case(n) for n in "abc"], "title", ["best", "median", "worst"])
+    assert one.dtype == three.dtype == np.uint8
+    assert one.shape[1] == three.shape[1]
+    row = (three.shape[0] - one.shape[0]) / 2
+    assert three.shape[0] == pytest.approx(one.shape[0] + 2 * row)
+    assert row > 300
+    for colour in (AGREEMENT, MISSED, FALSE_ALARM):
+        assert (np.abs(one.astype(int) - colour).max(axis=-1) < 40).sum() > 50
+
+
+def test_a_sheet_refuses_nothing_to_show(make_case: MakeCase) -> None:
+    with pytest.raises(ValueError, match="at least one case"):
+        overlay_sheet([], "title")
+    with pytest.raises(ValueError, match="one label a case"):
+        overlay_sheet([make_case()], "title", ["best", "worst"])
