@@ -16,6 +16,7 @@ from seglab.core.study import resolve_study
 from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
 from seglab.studies.report.document import Document, Table, cell_text
+from seglab.studies.report.markdown import render_markdown
 from seglab.studies.report.record import read_record
 from seglab.studies.report.study import report_study, study_document
 from seglab.studies.report.study_failures import gallery_data
@@ -92,8 +93,13 @@ def told(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[Stor
     return store, promoted.run_id
 
 
+@pytest.fixture(scope="module")
+def document(told: tuple[Store, str]) -> Document:
+    return study_document(read_record(told[0], "tiny"))
+
+
 def test_the_whole_study_is_told_from_the_store_alone(
-    told: tuple[Store, str], tmp_path: Path
+    told: tuple[Store, str], document: Document, tmp_path: Path
 ) -> None:
     store, promotion = told
     runs = {run.run_id: run for run in store.find_runs()}
@@ -103,7 +109,6 @@ def test_the_whole_study_is_told_from_the_store_alone(
     assert loaded_by(written.html.read_text()) == []
     assert {run.run_id: run for run in store.find_runs()} == runs, "a report changes nothing"
 
-    document = study_document(read_record(store, "tiny"))
     record = runs[promotion]
     download(store, promotion, tmp_path, "split.json")
     split = json.loads((tmp_path / "split.json").read_text())
@@ -126,9 +131,10 @@ def test_the_whole_study_is_told_from_the_store_alone(
     assert "Confirmatory" in words_of(document, "Test")
 
 
-def test_failures_cost_and_environment_are_those_of_the_runs(told: tuple[Store, str]) -> None:
+def test_failures_cost_and_environment_are_those_of_the_runs(
+    told: tuple[Store, str], document: Document
+) -> None:
     store, promotion = told
-    document = study_document(read_record(store, "tiny"))
     children = store.find_runs("tiny", {"seglab.kind": "train"})
     training = next(row for row in tables_of(document, "Cost")[0].rows if row[0] == "training")
     images = sum(run.metrics["cost/images"] for run in children)
@@ -136,7 +142,7 @@ def test_failures_cost_and_environment_are_those_of_the_runs(told: tuple[Store, 
     causes = tables_of(document, "Failures")[0]
     shares = [int(cell_text(row[1]).rstrip("%")) for row in causes.rows]
     assert sum(shares) == pytest.approx(100, abs=len(shares))
-    page = (report_study(store, "tiny").markdown).read_text()
+    page = render_markdown(document)
     worst = [line for line in page.splitlines() if line.startswith("- BraTS20")]
     assert len(worst) == 3, "a paragraph for each of three cases"
     assert promotion in page
@@ -170,8 +176,16 @@ def log_promotion(
         log.json(results | {"against_baseline": None}, "test_results.json")
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty") / "mlruns"
+    open_store(folder)
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(empty_store: Path, tmp_path: Path) -> Store:
+    shutil.copytree(empty_store, tmp_path / "mlruns")
     return open_store(tmp_path / "mlruns")
 
 

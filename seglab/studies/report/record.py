@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from seglab.core.errors import UserError, unknown_name
 from seglab.studies.candidates import DICE, TRAINED
 from seglab.studies.report.document import Picture
 from seglab.tracking import RunInfo, Store, download
+from seglab.tracking.artifacts import list_artifacts
 
 KIND, CONFIRMATION, PROMOTED = (
     "seglab.kind",
@@ -30,6 +31,7 @@ class StudyRecord:
     store: Store
     experiment: str
     runs: Sequence[RunInfo]
+    _listed: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def of_kind(self, *kinds: str) -> list[RunInfo]:
         """Return the runs of these kinds, newest first."""
@@ -72,13 +74,18 @@ class StudyRecord:
 
     def read(self, run: RunInfo, name: str) -> bytes | None:
         """Return a file that ``run`` logged; None if it did not."""
+        if name not in self.files(run):
+            return None
         with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-            try:
-                download(self.store, run.run_id, Path(folder), name)
-            except UserError:  # not logged, or not kept
-                return None
-            path = Path(folder) / name
-            return path.read_bytes() if path.is_file() else None
+            download(self.store, run.run_id, Path(folder), name)
+            return (Path(folder) / name).read_bytes()
+
+    def files(self, run: RunInfo) -> Sequence[str]:
+        """Return the path of every file that ``run`` logged; asked of the store once."""
+        if run.run_id not in self._listed:
+            found = list_artifacts(self.store, run.run_id)
+            self._listed[run.run_id] = [artifact.path for artifact in found]
+        return self._listed[run.run_id]
 
     def read_json(self, run: RunInfo, name: str) -> dict[str, Any] | None:
         """Return an object that ``run`` logged as JSON; None if there is none."""

@@ -17,7 +17,6 @@ from seglab.studies.report.record import CONFIRMATION, StudyRecord
 from seglab.studies.report.sections import lead
 from seglab.studies.report.study_setting import SHORT, duration, facts
 from seglab.tracking import RunInfo
-from seglab.tracking.artifacts import list_artifacts
 
 MOST_ROWS = 20
 SHOWN = ("forest", "patients", "learning")
@@ -104,10 +103,9 @@ def search_section(record: StudyRecord) -> Section:
     for path, name, caption in PICTURES:
         blocks += record.picture(sweep, path, name, caption)
     blocks += _confirmation(record, sweep)
-    logged = [found.path for found in list_artifacts(record.store, sweep.run_id)]
-    files = ", ".join(path for path in logged if path.startswith("search/"))
+    files = [p for p in record.files(sweep) if p.startswith("search/") or p == "best.yaml"]
     if files:
-        blocks.append(Text(f"Logged with the search (run {sweep.run_id}): {files}, best.yaml."))
+        blocks.append(Text(f"Logged with the search (run {sweep.run_id}): {', '.join(files)}."))
     return Section("Search", blocks)
 
 
