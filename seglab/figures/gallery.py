@@ -37,6 +37,8 @@ CHOSEN_WEIGHT: Final = 2
 SLICES_CHOSEN: Final = 96
 SLICES_OTHER: Final = 32
 MOST_FINDINGS: Final = 6
+LEAST_SHARE: Final = 0.01
+"""Of a patient's wrong voxels; findings below it are not listed."""
 
 
 def write_gallery(
@@ -144,6 +146,7 @@ def _entry(
                 "text": describe(finding, explanation.evidence),
             }
             for finding in explanation.findings[:MOST_FINDINGS]
+            if finding.evidence.share >= LEAST_SHARE
         ],
         "slices": _slices(case, sprites.positions),
         "start": int(case.slice_indices[worst_position(case)]),

@@ -101,7 +101,8 @@ def _volume(pixels: int, explanation: Explanation) -> str:
 
 def _size(region: RegionEvidence, patient: PatientEvidence) -> str:
     if patient.unit == "mm":
-        return f"{region.volume / 1000:.1f} ml"
+        ml = region.volume / 1000
+        return f"{ml:.1f} ml" if ml >= 0.1 else f"{ml:.2f} ml"
     return f"{region.voxels:,} pixels"
 
 
