@@ -35,6 +35,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         ("ablation: which loss?", train.main, ["experiments/demo.yaml"]),
         ("search", sweep.main, ["experiments/sweeps/demo.yaml"]),
         ("promotion: one sealed test", main.main, ["promote", "demo"]),
+        ("report", main.main, ["report", "demo"]),
     )
     started = time.perf_counter()
     for number, (title, command, argv) in enumerate(chapters, start=1):
