@@ -184,6 +184,4 @@ def _prepare(arguments: argparse.Namespace) -> int:
     done = "found" if prepared.reused else f"filled in {prepared.seconds:.1f} s"
     per_slice = prepared.bytes / max(prepared.slices, 1) / 1000
     print(f"{cache.path}: {prepared.slices} slices, {per_slice:.1f} KB each, {done}")
-    for name in prepared.skipped:
-        print(f"skipped: {name}", file=sys.stderr)
     return DONE

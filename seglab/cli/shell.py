@@ -36,7 +36,9 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     """Run a command and turn whatever happens into its exit status."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return command(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
     except (UserError, TrainingDiverged) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR

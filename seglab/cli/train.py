@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.cli.shell import DONE, USER_ERROR, Parser, add_json, print_json, run_command, table
+from seglab.cli.shell import (
+    DONE,
+    OUR_FAULT,
+    USER_ERROR,
+    Parser,
+    add_json,
+    print_json,
+    run_command,
+    table,
+)
 from seglab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +63,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     outcome = run_study(study, open_store(), fresh=arguments.fresh)
     print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
+    if any(run.our_fault for run in outcome.runs):
+        return OUR_FAULT
     return DONE if any(run.status == "FINISHED" for run in outcome.runs) else USER_ERROR
 
 

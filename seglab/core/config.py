@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,7 +26,25 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Block(BaseModel):
     """A frozen mapping that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, given: Any) -> Any:
+        """YAML reads ``yes`` as true, which Python takes for 1."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field and bool not in _types(field.annotation):
+                raise ValueError(f"{key}: {str(value).lower()} is not a number or a name")
+        return given
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The plain types that an annotation allows, unions and containers opened."""
+    inner = {part for argument in get_args(annotation) for part in _types(argument)}
+    return inner or {annotation}
 
 
 class Component(BaseModel):

@@ -101,26 +101,33 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(read_document(path.parent / base, (*_seen, path)), document)
 
 
+COMPONENTS = ("model", "loss", "augment")
+"""Blocks that name one of several components, each with options of its own."""
+
+
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Lay ``upper`` over ``lower``, block by block; neither is changed.
 
-    A block that names another component replaces it whole: the options of one
-    loss mean nothing to another.
+    A component of another name replaces the block whole: the options of one loss
+    mean nothing to another.
     """
     merged = dict(lower)
     for key, value in upper.items():
         below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, str) and "name" in below:
-            value = {"name": value}
-        if isinstance(below, str) and isinstance(value, Mapping):
-            below = {"name": below}
+        if key in COMPONENTS:
+            value, below = _named(value), _named(below)
         if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
             merged[key] = value
-        elif "name" in value and value["name"] != below.get("name"):
+        elif key in COMPONENTS and value.get("name", below.get("name")) != below.get("name"):
             merged[key] = dict(value)
         else:
             merged[key] = merge(below, value)
     return merged
+
+
+def _named(block: Any) -> Any:
+    """A component given by its bare name, as a block."""
+    return {"name": block} if isinstance(block, str) else block
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class TrainingDiverged(Exception):
-    """The loss or a gradient stopped being finite; carries where it happened."""
+    """The loss stopped being finite; carries where it happened."""
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:

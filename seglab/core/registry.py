@@ -98,7 +98,7 @@ def _options_schema(name: str, builder: Callable[..., Any]) -> type[BaseModel]:
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], default)
-    strict = ConfigDict(extra="forbid", frozen=True)
+    strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     return create_model(f"{name}_options", __config__=strict, **fields)
 
 

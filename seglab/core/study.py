@@ -200,7 +200,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         arms=arms,
         baseline=_baseline(document.get("baseline"), arms),
         seeds=seeds,
-        budget=_block(Budget, document.get("budget", {}), "budget."),
+        budget=_block(Budget, document.get("budget") or {}, "budget."),
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
         search=_block(Search, document["search"], "search.") if document.get("search") else None,
         document=document,
@@ -274,7 +274,7 @@ def _refuse_twins(arms: Mapping[str, RunConfig]) -> None:
 def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
     if given is None:
         return next(iter(arms)) if len(arms) > 1 else None
-    if given not in arms:
+    if str(given) not in arms:
         raise unknown_name("baseline arm", given, arms)
     return str(given)
 

@@ -48,6 +48,8 @@ class Progress:
     epoch: int = 0
     best_dice: float = -math.inf
     best_epoch: int = 0
+    reference_dice: float = -math.inf
+    """Last Dice that counted as better, by more than ``min_delta``."""
     waited: int = 0
     train_seconds: float = 0.0
     images: int = 0
@@ -209,12 +211,14 @@ def _advance(trainer: Trainer, metrics: dict[str, float], seconds: float) -> boo
     # A validation part without tumour has no Dice; its last epoch counts as the best.
     dice = metrics["val/dice"] if math.isfinite(metrics["val/dice"]) else progress.best_dice
     is_best = progress.epoch == 0 or dice > progress.best_dice or math.isinf(dice)
-    is_better = progress.epoch == 0 or dice > progress.best_dice + train.min_delta
+    is_better = progress.epoch == 0 or dice > progress.reference_dice + train.min_delta
     trainer.rate.listen(dice)
     progress.epoch += 1
     progress.train_seconds += seconds
     progress.images += trainer.loader.samples
     progress.waited = 0 if is_better else progress.waited + 1
+    if is_better:
+        progress.reference_dice = dice
     if is_best:
         progress.best_dice, progress.best_epoch = dice, progress.epoch
     progress.stopped = (

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,8 +134,9 @@ def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> 
         "seglab.code_hash": environment_tags()["seglab.code_hash"],
     }
     for run in [] if fresh else store.find_runs(study.name, identity):
-        if not store.in_use(run.run_id):
-            return resume_run(store, run.run_id)
+        if store.may_continue(run):
+            with suppress(UserError):  # another process was faster
+                return resume_run(store, run.run_id)
     return start_run(store, study.name, f"{study.name}{SUFFIX}", {**environment_tags(), **identity})
 
 
@@ -186,9 +188,7 @@ def child_plans(study: Study, hashes: Mapping[str, str], parent_run_id: str) -> 
 def log_progress(parent: RunLog, runs: Sequence[Outcome]) -> None:
     """Show on the parent how far the ablation is."""
     finished = sum(run.status == FINISHED for run in runs)
-    parent.metrics(
-        {"progress/finished": finished, "progress/failed": len(runs) - finished}, step=len(runs)
-    )
+    parent.tags({"seglab.finished": finished, "seglab.failed": len(runs) - finished})
 
 
 def failures(runs: Sequence[Outcome]) -> dict[str, str]:

@@ -57,6 +57,8 @@ class Outcome:
     metrics: dict[str, float]
     reused: bool = False
     error: str | None = None
+    our_fault: bool = False
+    """It failed by an exception that no user can mend."""
 
     def to_json(self) -> dict[str, Any]:
         """The run as ``--json`` reports it."""
@@ -187,7 +189,7 @@ def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
 
 def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
     for run in find_twins(plan, store, data):
-        if run.status not in {RUNNING, KILLED} or store.in_use(run.run_id):
+        if run.status not in {RUNNING, KILLED} or not store.may_continue(run):
             continue
         if "seglab.pruned_at_epoch" in run.tags:
             continue
@@ -221,14 +223,15 @@ def try_one(
     try:
         return train_one(plan, store, data, fresh=fresh)
     except (UserError, TrainingDiverged) as error:
-        reason = str(error)
+        reason, our_fault = str(error), False
     except Exception as error:  # one broken arm must not end the others
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
+        reason, our_fault = f"{type(error).__name__}: {error}", True
     print(f"{plan.run_name} failed: {reason}", file=sys.stderr)
     failed = [] if data is None else find_twins(plan, store, data)
     run_id = failed[0].run_id if failed else ""
-    return Outcome(run_id, plan.arm, plan.config.seed, FAILED, {}, error=reason)
+    seed = plan.config.seed
+    return Outcome(run_id, plan.arm, seed, FAILED, {}, error=reason, our_fault=our_fault)
 
 
 def show(plan: Plan, result: EpochResult) -> None:

@@ -37,7 +37,9 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
     with suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["limit"] == SAME:
-            return [(str(first), str(second)) for first, second in found["pairs"]]
+            pairs = [(str(first), str(second)) for first, second in found["pairs"]]
+            if all(name in cache.by_id for pair in pairs for name in pair):
+                return pairs
     prints = [
         fingerprint(
             patient.patient_id,

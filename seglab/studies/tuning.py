@@ -19,6 +19,9 @@ from seglab.studies.experiment import FINISHED, Outcome, Plan
 
 DRAWS_SEED = 0
 
+TUNING_SEED = 1_000_000
+"""Of every tuning trial; seeds that are added to an ablation later leave the tuning as it is."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -86,7 +89,7 @@ def tuning_trials(study: Study, parent_run_id: str) -> dict[str, list[Trial]]:
     if conditional:
         raise UserError(f"tune.space.{conditional[0]}: 'when' is for searches; give plain ranges")
     points = draw_values(study.tune)
-    seed = max(study.seeds) + 1
+    seed = TUNING_SEED
     planned: dict[str, list[Trial]] = {}
     for arm, config in study.arms.items():
         _refuse_tuned_key(study, arm)

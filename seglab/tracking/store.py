@@ -24,6 +24,10 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Result = TypeVar("Result")
 
 LOCK = "lock"
+NEWBORN_S = 60
+"""A run without a lock that is younger than this is just being created."""
+CLAIM_S = 2
+"""How long a claim waits: others hold a lock for a moment only to see whether it is free."""
 INTERRUPTED = "seglab.interrupted"
 PARENT = "mlflow.parentRunId"
 
@@ -79,6 +83,19 @@ class Store:
     def in_use(self, run_id: str) -> bool:
         """Whether a living process of this machine has the run open."""
         return is_locked(self.state(run_id) / LOCK)
+
+    def may_continue(self, run: RunInfo) -> bool:
+        """Whether this machine may take up a run that did not end by itself.
+
+        Not one that a living process has open, here or, as far as can be known, on another
+        machine of a shared server: a run is RUNNING there without a lock here. A run that
+        is being created has no lock yet either.
+        """
+        if self.in_use(run.run_id):
+            return False
+        if run.status != "RUNNING" or (self.state(run.run_id) / LOCK).exists():
+            return True
+        return self.is_local and time.time() - run.start_time > NEWBORN_S
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment ``name``: found, restored from deletion, or created."""
@@ -201,8 +218,11 @@ class Store:
         with explained(str(self.folder)):
             self.state(run_id).mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.state(run_id) / LOCK)
-            if not lock.try_acquire():
-                raise UserError(f"run {run_id} is open in another process")
+            deadline = time.monotonic() + CLAIM_S
+            while not lock.try_acquire():
+                if time.monotonic() > deadline:
+                    raise UserError(f"run {run_id} is open in another process")
+                time.sleep(0.05)
             return lock
 
     def leave(self, lock: FileLock) -> None:

@@ -13,6 +13,7 @@ from seglab.tracking.failures import redact
 from seglab.tracking.store import Store
 from seglab.tracking.view import view_link
 
+_STOP_S = 10
 _OF_CLIENTS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
@@ -35,12 +36,19 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     server = subprocess.Popen(server_command(host, port), env=server_environment(store))
     try:
         return server.wait()
-    except KeyboardInterrupt:
-        return server.wait()  # the terminal sent it the same signal
     finally:
-        if server.poll() is None:
-            server.terminate()
-            server.wait()
+        _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server; on Ctrl-C the terminal told it already, on SIGTERM nobody did."""
+    if server.poll() is None:
+        server.terminate()
+    try:
+        server.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def server_command(host: str, port: int) -> list[str]:

@@ -35,6 +35,12 @@ def test_another_component_replaces_the_options_of_the_first() -> None:
     assert merge(lower, {"loss": {"name": "dice"}}) == {"loss": {"name": "dice"}}
     assert merge(lower, {"loss": "dice"}) == {"loss": {"name": "dice"}}
     assert merge(lower, {"loss": {"pos_weight": 2}}) == {"loss": {"name": "bce", "pos_weight": 2}}
+    assert merge({"loss": "bce"}, {"loss": {"pos_weight": 2}}) == merge(
+        lower, {"loss": {"pos_weight": 2}}
+    )
+    assert merge({"optim": {"name": "adam", "lr": 1}}, {"optim": {"name": "sgd"}}) == {
+        "optim": {"name": "sgd", "lr": 1}
+    }
 
 
 def test_numbers_are_read_as_people_write_them() -> None:

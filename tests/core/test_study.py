@@ -68,6 +68,10 @@ def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
         ("arms: {a: {}, b: {los: bce}}", r"arms\.b: unknown key 'los' \(did you mean 'loss'"),
         ("arms: {a: {}, b: {seed: 3}}", r"arms\.b: 'seed' is the study's"),
         ("arms: {a: {}, b: {loss: bce}}\nbaseline: c", "unknown baseline arm 'c'.*a, b"),
+        ("train: {epochs: yes}", r"train: .*epochs: true is not a number"),
+        ("optim: {grad_clip: .inf}", r"optim\.grad_clip: inf is not allowed"),
+        ("loss: {name: tversky, alpha: .nan}", r"loss\.alpha: nan is not allowed"),
+        ("arms: {a: {}, b: {loss: bce}}\nbaseline: [a]", "unknown baseline arm"),
         ("search: {space: {}}", "search.space"),
         ("search: {space: {optim.lr: {choices: []}}}", "choices is empty"),
         ("search: {space: {optim.lr: {low: 2, high: 1}}}", "low 2 is above high 1"),
@@ -107,3 +111,22 @@ def test_the_config_is_frozen(tmp_path: Path) -> None:
     assert isinstance(run, RunConfig)
     with pytest.raises(ValueError, match="frozen"):
         run.seed = 1  # type: ignore[misc]
+
+
+def test_arms_that_are_numbers_can_be_the_baseline(tmp_path: Path) -> None:
+    study = load(tmp_path, "arms: {96: {}, 128: {data: {image_size: 96}}}\nbaseline: 128")
+    assert study.baseline == "128"
+
+
+def test_another_optimizer_keeps_the_rest_of_its_block(tmp_path: Path) -> None:
+    run = load(tmp_path, "optim: {name: adamw, lr: 0.5}", "optim.name=adam").run
+    assert (run.optim.name, run.optim.lr) == ("adam", 0.5)
+
+
+def test_the_input_arms_are_what_they_are_called() -> None:
+    folder = Path(__file__).resolve().parents[2] / "experiments"
+    arms = load_study(folder / "input.yaml").arms
+    for name, config in arms.items():
+        size = int(name.removeprefix("size_")) if name.startswith("size_") else 128
+        assert config.data.image_size == size
+        assert config.train.tumour_fraction == (0.5 if name == "half_tumour" else None)

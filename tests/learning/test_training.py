@@ -12,7 +12,7 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.registry import LOSSES
 from seglab.learning.device import choose_compute
-from seglab.learning.training import BEST, LAST, EpochResult, Trainer, fit
+from seglab.learning.training import BEST, LAST, EpochResult, Trainer, _advance, fit
 from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
@@ -87,6 +87,17 @@ def test_early_stopping_waits_for_patience_and_no_longer(small_config: Build) ->
     # No epoch can be better by 2: the first counts as best, then patience runs out.
     _, results = train(small_config(train={"epochs": 9, "patience": 2, "min_delta": 2.0}))
     assert [r.is_last for r in results] == [False, False, True]
+
+
+def test_many_small_gains_add_up_to_a_better_epoch(small_config: Build) -> None:
+    trainer, _ = trainer_of(small_config(train={"epochs": 50, "patience": 3, "min_delta": 0.005}))
+    for epoch in range(20):
+        _advance(trainer, {"val/dice": 0.5 + 0.004 * epoch}, seconds=0.0)
+    assert not trainer.progress.stopped
+    for _ in range(3):
+        _advance(trainer, {"val/dice": 0.5}, seconds=0.0)
+    assert trainer.progress.stopped
+    assert trainer.progress.best_epoch == 20
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(small_config: Build, tmp_path: Path) -> None:
