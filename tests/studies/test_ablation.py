@@ -20,6 +20,7 @@ from seglab.studies.ablation import folds, run_study
 from seglab.studies.budget import Budgets, Spent, with_budget
 from seglab.studies.children import collect
 from seglab.studies.data import open_data
+from seglab.studies.tuning import TUNING_SEED
 from seglab.tracking import Store, open_store
 
 Build = Callable[..., Study]
@@ -137,7 +138,8 @@ def test_tuning_gives_every_arm_the_same_tries_and_logs_them(build: Build, store
     }
     assert tried["base"] == tried["bce"]
     assert len(tried["base"]) == 2
-    assert all(run.tags["seglab.seed"] == "1" for runs in ablation.trials.values() for run in runs)
+    seeds = {run.tags["seglab.seed"] for runs in ablation.trials.values() for run in runs}
+    assert seeds == {str(TUNING_SEED)}
     chosen = json.loads(parent.tags["seglab.tuned"])
     for run in outcome.runs:
         trials = ablation.trials[run.arm]
