@@ -160,6 +160,7 @@ def test_the_gallery_opens_and_its_slider_moves(browser: Any, folder: Path) -> N
     from selenium.webdriver.common.keys import Keys
 
     page = next(folder.rglob("gallery/index.html"))
+    browser.get_log("browser")  # what earlier pages complained of
     browser.get(page.as_uri())
     cards = browser.find_elements(By.CSS_SELECTOR, "#cards > *")
     assert cards
