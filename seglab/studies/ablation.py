@@ -29,7 +29,7 @@ from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import FAILED, FINISHED, Outcome, Plan, train_one, try_one
 from seglab.studies.report import report_ablation
 from seglab.studies.tuning import apply_values, tune_arms, tuning_trials
-from seglab.tracking import RunLog, Store, environment_tags, resume_run, start_run
+from seglab.tracking import RunLog, Store, code_hash, environment_tags, resume_run, start_run
 
 MAX_REASON = 300
 
@@ -131,7 +131,7 @@ def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> 
         "seglab.config_hash": shared_hash(study),
         "seglab.split_hash": data.split.hash,
         "seglab.data_hash": data.cache.data_hash,
-        "seglab.code_hash": environment_tags()["seglab.code_hash"],
+        "seglab.code_hash": code_hash(),
     }
     for run in [] if fresh else store.find_runs(study.name, identity):
         if store.may_continue(run):

@@ -20,6 +20,7 @@ from seglab.tracking import (
     RunInfo,
     RunLog,
     Store,
+    code_hash,
     environment_tags,
     resume_run,
     start_run,
@@ -165,7 +166,7 @@ def identity_tags(plan: Plan, data: StudyData) -> dict[str, str]:
         "seglab.seed": str(plan.config.seed),
         "seglab.config_hash": plan.config.hash(),
         "seglab.data_hash": data.cache.data_hash,
-        "seglab.code_hash": environment_tags()["seglab.code_hash"],
+        "seglab.code_hash": code_hash(),
     }
 
 

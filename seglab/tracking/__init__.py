@@ -6,7 +6,7 @@ importing this room is free.
 
 from seglab.tracking.artifacts import DownloadReport, download
 from seglab.tracking.connect import default_uri, open_store
-from seglab.tracking.environment import environment_report, environment_tags
+from seglab.tracking.environment import code_hash, environment_report, environment_tags
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, Store, UnknownRun
 from seglab.tracking.sync import SyncReport, sync
@@ -19,6 +19,7 @@ __all__ = [
     "Store",
     "SyncReport",
     "UnknownRun",
+    "code_hash",
     "default_uri",
     "download",
     "environment_report",
