@@ -19,8 +19,8 @@ LAYER = {
     "tracking": 3,
     "figures": 3,
     "studies": 4,
-    "bench": 4,
-    "cli": 5,
+    "bench": 5,
+    "cli": 6,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,1 +1,1 @@
-"""Layer 5: the command line. Parsing and printing; the work is done below."""
+"""Layer 6: the command line. Parsing and printing; the work is done below."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seglab.cli import compare, data, demo, predict, promote, report, reproduce, runs
+from seglab.cli import bench, compare, data, demo, predict, promote, report, reproduce, runs
 from seglab.cli.shell import Parser, run_command
 
 EXAMPLE = """\
@@ -14,6 +14,7 @@ examples:
   python -m seglab compare losses
   python -m seglab promote losses
   python -m seglab report losses
+  python -m seglab bench
   python -m seglab ui
 """
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (data, runs, compare, promote, predict, reproduce, report, demo):
+    for room in (data, runs, compare, promote, predict, reproduce, report, bench, demo):
         room.add_commands(commands)
     arguments = parser.parse_args(argv)
     return run_command(arguments.do, arguments)

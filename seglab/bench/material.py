@@ -1,0 +1,133 @@
+"""What the stages work on: phantoms made for the occasion, or a user's files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import seglab.studies.components  # noqa: F401  (registers what a config may name)
+from seglab.bench import phantoms
+from seglab.core.config import RunConfig
+from seglab.core.documents import merge, read_document
+from seglab.core.study import STUDY_KEYS, build_run
+from seglab.data.phantom import write_phantom
+from seglab.data.sources import Source, open_source
+from seglab.learning.device import Compute, choose_compute
+
+BASELINE = Path(__file__).resolve().parents[2] / "experiments" / "baseline.yaml"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work the stages get."""
+
+    patients: int = 12
+    size: int = 240
+    slices: int = 60
+    files: int = 3_000
+    """Slice files of the stages that fill a cache."""
+    volumes: int = 12
+    """NIfTI volumes, likewise."""
+    samples: int = 480
+    """Slices of the stages that augment or train, an epoch."""
+    rounds: int = 3
+    arms: int = 20
+    cohort: int = 300
+    """Patients of a report."""
+    resamples: int = 10_000
+    full_set: int = 57_195
+    """Slices of BraTS 2020."""
+
+
+@dataclass
+class Material:
+    """A scratch folder with everything that stages ask for, made once and on demand.
+
+    Args:
+        device: to measure on.
+        data: a user's files; None makes phantoms.
+        source: which source reads them.
+        scale: how much work.
+    """
+
+    device: str = "cpu"
+    data: Path | None = None
+    source: str = "brats-h5"
+    scale: Scale = field(default_factory=Scale)
+
+    def __enter__(self) -> Material:
+        self.scratch = Path(tempfile.mkdtemp(prefix="seglab-bench-"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    @property
+    def description(self) -> str:
+        """One line about the data."""
+        scale = self.scale
+        made = f"{scale.patients} phantom patients of {scale.slices} slices, {scale.size}²"
+        return made if self.data is None else f"{self.data} ({self.source}), else {made}"
+
+    @cached_property
+    def phantoms(self) -> Path:
+        """Folder of phantom patients in the Kaggle layout."""
+        out, scale = self.scratch / "phantoms", self.scale
+        write_phantom(out, patients=scale.patients, size=scale.size, slices=scale.slices)
+        return out
+
+    @cached_property
+    def slice_files(self) -> Source:
+        """Patients as h5 slice files: the user's if they are such, else phantoms."""
+        own = self.data if self.source == "brats-h5" else None
+        return open_source("brats-h5", own or self.phantoms)
+
+    @cached_property
+    def many_slice_files(self) -> Source:
+        """As ``slice_files``; phantoms are repeated under other names up to ``scale.files``."""
+        if self.slice_files.root == self.data:
+            return self.slice_files
+        root = self.scratch / "repeated"
+        phantoms.repeat_slices(self.phantoms, root, self.scale.files)
+        return open_source("brats-h5", root)
+
+    @cached_property
+    def volumes(self) -> Source:
+        """Patients as NIfTI volumes: the user's if they are such, else phantoms."""
+        if self.data is not None and self.source == "brats-nifti":
+            return open_source(self.source, self.data)
+        root = self.scratch / "volumes"
+        phantoms.write_volumes(root, self.scale.volumes, self.scale.size)
+        return open_source("brats-nifti", root)
+
+    def config(self, *overrides: Mapping[str, Any]) -> RunConfig:
+        """``experiments/baseline.yaml`` on this data and device, with ``overrides`` on top."""
+        document = {k: v for k, v in read_document(BASELINE).items() if k not in STUDY_KEYS}
+        here = {
+            "name": "bench",
+            "data": {
+                "source": "brats-h5" if self.data is None else self.source,
+                "root": str(self.data or self.phantoms),
+                "cache": str(self.scratch / "cache"),
+            },
+            "train": {"device": self.device, "samples_per_epoch": self.scale.samples},
+        }
+        for layer in (here, *overrides):
+            document = merge(document, layer)
+        return build_run(document)
+
+    @cached_property
+    def compute(self) -> Compute:
+        """Device, precision and threads as a run chooses them."""
+        return choose_compute(self.config().train)

@@ -1,0 +1,59 @@
+"""More phantom files than there are phantoms: a few are made, the others are the same again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.data.phantom import make_patient
+from seglab.data.phantom.kaggle import CONTENT
+
+DIFFERENT_VOLUMES = 3
+STACK = 155
+
+
+def repeat_slices(phantoms: Path, root: Path, files: int) -> None:
+    """Repeat a phantom set's slice files as further patients, up to at least ``files``."""
+    root.mkdir()
+    paths = sorted((phantoms / CONTENT).glob("volume_*.h5"))
+    patients = max(int(path.name.split("_")[1]) for path in paths)
+    for copy in range(-(-files // len(paths))):
+        for path in paths:
+            _, volume, rest = path.name.split("_", 2)
+            _again(path, root / f"volume_{int(volume) + copy * patients}_{rest}")
+
+
+def write_volumes(root: Path, count: int, size: int) -> None:
+    """Write phantoms as BraTS publishes its patients: gzipped int16 FLAIR and uint8 labels."""
+    root.mkdir()
+    for number in range(1, count + 1):
+        name = f"BraTS20_Training_{number:03d}"
+        folder = root / name
+        folder.mkdir()
+        like = (number - 1) % DIFFERENT_VOLUMES + 1
+        if like == number:
+            patient = make_patient(0, number, size=size, slices=STACK)
+            _save(folder / f"{name}_flair.nii.gz", patient.image[..., 0].astype(np.int16))
+            _save(folder / f"{name}_seg.nii.gz", patient.labels)
+            continue
+        first = root / f"BraTS20_Training_{like:03d}"
+        for path in first.iterdir():
+            _again(path, folder / path.name.replace(first.name, name))
+
+
+def _save(path: Path, stack: NDArray[Any]) -> None:
+    nib.save(nib.Nifti1Image(np.moveaxis(stack, 0, -1), np.eye(4)), path)
+
+
+def _again(path: Path, link: Path) -> None:
+    """A hard link takes no disk, and each name is opened and decompressed by itself."""
+    try:
+        os.link(path, link)
+    except OSError:
+        shutil.copyfile(path, link)

@@ -1,0 +1,1 @@
+"""The usual ways, as tutorials show them: what the stages are measured against."""

@@ -1,0 +1,50 @@
+"""The table as a person reads it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from seglab.bench.run import Row
+
+WIDTH = 96
+_COLUMNS = "{:<26}{:>14}{:>14}  {:<12}{:>9}{:>10}  {}"
+
+
+def headline(machine: Mapping[str, Any], data: str) -> str:
+    """What was measured on what, and the names of the columns."""
+    where = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
+    lines = [
+        f"{where}, {machine['precision']}, torch {machine['torch']}",
+        data,
+        "",
+        _COLUMNS.format("stage", "seglab", "reference", "unit", "ratio", "target", "").rstrip(),
+    ]
+    return "\n".join(lines)
+
+
+def describe(row: Row) -> str:
+    """Two lines or more: the figures, and what they mean."""
+    stage, measured = row.stage, row.measured
+    verdict = {True: "ok", False: "short", None: ""}[row.met]
+    cells = _COLUMNS.format(
+        stage.name,
+        figure(measured.ours) if measured else "skipped",
+        figure(measured.reference) if measured else "",
+        stage.unit,
+        "" if measured is None or measured.ratio is None else f"{measured.ratio:.3g}×",
+        str(stage.goal or ""),
+        verdict,
+    )
+    notes = [stage.meaning, row.skipped or (measured.note if measured else "")]
+    text = ". ".join(note for note in notes if note)
+    wrapped = textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{cells.rstrip()}\n{wrapped}"
+
+
+def figure(value: float | None) -> str:
+    """Three digits that count, thousands apart."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

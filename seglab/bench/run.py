@@ -1,0 +1,55 @@
+"""Measure the chosen stages, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seglab.bench.material import Material
+from seglab.bench.stage import Measurement, Stage, Unavailable
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage and what came of it."""
+
+    stage: Stage
+    measured: Measurement | None
+    skipped: str = ""
+    """Why it was not measured."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None where there is none, or no figure."""
+        if self.measured is None or self.measured.ratio is None or self.stage.goal is None:
+            return None
+        return self.stage.goal.met(self.measured.ratio)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``--json`` prints it; ``target`` is the limit of the ratio."""
+        goal, measured = self.stage.goal, self.measured
+        return {
+            "stage": self.stage.name,
+            "group": self.stage.group,
+            "ours": measured.ours if measured else None,
+            "reference": measured.reference if measured else None,
+            "ratio": measured.ratio if measured else None,
+            "target": goal.limit if goal else None,
+            "target_is": None if goal is None else "at most" if goal.at_most else "at least",
+            "met": self.met,
+            "unit": self.stage.unit,
+            "meaning": self.stage.meaning,
+            "note": measured.note if measured else "",
+            "split": dict(measured.split) if measured else {},
+            "skipped": self.skipped or None,
+        }
+
+
+def run_stages(stages: Sequence[Stage], material: Material) -> Iterator[Row]:
+    """Yield each row as soon as it is measured; what cannot be measured here is skipped."""
+    for stage in stages:
+        try:
+            yield Row(stage, stage.measure(material))
+        except Unavailable as reason:
+            yield Row(stage, None, str(reason))

@@ -1,0 +1,58 @@
+"""``bench``: how fast each stage is on this machine, against the naive way."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from seglab.cli.data import SOURCES
+from seglab.cli.shell import DONE, Parser, add_json, print_json
+from seglab.core.errors import UserError
+from seglab.core.progress import progress
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``bench``."""
+    parser: Parser = commands.add_parser(
+        "bench",
+        help="how fast each stage is here, against the naive way",
+        description="Measure every stage on this machine in turn with what most people write.\n"
+        "Makes phantoms in a temporary folder; all stages take about eight minutes.",
+        epilog="examples:\n  python -m seglab bench\n"
+        "  python -m seglab bench --stages prepare batches --data brats2020 --source brats-h5",
+    )
+    parser.add_argument(
+        "--stages", nargs="+", default=(), metavar="STAGE", help="or groups of them"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="measure on these files")
+    parser.add_argument("--source", choices=SOURCES, help="what --data holds")
+    add_json(parser)
+    parser.set_defaults(do=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    if (arguments.data is None) != (arguments.source is None):
+        raise UserError("--data and --source go together: --data DIR --source brats-h5")
+    import seglab.bench.stages  # noqa: F401  (registers)
+    from seglab.bench.machine import describe_machine
+    from seglab.bench.material import Material
+    from seglab.bench.report import describe, headline
+    from seglab.bench.run import run_stages
+    from seglab.bench.stage import choose
+
+    stages = choose(arguments.stages, arguments.device)
+    rows = []
+    source = arguments.source or "brats-h5"
+    with Material(arguments.device, arguments.data, source) as material:
+        machine = describe_machine(material.compute)
+        if not arguments.json:
+            print(headline(machine, material.description))
+        for row in progress(run_stages(stages, material), "bench", len(stages), "stage"):
+            rows.append(row)
+            if not arguments.json:
+                print(describe(row), flush=True)
+    if arguments.json:
+        print_json({"machine": machine, "stages": [row.to_json() for row in rows]})
+    return DONE
