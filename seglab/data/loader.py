@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.augment import Augmenter
+from seglab.data.augment import Augmenter, Transform
 from seglab.data.cache import Cache, CachedPatient
 
 Item = TypeVar("Item")
@@ -42,8 +42,12 @@ def gather(cache: Cache, rows: Rows, context: int) -> UInt8:
     """
     if context == 0:
         return np.asarray(cache.images[rows])[..., None]
-    wanted = [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
-    return np.stack([cache.images[channel] for channel in wanted], axis=-1)
+    return np.stack([cache.images[each] for each in channel_rows(cache, rows, context)], axis=-1)
+
+
+def channel_rows(cache: Cache, rows: Rows, context: int) -> list[Rows]:
+    """Rows that each channel of ``gather`` is read from, first channel first."""
+    return [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
 
 
 def neighbour(cache: Cache, rows: Rows, offset: int) -> Rows:
@@ -82,8 +86,8 @@ class TrainLoader:
         if config.train.tumour_fraction is not None and len(self.tumour) == 0:
             raise UserError("train.tumour_fraction: no training slice has tumour")
         self.samples = config.train.samples_per_epoch or len(self.rows)
-        transforms = config.augment.build(cache.mirror_axis)
-        self._augment = Augmenter(transforms, config.seed)
+        self.transforms: Sequence[Transform] = config.augment.build(cache.mirror_axis)
+        self._augment = Augmenter(self.transforms, config.seed)
 
     @property
     def batches(self) -> int:
@@ -110,12 +114,18 @@ class TrainLoader:
         """Yield the augmented batches of one epoch, prepared one step ahead in a thread."""
         return ahead(self._epoch(epoch))
 
-    def _epoch(self, epoch: int) -> Iterator[Batch]:
+    def split(self, epoch: int) -> Iterator[Rows]:
+        """Yield the rows of each batch of one epoch."""
         order, size = self.draw(epoch), self.config.train.batch_size
-        for i in range(self.batches):
-            start = i * size
-            rows = order[start:] if i + 1 == self.batches else order[start : start + size]
-            keys = range(epoch * self.samples + start, epoch * self.samples + start + len(rows))
+        for start in range(0, (self.batches - 1) * size, size):
+            yield order[start : start + size]
+        yield order[(self.batches - 1) * size :]
+
+    def _epoch(self, epoch: int) -> Iterator[Batch]:
+        first = epoch * self.samples
+        for rows in self.split(epoch):
+            keys = range(first, first + len(rows))
+            first += len(rows)
             images = gather(self.cache, rows, self.config.data.context)
             images, masks = self._augment(images, self.cache.masks(rows), keys)
             yield Batch(images, masks, rows)

@@ -37,18 +37,30 @@ class Compute:
 
     def images(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, channels last in memory."""
+        return network_input(self.grey(images))
+
+    def grey(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, still 0 to 255."""
         tensor = torch.from_numpy(np.ascontiguousarray(images))
-        moved = self._move(tensor).permute(0, 3, 1, 2).float()
-        return moved.mul_(1 / (255 * IMAGE_SD)).sub_(IMAGE_MEAN / IMAGE_SD)
+        return to_device(tensor, self.device).permute(0, 3, 1, 2).float()
 
     def masks(self, masks: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W) uint8 to (B,1,H,W) float32 on the device."""
-        return self._move(torch.from_numpy(np.ascontiguousarray(masks))).unsqueeze(1).float()
+        tensor = torch.from_numpy(np.ascontiguousarray(masks))
+        return to_device(tensor, self.device).unsqueeze(1).float()
 
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+def network_input(grey: torch.Tensor) -> torch.Tensor:
+    """Scale grey levels 0 to 255, float32, to what networks see, in place; channels last."""
+    scaled = grey.mul_(1 / (255 * IMAGE_SD)).sub_(IMAGE_MEAN / IMAGE_SD)
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the processor to the device without waiting for it."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def choose_compute(train: Train) -> Compute:

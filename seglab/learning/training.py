@@ -19,12 +19,14 @@ from seglab.data.cache import Cache
 from seglab.data.loader import TrainLoader
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
+from seglab.learning.batches import TensorBatch, choose_batches
 from seglab.learning.checkpoint import load_state, load_weights, save_state, save_weights
+from seglab.learning.compiling import Forward, repays_compiling
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
 from seglab.learning.optimizer import LearningRate, build_optimizer
 from seglab.losses import Loss
-from seglab.models import build_model
+from seglab.models import build_model, gflops_per_image
 
 LAST, BEST = "last.pt", "best.safetensors"
 _GPU_CHECK_EVERY = 50
@@ -76,9 +78,18 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
         self.loss: Loss = config.loss.build()
         self.loader = TrainLoader(cache, train, config)
+        self.batches = choose_batches(self.loader, train, compute)
+        self.forward = Forward(self.network, compiles=self._repays_compiling(hw))
         warmup = min(config.schedule.warmup_epochs / config.train.epochs, 0.5)
         self.rate = LearningRate(config.schedule, config.optim.lr, warmup)
         self.progress = Progress()
+
+    def _repays_compiling(self, hw: tuple[int, int]) -> bool:
+        if self.compute.device.type != "cuda":
+            return False
+        images = self.loader.samples * self.config.train.epochs
+        gflops = images * 3 * gflops_per_image(self.network, self.channels, hw)
+        return repays_compiling(gflops, self.config.train.max_seconds)
 
     @property
     def predictor(self) -> Predictor:
@@ -152,30 +163,47 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
 
 def _train_epoch(trainer: Trainer) -> float:
     """Run every step of the next epoch; return the mean loss over its samples."""
-    network, optimizer, config = trainer.network, trainer.optimizer, trainer.config
     compute, loader = trainer.compute, trainer.loader
-    network.train()
+    trainer.network.train()
     # On a GPU reading a loss waits for the device, so losses are read in bundles.
     bundle = 1 if compute.device.type == "cpu" else _GPU_CHECK_EVERY
     losses: list[torch.Tensor] = []
     rows: list[np.ndarray[Any, Any]] = []
     total = 0.0
-    for step, batch in enumerate(loader.epoch(trainer.progress.epoch)):
-        trainer.rate.apply(optimizer, _share_done(trainer, step))
-        with compute.autocast():
-            logits = network(compute.images(batch.images))
-        loss = trainer.loss(logits.float(), compute.masks(batch.masks))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.optim.grad_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
-        optimizer.step()
-        losses.append(loss.detach())
+    for step, batch in enumerate(trainer.batches.epoch(trainer.progress.epoch)):
+        trainer.rate.apply(trainer.optimizer, _share_done(trainer, step))
+        losses.append(_step(trainer, batch))
         rows.append(batch.rows)
         if len(losses) == bundle or step + 1 == loader.batches:
             total += _read_losses(trainer, losses, rows, step + 1 - len(losses))
             losses, rows = [], []
     return total / loader.samples
+
+
+def _step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
+    """Take a step; once more if the device has no memory left and some can be had."""
+    try:
+        return train_step(trainer, batch)
+    except torch.OutOfMemoryError:
+        if not trainer.batches.make_room():
+            raise
+    # Outside of the handler: the error holds on to what the step had allocated.
+    return train_step(trainer, batch)
+
+
+def train_step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
+    """Move the weights by one batch; return its loss, which nothing has waited for."""
+    optimizer, clip = trainer.optimizer, trainer.config.optim.grad_clip
+    is_full = len(batch.rows) == trainer.config.train.batch_size
+    with trainer.compute.autocast():
+        logits = trainer.forward(batch.images, is_full=is_full)
+    loss = trainer.loss(logits.float(), batch.masks)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(trainer.network.parameters(), clip)
+    optimizer.step()
+    return loss.detach()
 
 
 def _read_losses(

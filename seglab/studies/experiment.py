@@ -143,6 +143,8 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
             "seglab.split_hash": data.split.hash,
             "seglab.device": str(compute.device),
             "seglab.precision": compute.precision,
+            "seglab.augmented_on": trainer.batches.augmented_on,
+            "seglab.compiled": str(trainer.forward.is_compiled).lower(),
             "seglab.weights": loaded_weights(trainer.network)["source"],
         }
         tags = {**environment_tags(), **facts, **identity, **plan.tags}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from statistics import NormalDist
@@ -173,11 +174,10 @@ def test_shift_moves_image_and_mask_by_the_drawn_distance() -> None:
 
 
 def test_affine_limits_hold_and_are_reached() -> None:
-    warp = Warp(affine=Affine(rotate_deg=15, scale=0.2, shift=0.1))
-    warp.set_random_seed(0)
+    limits, uniform = Affine(rotate_deg=15, scale=0.2, shift=0.1), random.Random(0).uniform
     angles, scales = [], []
     for _ in range(500):
-        forward = np.linalg.inv(warp._draw_matrix(warp.affine, 100, 100)[:, :2].astype(float))
+        forward = np.linalg.inv(limits.draw(uniform, 100, 100)[:, :2].astype(float))
         scales.append(np.sqrt(np.linalg.det(forward)))
         angles.append(np.degrees(np.arctan2(forward[0, 1], forward[0, 0])))
     assert -15.01 <= min(angles) < -14

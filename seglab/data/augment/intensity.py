@@ -14,6 +14,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from seglab.data.augment.transform import Uniform
+
 GREYS = np.linspace(0, 1, 256, dtype=np.float32)
 
 
@@ -41,11 +43,15 @@ class Tone(A.ImageOnlyTransform):  # type: ignore[misc]
         self.contrast = contrast
         self.gamma = gamma
 
+    def draw(self, uniform: Uniform) -> tuple[float, float, float]:
+        """Draw shift (a share of the range), factor about mid-grey, and exponent."""
+        shift = uniform(-self.brightness, self.brightness)
+        factor = 1 + uniform(-self.contrast, self.contrast)
+        return shift, factor, self.gamma ** uniform(-1, 1)
+
     def get_params(self) -> dict[str, Any]:
         """Draw the table (256,) uint8."""
-        shift = self.py_random.uniform(-self.brightness, self.brightness)
-        factor = 1 + self.py_random.uniform(-self.contrast, self.contrast)
-        exponent = self.gamma ** self.py_random.uniform(-1, 1)
+        shift, factor, exponent = self.draw(self.py_random.uniform)
         grey = GREYS**exponent
         table = np.rint(grey * (255 * factor) + 255 * (0.5 - 0.5 * factor + shift))
         table = table.clip(1, 255).astype(np.uint8)
@@ -78,11 +84,15 @@ class Noise(A.ImageOnlyTransform):  # type: ignore[misc]
         super().__init__(p=p)
         self.sd = sd
 
+    def draw(self, uniform: Uniform) -> float:
+        """Draw the standard deviation, grey levels of 255."""
+        return uniform(0, self.sd) * 255
+
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
         """Draw the noise, int16 of the image's shape."""
-        sd = self.py_random.uniform(0, self.sd) * 255
+        sd = self.draw(self.py_random.uniform)
         table = np.rint(_normal_quantiles() * sd).astype(np.int16)
         # A byte through a table costs a tenth of a normal number.
         drawn = self.random_generator.bytes(data["image"].size)
@@ -106,9 +116,13 @@ class Blur(A.ImageOnlyTransform):  # type: ignore[misc]
         super().__init__(p=p)
         self.sigma = sigma
 
+    def draw(self, uniform: Uniform) -> float:
+        """Draw the standard deviation, pixels."""
+        return uniform(min(0.3, self.sigma), self.sigma)
+
     def get_params(self) -> dict[str, Any]:
         """Draw the width."""
-        return {"sigma": self.py_random.uniform(min(0.3, self.sigma), self.sigma)}
+        return {"sigma": self.draw(self.py_random.uniform)}
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Blur, restore the background."""

@@ -12,6 +12,9 @@ import numpy as np
 
 from seglab.core.registry import AUGMENTATIONS
 
+Uniform = Callable[[float, float], float]
+"""Draws a number between two limits, as ``random.Random.uniform`` does."""
+
 
 class Transform(Protocol):
     """The part of ``albumentations.BasicTransform`` (and of ``OneOf`` …) that is used here."""

@@ -12,6 +12,7 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 
 from seglab.data.augment.displacement import Edges, displacement_field, source_maps
+from seglab.data.augment.transform import Uniform
 
 CV_CHANNELS = 4
 """OpenCV warps at most so many channels at once with a constant border."""
@@ -28,6 +29,20 @@ class Affine:
     shift: float = 0.0
     """Largest shift, as a share of the side."""
     p: float = 1.0
+
+    def draw(self, uniform: Uniform, height: int, width: int) -> np.ndarray:
+        """Draw a matrix (2, 3) float32 from (x, y, 1) of the output to (x, y) of the source."""
+        angle = math.radians(uniform(-self.rotate_deg, self.rotate_deg))
+        scale = 1 + uniform(-self.scale, self.scale)
+        x, y = (width - 1) / 2, (height - 1) / 2
+        new_x = x + uniform(-self.shift, self.shift) * width
+        new_y = y + uniform(-self.shift, self.shift) * height
+        cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+        rows = [
+            [cos, sin, x - cos * new_x - sin * new_y],
+            [-sin, cos, y + sin * new_x - cos * new_y],
+        ]
+        return np.array(rows, np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,27 +79,13 @@ class Warp(A.DualTransform):  # type: ignore[misc]
         height, width = params["shape"][:2]
         matrix = maps = None
         if self.affine is not None and self.py_random.random() < self.affine.p:
-            matrix = self._draw_matrix(self.affine, height, width)
+            matrix = self.affine.draw(self.py_random.uniform, height, width)
         if self.elastic is not None and self.py_random.random() < self.elastic.p:
             alpha, sigma, edges = self.elastic.alpha, self.elastic.sigma, self.elastic.edges
             field = displacement_field(height, width, alpha, sigma, edges)
             weights = field.draw(self.random_generator)
             maps = source_maps(field, weights, np.eye(2, 3) if matrix is None else matrix)
         return {"matrix": matrix, "maps": maps}
-
-    def _draw_matrix(self, limits: Affine, height: int, width: int) -> np.ndarray:
-        uniform = self.py_random.uniform
-        angle = math.radians(uniform(-limits.rotate_deg, limits.rotate_deg))
-        scale = 1 + uniform(-limits.scale, limits.scale)
-        x, y = (width - 1) / 2, (height - 1) / 2
-        new_x = x + uniform(-limits.shift, limits.shift) * width
-        new_y = y + uniform(-limits.shift, limits.shift) * height
-        cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-        rows = [
-            [cos, sin, x - cos * new_x - sin * new_y],
-            [-sin, cos, y + sin * new_x - cos * new_y],
-        ]
-        return np.array(rows, np.float32)
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Warp an image (H, W, C) uint8, bilinearly."""

@@ -1,0 +1,164 @@
+"""Training batches as tensors on the device, however they get there.
+
+On a processor the loader does everything. On a GPU the slices lie in its memory if they
+fit, and are augmented there; parameters are drawn one batch ahead in a thread, and
+nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+
+from seglab.data.loader import Rows, TrainLoader, ahead, gather
+from seglab.learning.augment.augmenter import DeviceAugmenter
+from seglab.learning.augment.transform import Slices
+from seglab.learning.device import Compute, network_input
+from seglab.learning.resident import ResidentSlices, fits
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """What a training step takes."""
+
+    images: torch.Tensor
+    """(B,C,H,W) float32, scaled for the network."""
+    masks: torch.Tensor
+    """(B,1,H,W) float32 in {0,1}."""
+    rows: Rows
+    """(B,) rows of the cache."""
+
+
+class Batches(Protocol):
+    """A source of training batches."""
+
+    augmented_on: str
+    """Type of the device that augments."""
+
+    def epoch(self, epoch: int) -> Iterator[TensorBatch]:
+        """Yield the batches of one epoch; the same for the same seed and epoch."""
+
+    def make_room(self) -> bool:
+        """Give device memory back after it ran out; False if none can be given."""
+
+
+class HostBatches:
+    """Read and augmented on the processor."""
+
+    augmented_on = "cpu"
+
+    def __init__(self, loader: TrainLoader, compute: Compute) -> None:
+        self.loader, self.compute = loader, compute
+
+    def epoch(self, epoch: int) -> Iterator[TensorBatch]:
+        """Yield what the loader prepares, moved to the device."""
+        for batch in self.loader.epoch(epoch):
+            images, masks = self.compute.images(batch.images), self.compute.masks(batch.masks)
+            yield TensorBatch(images, masks, batch.rows)
+
+    def make_room(self) -> bool:
+        """Nothing is kept on the device."""
+        return False
+
+
+class DeviceBatches:
+    """Augmented on the device, and read there if the training slices fit.
+
+    Args:
+        loader: decides which slices, in which order, and with which transforms.
+        patients: ids of the training patients.
+        compute: the device.
+
+    Raises:
+        NoDeviceVersion: one of the loader's transforms only runs on the processor.
+    """
+
+    def __init__(self, loader: TrainLoader, patients: Sequence[str], compute: Compute) -> None:
+        from seglab.learning.augment.translate import translate
+
+        self.loader, self.patients, self.compute = loader, patients, compute
+        self.augmented_on = compute.device.type
+        height, width = loader.cache.images.shape[1:]
+        transforms = translate(loader.transforms, (int(height), int(width)), compute.device)
+        self._augment = DeviceAugmenter(transforms, loader.config.seed, compute.device)
+        self._resident: ResidentSlices | None = None
+        self._may_stay = True
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the slices lie on the device now."""
+        return self._resident is not None
+
+    def epoch(self, epoch: int) -> Iterator[TensorBatch]:
+        """Yield batches prepared ahead; the first call moves the slices to the device."""
+        self._move_in()
+        return ahead(self._epoch(epoch))
+
+    def make_room(self) -> bool:
+        """Drop the slices from the device and read them from the cache from now on."""
+        was_resident = self.is_resident
+        self._move_out()
+        return was_resident
+
+    def _epoch(self, epoch: int) -> Iterator[TensorBatch]:
+        for step, rows in enumerate(self.loader.split(epoch)):
+            try:
+                batch = self._batch(epoch, step, rows)
+            except torch.OutOfMemoryError:
+                if not self.make_room():
+                    raise
+                batch = None
+            yield batch or self._batch(epoch, step, rows)
+
+    def _batch(self, epoch: int, step: int, rows: Rows) -> TensorBatch:
+        images, masks = self._augment(self._read(rows), (epoch, step))
+        return TensorBatch(network_input(images), masks, rows)
+
+    def _read(self, rows: Rows) -> Slices:
+        cache, context = self.loader.cache, self.loader.config.data.context
+        resident = self._resident  # the training thread may drop it meanwhile
+        if resident is not None:
+            return resident.slices(rows, context)
+        grey = self.compute.grey(gather(cache, rows, context))
+        return grey, self.compute.masks(cache.masks(rows))
+
+    def _move_in(self) -> None:
+        cache, device = self.loader.cache, self.compute.device
+        if self.is_resident or not self._may_stay:
+            return
+        with suppress(torch.OutOfMemoryError):
+            if fits(cache, self.patients, device):
+                self._resident = ResidentSlices(cache, self.patients, device)
+        if not self.is_resident:
+            self._move_out()
+
+    def _move_out(self) -> None:
+        self._may_stay, self._resident = False, None
+        torch.cuda.empty_cache()
+        say_once("the training slices do not fit on the device: they stay in the host's cache")
+
+
+def choose_batches(loader: TrainLoader, patients: Sequence[str], compute: Compute) -> Batches:
+    """Augment where the network trains, unless a transform only runs on the processor."""
+    if compute.device.type == "cpu":
+        return HostBatches(loader, compute)
+    from seglab.learning.augment.translate import NoDeviceVersion
+
+    try:
+        return DeviceBatches(loader, patients, compute)
+    except NoDeviceVersion as transform:
+        name = loader.config.augment.name
+        say_once(f"augment.name: {name}: {transform} has no GPU version: augmenting on the CPU")
+        return HostBatches(loader, compute)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Tell the user, once a process."""
+    print(line, file=sys.stderr)

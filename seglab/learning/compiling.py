@@ -1,0 +1,77 @@
+"""When ``torch.compile`` pays, and how it is used.
+
+Compiling takes one to two minutes and then saves a share of every step, so it needs a
+run of some length. The run's work is known before it starts, its time is not: the
+threshold is what a GPU that trains at 150 TFLOP/s does in ten minutes. On a processor
+compiling saves nothing (0.94 to 1.05 times the speed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from seglab.learning.batches import say_once
+
+Backend = Callable[..., Any]
+
+LEAST_SECONDS = 600.0
+LEAST_GFLOP = LEAST_SECONDS * 150e3
+
+
+def repays_compiling(gflop: float, max_seconds: float | None) -> bool:
+    """Whether a GPU run of so many GFLOP, or of so many seconds at most, is long enough."""
+    return gflop >= LEAST_GFLOP and (max_seconds or LEAST_SECONDS) >= LEAST_SECONDS
+
+
+class Forward:
+    """The network's forward pass in training, compiled for full batches if asked.
+
+    The weights are the network's own: checkpoints and validation do not see the
+    difference. A smaller last batch of an epoch is not worth a second compilation.
+
+    Args:
+        network: from (B,C,H,W) to logits (B,1,H,W).
+        compiles: whether to compile it.
+        backend: of ``torch.compile``.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, compiles: bool, backend: str | Backend = "inductor"
+    ) -> None:
+        self.network = network
+        self._compiled = torch.compile(network, backend=backend) if compiles else None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether full batches run compiled; no longer true once compiling has failed."""
+        return self._compiled is not None
+
+    def __call__(self, images: torch.Tensor, *, is_full: bool) -> torch.Tensor:
+        """Compute logits; a machine that cannot compile goes on without."""
+        logits = self._try_compiled(images) if is_full else None
+        if logits is None:
+            logits = self.network(images)
+        return logits
+
+    def _try_compiled(self, images: torch.Tensor) -> torch.Tensor | None:
+        if self._compiled is None:
+            return None
+        # Imported here, as it takes a third of the time that torch itself takes.
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            logits: torch.Tensor = self._compiled(images)
+        except TorchDynamoException as error:
+            say_once(f"torch.compile does not work here: {_in_one_line(error)}")
+            self._compiled = None
+            return None
+        return logits
+
+
+def _in_one_line(error: Exception) -> str:
+    """Torch names the compiler in the first line and what went wrong in the second."""
+    return " ".join(str(error).splitlines()[:2])

@@ -1,0 +1,71 @@
+"""Training slices that stay on the device, where reading a batch is one indexed copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from seglab.data.cache import Cache
+from seglab.data.loader import Rows, channel_rows, patient_rows
+from seglab.learning.augment.transform import Slices
+from seglab.learning.device import to_device
+
+LARGEST_SHARE = 0.4
+"""Of the memory that is free before the first step; networks need the rest."""
+
+_CHUNK = 512
+
+
+class ResidentSlices:
+    """Every slice of some patients on the device, masks still packed eight pixels a byte.
+
+    Args:
+        cache: opened cache.
+        patients: their ids.
+        device: where to.
+    """
+
+    def __init__(self, cache: Cache, patients: Iterable[str], device: torch.device) -> None:
+        self.cache, self.device = cache, device
+        kept = kept_rows(cache, patients)
+        self._position = np.full(len(cache.images), -1, np.int64)
+        self._position[kept] = np.arange(len(kept))
+        self._images = _upload(cache.images, kept, device)
+        self._masks = _upload(cache.masks_packed, kept, device)
+        # numpy.packbits puts the first pixel into the highest bit.
+        self._shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+
+    def slices(self, rows: Rows, context: int) -> Slices:
+        """Read slices with their neighbours as channels, and their masks."""
+        wanted = np.stack([rows, *channel_rows(self.cache, rows, context)])
+        index = to_device(torch.from_numpy(self._position[wanted]), self.device)
+        channels = [self._images.index_select(0, each) for each in index[1:]]
+        packed = self._masks.index_select(0, index[0])
+        bits = (packed[..., None] >> self._shifts) & 1
+        masks = bits.flatten(2)[:, None, :, : self._images.shape[2]]
+        return torch.stack(channels, dim=1).float(), masks.float()
+
+
+def kept_rows(cache: Cache, patients: Iterable[str]) -> Rows:
+    """Rows of all slices of the patients, ascending."""
+    return np.sort(np.concatenate([patient_rows(cache.by_id[name]) for name in patients]))
+
+
+def fits(cache: Cache, patients: Iterable[str], device: torch.device) -> bool:
+    """Whether the patients' slices leave the device enough memory to train in."""
+    if device.type != "cuda":
+        return True
+    slice_bytes = cache.images[0].nbytes + cache.masks_packed[0].nbytes
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(len(kept_rows(cache, patients)) * slice_bytes <= LARGEST_SHARE * free)
+
+
+def _upload(array: np.ndarray, rows: Rows, device: torch.device) -> torch.Tensor:
+    """Copy rows in chunks, so that the processor's memory never holds them all."""
+    out = torch.empty((len(rows), *array.shape[1:]), dtype=torch.uint8, device=device)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = torch.from_numpy(np.asarray(array[rows[start : start + _CHUNK]]))
+        out[start : start + len(chunk)] = chunk
+    return out

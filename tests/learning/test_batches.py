@@ -1,0 +1,227 @@
+"""Batches made on the device, here torch's CPU device: same slices, same order, same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seglab.core.config import RunConfig
+from seglab.core.registry import LOSSES
+from seglab.learning import batches as module
+from seglab.learning.batches import DeviceBatches, HostBatches, TensorBatch, choose_batches
+from seglab.learning.compiling import Forward, repays_compiling
+from seglab.learning.device import Compute, choose_compute
+from seglab.learning.training import Trainer, fit, train_step
+from seglab.studies.data import StudyData, open_data
+
+Build = Callable[..., RunConfig]
+GPU = Compute(torch.device("cuda"), "bf16", 1)
+ON_PROCESSOR = {"boundary"}
+"""Losses that compute on the processor, as their help says."""
+
+
+@pytest.fixture(autouse=True)
+def _say_again() -> Iterator[None]:
+    module.say_once.cache_clear()
+    yield
+    module.say_once.cache_clear()
+
+
+def trainer_on_device(config: RunConfig) -> tuple[Trainer, StudyData]:
+    """A trainer that treats the processor as it would a GPU."""
+    data = open_data(config)
+    trainer = Trainer(config, data.cache, data.split.train, choose_compute(config.train))
+    trainer.batches = DeviceBatches(trainer.loader, data.split.train, trainer.compute)
+    return trainer, data
+
+
+def equal(one: TensorBatch, other: TensorBatch) -> bool:
+    return (
+        torch.equal(one.images, other.images)
+        and torch.equal(one.masks, other.masks)
+        and np.array_equal(one.rows, other.rows)
+    )
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_without_augmentation_device_and_processor_give_the_same_batches(
+    small_config: Build, context: int
+) -> None:
+    trainer, _ = trainer_on_device(
+        small_config(augment={"name": "none"}, data={"context": context})
+    )
+    assert isinstance(trainer.batches, DeviceBatches)
+    host = HostBatches(trainer.loader, trainer.compute)
+    pairs = list(zip(host.epoch(2), trainer.batches.epoch(2), strict=True))
+    assert trainer.batches.is_resident
+    assert len(pairs) == trainer.loader.batches
+    assert all(equal(one, other) for one, other in pairs)
+
+
+def test_where_the_slices_lie_changes_nothing(small_config: Build) -> None:
+    trainer, _ = trainer_on_device(small_config(data={"context": 1}))
+    resident = list(trainer.batches.epoch(1))
+    assert trainer.batches.make_room()
+    assert not trainer.batches.make_room()
+    hosted = list(trainer.batches.epoch(1))
+    assert not trainer.batches.is_resident  # type: ignore[attr-defined]
+    assert all(equal(one, other) for one, other in zip(resident, hosted, strict=True))
+
+
+def test_training_on_device_batches_repeats_and_learns(small_config: Build) -> None:
+    config = small_config(train={"epochs": 12})
+    losses = []
+    for _ in range(2):
+        trainer, data = trainer_on_device(config)
+        losses.append([r.metrics["train/loss"] for r in fit(trainer, data.split.val)])
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < 0.6 * losses[0][0]
+
+
+class OutOnce:
+    """A loss that runs out of memory once, at the step asked for."""
+
+    def __init__(self, loss: Any, at: int) -> None:
+        self.loss, self.at, self.calls = loss, at, 0
+
+    def __call__(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == self.at:
+            raise torch.OutOfMemoryError("as on a full GPU")
+        result: torch.Tensor = self.loss(logits, mask)
+        return result
+
+
+def test_out_of_memory_gives_the_slices_up_and_goes_on(
+    small_config: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without batch normalisation a step that is repeated leaves no trace.
+    config = small_config(train={"epochs": 2}, model={"norm": "instance"})
+    results = []
+    for at in (0, 3):
+        trainer, data = trainer_on_device(config)
+        trainer.loss = OutOnce(trainer.loss, at)
+        results.append([r.metrics["train/loss"] for r in fit(trainer, data.split.val)])
+        assert trainer.batches.is_resident == (at == 0)  # type: ignore[attr-defined]
+    assert results[0] == results[1]
+    assert capsys.readouterr().err.count("do not fit on the device") == 1
+
+
+def test_out_of_memory_is_raised_when_nothing_can_be_given_up(small_config: Build) -> None:
+    config = small_config()
+    data = open_data(config)
+    trainer = Trainer(config, data.cache, data.split.train, choose_compute(config.train))
+    trainer.loss = OutOnce(trainer.loss, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(fit(trainer, data.split.val))
+
+
+def test_a_pipeline_the_device_does_not_know_runs_on_the_processor(
+    small_config: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer, data = trainer_on_device(small_config())
+    assert choose_batches(trainer.loader, data.split.train, trainer.compute).augmented_on == "cpu"
+    assert capsys.readouterr().err == ""
+    loader = Trainer(
+        small_config(augment={"name": "grid"}), data.cache, data.split.train, trainer.compute
+    ).loader
+    for _ in range(2):
+        chosen = choose_batches(loader, data.split.train, GPU)
+        assert isinstance(chosen, HostBatches)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "augment.name: grid: GridDistortion has no GPU version" in said[0]
+
+
+class ReadBacks(TorchDispatchMode):
+    """Lists the operations that make the processor wait for a GPU."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in {"index", "index_put", "index_put_"} and any(
+            t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
+        )
+        if by_mask or any(name.startswith(waiting) for waiting in self.WAITING):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_read_backs_are_seen() -> None:
+    with ReadBacks() as waits:
+        float(torch.ones(3).sum())
+        torch.ones(3)[torch.ones(3) > 0]
+    assert waits.found == ["_local_scalar_dense", "index"]
+
+
+@pytest.mark.parametrize("loss", sorted({e.name for e in LOSSES} - ON_PROCESSOR - {"explodes"}))
+def test_no_step_reads_from_the_device(small_config: Build, loss: str) -> None:
+    trainer, _ = trainer_on_device(small_config(loss={"name": loss}, augment={"name": "default"}))
+    batch = next(iter(trainer.batches.epoch(0)))
+    train_step(trainer, batch)  # makes the optimizer's state
+    with ReadBacks() as waits:
+        train_step(trainer, batch)
+    assert waits.found == []
+
+
+@pytest.mark.parametrize("name", ["default", "intensity", "flips"])
+def test_no_batch_reads_from_the_device(small_config: Build, name: str) -> None:
+    trainer, _ = trainer_on_device(small_config(augment={"name": name}, data={"context": 1}))
+    batches = trainer.batches
+    assert isinstance(batches, DeviceBatches)
+    batches._move_in()
+    with ReadBacks() as waits:  # the mode only sees its own thread
+        assert list(batches._epoch(0))
+    assert waits.found == []
+
+
+def test_only_long_runs_repay_compiling() -> None:
+    full = 14 * 40_000 * 3
+    assert not repays_compiling(full * 6.6, None)  # base 16 at 128²: a minute or two
+    assert repays_compiling(full * 84, None)  # base 64 at 240²
+    assert not repays_compiling(full * 84, 300.0)
+    assert repays_compiling(full * 84, 3600.0)
+
+
+def test_a_machine_that_cannot_compile_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    images, network = torch.rand(2, 3), torch.nn.Linear(3, 1)
+    forward = Forward(network, compiles=True, backend=no_compiler)
+    assert torch.equal(forward(images, is_full=True), network(images))
+    assert torch.equal(forward(images, is_full=True), network(images))
+    assert not forward.is_compiled
+    assert capsys.readouterr().err.count("no C compiler") == 1
+
+
+def test_only_full_batches_run_compiled_and_with_the_same_weights() -> None:
+    seen = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        seen.append(graph)
+        return graph.forward
+
+    network = torch.nn.Linear(3, 1)
+    forward = Forward(network, compiles=True, backend=backend)
+    forward(torch.rand(1, 3), is_full=False)
+    assert not seen
+    images = torch.rand(4, 3)
+    forward(images, is_full=True)
+    with torch.no_grad():
+        network.weight.zero_()
+    assert torch.equal(forward(images, is_full=True), network.bias.expand(4, 1))
+    assert len(seen) == 1
+    assert forward.is_compiled
