@@ -35,6 +35,8 @@ def add_commands(commands: Any) -> None:
 def _bench(arguments: argparse.Namespace) -> int:
     if (arguments.data is None) != (arguments.source is None):
         raise UserError("--data and --source go together: --data DIR --source brats-h5")
+    if arguments.device == "cuda":
+        _need_gpu()
     import seglab.bench.stages  # noqa: F401  (registers)
     from seglab.bench.machine import describe_machine
     from seglab.bench.material import Material
@@ -56,3 +58,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"machine": machine, "stages": [row.to_json() for row in rows]})
     return DONE
+
+
+def _need_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no CUDA device; cpu is measured without it")

@@ -142,7 +142,7 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
     progress, config = trainer.progress, trainer.config
     while not progress.stopped:
         started = time.perf_counter()
-        train_loss = _train_epoch(trainer)
+        train_loss = train_epoch(trainer)
         seconds = time.perf_counter() - started
         scores, val_loss = validate(
             trainer.predictor, trainer.cache, validation, config.evaluation.threshold, trainer.loss
@@ -161,7 +161,7 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
         yield EpochResult(progress.epoch, metrics, scores, is_best, progress.stopped)
 
 
-def _train_epoch(trainer: Trainer) -> float:
+def train_epoch(trainer: Trainer) -> float:
     """Run every step of the next epoch; return the mean loss over its samples."""
     compute, loader = trainer.compute, trainer.loader
     trainer.network.train()

@@ -1,5 +1,5 @@
 """Importing this registers every stage, in the order of the pipeline."""
 
-from seglab.bench.stages import batches, prepare
+from seglab.bench.stages import batches, gpu, prepare
 
-__all__ = ["batches", "prepare"]
+__all__ = ["batches", "gpu", "prepare"]
