@@ -74,7 +74,7 @@ class Lesion:
             satellite=second,
             rim_mm=0.0 if low_grade else float(rng.uniform(1.8, 2.2 + radius / 5)),
             reach_mm=float(rng.uniform(5, 26) * (0.4 + 0.6 * size)),
-            contrast=float(0.42 + 0.55 * visibility),
+            contrast=float(0.46 + 0.48 * visibility),
             core_contrast=float(0.6 + 0.4 * visibility) if low_grade else 1.0,
             fluid=float(rng.beta(0.9, 1.6)),
             ramp_mm=float(rng.uniform(1.5, 6.0)),

@@ -24,7 +24,7 @@ from seglab.data.phantom.patient import Plant, Traits, check_request, make_patie
 
 RECORD = "phantom.json"
 """Beside the data: the parameters, and what was drawn for each patient."""
-GENERATOR = 1
+GENERATOR = 2
 """Raised whenever the same parameters would give other files."""
 
 Job = tuple[int, int, int, int, Plant | None]
