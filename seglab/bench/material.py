@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from seglab.data.phantom import write_phantom
 from seglab.data.sources import Source, open_source
 from seglab.learning.device import Compute, choose_compute
 
+TRACKING = "MLFLOW_TRACKING_URI"
 BASELINE = Path(__file__).resolve().parents[2] / "experiments" / "baseline.yaml"
 
 
@@ -35,7 +37,11 @@ class Scale:
     volumes: int = 12
     """NIfTI volumes, likewise."""
     samples: int = 480
-    """Slices of the stages that augment or train, an epoch."""
+    """Slices of the stages that make batches."""
+    thin_slices: int = 16
+    """Slices a patient where the reference is slow."""
+    few_samples: int = 112
+    """Slices of such an epoch."""
     rounds: int = 3
     arms: int = 20
     cohort: int = 300
@@ -63,6 +69,9 @@ class Material:
 
     def __enter__(self) -> Material:
         self.scratch = Path(tempfile.mkdtemp(prefix="seglab-bench-"))
+        # Runs are logged here, whatever server the environment names.
+        self._tracking = os.environ.get(TRACKING)
+        os.environ[TRACKING] = f"sqlite:///{self.scratch}/mlruns/mlflow.db"
         return self
 
     def __exit__(
@@ -71,6 +80,10 @@ class Material:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._tracking is None:
+            del os.environ[TRACKING]
+        else:
+            os.environ[TRACKING] = self._tracking
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @property
@@ -88,15 +101,27 @@ class Material:
         return out
 
     @cached_property
+    def thin_phantoms(self) -> Path:
+        """As many phantoms of few slices, for what is slow."""
+        out, scale = self.scratch / "thin", self.scale
+        write_phantom(out, patients=scale.patients, size=scale.size, slices=scale.thin_slices)
+        return out
+
+    @property
+    def has_slice_files(self) -> bool:
+        """Whether the user's files are h5 slices."""
+        return self.data is not None and self.source == "brats-h5"
+
+    @cached_property
     def slice_files(self) -> Source:
         """Patients as h5 slice files: the user's if they are such, else phantoms."""
-        own = self.data if self.source == "brats-h5" else None
+        own = self.data if self.has_slice_files else None
         return open_source("brats-h5", own or self.phantoms)
 
     @cached_property
     def many_slice_files(self) -> Source:
         """As ``slice_files``; phantoms are repeated under other names up to ``scale.files``."""
-        if self.slice_files.root == self.data:
+        if self.has_slice_files:
             return self.slice_files
         root = self.scratch / "repeated"
         phantoms.repeat_slices(self.phantoms, root, self.scale.files)
@@ -120,6 +145,7 @@ class Material:
                 "source": "brats-h5" if self.data is None else self.source,
                 "root": str(self.data or self.phantoms),
                 "cache": str(self.scratch / "cache"),
+                "patients": self.scale.patients,
             },
             "train": {"device": self.device, "samples_per_epoch": self.scale.samples},
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,17 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.data.cache import Cache
+from seglab.data.cache.files import (
+    IMAGES,
+    MASKS,
+    NATIVE_MASKS,
+    SLICES,
+    HashedFile,
+    Json,
+    read_index,
+    write_index,
+)
 from seglab.data.phantom import make_patient
 from seglab.data.phantom.kaggle import CONTENT
 
@@ -57,3 +69,35 @@ def _again(path: Path, link: Path) -> None:
         os.link(path, link)
     except OSError:
         shutil.copyfile(path, link)
+
+
+def repeat_cache(cache: Cache, folder: Path, slices: int) -> Path:
+    """Write a cache of ``slices`` slices: whole patients of ``cache``, again and again.
+
+    Returns:
+        ``folder``, as ``open_cache`` opens it. The last patient may be cut short.
+    """
+    folder.mkdir()
+    copies, index = -(-slices // len(cache.images)), read_index(cache.path)
+    for name in (IMAGES, MASKS, SLICES):
+        content = np.fromfile(cache.path / name, np.uint8).reshape(len(cache.images), -1)
+        with HashedFile(folder / name) as file:
+            for copy in range(copies):
+                rows = min(len(cache.images), slices - copy * len(cache.images))
+                file.write(content[:rows])
+        index["files"][name] = file.entry()
+    shutil.copyfile(cache.path / NATIVE_MASKS, folder / NATIVE_MASKS)
+    index["shape"][0] = slices
+    index["patients"] = list(_repeat_patients(index["patients"], len(cache.images), slices))
+    write_index(folder, index)
+    return folder
+
+
+def _repeat_patients(patients: list[Json], rows: int, slices: int) -> Iterator[Json]:
+    for copy in range(-(-slices // rows)):
+        for patient in patients:
+            first = patient["first"] + copy * rows
+            count = min(patient["count"], slices - first)
+            if count > 0:
+                name = f"{patient['patient_id']}-{copy}"
+                yield {**patient, "patient_id": name, "first": first, "count": count}

@@ -22,12 +22,12 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the goal is reached; None where there is none, or no figure."""
-        if self.measured is None or self.measured.ratio is None or self.stage.goal is None:
+        if self.measured is None or self.stage.goal is None:
             return None
-        return self.stage.goal.met(self.measured.ratio)
+        return self.stage.goal.met(self.measured)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it; ``target`` is the limit of the ratio."""
+        """As ``--json`` prints it; ``target`` is the limit of what ``target_of`` names."""
         goal, measured = self.stage.goal, self.measured
         return {
             "stage": self.stage.name,
@@ -36,6 +36,7 @@ class Row:
             "reference": measured.reference if measured else None,
             "ratio": measured.ratio if measured else None,
             "target": goal.limit if goal else None,
+            "target_of": None if goal is None else "ours" if goal.unit else "ratio",
             "target_is": None if goal is None else "at most" if goal.at_most else "at least",
             "met": self.met,
             "unit": self.stage.unit,

@@ -19,17 +19,23 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Goal:
-    """What the ratio of a stage should be."""
+    """What a stage should reach: in its ratio, or where ``unit`` is given in our own figure."""
 
     limit: float
     at_most: bool = False
+    unit: str = ""
+    """Of our own figure; empty for the ratio."""
 
-    def met(self, ratio: float) -> bool:
-        """Whether a measured ratio reaches it."""
-        return ratio <= self.limit if self.at_most else ratio >= self.limit
+    def met(self, measured: Measurement) -> bool | None:
+        """Whether it is reached; None where the figure is not known."""
+        figure = measured.ours if self.unit else measured.ratio
+        if figure is None:
+            return None
+        return figure <= self.limit if self.at_most else figure >= self.limit
 
     def __str__(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.limit:g}×"
+        unit = f" {self.unit}" if self.unit else "×"
+        return f"{'≤' if self.at_most else '≥'} {self.limit:,g}{unit}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def add_commands(commands: Any) -> None:
     parser: Parser = commands.add_parser(
         "bench",
         help="how fast each stage is here, against the naive way",
-        description="Measure every stage on this machine in turn with what most people write.\n"
+        description="Measure every stage on this machine, in turn with what most people write.\n"
         "Makes phantoms in a temporary folder; all stages take about eight minutes.",
         epilog="examples:\n  python -m seglab bench\n"
         "  python -m seglab bench --stages prepare batches --data brats2020 --source brats-h5",
@@ -28,6 +29,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--data", type=Path, metavar="DIR", help="measure on these files")
     parser.add_argument("--source", choices=SOURCES, help="what --data holds")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to draw the time's picture")
     add_json(parser)
     parser.set_defaults(do=_bench)
 
@@ -40,6 +42,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     import seglab.bench.stages  # noqa: F401  (registers)
     from seglab.bench.machine import describe_machine
     from seglab.bench.material import Material
+    from seglab.bench.picture import draw_time
     from seglab.bench.report import describe, headline
     from seglab.bench.run import run_stages
     from seglab.bench.stage import choose
@@ -55,6 +58,9 @@ def _bench(arguments: argparse.Namespace) -> int:
             rows.append(row)
             if not arguments.json:
                 print(describe(row), flush=True)
+    picture = None if arguments.out is None else draw_time(rows, arguments.out)
+    if picture is not None:
+        print(f"\nwhere the time goes: {picture}", file=sys.stderr)
     if arguments.json:
         print_json({"machine": machine, "stages": [row.to_json() for row in rows]})
     return DONE

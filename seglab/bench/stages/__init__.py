@@ -1,5 +1,5 @@
-"""Importing this registers every stage, in the order of the pipeline."""
+"""Importing this registers every stage; ``stage.GROUPS`` gives the order of the table."""
 
-from seglab.bench.stages import batches, gpu, prepare
+from seglab.bench.stages import batches, elastic, evaluation, gpu, memory, prepare, start, training
 
-__all__ = ["batches", "gpu", "prepare"]
+__all__ = ["batches", "elastic", "evaluation", "gpu", "memory", "prepare", "start", "training"]

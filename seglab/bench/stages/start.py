@@ -1,0 +1,43 @@
+"""From the command to the first training step."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from seglab.bench import first_step
+from seglab.bench.material import Material
+from seglab.bench.stage import Goal, Measurement, stage
+from seglab.bench.timing import in_turn
+from seglab.studies.data import open_data
+
+
+@stage("first-step", "start", "s", goal=Goal(3, at_most=True))
+def time_to_first_step(material: Material) -> Measurement:
+    """From the command to the end of the first step, cache filled, against import torch."""
+    config = material.config()
+    open_data(config)
+    path = material.scratch / "first_step.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()), encoding="utf-8")
+    contestants = {
+        "ours": lambda: _python("-m", first_step.__name__, str(path)),
+        "torch": lambda: _python("-c", "import torch"),
+    }
+    seconds = in_turn(contestants, material.scale.rounds)
+    pairs = zip(seconds["ours"], seconds["torch"], strict=True)
+    return Measurement(
+        ours=statistics.median(seconds["ours"]),
+        reference=statistics.median(seconds["torch"]),
+        ratio=statistics.median(ours / torch for ours, torch in pairs),
+    )
+
+
+def _python(*arguments: str) -> None:
+    root = Path(first_step.__file__).parents[2]
+    subprocess.run(
+        [sys.executable, *arguments], check=True, cwd=root, stdout=subprocess.DEVNULL, stderr=None
+    )

@@ -1,0 +1,113 @@
+"""A training epoch as shipped, which is validated, logged and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seglab.bench.material import Material
+from seglab.bench.references.bare import BareLoop
+from seglab.bench.references.cached import usual_augmentation
+from seglab.bench.references.monai_training import MonaiTraining, require_monai
+from seglab.bench.references.tutorial import TutorialScript
+from seglab.bench.shipped import ShippedEpochs, shipped
+from seglab.bench.split import split_of
+from seglab.bench.stage import Goal, Measurement, compare_rates, stage
+from seglab.bench.timing import in_turn
+from seglab.core.config import RunConfig
+from seglab.data.sources import open_source
+from seglab.learning.inference import brain_rows
+from seglab.models import build_model
+
+
+@stage("epoch-plain", "training", "images/s", goal=Goal(0.93))
+def plain_epoch(material: Material) -> Measurement:
+    """An epoch without augmentation, validated and logged, against a bare loop that only trains."""
+    return _against_bare(material, "none")
+
+
+@stage("epoch", "training", "images/s", goal=Goal(0.88))
+def augmented_epoch(material: Material) -> Measurement:
+    """The same with the default augmentation."""
+    return _against_bare(material, "default")
+
+
+@stage("epoch-tutorial", "training", "images/s", goal=Goal(2.5))
+def against_tutorial(material: Material) -> Measurement:
+    """The same against the usual script: h5 files, float32, same network, size, augmentation."""
+    return _against_tutorial(material, _short(material))
+
+
+@stage("epoch-tutorial-240", "training", "images/s", goal=Goal(4))
+def against_tutorial_uncropped(material: Material) -> Measurement:
+    """The same at full size, cropped to the brain, against the script on whole slices."""
+    size = material.scale.size
+    config = _short(material, {"data": {"image_size": size}})
+    return _against_tutorial(material, config, (size, size))
+
+
+@stage("epoch-monai", "training", "images/s", goal=Goal(1.5))
+def against_monai(material: Material) -> Measurement:
+    """The same against MONAI: CacheDataset, ThreadDataLoader, its transforms, same precision."""
+    require_monai()
+    config = _short(material)
+    with shipped(config) as ours:
+        data, trainer = ours.run.data, ours.run.trainer
+        rows = [brain_rows(data.cache, data.cache.by_id[name]) for name in data.split.val]
+        theirs = MonaiTraining(
+            config, data.cache, trainer.loader.draw(0), np.concatenate(rows), trainer.compute
+        )
+        return _compare(material, ours, theirs)
+
+
+def _short(material: Material, *overrides: Mapping[str, Any]) -> RunConfig:
+    """A run on few slices, for the references are slow; of files, for the script reads them."""
+    root = material.data if material.has_slice_files else material.thin_phantoms
+    few = {
+        "data": {"source": "brats-h5", "root": str(root), "context": 0},
+        "train": {"samples_per_epoch": material.scale.few_samples},
+    }
+    return material.config(few, *overrides)
+
+
+def _files(config: RunConfig, names: Sequence[str]) -> list[Path]:
+    """The h5 files of these patients."""
+    source = open_source(config.data.source, config.data.root)
+    wanted = set(names)
+    return [p for found in source.patients() if found.patient_id in wanted for p in found.files]
+
+
+def _against_bare(material: Material, augmentation: str) -> Measurement:
+    once = {"samples_per_epoch": None, "tumour_fraction": None}
+    config = material.config({"augment": augmentation, "train": once})
+    with shipped(config) as ours:
+        loader, compute = ours.run.trainer.loader, ours.run.trainer.compute
+        bare = BareLoop(config, ours.run.data.cache, loader.draw(0), compute)
+        measured = _compare(material, ours, bare)
+        return replace(measured, split=split_of(ours))
+
+
+def _against_tutorial(
+    material: Material, config: RunConfig, shape: tuple[int, int] | None = None
+) -> Measurement:
+    with shipped(config) as ours:
+        data = ours.run.data
+        height, width = shape or data.cache.images.shape[1:]
+        theirs = TutorialScript(
+            build_model(config.model, 1, (height, width)),
+            _files(config, data.split.train)[: ours.images],
+            _files(config, data.split.val),
+            (height, width),
+            usual_augmentation(data.cache.mirror_axis),
+            config.train.batch_size,
+        )
+        return _compare(material, ours, theirs)
+
+
+def _compare(material: Material, ours: ShippedEpochs, theirs: Callable[[], object]) -> Measurement:
+    seconds = in_turn({"ours": ours, "theirs": theirs}, material.scale.rounds)
+    return compare_rates(ours.images, seconds["ours"], seconds["theirs"])
