@@ -17,12 +17,13 @@ from seglab.learning.batches import DeviceBatches, HostBatches, TensorBatch, cho
 from seglab.learning.compiling import Forward, repays_compiling
 from seglab.learning.device import Compute, choose_compute
 from seglab.learning.training import Trainer, fit, train_step
+from seglab.losses.boundary import signed_distance_there
 from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
 GPU = Compute(torch.device("cuda"), "bf16", 1)
-ON_PROCESSOR = {"boundary"}
-"""Losses that compute on the processor, as their help says."""
+OTHERWISE_ON_GPU = {"boundary"}
+"""Losses that take another way there."""
 
 
 @pytest.fixture(autouse=True)
@@ -160,19 +161,27 @@ class ReadBacks(TorchDispatchMode):
 
 
 def test_read_backs_are_seen() -> None:
+    values = torch.rand(3)
     with ReadBacks() as waits:
-        float(torch.ones(3).sum())
-        torch.ones(3)[torch.ones(3) > 0]
+        float(values.sum())
+        values[values > 0]
     assert waits.found == ["_local_scalar_dense", "index"]
 
 
-@pytest.mark.parametrize("loss", sorted({e.name for e in LOSSES} - ON_PROCESSOR - {"explodes"}))
+@pytest.mark.parametrize("loss", sorted({e.name for e in LOSSES} - OTHERWISE_ON_GPU - {"explodes"}))
 def test_no_step_reads_from_the_device(small_config: Build, loss: str) -> None:
     trainer, _ = trainer_on_device(small_config(loss={"name": loss}, augment={"name": "default"}))
     batch = next(iter(trainer.batches.epoch(0)))
     train_step(trainer, batch)  # makes the optimizer's state
     with ReadBacks() as waits:
         train_step(trainer, batch)
+    assert waits.found == []
+
+
+def test_no_distance_reads_from_the_device() -> None:
+    mask = (torch.rand(2, 1, 20, 24) < 0.1).float()
+    with ReadBacks() as waits:
+        signed_distance_there(mask)
     assert waits.found == []
 
 

@@ -1,0 +1,124 @@
+"""What only a GPU can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from seglab.core.config import RunConfig
+from seglab.core.registry import LOSSES
+from seglab.learning import resident
+from seglab.learning.batches import DeviceBatches
+from seglab.learning.compiling import Forward
+from seglab.learning.device import choose_compute
+from seglab.learning.training import Trainer, fit, train_step
+from seglab.losses.boundary import signed_distance, signed_distance_there
+from seglab.studies.data import StudyData, open_data
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+Build = Callable[..., RunConfig]
+
+
+def trainer_on(build: Build, device: str, **overrides: object) -> tuple[Trainer, StudyData]:
+    config = build(**{"train": {"device": device}, **overrides})
+    data = open_data(config)
+    return Trainer(config, data.cache, data.split.train, choose_compute(config.train)), data
+
+
+def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
+    trainer, data = trainer_on(small_config, "auto", optim={"name": "adamw"})
+    results = list(fit(trainer, data.split.val))
+    batches = trainer.batches
+    assert isinstance(batches, DeviceBatches)
+    assert batches.is_resident
+    assert batches.augmented_on == "cuda"
+    assert trainer.optimizer.defaults["fused"]
+    assert all(p.is_cuda for p in trainer.network.parameters())
+    assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
+
+
+@pytest.mark.parametrize("loss", sorted({e.name for e in LOSSES} - {"explodes"}))
+@pytest.mark.parametrize("is_resident", [True, False])
+def test_no_step_waits_for_the_gpu(small_config: Build, loss: str, is_resident: bool) -> None:
+    trainer, _ = trainer_on(small_config, "cuda", loss={"name": loss})
+    batches = trainer.batches
+    assert isinstance(batches, DeviceBatches)
+    if not is_resident:
+        batches._may_stay = False
+    for batch in batches.epoch(0):  # cudnn tries its algorithms, the optimizer makes its state
+        train_step(trainer, batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches._epoch(1):
+            train_step(trainer, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["none", "flips", "affine", "elastic", "geometric"])
+@pytest.mark.parametrize("context", [0, 1])
+def test_batches_equal_those_made_by_torch_on_the_processor(
+    small_config: Build, name: str, context: int
+) -> None:
+    overrides = {"augment": {"name": name}, "data": {"context": context}}
+    there, data = trainer_on(small_config, "cuda", **overrides)
+    here, _ = trainer_on(small_config, "cpu", **overrides)
+    reference = DeviceBatches(here.loader, data.split.train, here.compute)
+    for ours, theirs in zip(there.batches.epoch(0), reference.epoch(0), strict=True):
+        np.testing.assert_array_equal(ours.rows, theirs.rows)
+        difference = (ours.images.cpu() - theirs.images).abs()
+        assert float(difference.mean()) < 0.005  # a grey level is 0.016
+        assert float((ours.masks.cpu() != theirs.masks).float().mean()) < 0.005
+
+
+def test_noise_repeats_from_the_seed(small_config: Build) -> None:
+    overrides = {"augment": {"name": "noise", "p": 1.0}}
+    (one, _), (other, _) = (trainer_on(small_config, "cuda", **overrides) for _ in range(2))
+    for ours, theirs in zip(one.batches.epoch(3), other.batches.epoch(3), strict=True):
+        assert torch.equal(ours.images, theirs.images)
+
+
+def test_slices_that_do_not_fit_stay_with_the_host(
+    small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "LARGEST_SHARE", 1e-9)
+    trainer, data = trainer_on(small_config, "cuda")
+    next(fit(trainer, data.split.val))
+    assert not trainer.batches.is_resident  # type: ignore[attr-defined]
+
+
+def test_a_gpu_that_is_full_gives_the_slices_up(small_config: Build) -> None:
+    trainer, data = trainer_on(small_config, "cuda")
+    whole, calls = trainer.loss, []
+
+    def greedy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            torch.empty(2**46, dtype=torch.uint8, device="cuda")
+        return whole(logits, mask)
+
+    trainer.loss = greedy
+    next(fit(trainer, data.split.val))
+    assert not trainer.batches.is_resident  # type: ignore[attr-defined]
+
+
+def test_compiled_and_eager_agree(small_config: Build) -> None:
+    trainer, _ = trainer_on(small_config, "cuda")
+    batch = next(iter(trainer.batches.epoch(0)))
+    trainer.network.eval()
+    forward = Forward(trainer.network, compiles=True)
+    compiled = forward(batch.images, is_full=True)
+    assert forward.is_compiled
+    torch.testing.assert_close(compiled, trainer.network(batch.images), rtol=1e-2, atol=1e-2)
+
+
+def test_distances_are_those_of_the_processor() -> None:
+    mask = (torch.rand(4, 1, 90, 70) < 0.05).float()
+    torch.testing.assert_close(signed_distance(mask.cuda()).cpu(), signed_distance(mask))
+    assert torch.equal(signed_distance(mask.cuda()), signed_distance_there(mask.cuda()))
