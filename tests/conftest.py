@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from seglab.core.config import RunConfig
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process that a
 # test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is slow; that is no property of the code.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,15 @@ import yaml
 
 from seglab.core.errors import UserError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
+"""The largest file that is read: PyYAML takes up to two seconds for as much."""
 MAX_DEPTH = 20
+MAX_NUMBER = 2**63 - 1
+_TAG = "tag:yaml.org,2002:"
+_TEXT = f"{_TAG}str"
+_KINDS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp")
+_PLAIN = {_TAG + kind for kind in _KINDS}
+_LONGEST_NUMBER = 100
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -26,6 +34,24 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
             )
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.tag not in _PLAIN:
+            raise _marked(f"there is no constructor for the tag '{node.tag}'", node)
+        is_number = isinstance(node, yaml.ScalarNode) and node.tag != _TEXT
+        if is_number and len(node.value) > _LONGEST_NUMBER:
+            raise _marked(f"a number of {len(node.value)} characters", node)
+        try:
+            value = super().construct_object(node, deep)
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError):
+            # What PyYAML raises where a tag does not fit: "!!int ''", "!!timestamp x".
+            kind = node.tag.removeprefix(_TAG)
+            raise _marked(f"{_short(node.value)} is not of the kind '{kind}'", node) from None
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise _marked(f"{_short(node.value)} is beyond {MAX_NUMBER}", node)
+        if isinstance(value, str) and not _is_clean(value):
+            raise _marked("a text with a NUL or half a character", node)
+        return value
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
@@ -36,6 +62,19 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
                 )
             seen.add(key)
         return dict(super().construct_mapping(node, deep=deep))
+
+
+def _marked(problem: str, node: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _short(text: object) -> str:
+    return repr(text)[:60]
+
+
+def _is_clean(text: str) -> bool:
+    """Whether files can be named by it and it can be written down: escapes can say anything."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # YAML 1.1 reads "1e-3" as a string; everyone who writes it means a number.
@@ -53,7 +92,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         UserError: not YAML, too large, too deep, an alias or a repeated key; names ``origin``.
     """
     if len(text) > MAX_BYTES:
-        raise UserError(f"{origin}: larger than {MAX_BYTES // 1_000_000} MB, not an experiment")
+        raise UserError(f"{origin}: larger than {MAX_BYTES // 1000} kB, not an experiment")
     try:
         parsed = yaml.load(text, Loader=_Loader)
         _check_depth(parsed)
@@ -80,16 +119,13 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
     """
+    text = _read_text(path)
     path = path.resolve()
     if path in _seen:
         chain = " -> ".join(p.name for p in (*_seen, path))
         raise UserError(f"{path.name}: base: goes round in a circle: {chain}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    if len(_seen) > MAX_DEPTH:
+        raise UserError(f"{path.name}: base: more than {MAX_DEPTH} files one on another")
     document = parse_yaml(text, path.name)
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise UserError(f"{path.name}: expected 'key: value' lines at the top level")
@@ -99,6 +135,18 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"{path.name}: base: must be the name of one file, not {base!r}")
     return merge(read_document(path.parent / base, (*_seen, path)), document)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, /dev/zero never end
+            raise UserError(f"{path}: not a file")
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 COMPONENTS = ("model", "loss", "augment")
@@ -141,8 +189,22 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         path, equals, text = argument.partition("=")
         if not equals or not all(path.split(".")):
             raise UserError(f"override '{argument}' is not of the form key.sub=value")
+        if path.count(".") > MAX_DEPTH:
+            raise UserError(f"override '{argument[:60]}…': nested deeper than {MAX_DEPTH} levels")
         result = merge(result, nest(path, parse_yaml(text, f"override '{argument}'")))
     return result
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON text.
+
+    Raises:
+        ValueError: not JSON, also where it is nested so deeply that it cannot be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def nest(path: str, value: Any) -> dict[str, Any]:

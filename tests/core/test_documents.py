@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglab.core.documents import merge, nest, parse_overrides, parse_yaml, read_document
+from seglab.core.documents import (
+    merge,
+    nest,
+    parse_json,
+    parse_overrides,
+    parse_yaml,
+    read_document,
+)
 from seglab.core.errors import UserError
 
 
@@ -57,6 +65,20 @@ def test_numbers_are_read_as_people_write_them() -> None:
         ("[" * 50 + "]" * 50, "deeper"),
         ("a: " + "x" * 1_000_001, "larger than"),
         ("{[1]: 2}", "x"),
+        ("[" * 190_000, "x"),
+        ("a: !!int ''", "line 1: '' is not of the kind 'int'"),
+        ("a: !!float ''", "not of the kind 'float'"),
+        ("a: !!bool x", "not of the kind 'bool'"),
+        ("a: !!timestamp x", "not of the kind 'timestamp'"),
+        ("a: 2020-99-99", "not of the kind 'timestamp'"),
+        ("a: !!set {b}", "constructor"),
+        ("a: !!binary aGk=", "constructor"),
+        ("a: 9223372036854775808", "beyond"),
+        ("a: 0x" + "f" * 90_000, "a number of 90002 characters"),
+        ("a: " + "1:" * 90_000 + "1", "a number of 180001 characters"),
+        ("a: " + "9" * 90_000, "a number of 90000 characters"),
+        (r'a: "b\0c"', "NUL"),
+        (r'a: "\ud800"', "half a character"),
     ],
 )
 def test_what_is_not_an_experiment_is_refused(text: str, said: str) -> None:
@@ -70,8 +92,11 @@ def test_a_bomb_of_aliases_is_refused_before_it_grows() -> None:
         parse_yaml("\n".join(layers), "bomb")
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", "."])
+@pytest.mark.parametrize("name", ["missing.yaml", ".", "pipe.yaml", "loop.yaml", "latin.yaml"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "latin.yaml").write_bytes("a: Müller".encode("latin-1"))
     with pytest.raises(UserError, match=str(tmp_path)):
         read_document(tmp_path / name)
 
@@ -87,6 +112,29 @@ def test_overrides_nest_and_read_yaml() -> None:
 def test_an_override_without_key_or_value_is_named(argument: str) -> None:
     with pytest.raises(UserError, match=r"key\.sub=value"):
         parse_overrides([argument])
+
+
+def test_a_base_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="/dev/zero: not a file"):
+        read_document(write(tmp_path, child="base: /dev/zero"))
+
+
+def test_a_tower_of_bases_is_refused(tmp_path: Path) -> None:
+    first = write(tmp_path, **{f"f{i}": f"base: f{i + 1}.yaml" for i in range(50)})
+    with pytest.raises(UserError, match="more than 20 files"):
+        read_document(first)
+
+
+@pytest.mark.parametrize("key", ["seed", "search.space", "model"])
+def test_an_override_of_a_thousand_levels_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match="deeper than 20"):
+        parse_overrides([f"{key}{'.a' * 1000}=1"])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "{", '"\\x"', "9" * 5000])
+def test_what_is_not_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
 
 
 plain = st.recursive(
