@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seglab.core.documents import parse_json
 from seglab.core.progress import progress
 from seglab.data.cache import Cache
 from seglab.data.duplicates import SAME, duplicates, fingerprint
@@ -35,7 +36,7 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
     """Pairs of patients whose volumes are nearly the same; looked for once a cache."""
     path = cache.path / PAIRS
     with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         if found["limit"] == SAME:
             pairs = [(str(first), str(second)) for first, second in found["pairs"]]
             if all(name in cache.by_id for pair in pairs for name in pair):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.progress import progress
-from seglab.data.cache.files import IMAGES, MASKS, NATIVE_MASKS, SLICES, HashedFile, Json
+from seglab.data.cache.files import HashedFile, Json
 from seglab.data.cache.geometry import (
     Box,
     bounding_box,
@@ -22,6 +22,7 @@ from seglab.data.cache.geometry import (
     resize_images,
     resize_masks,
 )
+from seglab.data.cache.index import IMAGES, MASKS, NATIVE_MASKS, SLICES
 from seglab.data.cache.part import Part, load_arrays, read_pixels, save_arrays
 from seglab.data.cache.settings import CacheSettings
 from seglab.data.cache.workers import Workers

@@ -9,27 +9,18 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
+from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
+from seglab.core.explain import explain
 from seglab.core.progress import progress
+from seglab.data.cache.index import Index
 
-FORMAT = 1
+FORMAT = 2
 """Goes up with every change of what a cache holds or how it is made."""
 INDEX = "index.json"
 STAMP = "verified.json"
-IMAGES, MASKS, NATIVE_MASKS, SLICES = "images.bin", "masks.bin", "native_masks.bin", "slices.bin"
-
-SLICE_ROW = np.dtype(
-    [
-        ("slice_index", "<i4"),
-        ("tumour_px", "<i4"),
-        ("brain_px", "<i4"),
-        ("offset", "<f4"),
-        ("step", "<f4"),
-    ]
-)
-"""What is known of one slice; pixels are native, ``offset`` and ``step`` undo the quantisation."""
-
 Json = dict[str, Any]
 _CHUNK_BYTES = 2**22
 
@@ -81,10 +72,10 @@ def write_index(folder: Path, content: Json) -> None:
     """
     index = {**content, "data_hash": _data_hash(content)}
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
-    _write_stamp(folder, index)
+    _write_stamp(folder, Index.model_validate(index))
 
 
-def read_index(folder: Path) -> Json:
+def read_index(folder: Path) -> Index:
     """Read the index and make sure that it and all files are as they were written.
 
     Files are hashed once; afterwards an unchanged size and time are proof enough.
@@ -94,13 +85,17 @@ def read_index(folder: Path) -> Json:
     """
     path = folder / INDEX
     try:
-        index: Json = json.loads(path.read_text(encoding="utf-8"))
+        said: Json = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path, "cannot be read") from error
-    if not isinstance(index, dict) or index.get("data_hash") != _data_hash(index):
+    if not isinstance(said, dict) or said.get("data_hash") != _data_hash(said):
         raise _damaged(path, "has changed since it was written")
-    if index.get("format") != FORMAT:
-        raise _damaged(path, f"has format {index.get('format')}, this version reads {FORMAT}")
+    if said.get("format") != FORMAT:
+        raise _damaged(path, f"has format {said.get('format')}, this version reads {FORMAT}")
+    try:
+        index = Index.model_validate(said)
+    except ValidationError as error:
+        raise _damaged(path, f"cannot be true: {explain(error, Index)}") from error
     _verify(folder, index)
     return index
 
@@ -110,35 +105,37 @@ def _data_hash(index: Json) -> str:
     return digest({k: v for k, v in index.items() if k not in ("data_hash", "skipped")})
 
 
-def _verify(folder: Path, index: Json) -> None:
+def _verify(folder: Path, index: Index) -> None:
     if _read_stamp(folder) == _stamp(folder, index):
         return
-    for name, entry in progress(index["files"].items(), "verifying the cache", unit="file"):
-        if _file_digest(folder / name) != entry["sha256"]:
+    for name, entry in progress(index.files.items(), "verifying the cache", unit="file"):
+        if _file_digest(folder / name) != entry.sha256:
             raise _damaged(folder / name, "has changed since it was written")
     _write_stamp(folder, index)
 
 
-def _stamp(folder: Path, index: Json) -> Json:
+def _stamp(folder: Path, index: Index) -> Json:
     """Size and times of every file; the times also tell a file that was put back."""
     stamps = {}
-    for name in index["files"]:
+    for name, entry in index.files.items():
         try:
             stat = (folder / name).stat()
         except OSError as error:
             raise _damaged(folder / name, "cannot be read") from error
+        if stat.st_size != entry.bytes:
+            raise _damaged(folder / name, "has changed since it was written")
         stamps[name] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    return {"data_hash": index["data_hash"], "files": stamps}
+    return {"data_hash": index.data_hash, "files": stamps}
 
 
 def _read_stamp(folder: Path) -> Any:
     try:
-        return json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        return parse_json((folder / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _write_stamp(folder: Path, index: Json) -> None:
+def _write_stamp(folder: Path, index: Index) -> None:
     try:
         (folder / STAMP).write_text(json.dumps(_stamp(folder, index)), encoding="utf-8")
     except OSError:

@@ -129,7 +129,9 @@ def resize_masks(stack: UInt8, shape: tuple[int, int]) -> UInt8:
     for index in np.flatnonzero(stack.any(axis=(1, 2))):
         coverage = np.empty(shape, np.uint16)
         _resize_into(coverage[None], stack[index : index + 1] * np.uint16(FULL))
-        _mark_most_covered(out[index], coverage)
+        # Not the sum of the coverage: interpolating to a finer grid does not keep it.
+        area = int(stack[index].sum(dtype=np.int64)) * coverage.size / stack[index].size
+        _mark_most_covered(out[index], coverage, max(1, round(area)))
     return out
 
 
@@ -189,9 +191,8 @@ def _resize_into(out: NDArray[Any], stack: NDArray[Any]) -> None:
         cv2.resize(source, (width, height), dst=target, interpolation=how)
 
 
-def _mark_most_covered(out: UInt8, coverage: NDArray[np.uint16]) -> None:
+def _mark_most_covered(out: UInt8, coverage: NDArray[np.uint16], wanted: int) -> None:
     """Mark the most covered pixels of (h, w); of equals, those with the fullest surroundings."""
-    wanted = max(1, round(int(coverage.sum(dtype=np.int64)) / FULL))
     around = cv2.boxFilter(
         coverage, cv2.CV_32S, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT
     )

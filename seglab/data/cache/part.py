@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.cache.files import SLICE_ROW
 from seglab.data.cache.geometry import Box, Extent, bounding_box, cut
+from seglab.data.cache.index import SLICE_ROW
 from seglab.data.cache.settings import CacheSettings
 from seglab.data.normalise import brain_mask, quantise
 from seglab.data.sources import Patient, Source, Volume

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.cache.files import (
+from seglab.data.cache.files import Json, read_index
+from seglab.data.cache.geometry import Box, paste, resize_images
+from seglab.data.cache.index import (
     IMAGES,
     MASKS,
     NATIVE_MASKS,
     SLICE_ROW,
     SLICES,
-    Json,
-    read_index,
+    PatientEntry,
 )
-from seglab.data.cache.geometry import Box, paste, resize_images
 
 UInt8 = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -89,19 +89,20 @@ class Cache:
     def __init__(self, path: Path) -> None:
         index = read_index(path)
         self.path = path
-        self.source: str = index["source"]
-        self.upright: bool = index["upright"]
-        self.mirror_axis: int = index["mirror_axis"]
-        self.settings: Json = index["settings"]
-        self.skipped = tuple((name, reason) for name, reason in index["skipped"])
-        self.data_hash: str = index["data_hash"]
-        self.bytes = sum(entry["bytes"] for entry in index["files"].values())
-        count, height, width = index["shape"]
+        self.source = index.source
+        self.upright = index.upright
+        self.mirror_axis: int = index.mirror_axis
+        self.settings: Json = index.settings
+        self.skipped = tuple(index.skipped)
+        self.data_hash = index.data_hash
+        sizes: dict[str, int] = {name: entry.bytes for name, entry in index.files.items()}
+        self.bytes = sum(sizes.values())
+        count, height, width = index.shape
         self.images = self._map(IMAGES, (count, height, width))
         self.masks_packed = self._map(MASKS, (count, height, -(-width // 8)))
-        self._native_bytes = index["files"].get(NATIVE_MASKS, {"bytes": 0})["bytes"]
+        self._native_bytes = sizes.get(NATIVE_MASKS, 0)
         self._read_slices(np.fromfile(path / SLICES, SLICE_ROW))
-        self.patients = tuple(self._patient(entry) for entry in index["patients"])
+        self.patients = tuple(self._patient(entry) for entry in index.patients)
         self.by_id = {patient.patient_id: patient for patient in self.patients}
 
     def masks(self, rows: Rows) -> UInt8:
@@ -143,24 +144,22 @@ class Cache:
         self.row_slice, self.row_tumour_px, self.row_brain_px = copies
         self.scale = np.stack((table["offset"], table["step"]), axis=1)
 
-    def _patient(self, entry: Json) -> CachedPatient:
-        rows = slice(entry["first"], entry["first"] + entry["count"])
-        spacing_mm = entry["spacing_mm"]
-        height, width = entry["native_shape"]
+    def _patient(self, entry: PatientEntry) -> CachedPatient:
+        rows = slice(entry.first, entry.first + entry.count)
         return CachedPatient(
-            patient_id=entry["patient_id"],
-            grade=entry["grade"],
-            spacing_mm=tuple(spacing_mm) if spacing_mm else None,
-            native_shape=(height, width),
-            box=Box(*entry["box"]),
-            first=entry["first"],
-            count=entry["count"],
-            stack_size=entry["stack_size"],
+            patient_id=entry.patient_id,
+            grade=entry.grade,
+            spacing_mm=entry.spacing_mm,
+            native_shape=entry.native_shape,
+            box=Box(*entry.box),
+            first=entry.first,
+            count=entry.count,
+            stack_size=entry.stack_size,
             slice_indices=self.row_slice[rows],
             tumour_px=self.row_tumour_px[rows],
             brain_px=self.row_brain_px[rows],
-            tumour_box=Box(*entry["tumour_box"]),
-            tumour_offset=entry["tumour_offset"],
+            tumour_box=Box(*entry.tumour_box),
+            tumour_offset=entry.tumour_offset,
         )
 
 
