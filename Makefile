@@ -1,4 +1,4 @@
-.PHONY: env test demo ui check
+.PHONY: env test fuzz demo ui check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,9 @@ env: .venv/ready
 
 test: env
 	$(BIN)/python -m pytest -m "not real_data and not browser and not postgres"
+
+fuzz: env
+	$(BIN)/python -m tests.fuzz
 
 demo: env
 	$(BIN)/python -m seglab demo

@@ -51,13 +51,13 @@ def unpack(archive: Path, out: Path, limits: Limits | None = None) -> Unpacked:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
+            members = [member for member in opened.infolist() if not member.filename.endswith("/")]
             _refuse_unsafe(archive, members, limits or Limits())
             out.mkdir(parents=True, exist_ok=True)
             _refuse_full_disk(out, members)
             for member in progress(members, "unpack", len(members), unit="file"):
                 _extract(opened, member, out)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise Damaged(str(error)) from error
     return Unpacked(len(members), sum(member.file_size for member in members))
 
@@ -95,6 +95,8 @@ def _objection(member: zipfile.ZipInfo) -> str | None:
         return "is a link or a device"
     if member.flag_bits & 1:
         return "is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed in another way than zip's own"
     return None
 
 

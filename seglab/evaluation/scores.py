@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from seglab.core.errors import UserError
+from seglab.core.tables import read_rows
 from seglab.evaluation.metrics import Counts, PatientScore, dice, mean
 
+MOST_PIXELS = 2**40
+"""Counts beyond it are no patient's, and their sums would not fit 64 bits."""
 COLUMNS = tuple(field.name for field in fields(PatientScore))
 _TEXT = ("patient_id", "grade")
 _WHOLE = tuple(field.name for field in fields(PatientScore) if field.type == "int")
@@ -65,12 +68,8 @@ def read_csv(path: Path) -> list[PatientScore]:
         UserError: the file is absent, is no such table, holds a value of the wrong kind,
             or names a patient twice.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable table of patients: {error}") from None
-    scores = [_parse(path, number, row) for number, row in enumerate(rows, start=2)]
+    rows = enumerate(read_rows(path, strict=True), start=2)
+    scores = [_parse(path, number, row) for number, row in rows]
     seen: set[str] = set()
     for score in scores:
         if score.patient_id in seen:
@@ -89,7 +88,7 @@ def _parse(path: Path, number: int, row: dict[str, str]) -> PatientScore:
             values[name] = _value(name, row[name])
         except ValueError:
             raise UserError(
-                f"{path}: row {number}, column '{name}': '{row[name]}' is not a number"
+                f"{path}: row {number}, column '{name}': '{row[name][:40]}' is not a number"
             ) from None
     return PatientScore(**values)  # type: ignore[arg-type]
 
@@ -97,7 +96,12 @@ def _parse(path: Path, number: int, row: dict[str, str]) -> PatientScore:
 def _value(name: str, text: str) -> str | float | None:
     if name in _TEXT:
         return text if text or name == "patient_id" else None
-    return int(text) if name in _WHOLE else float(text)
+    if name not in _WHOLE:
+        return float(text)
+    count = int(text)
+    if not 0 <= count < MOST_PIXELS:
+        raise ValueError(f"{count} pixels or slices")
+    return count
 
 
 def _pooled_dice(scores: Sequence[PatientScore]) -> float:

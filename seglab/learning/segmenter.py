@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import Model, Train
+from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CacheSettings
 from seglab.data.cache.single import SingleVolume, prepare_single
@@ -150,7 +151,7 @@ def load_segmenter(
     """
     path = folder / RECIPE
     try:
-        recipe = Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+        recipe = Recipe.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a model: it has no {RECIPE}") from None
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -100,7 +100,7 @@ def test_pandas_reads_the_table_as_well(tmp_path: Path) -> None:
         (lambda text: text.replace("hd95_mm", "hd95"), "no column 'hd95_mm'"),
         (lambda text: text.replace("p2,,", "p2,,x"), "row 4, column 'dice': 'x"),
         (lambda text: text[: text.rindex(",")], "row 6 has no column 'fp_volume_ml'"),
-        (lambda text: text + '"', "not a readable table"),
+        (lambda text: text + '"', "cannot be read as CSV"),
         (lambda text: text + "\0", "row 7 has no column"),
     ],
 )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.data.scans.base import Bool, Image, Pixels, Scan, refuse_mixed, written
-from seglab.data.sources.files import check_shape, finite_image
+from seglab.data.sources.files import finite_image
 from seglab.data.sources.lgg_tif import LggTif
+from seglab.data.sources.tiff import pixels, reading_tiff
 
 NAME = re.compile(r"(.+)_(\d{1,4})\.tiff?", re.IGNORECASE)
 MODES = ("RGB", "L", "I;16", "I", "F")
@@ -59,21 +58,14 @@ def _read_tif(path: Path) -> list[Image]:
 
 def _pages(path: Path) -> list[NDArray[Any]]:
     """Read every page: (H, W), or (H, W, 3) where it has three channels."""
-    from PIL import Image as Pillow
     from PIL import ImageSequence
 
-    try:
-        with warnings.catch_warnings(action="ignore"), Pillow.open(path, formats=["TIFF"]) as file:
-            check_shape(path, (getattr(file, "n_frames", 1), file.height, file.width))
-            pages = []
-            for page in ImageSequence.Iterator(file):
-                check_shape(path, (page.height, page.width))
-                if page.mode not in MODES:
-                    raise UserError(f"{path} has pixels of kind {page.mode}; one of {MODES}")
-                pages.append(np.array(page))
-            return pages
-    except (
-        OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
-        Pillow.DecompressionBombError,
-    ) as error:  # fmt: skip
-        raise UserError(f"{path} cannot be read as TIFF (truncated?): {error}") from error
+    with reading_tiff(path) as file:
+        pages, first = [], file.size
+        for page in ImageSequence.Iterator(file):
+            if page.size != first:
+                raise UserError(f"{path} has pages of {first} and of {page.size} pixels")
+            if page.mode not in MODES:
+                raise UserError(f"{path} has pixels of kind {page.mode}; one of {MODES}")
+            pages.append(pixels(page))
+        return pages

@@ -150,4 +150,5 @@ def open_source(name: str, root: Path, channel: int | None = None) -> Source:
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key that orders embedded numbers by value: ``a2`` before ``a10``."""
     parts = re.findall(r"\d+|\D+", name)
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
+    # Not isdigit(): that is also true of superscripts, which are no number to int().
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)

@@ -8,7 +8,6 @@ flipped nor transposed.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from functools import cached_property, reduce
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
+from seglab.core.tables import read_rows
 from seglab.data.sources.base import Patient, Source, Volume
 from seglab.data.sources.files import (
     binary_mask,
@@ -140,14 +140,8 @@ def _up_to_last(found: Iterable[Key]) -> set[Key]:
 
 def _listed_slices(path: Path) -> set[Key]:
     """Keys of the file names in ``slice_path``, whose folders are of another machine."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if "slice_path" not in (reader.fieldnames or ()):
-                raise UserError(f"{path} has no column 'slice_path'")
-            names = [re.split(r"[/\\]", row["slice_path"] or "")[-1] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
+    rows = read_rows(path, "slice_path")
+    names = (re.split(r"[/\\]", row.get("slice_path", ""))[-1] for row in rows)
     return {_key(name) for name in names if _FILE.fullmatch(name)}
 
 
@@ -169,4 +163,7 @@ def _datasets(file: h5py.File, path: Path) -> tuple[Any, Any]:
     if image.shape[2] != channels:
         raise UserError(f"{path} holds {image.shape[2]} image channels; expected {channels}")
     check_same_shape(path, image.shape[:2], mask.shape[:2])
+    planes = len(BratsH5.plane_names)
+    if mask.shape[2] > planes:
+        raise UserError(f"{path} holds {mask.shape[2]} mask planes; expected {planes}")
     return image, mask

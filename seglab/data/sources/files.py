@@ -17,6 +17,8 @@ MAX_SIDE_PX = 1024
 MAX_SLICES = 1024
 MAX_VOXELS = 2**27
 """Largest volume that is read: 512 MiB as float32."""
+MAX_DEFLATE_RATIO = 1032
+"""zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -36,6 +38,16 @@ def walk(root: Path) -> Iterator[Path]:
 
 def _cannot_list(error: OSError) -> NoReturn:
     raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file: a pipe would be waited for.
+
+    Raises:
+        UserError: absent, or something else than a file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
 
 
 def same_name(first: Path, second: Path, what: str) -> UserError:

@@ -8,19 +8,28 @@ byte of it is read.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.core.errors import UserError
-from seglab.data.sources.files import check_shape
+from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape
 
 if TYPE_CHECKING:
     import h5py
 
 MAX_CHUNK_BYTES = 2**26
 """A chunk is decompressed whole, however little of it is asked for."""
+MAX_CHUNKS = 2**16
+"""HDF5 visits every chunk that is declared, stored or not."""
+MAX_INFLATED_BYTES = 2**28
+"""HDF5 inflates all that a chunk holds, whatever size it declares."""
+
+
+LZF = 32000
+"""Number of the filter that h5py brings."""
 
 
 @contextmanager
@@ -32,6 +41,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
     """
     import h5py
 
+    check_file(path)
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -66,11 +76,58 @@ def numeric_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 def _check_layout(dataset: Any, name: str, path: Path) -> None:
     if dataset.dtype.kind not in "biuf":
         raise UserError(f"{path}: '{name}' holds {dataset.dtype}, not numbers")
-    if len(dataset.shape) != 3:
+    if dataset.shape is None or len(dataset.shape) != 3:
         raise UserError(
             f"{path}: '{name}' has the shape {dataset.shape}; expected (height, width, channels)"
         )
     check_shape(path, (dataset.shape[2], *dataset.shape[:2]))
-    chunk_bytes = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+    if dataset.chunks is not None:
+        _check_chunks(dataset, name, path)
+
+
+def _check_chunks(dataset: Any, name: str, path: Path) -> None:
+    from h5py import h5z
+
+    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise UserError(f"{path}: '{name}' declares chunks of {chunk_bytes} bytes")
+    count = math.prod(-(-n // step) for n, step in zip(dataset.shape, dataset.chunks, strict=True))
+    if count > MAX_CHUNKS:
+        raise UserError(f"{path}: '{name}' declares {count} chunks; at most {MAX_CHUNKS}")
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
+    _check_filters(filters, name, path)
+    if h5z.FILTER_DEFLATE in filters:
+        _check_inflation(dataset, chunk_bytes, name, path)
+
+
+def _check_filters(filters: list[int], name: str, path: Path) -> None:
+    """Only what compresses data sets everywhere, each once: deflated twice grows a millionfold."""
+    from h5py import h5z
+
+    known = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, LZF}
+    odd = [code for code in filters if code not in known or filters.count(code) > 1]
+    if odd:
+        raise UserError(
+            f"{path}: '{name}' is stored through HDF5 filter {odd[0]} (or twice through it); "
+            "read are gzip, lzf, shuffle and fletcher32, each once"
+        )
+
+
+def _check_inflation(dataset: Any, chunk_bytes: int, name: str, path: Path) -> None:
+    """Inflate what might be a bomb up to the size that its chunk declares."""
+    large: list[tuple[int, ...]] = []
+
+    def look(chunk: Any) -> None:
+        if chunk.size * MAX_DEFLATE_RATIO > MAX_INFLATED_BYTES:
+            large.append(chunk.chunk_offset)
+
+    if dataset.id.get_storage_size() * MAX_DEFLATE_RATIO > MAX_INFLATED_BYTES:
+        dataset.id.chunk_iter(look)
+    for offset in large:
+        _, stored = dataset.id.read_direct_chunk(offset)
+        stream = zlib.decompressobj()
+        with suppress(zlib.error):  # HDF5 will say so
+            stream.decompress(stored, chunk_bytes + 1)
+        if stream.unconsumed_tail:
+            raise UserError(f"{path}: '{name}' has a chunk that holds more than it declares")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seglab.core.errors import UserError
+from seglab.core.tables import read_rows
 
 FILE_NAME = "name_mapping.csv"
 _TCGA = re.compile(r"TCGA[-_](\w{2})[-_](\w{4})(?![0-9A-Za-z])", re.IGNORECASE)
@@ -37,7 +36,7 @@ class NameMapping:
         """
         persons: dict[str, str] = {}
         grades: dict[str, str] = {}
-        for row in _rows(path):
+        for row in map(_clean, read_rows(path, "subject_ID")):
             aliases = [name for key, name in row.items() if key.endswith("subject_ID") and name]
             if not aliases:
                 continue
@@ -73,18 +72,7 @@ def shared_patients(
     return [(name, twin) for name in ours for twin in by_person.get(mapping.person(name), [])]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    if rows and not any(key and key.endswith("subject_ID") for key in rows[0]):
-        raise UserError(f"{path} has no column that ends in 'subject_ID'")
-    return [_clean(row) for row in rows]
-
-
-def _clean(row: Mapping[str | None, object]) -> dict[str, str]:
+def _clean(row: Mapping[str, str]) -> dict[str, str]:
     """Strip the cells and blank those that say 'not known'."""
-    cells = {key: str(value or "").strip() for key, value in row.items() if key}
+    cells = {key: value.strip() for key, value in row.items()}
     return {key: "" if cell.lower() in _UNKNOWN else cell for key, cell in cells.items()}

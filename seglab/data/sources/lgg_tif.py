@@ -7,10 +7,7 @@ Spacing is not in the files.
 
 from __future__ import annotations
 
-import csv
 import re
-import struct
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +17,15 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
+from seglab.core.tables import read_rows
 from seglab.data.sources.base import Patient, Source, Volume, natural_key
 from seglab.data.sources.files import (
     binary_mask,
     check_same_shape,
-    check_shape,
     same_name,
 )
 from seglab.data.sources.identity_map import tcga_person
+from seglab.data.sources.tiff import pixels, reading_tiff
 
 GRADES = {"1": "G2", "2": "G3"}
 """Codes of ``neoplasm_histologic_grade``: 51 and 58 patients, as the paper counts II and III."""
@@ -161,35 +159,17 @@ def _read_tiff(path: Path, mode: str) -> NDArray[np.uint8]:
     Raises:
         UserError: absent, unreadable, of other channels, or too large.
     """
-    from PIL import Image
-
     channels = {"RGB": 3, "L": 1}
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["TIFF"]) as image:
-            check_shape(path, (image.height, image.width))
-            if image.mode != mode:
-                found = channels.get(image.mode, image.mode)
-                raise UserError(
-                    f"{path} has {found} channel(s); expected {channels[mode]} of uint8"
-                )
-            return np.array(image)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (
-        OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
-        Image.DecompressionBombError,
-    ) as error:  # fmt: skip
-        raise UserError(f"{path} cannot be read as TIFF (truncated?): {error}") from error
+    with reading_tiff(path) as image:
+        if image.mode != mode:
+            found = channels.get(image.mode, image.mode)
+            raise UserError(f"{path} has {found} channel(s); expected {channels[mode]} of uint8")
+        return pixels(image)
 
 
 def _read_grades(path: Path) -> dict[str, str]:
     """Person (``TCGA-CS-4941``) → ``G2`` or ``G3``, from the set's ``data.csv``."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    coded = ((row.get("Patient"), row.get("neoplasm_histologic_grade")) for row in rows)
+    coded = ((row.get("Patient"), row.get("neoplasm_histologic_grade")) for row in read_rows(path))
     return {
         tcga_person(patient) or patient: GRADES[code]
         for patient, code in coded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.sources.files import check_shape
+from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape
 
-MAX_DEFLATE_RATIO = 1032
-"""zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
 MAX_OFFSET_BYTES = 2**24
+"""Between the header and the data lie extensions, which are read whole."""
+_HEADERS = {348: ("f", 108), 540: ("q", 168)}
+"""Size of a header (NIfTI-1, NIfTI-2) → type and place of the offset of the data."""
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | None]:
@@ -33,12 +36,12 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | N
     from nibabel.loadsave import load
     from nibabel.spatialimages import HeaderDataError
 
+    check_file(path)
     try:
+        _check_extensions(path)
         image: Any = load(path)
         _check_header(path, image)
         values = np.asarray(image.dataobj)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
     except (
         OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError,
         ImageFileError, HeaderDataError,
@@ -46,8 +49,39 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | N
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as NIfTI (truncated?): {reason}") from error
     if values.dtype.kind == "f":
-        values = values.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # ``finite_image`` tells
+            values = values.astype(np.float32, copy=False)
     return np.moveaxis(values, -1, 0), _spacing_mm(image)
+
+
+def _check_extensions(path: Path) -> None:
+    """Refuse header extensions of an absurd size, which nibabel would read as they claim.
+
+    Of a header that is not NIfTI nibabel says so itself.
+    """
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        start = file.read(4)
+        order = next((o for o in "<>" if start in _starts(o)), None)
+        if order is None:
+            return
+        size = struct.unpack(f"{order}i", start)[0]
+        kind, place = _HEADERS[size]
+        header = start + file.read(size + 4 - len(start))  # the last four tell of extensions
+        if len(header) < size + 4 or header[size] == 0:
+            return
+        left = struct.unpack_from(order + kind, header, place)[0] - len(header)
+        while 16 <= left <= MAX_OFFSET_BYTES:
+            claimed = struct.unpack(f"{order}i", file.read(4) or bytes(4))[0]
+            if not 8 < claimed <= left:
+                raise UserError(f"{path} has a header extension of {claimed} bytes in {left}")
+            file.read(claimed - 4)
+            left -= claimed
+    if not left <= MAX_OFFSET_BYTES:
+        raise UserError(f"{path} declares {left} bytes between header and data")
+
+
+def _starts(order: str) -> set[bytes]:
+    return {struct.pack(f"{order}i", size) for size in _HEADERS}
 
 
 def _check_header(path: Path, image: Any) -> None:
