@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from seglab.core.config import RunConfig, flatten
@@ -86,8 +87,11 @@ class OpenRun:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not self._ended:
-            self.log.__exit__(kind, error, trace)
+        if self._ended:
+            return
+        self.log.__exit__(kind, error, trace)
+        if isinstance(error, TrainingDiverged):  # it would diverge again
+            drop_training_state(self.log.state)
 
     def epochs(self) -> Iterator[EpochResult]:
         """Train; each result is logged and saved before it is yielded."""
@@ -101,7 +105,7 @@ class OpenRun:
         log_cost(self.log, self.trainer)
         self._ended = True
         self.log.prune(epoch)
-        self._clear()
+        drop_training_state(self.log.state)
 
     def conclude(self) -> Outcome:
         """Judge the best weights on the validation patients, log everything, finish."""
@@ -112,7 +116,7 @@ class OpenRun:
         self.log.artifact(self.log.state / BEST, "checkpoints")
         self.log.finish()
         self._ended = True
-        self._clear()
+        drop_training_state(self.log.state)
         return self.outcome(FINISHED, {**summary, **cost})
 
     def outcome(self, status: str, metrics: dict[str, float], error: str | None = None) -> Outcome:
@@ -120,12 +124,13 @@ class OpenRun:
         config = self.plan.config
         return Outcome(self.log.run_id, self.plan.arm, config.seed, status, metrics, error=error)
 
-    def _clear(self) -> None:
-        """An ended run is not continued: its training state is only in the way."""
-        for name in (LAST, BEST):
-            (self.log.state / name).unlink(missing_ok=True)
-        if self.log.state.is_dir() and not any(self.log.state.iterdir()):
-            self.log.state.rmdir()
+
+def drop_training_state(state: Path) -> None:
+    """An ended run is not continued: its training state is only in the way."""
+    for name in (LAST, BEST):
+        (state / name).unlink(missing_ok=True)
+    if state.is_dir() and not any(state.iterdir()):
+        state.rmdir()
 
 
 def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) -> OpenRun:
@@ -151,9 +156,10 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
         log = start_run(store, plan.config.name, plan.run_name, tags, plan.parent_run_id)
     run = OpenRun(plan, data, trainer, log)
     try:
-        trainer.resume(log.state)
-        log.params({"arm": plan.arm, **flatten(plan.config.to_dict())})
-        log_start(log, plan.config, data, trainer)
+        if not trainer.resume(log.state):
+            # What was logged before the first checkpoint stays as the first process wrote it.
+            log.params({"arm": plan.arm, **flatten(plan.config.to_dict())})
+            log_start(log, plan.config, data, trainer)
     except BaseException:
         run.__exit__(*sys.exc_info())
         raise
@@ -192,15 +198,23 @@ def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
 
 def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
     for run in find_twins(plan, store, data):
-        if run.status not in {RUNNING, KILLED} or not store.may_continue(run):
-            continue
-        if "seglab.pruned_at_epoch" in run.tags:
+        if not is_unfinished(run, store) or not store.may_continue(run):
             continue
         try:
             return resume_run(store, run.run_id)
         except UserError:  # another process was faster
             continue
     return None
+
+
+def is_unfinished(run: RunInfo, store: Store) -> bool:
+    """Whether a run has something left to do: a training that was stopped, or that an error
+    of the machine (no space, no memory) ended after a checkpoint."""
+    if "seglab.pruned_at_epoch" in run.tags:
+        return False
+    if run.status == FAILED:
+        return (store.state(run.run_id) / LAST).is_file()
+    return run.status in {RUNNING, KILLED}
 
 
 def train_one(

@@ -24,7 +24,7 @@ from seglab.tracking import RunLog, environment_report
 
 
 def log_start(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
-    """Log what is known before the first step; the same again on a resumed run."""
+    """Log what is known before the first step."""
     document = yaml.safe_dump(config.to_dict(), sort_keys=False)
     log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
     log.json(environment_report(str(trainer.compute.device)), "environment.json")

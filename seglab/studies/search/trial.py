@@ -17,7 +17,14 @@ from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.study import Search
 from seglab.learning.training import EpochResult
 from seglab.studies.data import StudyData
-from seglab.studies.experiment import FAILED, FINISHED, Plan, open_run
+from seglab.studies.experiment import (
+    FAILED,
+    FINISHED,
+    Plan,
+    drop_training_state,
+    is_unfinished,
+    open_run,
+)
 from seglab.studies.search.ledger import ERROR, PROGRESS, RUN, Claim, Ledger
 from seglab.studies.search.samplers import PATIENTS, build_pruner, may_prune
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
@@ -100,7 +107,7 @@ def _settle(claim: Claim, bench: Bench) -> bool:
         _complete(claim, bench, run.run_id, run.metrics)
     elif PRUNED in run.tags:
         bench.ledger.tell(claim.trial, TrialState.PRUNED)
-    elif run.status == FAILED:
+    elif run.status == FAILED and not is_unfinished(run, bench.store):
         claim.trial.set_user_attr(ERROR, run.tags.get(FAILURE, "unknown"))
         bench.ledger.tell(claim.trial, TrialState.FAIL)
     else:
@@ -179,6 +186,7 @@ def fail_trial(claim: Claim, bench: Bench, error: Exception) -> None:
         run_id = run.run_id
         if run.status not in {FINISHED, FAILED} and PRUNED not in run.tags:
             resume_run(bench.store, run_id).fail(reason)
+        drop_training_state(bench.store.state(run_id))
     claim.trial.set_user_attr(RUN, run_id)
     claim.trial.set_user_attr(ERROR, reason)
     bench.ledger.tell(claim.trial, TrialState.FAIL)

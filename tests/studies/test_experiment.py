@@ -1,0 +1,86 @@
+"""One run: what an error ends for good, and what the same command goes on with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import TrainingDiverged, UserError
+from seglab.studies.data import open_data
+from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one
+from seglab.tracking import Store, open_store
+
+Build = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return open_store(tmp_path / "mlruns")
+
+
+def fail_in_the_end(plan: Plan, store: Store, tmp_path: Path) -> str:
+    """Train every epoch, and find no room for the pictures."""
+    run = open_run(plan, store, open_data(plan.config))
+    with pytest.raises(FileNotFoundError), pytest.MonkeyPatch.context() as patch, run:
+        _train_without_room(run, patch, tmp_path)
+    return run.log.run_id
+
+
+def _train_without_room(run: OpenRun, patch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for _ in run.epochs():
+        pass
+    patch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    run.conclude()
+
+
+def steps(store: Store, run_id: str) -> dict[str, list[int]]:
+    metrics = store.get_run(run_id).metrics
+    return {key: [step for step, _ in store.metric_history(run_id, key)] for key in metrics}
+
+
+def test_a_run_that_failed_after_its_epochs_is_finished_by_the_same_command(
+    small_config: Build, store: Store, tmp_path: Path
+) -> None:
+    plan = Plan(small_config(name="ends"), "ends")
+    whole: Outcome = train_one(Plan(small_config(name="whole"), "ends"), store)
+    failed = fail_in_the_end(plan, store, tmp_path)
+    assert store.get_run(failed).status == "FAILED"
+    environment = next((tmp_path / "mlruns/artifacts/ends").rglob("environment.json"))
+    written = environment.stat().st_mtime_ns
+
+    outcome = train_one(plan, store)
+    assert (outcome.run_id, outcome.status) == (failed, "FINISHED")
+    (run,) = store.find_runs("ends")
+    assert run.status == "FINISHED"
+    assert "seglab.error" not in run.tags
+    assert run.metrics["val/dice"] == whole.metrics["val/dice"]
+    assert steps(store, failed) == steps(store, whole.run_id)
+    assert (tmp_path / "mlruns/artifacts/ends" / failed / "artifacts/gallery/index.html").is_file()
+    assert environment.stat().st_mtime_ns == written, "what was known at the start is kept"
+    assert not list((tmp_path / "mlruns/state").glob("*"))
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(
+    small_config: Build, store: Store
+) -> None:
+    plan = Plan(small_config(name="early"), "early")
+    with pytest.raises(UserError), open_run(plan, store, open_data(plan.config)):
+        raise UserError("stopped before its first epoch")
+    outcome = train_one(plan, store)
+    assert sorted(run.status for run in store.find_runs("early")) == ["FAILED", "FINISHED"]
+    assert store.get_run(outcome.run_id).status == "FINISHED"
+
+
+def test_a_run_that_diverged_is_over(small_config: Build, store: Store, tmp_path: Path) -> None:
+    plan = Plan(small_config(name="diverged"), "diverged")
+    run = open_run(plan, store, open_data(plan.config))
+    next(run.epochs())
+    error = TrainingDiverged("loss is nan at epoch 2")
+    run.__exit__(type(error), error, None)
+    assert store.get_run(run.log.run_id).status == "FAILED"
+    assert not list((tmp_path / "mlruns/state").glob("*"))
