@@ -54,19 +54,31 @@ class Bootstrap:
         half: FloatArray = factor * standard_error(self.values)
         return half
 
-    def share_below_zero(self) -> FloatArray:
-        """Share of resamples (K,) whose mean is below zero; ties count half."""
-        below = np.count_nonzero(self.means < 0, axis=1)
-        ties = np.count_nonzero(self.means == 0, axis=1)
-        share: FloatArray = (below + ties / 2) / self.means.shape[1]
-        return share
+    def p_wrong_sign(self) -> FloatArray:
+        """Probability (K,) that a mean does not have the sign it shows; in (0, 0.5].
+
+        Half the smallest level at which :meth:`half_widths` leaves zero outside: the
+        share of pivots beyond the mean's own, (1 + count) / (1 + B) as in Davison and
+        Hinkley (1997, 4.2.5), or, where Student's interval is used, his one-sided p,
+        which is the posterior probability under Jeffreys' prior (Gelman et al., Bayesian
+        Data Analysis, 3.2). Never below 2**-n: without an assumption on the shape, that
+        all of n patients agree is no rarer than n heads in a row (Fisher 1935).
+        """
+        count, distance = self.values.shape[1], np.abs(self.values.mean(axis=1))
+        own = _over_error(distance, standard_error(self.values))
+        p = _student_tail(own, count)
+        if count >= FEWEST_PATIENTS:
+            beyond = np.count_nonzero(self._pivots() >= own[:, None], axis=1)
+            resampled = (1 + beyond) / (1 + self.means.shape[1]) / 2
+            # A mean of millions of its errors has no spread but that of rounding.
+            p = np.where(own < 1e6, resampled, p)
+        p[distance == 0] = 0.5
+        return np.clip(p, 2.0**-count, 0.5)
 
     def _pivots(self) -> FloatArray:
-        distance: FloatArray = np.abs(self.means - self.values.mean(axis=1, keepdims=True))
-        # Without spread nothing is known of the error: no interval is too wide.
-        pivots = np.full_like(distance, np.inf)
-        np.divide(distance, self.errors, out=pivots, where=self.errors > 0)
-        return pivots
+        return _over_error(
+            np.abs(self.means - self.values.mean(axis=1, keepdims=True)), self.errors
+        )
 
 
 def bootstrap(values: FloatArray, resamples: int, rng: np.random.Generator) -> Bootstrap:
@@ -116,6 +128,23 @@ def _resampled_means(values: FloatArray, resamples: int, rng: np.random.Generato
         means[..., start : start + size] = values @ counts.reshape(size, patients).T
     means /= patients
     return means
+
+
+def _over_error(distance: FloatArray, errors: FloatArray) -> FloatArray:
+    """Distances in standard errors; without spread nothing is known of the error: infinite."""
+    pivots = np.full_like(distance, np.inf)
+    np.divide(distance, errors, out=pivots, where=errors > 0)
+    return pivots
+
+
+def _student_tail(distance: FloatArray, patients: int) -> FloatArray:
+    """One-sided p of Student's t; 0.5 where one patient, or no difference, tells nothing."""
+    from scipy.special import stdtr
+
+    if patients < 2:
+        return np.full_like(distance, 0.5)
+    tail: FloatArray = stdtr(patients - 1, -distance)
+    return tail
 
 
 def _order_statistic(values: FloatArray, share: float) -> FloatArray:

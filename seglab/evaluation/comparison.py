@@ -3,7 +3,8 @@
 Seeds are averaged within a patient; patients are the sample. For every arm the
 mean difference to the baseline is given with a studentised bootstrap interval,
 Wilcoxon's signed-rank test with Holm's correction over the arms, the probability
-that the claimed direction is false, and a test of equivalence. The verdict is
+that the claimed direction is false (by the interval's own resamples), and a test of
+equivalence. The verdict is
 
 - ``better`` or ``worse`` where the corrected p is below the level (1 - confidence),
   the interval lies on one side of zero, which it names, and, where several seeds
@@ -69,7 +70,7 @@ class ArmRow(ArmSummary):
     p_seeds: float
     """The difference against patients and seeds both as luck, corrected; NaN: one seed."""
     p_false_claim: float
-    """Share of resamples whose mean difference has the opposite sign (ties half)."""
+    """That the mean difference has the other sign; at least 2**-patients, at most 0.5."""
     p_equivalence: float
     """Two one-sided t-tests within the margin."""
     verdict: Verdict
@@ -138,20 +139,9 @@ def compare_arms(
     table = pair(arms)
     if baseline not in table.arms:
         raise unknown_name("baseline arm", baseline, table.arms)
-    level = 1 - confidence
-    base = table.arms.index(baseline)
-    others = [i for i in range(len(table.arms)) if i != base]
-    means = table.means
-    differences = means[others] - means[base]
-    sample = bootstrap(np.vstack([means, differences]), resamples, np.random.default_rng(seed))
-    half, below = sample.half_widths(confidence), sample.share_below_zero()
-    noise = seed_noise(table.by_seed)
-    tests = _tests(table, base, others, differences, noise)
-    summaries = [_summary(table, i, float(half[i])) for i in range(len(table.arms))]
-    rows = tuple(
-        _row(summaries[i], d, float(half[k]), float(below[k]), test, margin, level)
-        for k, (i, d, test) in enumerate(zip(others, differences, tests, strict=True), len(means))
-    )
+    base, noise = table.arms.index(baseline), seed_noise(table.by_seed)
+    drawn = _Draws(resamples, confidence, seed)
+    summaries, rows = _judge(table, base, noise, margin, drawn)
     return Comparison(
         baseline=summaries[base],
         rows=rows,
@@ -161,8 +151,38 @@ def compare_arms(
         margin=margin,
         confidence=confidence,
         resamples=resamples,
-        warnings=(*_warnings(table, level), *_seed_warnings(rows, noise, level)),
+        warnings=(*_warnings(table, drawn.level), *_seed_warnings(rows, noise, drawn.level)),
     )
+
+
+@dataclass(frozen=True)
+class _Draws:
+    resamples: int
+    confidence: float
+    seed: int
+
+    @property
+    def level(self) -> float:
+        return 1 - self.confidence
+
+
+def _judge(
+    table: PairedTable, base: int, noise: SeedNoise, margin: float, drawn: _Draws
+) -> tuple[list[ArmSummary], tuple[ArmRow, ...]]:
+    """Summarise every arm, and hold each but ``base`` against it."""
+    others = [i for i in range(len(table.arms)) if i != base]
+    means = table.means
+    differences = means[others] - means[base]
+    rng = np.random.default_rng(drawn.seed)
+    sample = bootstrap(np.vstack([means, differences]), drawn.resamples, rng)
+    half, wrong = sample.half_widths(drawn.confidence), sample.p_wrong_sign()
+    tests = _tests(table, base, others, differences, noise)
+    summaries = [_summary(table, i, float(half[i])) for i in range(len(table.arms))]
+    rows = tuple(
+        _row(summaries[i], d, float(half[k]), float(wrong[k]), test, margin, drawn.level)
+        for k, (i, d, test) in enumerate(zip(others, differences, tests, strict=True), len(means))
+    )
+    return summaries, rows
 
 
 @dataclass(frozen=True)
@@ -203,7 +223,7 @@ def _row(
     summary: ArmSummary,
     differences: FloatArray,
     half_width: float,
-    below_zero: float,
+    p_wrong_sign: float,
     tests: _Tests,
     margin: float,
     level: float,
@@ -221,7 +241,7 @@ def _row(
         p=tests.p,
         p_holm=tests.p_holm,
         p_seeds=tests.p_seeds,
-        p_false_claim=below_zero if diff >= 0 else 1 - below_zero,
+        p_false_claim=p_wrong_sign,
         p_equivalence=p_equivalence,
         verdict=_verdict(diff, differs, p_equivalence < level),
         # Holm's strictest step: what the arm must pass whatever the others do.

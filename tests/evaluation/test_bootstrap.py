@@ -66,10 +66,39 @@ def test_one_patient_has_no_interval() -> None:
     assert math.isnan(found.half_widths(0.95)[0])
 
 
-def test_share_below_zero_counts_ties_half() -> None:
-    # Two patients at -1 and +1: a resample's mean is -1, 0, 0 or +1 with equal chance.
-    found = bootstrap(np.array([[-1.0, 1.0], [1.0, 2.0]]), 20_000, np.random.default_rng(0))
-    assert found.share_below_zero() == pytest.approx([0.5, 0.0], abs=0.01)
+def p_wrong_sign(values: np.ndarray, resamples: int = 2_000) -> np.ndarray:
+    return bootstrap(np.atleast_2d(values), resamples, np.random.default_rng(3)).p_wrong_sign()
+
+
+def test_the_wrong_sign_of_few_is_students_but_no_rarer_than_heads_in_a_row() -> None:
+    mixed = np.array([0.02, -0.01, 0.05, 0.01])
+    student = stats.ttest_1samp(mixed, 0, alternative="greater").pvalue
+    assert p_wrong_sign(mixed)[0] == pytest.approx(student)
+    alike = np.array([0.050, 0.051, 0.049])
+    assert stats.ttest_1samp(alike, 0).pvalue < 0.001
+    # Wilcoxon's two-sided p of three that agree is 0.25.
+    assert p_wrong_sign(alike)[0] == p_wrong_sign(-alike)[0] == 0.125
+    assert p_wrong_sign(np.full(20, 0.1))[0] == 2**-20
+    assert p_wrong_sign(np.array([0.3]))[0] == p_wrong_sign(np.zeros(9))[0] == 0.5
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+def test_the_wrong_sign_and_the_interval_agree(confidence: float) -> None:
+    values = np.random.default_rng(5).normal(0.015, 0.05, (200, 30))
+    found = bootstrap(values, 2_000, np.random.default_rng(6))
+    claims = np.abs(values.mean(axis=1)) > found.half_widths(confidence)
+    level = (1 - confidence) / 2
+    np.testing.assert_array_equal(claims, found.p_wrong_sign() <= level + 0.5 / 2_000)
+
+
+@pytest.mark.parametrize("patients", [3, 5, 7, 8, 12, 20, 55])
+def test_equal_arms_seldom_have_a_small_chance_of_the_wrong_sign(patients: int) -> None:
+    values = np.random.default_rng(patients).standard_t(5, (4_000, patients))
+    p = p_wrong_sign(values, 1_000)
+    for level in (0.01, 0.05):
+        share = np.mean(p < level)
+        noise = 3 * math.sqrt(2 * level * (1 - 2 * level) / len(values))
+        assert share <= 2 * level + noise
 
 
 def test_quantities_share_their_resamples() -> None:

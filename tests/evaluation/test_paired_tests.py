@@ -12,7 +12,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from seglab.evaluation import paired_tests, power
-from seglab.evaluation.seed_noise import p_beyond_seeds, seed_noise
+from seglab.evaluation.seed_noise import SeedNoise, p_beyond_seeds, seed_noise
 
 
 @pytest.mark.parametrize("patients", [4, 10, 14, 50, 51, 120])
@@ -138,3 +138,29 @@ def test_seed_noise_weakens_a_claim() -> None:
     noisy = seed_noise([np.arange(3.0)[:, None] * 0.02 + np.zeros(30)])
     assert p_beyond_seeds(d, 2 / 3, noisy) > 0.2
     assert p_beyond_seeds(np.zeros(30), 2 / 3, seed_noise([np.zeros((2, 30))])) == 1
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize("sd_run", [0.0, 0.005, 0.01, 0.02])
+def test_the_luck_of_few_seeds_is_not_taken_for_a_difference(
+    arms: int, seeds: int, sd_run: float
+) -> None:
+    rng = np.random.default_rng(arms + seeds)
+    small = 0
+    for _ in range(1_500):
+        values = rng.normal(0, 0.03, (arms, 1, 55)) + rng.normal(0, 0.02, (arms, seeds, 55))
+        values += rng.normal(0, sd_run, (arms, seeds, 1))
+        d = values[1].mean(axis=0) - values[0].mean(axis=0)
+        small += p_beyond_seeds(d, 2 / seeds, seed_noise(list(values))) < 0.05
+    assert small / 1_500 <= 0.06
+
+
+def test_the_level_of_two_parts_is_where_cochrans_value_is_reached() -> None:
+    rng = np.random.default_rng(8)
+    d, noise = rng.normal(0.03, 0.05, 20), SeedNoise(0.006**2, 3)
+    p = p_beyond_seeds(d, 1.0, noise)
+    patients = d.var(ddof=1) / 20
+    quantile = [stats.t.isf(p / 2, df) for df in (19, 3)]
+    critical = np.average(quantile, weights=[patients, noise.variance])
+    assert abs(d.mean()) / math.sqrt(patients + noise.variance) == pytest.approx(critical)
+    assert p_beyond_seeds(d + 1e6, 1.0, noise) < 1e-9
