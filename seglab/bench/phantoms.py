@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,16 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.data.cache import Cache
-from seglab.data.cache.files import (
-    IMAGES,
-    MASKS,
-    NATIVE_MASKS,
-    SLICES,
-    HashedFile,
-    Json,
-    read_index,
-    write_index,
-)
+from seglab.data.cache.files import INDEX, HashedFile, Json, write_index
+from seglab.data.cache.index import IMAGES, MASKS, NATIVE_MASKS, SLICES
 from seglab.data.phantom import make_patient
 from seglab.data.phantom.kaggle import CONTENT
 
@@ -78,7 +71,8 @@ def repeat_cache(cache: Cache, folder: Path, slices: int) -> Path:
         ``folder``, as ``open_cache`` opens it. The last patient may be cut short.
     """
     folder.mkdir()
-    copies, index = -(-slices // len(cache.images)), read_index(cache.path)
+    copies = -(-slices // len(cache.images))
+    index: Json = json.loads((cache.path / INDEX).read_text(encoding="utf-8"))
     for name in (IMAGES, MASKS, SLICES):
         content = np.fromfile(cache.path / name, np.uint8).reshape(len(cache.images), -1)
         with HashedFile(folder / name) as file:
