@@ -8,12 +8,12 @@ import math
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 from seglab.core.errors import TrainingDiverged, UserError
+from seglab.tracking.failures import print_traceback, redact
 
 Command = Callable[[argparse.Namespace], int]
 DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -40,7 +40,7 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return status
     except (UserError, TrainingDiverged) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(redact(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted: the same command continues", file=sys.stderr)
@@ -50,7 +50,7 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except Exception:
-        traceback.print_exc()
+        print_traceback()
         return OUR_FAULT
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from seglab.tracking import (
     resume_run,
     start_run,
 )
+from seglab.tracking.failures import print_traceback, redact
 
 FINISHED, FAILED, KILLED, RUNNING = "FINISHED", "FAILED", "KILLED", "RUNNING"
 
@@ -242,8 +242,8 @@ def try_one(
     except (UserError, TrainingDiverged) as error:
         reason, our_fault = str(error), False
     except Exception as error:  # one broken arm must not end the others
-        traceback.print_exc()
-        reason, our_fault = f"{type(error).__name__}: {error}", True
+        print_traceback()
+        reason, our_fault = redact(f"{type(error).__name__}: {error}"), True
     print(f"{plan.run_name} failed: {reason}", file=sys.stderr)
     failed = [] if data is None else find_twins(plan, store, data)
     run_id = failed[0].run_id if failed else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -47,8 +49,15 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "
 
 
 def redact(text: str) -> str:
-    """Hide the user and password of every URI in ``text``."""
-    return re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
+    """Hide the user and password of every URI in ``text``, and secrets among its parameters."""
+    # Up to the last "@" before the path: a password may hold one.
+    hidden = re.sub(r"(?<=://)[^/\s'\"]+@", "***@", text)
+    return re.sub(r"(?i)(?<=[?&])((?:password|passwd|pwd|token|key)=)[^&\s'\"]+", r"\1***", hidden)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the error at hand, without passwords."""
+    print(redact(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def is_away(error: BaseException) -> bool:

@@ -90,13 +90,19 @@ def start_server() -> Iterator[Callable[[list[str], dict[str, str], int], Server
 
 
 @pytest.fixture(scope="session")
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps its database and artifacts."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="session")
 def server(
     start_server: Callable[[list[str], dict[str, str], int], Server],
     fresh_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    server_folder: Path,
 ) -> Server:
     """A server with its own database that hands artifacts through, as on another machine."""
-    folder = tmp_path_factory.mktemp("server")
+    folder = server_folder
     shutil.copy(fresh_folder / "mlflow.db", folder / "server.db")
     port = free_port()
     command = [

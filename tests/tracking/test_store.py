@@ -272,6 +272,17 @@ def test_a_read_only_disk_is_said(small_disk: Path) -> None:
         open_store(small_disk / "mlruns")
 
 
-def test_passwords_never_reach_a_message() -> None:
-    text = "postgresql+psycopg://anna:pw%40x@db/study and http://u:p@host"
-    assert redact(text) == "postgresql+psycopg://***@db/study and http://***@host"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "postgresql+psycopg://anna:pw%40x@db/study and http://u:p@host",
+            "postgresql+psycopg://***@db/study and http://***@host",
+        ),
+        ("http://u:p@ss@host/x, a@b", "http://***@host/x, a@b"),
+        ("postgresql://db/s?user=u&password=pw&x=1", "postgresql://db/s?user=u&password=***&x=1"),
+        ("'http://host' of a@b", "'http://host' of a@b"),
+    ],
+)
+def test_passwords_never_reach_a_message(text: str, shown: str) -> None:
+    assert redact(text) == shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from seglab.studies.experiment import (
 from seglab.studies.search.ledger import ERROR, PROGRESS, RUN, Claim, Ledger
 from seglab.studies.search.samplers import PATIENTS, build_pruner, may_prune
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
+from seglab.tracking.failures import print_traceback
 
 TRIAL = "seglab.trial"
 PRUNED, FAILURE = "seglab.pruned_at_epoch", "seglab.error"
@@ -92,7 +92,7 @@ def do_trial(claim: Claim, bench: Bench) -> None:
     except Exception as error:  # whatever it is, the search goes on
         _check_disk(bench.store)
         if not isinstance(error, UserError | TrainingDiverged):
-            traceback.print_exc()
+            print_traceback()
         fail_trial(claim, bench, error)
     finally:
         _free_memory()
