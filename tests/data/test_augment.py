@@ -16,6 +16,8 @@ from seglab.data.augment.transform import pipeline
 NAMES = [entry.name for entry in AUGMENTATIONS]
 GEOMETRIC = ["mirror", "front_back", "flips", "rotate", "scale", "affine", "elastic", "grid"]
 INTENSITY = ["brightness_contrast", "gamma", "noise", "blur", "bias_field", "intensity"]
+MASK_ALONE = [*INTENSITY, "dropout"]
+"""Those that may change the image and never the mask."""
 
 
 def build(name: str, mirror_axis: int = 0, **options: object) -> Augmenter:
@@ -71,6 +73,12 @@ def test_image_and_mask_stay_aligned(name: str, channels: int) -> None:
         sure = np.abs(new_images[..., channel].astype(int) - 128) > 70
         np.testing.assert_array_equal(new_images[..., channel][sure] > 128, new_masks[sure] == 1)
         assert (~sure).mean() < 0.03
+
+
+def test_every_augmentation_is_held_to_its_marker() -> None:
+    """A new one must be put where its image and mask are compared."""
+    mixed = {"none", "default", "all"}  # of parts that are all compared
+    assert set(NAMES) == {*GEOMETRIC, "geometric", *MASK_ALONE, *mixed}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,7 +137,7 @@ def test_background_stays_black_and_brain_does_not(name: str) -> None:
     assert not corners.any()
 
 
-@pytest.mark.parametrize("name", [*INTENSITY, "dropout"])
+@pytest.mark.parametrize("name", MASK_ALONE)
 def test_intensity_leaves_masks_alone(name: str) -> None:
     images, masks = brains(5)
     np.testing.assert_array_equal(build(name)(images, masks, range(5))[1], masks)

@@ -33,6 +33,21 @@ def test_a_copied_volume_stays_with_its_original(
     assert sorted(map(len, parts)) == [0, 0, 2]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_person_with_two_names_stays_on_one_side(
+    phantoms: Path, tmp_path: Path, small_config: Callable[..., RunConfig], seed: int
+) -> None:
+    root = tmp_path / "mapped"
+    shutil.copytree(phantoms, root)
+    rows = [f"HGG,TCGA-CS-4941,BraTS20_Training_00{number}" for number in (1, 4)]
+    header = "Grade,TCGA_TCIA_subject_ID,BraTS_2020_subject_ID"
+    (root / "name_mapping.csv").write_text("\n".join([header, *rows]))
+    data = open_data(small_config(data={"root": str(root)}, split={"seed": seed}))
+    names = {"BraTS20_Training_001", "BraTS20_Training_004"}
+    parts = [names & set(part) for part in (data.split.train, data.split.val, data.split.test)]
+    assert sorted(map(len, parts)) == [0, 0, 2]
+
+
 def test_the_search_is_done_once(doubled: Path, small_config: Callable[..., RunConfig]) -> None:
     config = small_config(data={"root": str(doubled)})
     first = open_data(config)
