@@ -1,9 +1,12 @@
 """The operating point, chosen on validation: the simplest that is as good as the best.
 
 Every setting of a small grid is scored by the mean patient Dice. Of the settings
-within one standard error (over patients) of the best mean, the simplest is taken
-(the one-standard-error rule; Breiman 1984): a gain that the validation patients
-cannot tell from luck is not worth a step more, and does not carry over to the test.
+within one standard error of the best, the simplest is taken (the one-standard-error
+rule; Breiman 1984): a gain that the validation patients cannot tell from luck is not
+worth a step more, and does not carry over to the test. The error is that of the paired
+difference to the best over patients: all settings are tried on the same patients, and how
+much these differ from each other, which is far more, says nothing about the settings.
+Gains below ``SMALLEST_GAIN`` are never worth a step.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from seglab.learning.postprocess import (
 )
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SMALLEST_GAIN = 0.002
+"""Of the mean Dice; what two or three patients agree on by chance can have no error at all."""
 SMALLEST_COMPONENTS_PX = (0, 10, 50, 200, 500)
 PLAIN = OperatingPoint()
 
@@ -51,7 +56,8 @@ class Choice:
     dice: float
     best: Tried
     standard_error: float
-    """Of the best setting's mean over patients; NaN for fewer than two patients."""
+    """Of the mean difference between the best and the plain setting, over patients; NaN for
+    fewer than two patients."""
     patients: int
     """Validation patients with tumour, who decided."""
     tried: Sequence[Tried]
@@ -62,8 +68,11 @@ class Choice:
         return {
             "chosen": {**self.point.to_dict(), "val/dice": self.dice},
             "best": {**self.best.point.to_dict(), "val/dice": self.best.dice},
-            "standard_error": self.standard_error if math.isfinite(self.standard_error) else None,
-            "rule": "the simplest setting within one standard error of the best mean patient Dice",
+            "standard_error_to_plain": self.standard_error
+            if math.isfinite(self.standard_error)
+            else None,
+            "rule": "the simplest setting whose mean patient Dice is within one standard error "
+            "(of the paired difference over patients) of the best",
             "patients": self.patients,
             "tried": [{**one.point.to_dict(), "val/dice": one.dice} for one in self.tried],
         }
@@ -114,10 +123,15 @@ def choose(scores: Mapping[OperatingPoint, Sequence[float]]) -> Choice:
     if patients < 2:
         plain = next(one for one in tried if one.point == PLAIN)
         return Choice(PLAIN, plain.dice, best, math.nan, patients, tried)
-    error = float(np.std(scores[best.point], ddof=1) / math.sqrt(patients))
-    good = [one for one in tried if one.dice >= best.dice - error]
+    top = np.asarray(scores[best.point])
+    errors = {point: _standard_error(top - np.asarray(dice)) for point, dice in scores.items()}
+    good = [one for one in tried if best.dice - one.dice <= max(errors[one.point], SMALLEST_GAIN)]
     chosen = min(good, key=lambda one: complexity(one.point))
-    return Choice(chosen.point, chosen.dice, best, error, patients, tried)
+    return Choice(chosen.point, chosen.dice, best, errors[PLAIN], patients, tried)
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def complexity(point: OperatingPoint) -> tuple[float, ...]:

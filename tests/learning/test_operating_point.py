@@ -88,16 +88,31 @@ def test_every_setting_scores_as_if_applied_alone(seed: int) -> None:
 
 def test_a_gain_within_one_standard_error_is_not_worth_a_step() -> None:
     better = OperatingPoint(0.4, 50)
-    # The best mean is 0.82, its standard error 0.02 (spread 0.04, four patients).
-    best = [0.78, 0.78, 0.86, 0.86]
-    error = np.std(best, ddof=1) / 2
-    near = choose({PLAIN: [0.82 - 0.9 * error] * 4, better: best})
+    plain = np.array([0.2, 0.5, 0.7, 0.9])
+    # Gains of ±0.04 around their mean have a standard error of 0.0231 over four patients.
+    spread = np.array([-0.04, 0.04, 0.04, -0.04])
+    error = 0.04 * np.sqrt(4 / 3) / 2
+    near = choose({PLAIN: plain, better: plain + 0.9 * error + spread})
     assert near.point == PLAIN
     assert near.best.point == better
     assert near.standard_error == pytest.approx(error)
-    far = choose({PLAIN: [0.82 - 1.1 * error] * 4, better: best})
+    far = choose({PLAIN: plain, better: plain + 1.1 * error + spread})
     assert far.point == better
-    assert far.dice == pytest.approx(0.82)
+    assert far.dice == pytest.approx(plain.mean() + 1.1 * error)
+
+
+def test_how_much_patients_differ_does_not_hide_a_gain_that_all_have() -> None:
+    """Unpaired, the error of these means is 0.15 and nothing would ever be chosen."""
+    plain = np.array([0.1, 0.5, 0.8, 0.9])
+    gain = np.array([0.05, 0.06, 0.05, 0.04])
+    assert choose({PLAIN: plain, OperatingPoint(0.3): plain + gain}).point == OperatingPoint(0.3)
+
+
+def test_a_gain_too_small_to_matter_is_left_even_where_all_have_it() -> None:
+    plain = np.array([0.6, 0.8])
+    mirrored = OperatingPoint(mirror=True)
+    assert choose({PLAIN: plain, mirrored: plain + 0.0015}).point == PLAIN
+    assert choose({PLAIN: plain, mirrored: plain + 0.0025}).point == mirrored
 
 
 def test_among_good_ones_the_simplest_is_chosen() -> None:
@@ -105,10 +120,36 @@ def test_among_good_ones_the_simplest_is_chosen() -> None:
         PLAIN: [0.1, 0.3],
         OperatingPoint(0.3): [0.6, 0.8],
         OperatingPoint(0.4): [0.6, 0.8],
-        OperatingPoint(0.4, 50): [0.61, 0.81],
-        OperatingPoint(0.4, mirror=True): [0.62, 0.82],
+        OperatingPoint(0.4, 50): [0.59, 0.82],
+        OperatingPoint(0.4, mirror=True): [0.58, 0.83],
     }
     assert choose(scores).point == OperatingPoint(0.4)
+
+
+def speckled(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A tumour found but for a doubtful rim, and far from it specks of four voxels."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.mgrid[0:12, 0:48, 0:48]
+    distance = np.sqrt((z - 6) ** 2 + (y - 12) ** 2 + (x - 12 - seed) ** 2)
+    probability = np.where(distance < 4.5, 0.95, np.where(distance < 5.5, 0.35, 0.05))
+    for corner in generator.permutation(25)[:15]:
+        row, column = 26 + corner // 5 * 4, 26 + corner % 5 * 4
+        probability[3, row : row + 2, column : column + 2] = 0.95
+    return probability.astype(np.float32), distance
+
+
+def test_what_truly_helps_is_chosen() -> None:
+    """Specks ask for a smallest component; a rim that is tumour asks for a lower threshold."""
+    for reach, point in ((4.5, OperatingPoint(0.5, 10)), (5.5, OperatingPoint(0.3, 10))):
+        scores: dict[OperatingPoint, list[float]] = {}
+        for seed in range(4):
+            probability, distance = speckled(seed)
+            for tried, dice in score_settings(probability, distance < reach, np.arange(12)):
+                scores.setdefault(tried, []).append(dice)
+        choice = choose(scores)
+        assert choice.point == point
+        assert choice.dice == pytest.approx(1)
+        assert np.mean(scores[PLAIN]) < 0.95
 
 
 @pytest.mark.parametrize("patients", [0, 1])
@@ -117,7 +158,7 @@ def test_too_few_patients_choose_nothing(patients: int) -> None:
     choice = choose(scores)
     assert choice.point == PLAIN
     assert choice.patients == patients
-    assert choice.to_json()["standard_error"] is None
+    assert choice.to_json()["standard_error_to_plain"] is None
 
 
 def test_complexity_counts_steps_before_distance() -> None:
