@@ -187,7 +187,7 @@ def image_identity(
     """
     measured = [
         _measure(image[index], None if mask is None else mask[index] > 0, mirror_axis)
-        for index in _spread(len(image), MAX_SLICES)
+        for index in spread_indices(len(image), MAX_SLICES)
     ]
     found = median_appearance(measured)
     slices = sum(not np.isnan(one.csf_brightness) for one in measured)
@@ -223,7 +223,7 @@ def _measure(image: Image, lesion: Region | None, mirror_axis: int) -> Appearanc
     return appearance(plain, head, inside, lesion, mirror_axis)
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.intp]:
+def spread_indices(count: int, wanted: int) -> NDArray[np.intp]:
     """Up to ``wanted`` positions, evenly over the middle 70 % of ``count``."""
     first, last = int(0.15 * count), max(int(0.85 * count) - 1, int(0.15 * count))
     return np.unique(np.linspace(first, last, wanted).round().astype(np.intp))

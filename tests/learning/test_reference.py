@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ def reference() -> Reference:
         levels_mean=tuple(mean.tolist()),
         levels_sd=tuple(2.0 for _ in mean),
         lesion_z=2.0,
+        skull_fall=None,
     )
 
 
@@ -49,6 +51,21 @@ def test_frame_spacing_and_intensity_are_told_with_their_figures(reference: Refe
     (intensity,) = reference.differences(volume(), LEVELS // 2 + 1)
     assert "percentile" in intensity
     assert "σ" in intensity
+
+
+def test_a_skull_is_told_where_training_had_none_and_the_other_way(reference: Reference) -> None:
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    radius = np.sqrt(x**2 + y**2)
+    whole = np.select([radius < 0.7, radius < 0.82, radius < 0.97], [110, 20, 220], 0)
+    whole = np.stack([whole] * 6).astype(np.uint8)
+    stripped = np.where(radius < 0.7, whole, 0).astype(np.uint8)
+    for fall, silent, told, words in (
+        (0.05, stripped, whole, "skull is on"),
+        (0.9, whole, stripped, "skull was taken off"),
+    ):
+        trained = replace(reference, skull_fall=fall)
+        assert any(words in text for text in trained.differences(volume(), told))
+        assert not any("skull" in text for text in trained.differences(volume(), silent))
 
 
 def test_a_faint_prediction_is_no_flair_tumour(reference: Reference) -> None:
