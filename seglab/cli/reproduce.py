@@ -16,9 +16,11 @@ def add_commands(commands: Any) -> None:
         help="train a run again and compare",
         description="Train a finished run again from what MLflow holds of it, and say whether the "
         "result is equal to the bit,\nor by how much it is not.",
-        epilog="example:\n  python -m seglab reproduce RUN_ID",
+        epilog="examples:\n  python -m seglab reproduce RUN_ID\n"
+        "  python -m seglab reproduce losses@champion\n"
+        "  python -m seglab reproduce results/checkpoints/best.safetensors",
     )
-    parser.add_argument("run", help="run id")
+    parser.add_argument("run", metavar="RUN", help="run id, its checkpoint or name@alias")
     parser.add_argument("overrides", nargs="*", metavar="data.root=DIR",
                         help="paths as they are on this machine")  # fmt: skip
     add_json(parser)

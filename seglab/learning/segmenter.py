@@ -52,6 +52,8 @@ class Recipe:
     """Whether the slices of a training volume shared one intensity scale."""
     point: OperatingPoint
     reference: Reference | None = None
+    run_id: str | None = None
+    """The run that trained it; None where no run did."""
 
     @property
     def channels(self) -> int:
@@ -149,14 +151,22 @@ def load_segmenter(
     Raises:
         UserError: the folder is not such a model, or is damaged.
     """
+    return build_segmenter(read_recipe(folder), folder / weights, compute)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Read the description of a model's folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
     path = folder / RECIPE
     try:
-        recipe = Recipe.from_json(parse_json(path.read_text(encoding="utf-8")))
+        return Recipe.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a model: it has no {RECIPE}") from None
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(f"{path} is not a model's description: {error}") from None
-    return build_segmenter(recipe, folder / weights, compute)
 
 
 def build_segmenter(recipe: Recipe, weights: Path, compute: Compute | None = None) -> Segmenter:

@@ -15,7 +15,7 @@ from seglab.learning.device import choose_compute
 from seglab.learning.training import BEST, LAST, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
 from seglab.studies.data import StudyData, open_data
-from seglab.studies.outputs import log_cost, log_start, log_validation
+from seglab.studies.outputs import log_checkpoint, log_cost, log_start, log_validation
 from seglab.tracking import (
     RunInfo,
     RunLog,
@@ -113,7 +113,7 @@ class OpenRun:
         scores = log_validation(self.log, self.plan.config, self.data, self.trainer)
         cost = log_cost(self.log, self.trainer)
         summary = {f"val/{key}": value for key, value in summarise(scores).items()}
-        self.log.artifact(self.log.state / BEST, "checkpoints")
+        log_checkpoint(self.log, self.plan.config, self.data, self.trainer)
         self.log.finish()
         self._ended = True
         drop_training_state(self.log.state)

@@ -7,20 +7,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from seglab.core.config import RunConfig
-from seglab.core.documents import read_document
 from seglab.core.errors import UserError
-from seglab.core.study import build_run
-from seglab.data.cache.geometry import MULTIPLE
-from seglab.learning.device import choose_compute
-from seglab.learning.postprocess import OperatingPoint
-from seglab.learning.segmenter import RECIPE, Segmenter, build_segmenter, load_segmenter
-from seglab.learning.training import BEST
-from seglab.studies.rebuild import CHECKPOINT, CONFIG, fetch, make_recipe, read_config
+from seglab.learning.segmenter import RECIPE, Segmenter, load_segmenter, read_recipe
+from seglab.studies.rebuild import CHECKPOINT, fetch
+from seglab.studies.recipe import CHECKPOINTS
 from seglab.tracking import RunInfo, Store, UnknownRun
 from seglab.tracking.registry import fetch_segmenter, find_registered
 
 WEIGHTS_SUFFIX = ".safetensors"
+PROMOTED_RUN = "seglab.promoted_run_id"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -53,6 +48,23 @@ def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
         return load_segmenter(fetch_segmenter(store, registered.run_id, Path(folder)))
 
 
+def find_trained_run(store: Store, name: str) -> RunInfo:
+    """Find the run that trained what ``name`` names, in all the ways of :func:`open_model`.
+
+    Raises:
+        UserError: there is nothing of this name, or no run of this store trained it.
+    """
+    path = Path(name)
+    if path.exists() or _looks_like_path(name):
+        recipe = read_recipe(_recipe_folder(path) if path.is_dir() else path.parent)
+        if recipe.run_id is None:
+            raise UserError(f"{name}: its {RECIPE} names no run")
+        return store.get_run(recipe.run_id)
+    if "@" in name or "/" in name:
+        return store.get_run(find_registered(store, name).tags[PROMOTED_RUN])
+    return store.get_run(name)
+
+
 def _looks_like_path(name: str) -> bool:
     if name.startswith("models:/"):
         return False
@@ -66,23 +78,30 @@ def _from_run(store: Store, run: RunInfo, folder: Path) -> Segmenter:
         return load_segmenter(fetch_segmenter(store, run.run_id, folder))
     if run.status != "FINISHED":
         raise UserError(f"run {run.run_id} ({run.name}) is {run.status}: it has no best weights")
-    config = read_config(store, run)
-    return _from_config(config, fetch(store, run, CHECKPOINT, folder))
+    for artifact in (f"{CHECKPOINTS}/{RECIPE}", CHECKPOINT):
+        fetch(store, run, artifact, folder)
+    return _from_file(folder / CHECKPOINT)
 
 
 def _from_folder(folder: Path) -> Segmenter:
     """A model's own folder, an MLflow model around it, or a training run's artifacts."""
+    home = _recipe_folder(folder)
+    weights = sorted(home.glob(f"*{WEIGHTS_SUFFIX}"))
+    if len(weights) != 1:
+        raise UserError(
+            f"{home} has {len(weights)} {WEIGHTS_SUFFIX} files beside {RECIPE}; exactly one makes "
+            "a model, else name the file"
+        )
+    return _from_file(weights[0])
+
+
+def _recipe_folder(folder: Path) -> Path:
     recipes = sorted(folder.rglob(RECIPE))
-    if len(recipes) == 1:
-        return load_segmenter(recipes[0].parent)
-    if recipes:
+    if not recipes:
+        raise UserError(f"{folder} is no model: it has no {RECIPE}")
+    if len(recipes) > 1:
         raise UserError(f"{folder} holds {len(recipes)} models; name the folder of one")
-    for weights in (folder / CHECKPOINT, folder / BEST):
-        if weights.is_file():
-            return _from_file(weights)
-    raise UserError(
-        f"{folder} is no model: it has neither {RECIPE} nor {CHECKPOINT} with a {CONFIG}"
-    )
+    return recipes[0].parent
 
 
 def _from_file(path: Path) -> Segmenter:
@@ -91,21 +110,9 @@ def _from_file(path: Path) -> Segmenter:
             f"{path} is not a {WEIGHTS_SUFFIX} checkpoint; other formats can run code when they "
             "are loaded, and are refused"
         )
-    if (path.parent / RECIPE).is_file():
-        return load_segmenter(path.parent, weights=path.name)
-    for config in (path.parent / CONFIG, path.parent.parent / CONFIG):
-        if config.is_file():
-            return _from_config(build_run(read_document(config)), path)
-    raise UserError(f"{path} has no {CONFIG} beside or above it, which says what network it is of")
-
-
-def _from_config(config: RunConfig, weights: Path) -> Segmenter:
-    """A training run's weights at its own threshold.
-
-    The window that its cache had is not on record; the whole frame holds it.
-    """
-    side = -(-config.data.image_size // MULTIPLE) * MULTIPLE
-    compute = choose_compute(config.train)
-    point = OperatingPoint(threshold=config.evaluation.threshold)
-    recipe = make_recipe(config, config.name, (side, side), compute.precision, point)
-    return build_segmenter(recipe, weights, compute)
+    if not (path.parent / RECIPE).is_file():
+        raise UserError(
+            f"{path} has no {RECIPE} beside it, which says what network and preprocessing it is "
+            "of; a run logs both: python -m seglab artifacts RUN --out DIR"
+        )
+    return load_segmenter(path.parent, weights=path.name)

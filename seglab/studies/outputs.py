@@ -16,10 +16,12 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.learning.inference import build_case
-from seglab.learning.training import Trainer
+from seglab.learning.segmenter import RECIPE
+from seglab.learning.training import BEST, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
 from seglab.studies.pictures import CaseBook, explain_all, training_range, write_pictures
+from seglab.studies.recipe import CHECKPOINTS, make_recipe
 from seglab.tracking import RunLog, environment_report
 
 
@@ -64,6 +66,13 @@ def log_validation(
         write_pictures(folder, cases, explanations, title=title, overlays=overlays)
         log.artifact(folder)
     return scores
+
+
+def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
+    """Log the best weights, and beside them what prediction needs to know about them."""
+    recipe = make_recipe(config, data, trainer.compute.precision, log.run_id, None)
+    log.json(recipe.to_json(), f"{CHECKPOINTS}/{RECIPE}")
+    log.artifact(log.state / BEST, CHECKPOINTS)
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError
 from seglab.core.study import build_run
-from seglab.data.cache import CacheSettings
-from seglab.data.sources import open_source
 from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
 from seglab.learning.postprocess import OperatingPoint
-from seglab.learning.reference import measure_reference
-from seglab.learning.segmenter import Recipe, Segmenter
+from seglab.learning.segmenter import Segmenter
 from seglab.learning.training import BEST
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
+from seglab.studies.recipe import CHECKPOINTS, make_recipe
 from seglab.tracking import RunInfo, Store, download
 
-CONFIG, CHECKPOINT = "config.yaml", f"checkpoints/{BEST}"
+CONFIG, CHECKPOINT = "config.yaml", f"{CHECKPOINTS}/{BEST}"
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,11 @@ class TrainedRun:
     data: StudyData
     predictor: Predictor
 
-    def segmenter(self, name: str, point: OperatingPoint) -> Segmenter:
+    def segmenter(self, point: OperatingPoint) -> Segmenter:
         """Make a model of it that can be used without the data."""
-        cache = self.data.cache
-        reference = measure_reference(cache, self.data.split.train)
-        shape = (int(cache.images.shape[1]), int(cache.images.shape[2]))
-        recipe = make_recipe(self.config, name, shape, self.predictor.compute.precision, point)
-        return Segmenter(replace(recipe, reference=reference), self.predictor)
+        precision = self.predictor.compute.precision
+        recipe = make_recipe(self.config, self.data, precision, self.run.run_id, point)
+        return Segmenter(recipe, self.predictor)
 
 
 def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> RunConfig:
@@ -97,25 +93,6 @@ def refuse_other_data(run: RunInfo, data: StudyData) -> None:
                 f"run {run.run_id} was trained on other {noun}: its {tag} is {there}, "
                 f"that of data.root is {here}"
             )
-
-
-def make_recipe(
-    config: RunConfig, name: str, shape: tuple[int, int], precision: str, point: OperatingPoint
-) -> Recipe:
-    """Describe the model that a config trains."""
-    source = open_source(config.data.source, config.data.root, config.data.channel)
-    return Recipe(
-        name=name,
-        model=config.model,
-        context=config.data.context,
-        precision=precision,
-        settings=CacheSettings.from_config(config.data, source),
-        shape=shape,
-        mirror_axis=source.mirror_axis,
-        upright=source.upright,
-        keeps_volume_scale=source.keeps_volume_scale,
-        point=point,
-    )
 
 
 def fetch(store: Store, run: RunInfo, artifact: str, folder: Path) -> Path:

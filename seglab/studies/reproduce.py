@@ -17,6 +17,7 @@ from seglab.studies.candidates import TRAINED
 from seglab.studies.children import ARM, SCORES
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
+from seglab.studies.model_files import find_trained_run
 from seglab.studies.rebuild import CHECKPOINT, fetch, read_config, refuse_other_data
 from seglab.tracking import RunInfo, Store, environment_report
 
@@ -53,18 +54,19 @@ class Reproduction:
         }
 
 
-def reproduce(store: Store, run_id: str, overrides: Sequence[str] = ()) -> Reproduction:
+def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reproduction:
     """Train a finished run again and compare.
 
     Args:
         store: where the run is; the rerun joins its experiment as a ``reproduction``.
-        run_id: a training run or a trial.
+        name: a training run or a trial, or its checkpoint or registered model.
         overrides: ``key=value`` for paths and devices of this machine.
 
     Raises:
         UserError: not a finished training run, or the data or split is another.
     """
-    run = store.get_run(run_id)
+    run = find_trained_run(store, name)
+    run_id = run.run_id
     if run.tags.get("seglab.kind") not in TRAINED:
         kind = run.tags.get("seglab.kind", "unknown")
         raise UserError(f"run {run_id} ({run.name}) is of kind {kind}: only trained runs repeat")

@@ -1,0 +1,153 @@
+"""Runs of every kind, trained again from the store; and one model by all its names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from seglab.cli import sweep, train
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
+from seglab.data.sources import open_source
+from seglab.learning.segmenter import RECIPE
+from seglab.studies.candidates import find_candidates
+from seglab.studies.experiment import Plan, train_one
+from seglab.studies.model_files import open_model
+from seglab.studies.rebuild import CHECKPOINT, load_trained
+from seglab.studies.reproduce import compare_results, reproduce
+from seglab.tracking import RunInfo, Store, download, open_store, start_run
+
+Build = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return open_store(tmp_path_factory.mktemp("reproduce") / "mlruns")
+
+
+@pytest.fixture(autouse=True)
+def _this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+
+
+def trained(store: Store, config: RunConfig) -> str:
+    """Run id of a finished run of this config; trained once in this module."""
+    return train_one(Plan(config, "a"), store).run_id
+
+
+def study_file(build: Build, folder: Path, **study: Any) -> str:
+    """An experiment of one epoch with arms or a search."""
+    path = folder / "study.yaml"
+    document = build(train={"epochs": 1}, name="kinds").to_dict()
+    document.pop("seed")
+    path.write_text(yaml.safe_dump(document | study, sort_keys=False))
+    return str(path)
+
+
+def assert_repeats(store: Store, run: RunInfo) -> None:
+    found = reproduce(store, run.run_id)
+    assert found.differences == []
+    assert found.equal
+    assert store.get_run(found.new_run_id).tags["seglab.reproduces"] == run.run_id
+
+
+def test_a_rerun_is_equal_to_the_bit(small_config: Build, store: Store) -> None:
+    run_id = trained(store, small_config())
+    found = reproduce(store, run_id)
+    assert found.equal, found.differences
+    assert found.new_run_id != run_id
+    assert found.new_run_id not in {run.run_id for run in find_candidates(store, "small").ranked}
+
+
+def test_children_of_an_ablation_repeat(small_config: Build, store: Store, tmp_path: Path) -> None:
+    arms = {"a": {}, "b": {"loss": {"name": "bce"}, "augment": {"name": "none"}}}
+    path = study_file(small_config, tmp_path, arms=arms, baseline="a", seeds=[3])
+    assert train.main([path]) == 0
+    children = store.find_runs("kinds", {"seglab.kind": "train", "seglab.arm": "b"})
+    assert_repeats(store, children[0])
+    (parent,) = store.find_runs("kinds", {"seglab.kind": "ablation"})
+    with pytest.raises(UserError, match="kind ablation: only trained runs repeat"):
+        reproduce(store, parent.run_id)
+
+
+def test_trials_repeat(small_config: Build, store: Store, tmp_path: Path) -> None:
+    search = {"trials": 1, "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}}}
+    path = study_file(
+        small_config, tmp_path, name="trials", search=search | {"confirm": {"top": 0}}
+    )
+    assert sweep.main([path]) == 0
+    (trial,) = store.find_runs("trials", {"seglab.kind": "trial"})
+    assert_repeats(store, trial)
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("trial", "prune"), ("train", "fail"), ("promotion", "")]
+)
+def test_what_cannot_repeat_is_told(store: Store, kind: str, end: str) -> None:
+    log = start_run(store, "others", "r", {"seglab.kind": kind})
+    {"prune": lambda: log.prune(2), "fail": lambda: log.fail("x"), "": log.finish}[end]()
+    reason = {"prune": "is KILLED", "fail": "is FAILED", "": "kind promotion"}[end]
+    with pytest.raises(UserError, match=f"{log.run_id}.*{reason}"):
+        reproduce(store, log.run_id)
+
+
+def test_what_a_rerun_gives_otherwise_is_told_by_how_much(
+    small_config: Build, store: Store
+) -> None:
+    runs = [store.get_run(trained(store, small_config(seed=seed))) for seed in (0, 1)]
+    told = compare_results(store, runs[0], runs[1])
+    assert any(text.startswith("train/loss: differs by up to") for text in told)
+    assert any("weights differ" in text for text in told)
+    assert any("patients_val.csv" in text for text in told)
+    assert compare_results(store, runs[0], runs[0]) == []
+
+
+def test_a_run_and_its_files_are_the_model_that_was_validated(
+    small_config: Build, store: Store, tmp_path: Path
+) -> None:
+    """By run id, file and folder: cropped, scaled and thresholded as in the run itself."""
+    config = small_config(evaluation={"threshold": 0.4})
+    run_id = trained(store, config)
+    run = load_trained(store, store.get_run(run_id))
+    name = run.data.split.val[0]
+    expected = run.predictor.native(run.data.cache, run.data.cache.by_id[name]) > 0.4
+    assert expected.any()
+    source = open_source(config.data.source, config.data.root, None)
+    volume = source.read(next(p for p in source.patients() if p.patient_id == name))
+    download(store, run_id, tmp_path)
+    for name in (run_id, str(tmp_path / CHECKPOINT), str(tmp_path)):
+        mask = open_model(name, lambda: store).predict(volume.image)
+        assert np.array_equal(mask, expected)
+
+
+def test_weights_alone_are_no_model(small_config: Build, store: Store, tmp_path: Path) -> None:
+    run_id = trained(store, small_config())
+    download(store, run_id, tmp_path)
+    alone = tmp_path / "alone" / "best.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(tmp_path / CHECKPOINT, alone)
+    with pytest.raises(UserError, match=RECIPE):
+        open_model(str(alone), lambda: store)
+
+
+def test_a_checkpoint_names_the_run_to_repeat(
+    small_config: Build, store: Store, tmp_path: Path
+) -> None:
+    run_id = trained(store, small_config())
+    download(store, run_id, tmp_path)
+    found = reproduce(store, str(tmp_path / CHECKPOINT))
+    assert found.run_id == run_id
+    assert found.equal
+    recipe = (tmp_path / CHECKPOINT).with_name(RECIPE)
+    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"run_id": None}))
+    with pytest.raises(UserError, match="names no run"):
+        reproduce(store, str(tmp_path / CHECKPOINT))
+    with pytest.raises(UserError, match="not a model"):
+        reproduce(store, "./absent.safetensors")
