@@ -103,7 +103,7 @@ def _artifacts(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(vars(report))
     else:
-        print(f"{arguments.out}: {report.files} files, {report.bytes / 1e6:.1f} MB")
+        print(f"{arguments.out}: {len(report.files)} files, {report.bytes / 1e6:.1f} MB")
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.tracking import Store, download, start_run
 from seglab.tracking.artifacts import safe_target
@@ -67,7 +69,11 @@ def test_a_pattern_takes_a_part(store: Store, tmp_path: Path) -> None:
         download(store, run_id, tmp_path / "out", "*.onnx")
 
 
-def test_a_broken_download_goes_on(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["store", "remote"])
+def test_a_broken_download_goes_on(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store: Store = request.getfixturevalue(kind)
     run_id = _logged(store, tmp_path)
     out = tmp_path / "out"
     download(store, run_id, out)
@@ -80,6 +86,29 @@ def test_a_broken_download_goes_on(store: Store, tmp_path: Path) -> None:
     assert torn.read_bytes() == CONTENT["overlays/worst.png"]
     assert (out / "config.yaml").read_bytes() == CONTENT["config.yaml"]
     assert whole.stat().st_mtime_ns == stamp
+
+
+def test_the_command_downloads_from_a_server(
+    remote: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = _logged(remote, tmp_path)
+    out = tmp_path / "out"
+    capsys.readouterr()
+    assert main(["artifacts", run_id, "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {
+        "run_id": run_id,
+        "files": sorted(CONTENT),
+        "bytes": sum(map(len, CONTENT.values())),
+    }
+    assert _hashes(out) == {
+        name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()
+    }
+    assert main(["artifacts", run_id, "--out", str(out), "--pattern", "*.yaml"]) == 0
+    assert "1 files, 0.0 MB" in capsys.readouterr().out
+    for pattern in ("../*", "..", "/etc/passwd"):
+        assert main(["artifacts", run_id, "--out", str(out), "--pattern", pattern]) == 2
+    assert main(["artifacts", "f" * 32, "--out", str(out)]) == 2
 
 
 @pytest.mark.parametrize(
