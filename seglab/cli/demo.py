@@ -35,7 +35,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         ("ablation: which loss?", train.main, ["experiments/demo.yaml"]),
         ("search", sweep.main, ["experiments/sweeps/demo.yaml"]),
         ("promotion: one sealed test", main.main, ["promote", "demo"]),
-        ("report", main.main, ["report", "demo"]),
+        ("leaderboard and report", _end, []),
     )
     started = time.perf_counter()
     for number, (title, command, argv) in enumerate(chapters, start=1):
@@ -45,3 +45,13 @@ def _demo(arguments: argparse.Namespace) -> int:
             return int(status)
     print(f"\nThe story took {time.perf_counter() - started:.0f} s. Look at it: make ui")
     return DONE
+
+
+def _end(argv: Sequence[str]) -> int:
+    from seglab.cli import main
+    from seglab.cli.promote import leaderboard
+    from seglab.studies.candidates import find_candidates
+    from seglab.tracking import open_store
+
+    print(leaderboard(find_candidates(open_store(), "demo")))
+    return main.main(["report", "demo", *argv])

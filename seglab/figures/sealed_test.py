@@ -33,7 +33,7 @@ def patient_plot(scores: Sequence[PatientScore]) -> Figure:
     ranked.set_ylim(0, 1)
     ranked.xaxis.get_major_locator().set_params(integer=True)
     tidy(ranked, x="patients, worst to best", y="score", title="Every test patient")
-    ranked.legend(frameon=False, loc="lower right")
+    ranked.legend(frameon=False, loc="best")  # wherever the fewest patients are
     _against_size(sized, known)
     return figure
 

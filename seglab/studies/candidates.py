@@ -1,10 +1,17 @@
-"""Which run is promoted: the best finished one by validation Dice, and who else there was."""
+"""Which run is promoted: the best finished one by validation Dice, and who else there was.
+
+Under cross-validation each fold's run is scored on patients of its own, and the run with the
+easiest patients would win. There an arm's seed is judged by its Dice out of fold, over all of
+its folds; of the winner's runs the one is taken that is furthest above the mean of all
+candidates on the same fold.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
@@ -22,6 +29,8 @@ class Candidates:
 
     ranked: Sequence[RunInfo]
     unfinished: int
+    out_of_fold: Mapping[str, float] = field(default_factory=dict)
+    """Dice over all folds of the arm and seed of a run id; empty without cross-validation."""
 
     @property
     def best(self) -> RunInfo:
@@ -31,6 +40,8 @@ class Candidates:
     @property
     def reason(self) -> str:
         """Why it is the one."""
+        if self.out_of_fold:
+            return self._reason_of_folds()
         best = f"run {self.best.name} has a {DICE} of {self.best.metrics[DICE]:.4f}"
         others = len(self.ranked) - 1
         if others == 0:
@@ -39,6 +50,15 @@ class Candidates:
         return (
             f"{best}, the highest of {others + 1} finished candidates "
             f"(next: {second.name}, {second.metrics[DICE]:.4f})"
+        )
+
+    def _reason_of_folds(self) -> str:
+        arm, seed = (self.best.tags.get(tag) for tag in (ARM, SEED))
+        rivals = len({_group(run) for run in self.ranked}) - 1
+        return (
+            f"{arm} · seed {seed} has a {DICE} of {self.out_of_fold[self.best.run_id]:.4f} out of "
+            f"fold, the highest of {rivals + 1}; run {self.best.name} is the one of its folds "
+            "that is furthest above the mean of all candidates on the same patients"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -53,6 +73,7 @@ class Candidates:
                     "name": run.name,
                     "arm": run.tags.get(ARM),
                     "seed": run.tags.get(SEED),
+                    "out_of_fold": self.out_of_fold.get(run.run_id),
                     **{key: run.metrics.get(key) for key in (DICE, "val/dice_sd", "val/iou")},
                 }
                 for run in self.ranked
@@ -84,8 +105,43 @@ def find_candidates(store: Store, name: str) -> Candidates:
     if not scored:
         states = ", ".join(sorted({run.status for run in trained})) or "none was started"
         raise UserError(f"{what} has no finished run with a {DICE} to promote ({states})")
+    unfinished = len(trained) - len(finished)
+    if len({_fold(run) for run in scored}) > 1:
+        return _rank_folds(scored, unfinished)
     ranked = sorted(scored, key=lambda run: (-run.metrics[DICE], run.start_time))
-    return Candidates(ranked, len(trained) - len(finished))
+    return Candidates(ranked, unfinished)
+
+
+def _rank_folds(runs: Sequence[RunInfo], unfinished: int) -> Candidates:
+    """Rank by arm and seed first; those that lack a fold come last."""
+    groups: dict[tuple[str | None, ...], dict[str, RunInfo]] = {}
+    for run in runs:
+        groups.setdefault(_group(run), {})[_fold(run)] = run
+    most = max(len(folds) for folds in groups.values())
+    whole = [folds for folds in groups.values() if len(folds) == most]
+    usual = {
+        fold: fmean(folds[fold].metrics[DICE] for folds in groups.values() if fold in folds)
+        for fold in {_fold(run) for run in runs}
+    }
+    mean = {
+        run.run_id: fmean(each.metrics[DICE] for each in folds.values())
+        for folds in whole
+        for run in folds.values()
+    }
+
+    def key(run: RunInfo) -> tuple[float, ...]:
+        above = run.metrics[DICE] - usual[_fold(run)]
+        return (-mean.get(run.run_id, -math.inf), -above, run.start_time)
+
+    return Candidates(sorted(runs, key=key), unfinished, mean)
+
+
+def _group(run: RunInfo) -> tuple[str | None, ...]:
+    return run.parent_run_id, run.tags.get(ARM), run.tags.get(SEED)
+
+
+def _fold(run: RunInfo) -> str:
+    return run.tags.get(FOLD, "0")
 
 
 def _of_experiment(store: Store, name: str) -> list[RunInfo]:
