@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +53,25 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _show_candidates(candidates: Candidates) -> None:
+    print(leaderboard(candidates), file=sys.stderr)
+    print(f"promoting: {candidates.reason}", file=sys.stderr)
+
+
+def leaderboard(candidates: Candidates) -> str:
+    """List the best finished runs, best first."""
+    out_of_fold = candidates.out_of_fold
+    header = ("candidate", "run", "val Dice", *(["out of fold"] if out_of_fold else []))
     rows = [
-        (run.name, run.run_id[:8], f"{run.metrics['val/dice']:.4f}")
+        (
+            run.name,
+            run.run_id[:8],
+            f"{run.metrics['val/dice']:.4f}",
+            *([f"{out_of_fold.get(run.run_id, math.nan):.4f}"] if out_of_fold else []),
+        )
         for run in candidates.ranked[:SHOWN]
     ]
-    print(table(("candidate", "run", "val Dice"), rows), file=sys.stderr)
-    if len(candidates.ranked) > SHOWN:
-        print(f"and {len(candidates.ranked) - SHOWN} more", file=sys.stderr)
-    print(f"promoting: {candidates.reason}", file=sys.stderr)
+    more = len(candidates.ranked) - len(rows)
+    return table(header, rows) + (f"\nand {more} more" if more else "")
 
 
 def _describe(promotion: Promotion) -> str:
@@ -76,5 +88,6 @@ def _describe(promotion: Promotion) -> str:
     return (
         f"{page}\nfrozen on validation: {setting}\n"
         f"registered: {promotion.model_uri} (version {promotion.registered.version})\n"
+        f"ONNX: {promotion.onnx}\n"
         f"promotion run {promotion.run_id}; look: make ui"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from seglab.evaluation.intervals import Interval
 from seglab.evaluation.published import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED
+from seglab.studies.onnx_export import ONNX
 from seglab.studies.promotion_outputs import NOT_CONFIRMATORY, interval_text
 from seglab.studies.report.document import Block, Cell, Notice, Section, Table, Text
 from seglab.studies.report.record import PROMOTED, StudyRecord
@@ -42,6 +43,7 @@ def promoted_section(record: StudyRecord) -> Section:
         ("its commit", run.tags.get("seglab.promoted_git_commit", "")),
         ("model", run.params.get("model.name", "")),
         ("promotion run", run.run_id),
+        ("ONNX file", run.tags.get(ONNX, "none")),
         *_frozen(run),
     ]
     blocks: list[Block] = [facts(rows, "Everything here was fixed on validation patients.")]
@@ -62,17 +64,20 @@ def _frozen(run: RunInfo) -> list[tuple[str, str]]:
 
 def _candidates(content: Mapping[str, Any]) -> Table:
     every = content["candidates"]
+    folded = any(one.get("out_of_fold") is not None for one in every)
+    keys = ["val/dice", "val/dice_sd", "val/iou", *(["out_of_fold"] if folded else [])]
     rows = [
         [
             one["name"],
             one["run_id"][:8],
-            *(number(one.get(key), 4) for key in ("val/dice", "val/dice_sd", "val/iou")),
+            *(number(one.get(key), 4) for key in keys),
         ]
         for one in every[:MOST_CANDIDATES]
     ]
     rest, unfinished = len(every) - len(rows), content.get("unfinished", 0)
     note = f"Best first{f'; {rest} more' if rest else ''}. Runs that did not finish: "
-    header = ("candidate", "run", "val Dice", "SD patients", "val IoU")
+    names = ("candidate", "run", "val Dice", "SD patients", "val IoU")
+    header = (*names, *(["Dice out of fold"] if folded else []))
     return Table(header, rows, f"{note}{unfinished}.", text_columns=2)
 
 

@@ -1,0 +1,159 @@
+"""A model as ONNX: written, and checked against the network it was written from.
+
+The file takes what the cache and :class:`seglab.learning.device.Compute` make of a slice and
+gives logits; its metadata say how to get there and what to do with them. Mirroring, where the
+operating point asks for it, is inside the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seglab.data.cache import Cache
+from seglab.data.loader import gather
+from seglab.learning.device import IMAGE_MEAN, IMAGE_SD, Compute
+from seglab.learning.inference import Predictor, brain_rows
+from seglab.learning.operating_point import with_mirror
+from seglab.learning.segmenter import Segmenter
+
+INPUT, OUTPUT = "image", "logits"
+TOLERANCE = 1e-3
+"""Logits are equal where |difference| ≤ TOLERANCE · (1 + |logit|); float32 sums in another order
+differ by about 1e-5."""
+MASK_TOLERANCE = 1e-5
+"""Share of the pixels that may be on the other side of the threshold."""
+MOST_SLICES = 512
+"""Slices compared, evenly over all patients given; more would say nothing new."""
+
+
+@dataclass(frozen=True)
+class OnnxCheck:
+    """How an ONNX file compares with its network in float32."""
+
+    slices: int
+    pixels: int
+    largest_gap: float
+    """Of two logits."""
+    worst: float
+    """Largest |difference| / (1 + |logit|)."""
+    mask_px: int
+    """Pixels that are tumour in one alone, at the frozen threshold."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether logits and masks are equal within the tolerances."""
+        close = self.worst <= TOLERANCE and self.mask_px <= MASK_TOLERANCE * self.pixels
+        return self.slices > 0 and close
+
+    def __str__(self) -> str:
+        return (
+            f"logits within {self.largest_gap:.1g} of the network's on {self.slices} validation "
+            f"slices, {self.mask_px} of {self.pixels} mask pixels differ"
+        )
+
+
+def export_onnx(segmenter: Segmenter, path: Path) -> None:
+    """Write the network as one ONNX file: image (batch, C, h, w) to logits (batch, 1, h, w).
+
+    Raises:
+        Exception: whatever the exporter makes of a network that it cannot follow.
+    """
+    import onnx
+
+    recipe = segmenter.recipe
+    example = torch.zeros(2, recipe.channels, *recipe.shape)
+    torch.onnx.export(
+        _reference(segmenter).network,
+        (example,),
+        path,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, describe(segmenter))
+    onnx.save(model, path)
+
+
+def describe(segmenter: Segmenter) -> dict[str, str]:
+    """Say what goes in and what to do with what comes out, as the file's metadata."""
+    recipe, point = segmenter.recipe, segmenter.recipe.point
+    settings = recipe.settings
+    return {
+        "seglab.name": recipe.name,
+        "seglab.input": (
+            f"{recipe.channels} neighbouring FLAIR slices, the middle one is segmented: normalised "
+            f"by {settings.normalise} per {settings.normalise_scope} to levels q of 0 to 255 (0 is "
+            f"background), cropped ({settings.crop}) and scaled to {recipe.shape[0]}x"
+            f"{recipe.shape[1]}, then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
+        ),
+        "seglab.output": (
+            "logits; sigmoid, resized to the native grid, gives the probability of tumour; above "
+            f"{point.threshold:g} it is tumour, holes {'filled' if point.fill_holes else 'kept'}, "
+            f"components below {point.smallest_component_px} native px dropped"
+            + ("; averaged over the mirror image inside this file" if point.mirror else "")
+        ),
+        "seglab.operating_point": json.dumps(point.to_dict()),
+        "seglab.recipe": json.dumps(recipe.to_json()),
+    }
+
+
+def check_onnx(
+    segmenter: Segmenter, path: Path, cache: Cache, patients: Sequence[str]
+) -> OnnxCheck:
+    """Compare the file with the network in float32 on slices of cached patients.
+
+    Raises:
+        Exception: whatever the runtime makes of a file that it cannot run.
+    """
+    reference = _reference(segmenter)
+    session = _session(path, reference.compute)
+    threshold = segmenter.recipe.point.threshold
+    limit = math.log(threshold / (1 - threshold))
+    rows = np.concatenate([brain_rows(cache, cache.by_id[name]) for name in patients])
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_SLICES)).astype(np.int64)]
+    pixels = mask_px = 0
+    largest = worst = 0.0
+    for part, logits in reference.logits(cache, some):
+        images = reference.compute.images(gather(cache, part, reference.context))
+        (found,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        expected = logits.numpy()
+        gap = np.nan_to_num(np.abs(found - expected), nan=math.inf)
+        largest = max(largest, float(gap.max()))
+        worst = max(worst, float((gap / (1 + np.abs(expected))).max()))
+        mask_px += int(np.count_nonzero((found > limit) != (expected > limit)))
+        pixels += found.size
+    return OnnxCheck(len(some), pixels, largest, worst, mask_px)
+
+
+def _reference(segmenter: Segmenter) -> Predictor:
+    """A copy of the network on the processor, in float32, mirrored as the point asks."""
+    plain = segmenter.predictor
+    compute = Compute(torch.device("cpu"), "fp32", plain.compute.threads)
+    network = copy.deepcopy(plain.network).to("cpu").eval()
+    predictor = replace(plain, network=network, compute=compute)
+    recipe = segmenter.recipe
+    mirrored = with_mirror(predictor, recipe.mirror_axis, recipe.point.mirror)
+    mirrored.network.eval()
+    return mirrored
+
+
+def _session(path: Path, compute: Compute) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = compute.threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
