@@ -9,8 +9,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
 SPLITS, SEAL, PROMOTION = "data/splits.py", "studies/seal.py", "studies/promotion.py"
 COUNTS_ONLY = {"studies/plan.py"}
 """Says how many test patients there are."""
-HIDES = {"studies/search/seal.py"}
+HIDES = {"studies/sealed_cache.py"}
 """Needs the names to take the patients out of reach."""
+OPENS_CACHES = {"studies/data.py", "cli/data.py", SEAL}
+"""Who may have a cache that is not sealed: to divide and seal it, to fill it, to unseal it."""
 
 
 def trees() -> dict[str, ast.Module]:
@@ -52,6 +54,31 @@ def test_only_promotion_opens_the_seal() -> None:
     found = trees()
     users = {name for name, tree in found.items() if "open_test" in names_used(tree)}
     assert users == {PROMOTION}
+
+
+def test_only_the_seal_makes_and_uses_the_key() -> None:
+    found = trees()
+    calls = {
+        name: {
+            getattr(node.func, "id", "") for node in ast.walk(tree) if isinstance(node, ast.Call)
+        }
+        for name, tree in found.items()
+    }
+    assert {name for name, called in calls.items() if "OpenedTest" in called} == {SEAL}
+    users = {name for name, tree in found.items() if "unseal" in names_used(tree)}
+    assert users == {PROMOTION}
+
+
+def test_no_other_room_opens_an_unsealed_cache() -> None:
+    opening = {"open_cache", "fill_cache", "prepare"}
+    openers = {
+        name
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and opening & {alias.name for alias in node.names}
+    }
+    elsewhere = ("data/cache/", "bench/")  # the cache itself, and one of phantoms to be timed
+    assert {name for name in openers if not name.startswith(elsewhere)} == OPENS_CACHES
 
 
 def test_a_new_reader_would_be_caught() -> None:

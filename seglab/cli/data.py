@@ -162,7 +162,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     from seglab.core.config import Data
     from seglab.core.explain import explain
-    from seglab.studies.data import open_cache
+    from seglab.studies.data import fill_cache
 
     try:
         data = Data(
@@ -177,7 +177,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         )
     except ValidationError as error:
         raise explain(error, Data, "data.") from None
-    cache, prepared = open_cache(data)
+    cache, prepared = fill_cache(data)
     if arguments.json:
         print_json({"cache": cache.path, **vars(prepared)})
         return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -57,9 +58,10 @@ def fits(cache: Cache, patients: Iterable[str], device: torch.device) -> bool:
     """Whether the patients' slices leave the device enough memory to train in."""
     if device.type != "cuda":
         return True
-    slice_bytes = cache.images[0].nbytes + cache.masks_packed[0].nbytes
+    kept = kept_rows(cache, patients)
+    slice_bytes = sum(math.prod(a.shape[1:]) for a in (cache.images, cache.masks_packed))
     free, _ = torch.cuda.mem_get_info(device)
-    return bool(len(kept_rows(cache, patients)) * slice_bytes <= LARGEST_SHARE * free)
+    return bool(len(kept) * slice_bytes <= LARGEST_SHARE * free)
 
 
 def _upload(array: np.ndarray, rows: Rows, device: torch.device) -> torch.Tensor:

@@ -13,6 +13,7 @@ from seglab.data.identity import ImageIdentity, image_identity, set_identity
 from seglab.data.sources import Source, open_source
 from seglab.data.splits import Split, SplitPatient, make_split
 from seglab.studies.groups import person_groups
+from seglab.studies.sealed_cache import seal
 
 IDENTITY_SAMPLE = 30
 """Patients looked at to tell whether the channel is FLAIR."""
@@ -20,14 +21,14 @@ IDENTITY_SAMPLE = 30
 
 @dataclass(frozen=True)
 class StudyData:
-    """Everything about the data that a run needs."""
+    """Everything about the data that a run needs; see :mod:`seglab.studies.sealed_cache`."""
 
     cache: Cache
     split: Split
     prepared: Prepared
 
 
-def open_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepared]:
+def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepared]:
     """Fill the cache, or find it filled; warn when it is new and does not look like FLAIR.
 
     Raises:
@@ -65,14 +66,15 @@ def _look(cache: Cache, patient: CachedPatient) -> ImageIdentity:
 
 
 def open_data(config: RunConfig) -> StudyData:
-    """Open the cache of a run and divide its patients.
+    """Open the cache of a run and divide its patients; those of the test cannot be read.
 
     Raises:
         UserError: bad files, too few patients, a split that leaks.
     """
     source = open_source(config.data.source, config.data.root, config.data.channel)
-    cache, prepared = open_cache(config.data, source)
-    return StudyData(cache, make_split(split_patients(cache, source), config.split), prepared)
+    cache, prepared = fill_cache(config.data, source)
+    split = make_split(split_patients(cache, source), config.split)
+    return StudyData(seal(cache, split), split, prepared)
 
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from seglab.data.splits import save_split
 from seglab.learning.operating_point import Choice, choose_operating_point
 from seglab.learning.postprocess import OperatingPoint
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
+from seglab.studies.onnx_export import ONNX, log_onnx
 from seglab.studies.promotion_outputs import log_pictures, log_results
 from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.seal import OpenedTest, check_sealed, open_test
@@ -44,10 +45,10 @@ class Frozen:
         """What is frozen."""
         return self.choice.point
 
-    @property
-    def run(self) -> FrozenRun:
-        """The run at that setting."""
-        return FrozenRun(self.trained, self.point)
+    def facing(self, opened: OpenedTest) -> FrozenRun:
+        """Return the run at that setting, with the opened patients in reach."""
+        data = opened.unseal(self.trained.data)
+        return FrozenRun(replace(self.trained, data=data), self.point)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Promotion:
     opened: OpenedTest
     results: SealedResults
     registered: Registered
+    onnx: str
+    """How the ONNX file compares with the model, or why there is none."""
 
     @property
     def model_uri(self) -> str:
@@ -78,6 +81,7 @@ class Promotion:
             "confirmatory": self.opened.confirmatory,
             "openings_before": self.opened.openings_before,
             "operating_point": self.point.to_dict(),
+            "onnx": self.onnx,
             **{f"test/{name}": figure.value for name, figure in figures.items()},
             **{f"test/{name}_ci": [figure.low, figure.high] for name, figure in figures.items()},
             "test_plain/dice": self.results.plain["dice"].value,
@@ -119,12 +123,31 @@ def promote(
     frozen_rival = None if rival is None else freeze(rival)
     with _start(store, candidates, frozen) as log:
         _log_frozen(log, candidates, frozen, frozen_rival)
-        opened = open_test(store, log, trained.data, reopen)
-        results = _evaluate(frozen, frozen_rival, opened)
-        log_results(log, results, opened)
-        log_pictures(log, frozen.run, results)
-        registered = _register(store, log, frozen, opened, results)
-        return Promotion(log.run_id, candidates, frozen.point, opened, results, registered)
+        return _judge(store, log, candidates, frozen, frozen_rival, reopen)
+
+
+def _judge(
+    store: Store,
+    log: RunLog,
+    candidates: Candidates,
+    frozen: Frozen,
+    rival: Frozen | None,
+    reopen: str | None,
+) -> Promotion:
+    """Open the test, evaluate, register; all that is chosen is on record before."""
+    trained = frozen.trained
+    segmenter = trained.segmenter(frozen.point)
+    # What can go wrong with the model itself does so while the test is sealed.
+    onnx = log_onnx(log, segmenter, trained.data)
+    opened = open_test(store, log, trained.data, reopen)
+    results = _evaluate(frozen, rival, opened)
+    log_results(log, results, opened)
+    log_pictures(log, frozen.facing(opened), results)
+    tags = _version_tags(frozen, opened, results) | {ONNX: onnx}
+    registered = register_champion(
+        store, log, segmenter, example_slices(), segmenter.recipe.name, tags
+    )
+    return Promotion(log.run_id, candidates, frozen.point, opened, results, registered, onnx)
 
 
 def freeze(trained: TrainedRun) -> Frozen:
@@ -188,24 +211,19 @@ def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Froz
 
 
 def _evaluate(frozen: Frozen, rival: Frozen | None, opened: OpenedTest) -> SealedResults:
-    patients = evaluate_test(frozen.run, opened.patients)
-    scores = None if rival is None else evaluate_baseline(rival.run, opened.patients)
+    patients = evaluate_test(frozen.facing(opened), opened.patients)
+    scores = None if rival is None else evaluate_baseline(rival.facing(opened), opened.patients)
     return SealedResults(patients, scores)
 
 
-def _register(
-    store: Store, log: RunLog, frozen: Frozen, opened: OpenedTest, results: SealedResults
-) -> Registered:
-    name = frozen.trained.config.name
-    segmenter = frozen.trained.segmenter(name, frozen.point)
+def _version_tags(frozen: Frozen, opened: OpenedTest, results: SealedResults) -> dict[str, str]:
     dice = results.frozen["dice"]
-    tags = {
+    return {
         "seglab.confirmatory": str(opened.confirmatory).lower(),
         "seglab.promoted_run_id": frozen.trained.run.run_id,
         "seglab.split_hash": frozen.trained.data.split.hash,
         "test/dice": "unknown" if math.isnan(dice.value) else f"{dice.value:.4f}",
     }
-    return register_champion(store, log, segmenter, example_slices(), name, tags)
 
 
 def example_slices(size: int = 64) -> NDArray[np.float32]:

@@ -1,9 +1,10 @@
 """The sealed test: the only way to the test patients, and the record of who went it.
 
+Everywhere else the cache of a run is sealed (:mod:`seglab.studies.sealed_cache`).
 ``open_test`` is the one function of the package that hands out the test patients'
-names; a test of the source holds that nothing but promotion imports it and that no
-other code reads the test part of a split. The record is a tag of the promotion run,
-written to the store before the names are handed out.
+names and the way to their pixels; a test of the source holds that nothing but promotion
+imports it and that no other code reads the test part of a split. The record is a tag of
+the promotion run, written to the store before anything is handed out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seglab.core.errors import UserError
-from seglab.data.cache import CachedPatient
+from seglab.data.cache import CachedPatient, open_cache
 from seglab.studies.data import StudyData
+from seglab.studies.sealed_cache import SealBroken
 from seglab.tracking import RunInfo, RunLog, Store
 from seglab.tracking.claims import holders, take
 
@@ -37,6 +39,16 @@ class OpenedTest:
     confirmatory: bool
     """Whether nobody had seen these patients' results before."""
     openings_before: int
+
+    def unseal(self, data: StudyData) -> StudyData:
+        """Return the data of a run with the opened patients in reach.
+
+        Raises:
+            SealBroken: its test patients are others than those that were opened.
+        """
+        if _test_hash(data) != self.test_hash:
+            raise SealBroken(f"split {data.split.hash} has another test part than was opened")
+        return replace(data, cache=open_cache(data.cache.path))
 
 
 def check_sealed(store: Store, data: StudyData, reopen: str | None) -> None:
@@ -93,7 +105,8 @@ def _test_hash(data: StudyData) -> str:
     """
     if not data.split.test:
         raise UserError("split.fractions has no test share: there is nothing to promote on")
-    patients = [data.cache.by_id[name] for name in data.split.test]
+    by_id = {patient.patient_id: patient for patient in data.cache.patients}
+    patients = [by_id[name] for name in data.split.test]
     if not any(patient.tumour_px.any() for patient in patients):
         raise UserError(
             f"none of the {len(patients)} test patients has tumour: no Dice can be measured; "

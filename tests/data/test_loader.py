@@ -22,6 +22,7 @@ def cache(request: pytest.FixtureRequest, phantoms: object) -> Cache:
     document = {
         "name": "x",
         "data": {"source": "brats-h5", "root": phantoms, "cache": folder, "image_size": 64},
+        "split": {"fractions": [0.7, 0.3, 0.0]},
     }
     return open_data(build_run(document)).cache
 

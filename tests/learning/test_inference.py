@@ -35,7 +35,7 @@ def predictor(batch_size: int = 32, context: int = 0) -> Predictor:
 
 
 def test_probabilities_lie_on_the_native_grid_and_only_in_the_brain(data: StudyData) -> None:
-    patient = data.cache.patients[0]
+    patient = data.cache.by_id[data.split.train[0]]
     native = predictor().native(data.cache, patient)
     assert native.shape == (patient.count, *patient.native_shape)
     assert native.dtype == np.float32
@@ -44,7 +44,7 @@ def test_probabilities_lie_on_the_native_grid_and_only_in_the_brain(data: StudyD
 
 
 def test_the_answer_is_the_known_one(data: StudyData) -> None:
-    patient = data.cache.patients[0]
+    patient = data.cache.by_id[data.split.train[0]]
     levels = data.cache.images[patient.rows].astype(np.float32)
     expected = 1 / (1 + np.exp(-((levels / 255 - 0.5) / 0.25 - 0.4) * 20))
     expected[patient.brain_px == 0] = 0
@@ -56,7 +56,7 @@ def test_the_answer_is_the_known_one(data: StudyData) -> None:
 def test_batches_and_neighbours_change_nothing(
     data: StudyData, batch_size: int, context: int
 ) -> None:
-    patient = data.cache.patients[1]
+    patient = data.cache.by_id[data.split.train[1]]
     reference = predictor().native(data.cache, patient)
     other = predictor(batch_size, context).native(data.cache, patient)
     assert np.allclose(reference, other, atol=1e-6)

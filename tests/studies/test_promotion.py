@@ -15,15 +15,12 @@ from seglab.cli.main import main
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.evaluation.scores import read_csv
-from seglab.learning.operating_point import choose_operating_point
 from seglab.studies.candidates import find_baseline, find_candidates
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import open_model
 from seglab.studies.promotion import promote
 from seglab.studies.rebuild import load_trained
-from seglab.studies.reproduce import reproduce
-from seglab.studies.search.seal import seal
 from seglab.tracking import Store, download, open_store, start_run
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
@@ -130,16 +127,6 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     assert total / len(data.split.test) == pytest.approx(counted.metrics["test/dice"])
 
 
-def test_the_choice_cannot_read_the_test(build: Build, store: Store) -> None:
-    """With the test patients' pixels out of reach the same setting is chosen."""
-    run = load_trained(store, store.get_run(trained(store, build(seed=0))))
-    free = choose_operating_point(run.predictor, run.data.cache, run.data.split.val)
-    sealed = seal(run.data)
-    bound = choose_operating_point(run.predictor, sealed.cache, sealed.split.val)
-    assert free.to_json() == bound.to_json()
-    assert free.patients > 0
-
-
 def test_a_run_that_did_not_finish_is_not_promoted(build: Build, store: Store) -> None:
     with start_run(store, "broken", "r", {"seglab.kind": "train"}) as run:
         run.params({"name": "broken"})
@@ -181,8 +168,9 @@ def test_a_test_part_without_tumour_stays_sealed(
 
     def without_tumour(*arguments: Any) -> Any:
         found = load_trained(*arguments)
-        for name in found.data.split.test:
-            found.data.cache.by_id[name].tumour_px[:] = 0
+        for patient in found.data.cache.patients:
+            if patient.patient_id in found.data.split.test:
+                patient.tumour_px[:] = 0
         return found
 
     monkeypatch.setattr(room, "load_trained", without_tumour)
@@ -214,6 +202,28 @@ def test_candidates_are_ranked_and_the_baseline_is_the_same_seed(store: Store) -
     assert find_baseline(store, base) is None
 
 
+def test_folds_are_ranked_by_all_patients_not_by_the_easiest(store: Store) -> None:
+    """Fold 2 is easy for everybody: arm a has the highest single Dice, arm b is the better one."""
+    dice = {"a": (0.60, 0.95), "b": (0.75, 0.90), "lacks": (None, 0.99)}
+    with start_run(store, "folded", "parent", {"seglab.kind": "ablation"}) as parent:
+        made = {}
+        for arm, values in dice.items():
+            for fold, value in enumerate(values):
+                tags = {"seglab.kind": "train", "seglab.arm": arm, "seglab.seed": "0"}
+                tags["seglab.fold"] = str(fold)
+                if value is not None:
+                    with start_run(store, "folded", f"{arm} {fold}", tags, parent.run_id) as child:
+                        child.metrics({"val/dice": value}, step=1)
+                    made[arm, fold] = child.run_id
+    found = find_candidates(store, "folded")
+    # Of b's folds: 0.75 against a mean of 0.675 is more than 0.90 against one of 0.947.
+    order = [("b", 0), ("b", 1), ("a", 1), ("a", 0), ("lacks", 1)]
+    assert [run.run_id for run in found.ranked] == [made[one] for one in order]
+    assert found.out_of_fold[found.best.run_id] == pytest.approx(0.825)
+    assert "0.8250 out of fold, the highest of 3" in found.reason
+    assert find_candidates(store, made["a", 1]).best.run_id == made["a", 1]
+
+
 def test_an_absent_champion_is_told(build: Build, store: Store) -> None:
     with pytest.raises(UserError, match="nobody"):
         open_model("nobody@champion", lambda: store)
@@ -229,25 +239,3 @@ def test_commands_refuse_with_2(build: Build, store: Store, capsys: Any) -> None
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 3
     assert all(line.startswith("error: ") for line in lines)
-
-
-def test_a_rerun_is_equal_to_the_bit(build: Build, store: Store) -> None:
-    run_id = trained(store, build(seed=0))
-    found = reproduce(store, run_id)
-    assert found.differences == []
-    assert found.equal
-    assert found.new_run_id != run_id
-    rerun = store.get_run(found.new_run_id)
-    assert rerun.tags["seglab.reproduces"] == run_id
-    assert found.new_run_id not in {run.run_id for run in find_candidates(store, "small").ranked}
-
-
-def test_what_a_rerun_gives_otherwise_is_told_by_how_much(build: Build, store: Store) -> None:
-    from seglab.studies.reproduce import compare_results
-
-    runs = [store.get_run(trained(store, build(seed=seed))) for seed in (0, 1)]
-    told = compare_results(store, runs[0], runs[1])
-    assert any(text.startswith("train/loss: differs by up to") for text in told)
-    assert any("weights differ" in text for text in told)
-    assert any("patients_val.csv" in text for text in told)
-    assert compare_results(store, runs[0], runs[0]) == []

@@ -15,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 import yaml
@@ -27,7 +26,6 @@ from seglab.data.phantom import write_phantom
 from seglab.studies.data import open_data
 from seglab.studies.search.ledger import requeue
 from seglab.studies.search.parent import run_search
-from seglab.studies.search.seal import SealBroken, seal
 from seglab.studies.search.storage import open_storage
 from seglab.studies.search.worker import Reins, Task, work
 from seglab.tracking import open_store, start_run
@@ -98,27 +96,7 @@ def assert_runs_equal_trials(url: str | None = None) -> None:
             assert trial.values == [run.metrics["val/dice"]]
 
 
-def test_a_search_reads_no_pixel_of_a_test_patient(write: Callable[..., Path]) -> None:
-    data = open_data(load_study(write()).run)
-    sealed, (test, *_) = seal(data), data.split.test
-    patient = data.cache.by_id[test]
-    assert test not in sealed.cache.by_id
-    for read in (
-        lambda: sealed.cache.images[patient.rows],
-        lambda: sealed.cache.images[np.array([0, patient.first])],
-        lambda: sealed.cache.images[patient.first : patient.first + 1, :, :],
-        lambda: sealed.cache.masks(patient.rows),
-        lambda: sealed.cache.native_mask(patient),
-        lambda: sealed.cache.native_image(patient),
-    ):
-        with pytest.raises(SealBroken):
-            read()
-    seen = data.cache.by_id[data.split.val[0]]
-    np.testing.assert_array_equal(sealed.cache.images[seen.rows], data.cache.images[seen.rows])
-    np.testing.assert_array_equal(sealed.cache.native_mask(seen), data.cache.native_mask(seen))
-
-
-def test_a_worker_trains_what_is_asked_on_sealed_data(write: Callable[..., Path]) -> None:
+def test_a_worker_trains_what_is_asked(write: Callable[..., Path]) -> None:
     study, store = load_study(write()), open_store()
     begin(study, store)
     parent = start_run(store, "tiny", "parent")

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.config import RunConfig
-from seglab.core.documents import parse_yaml
-from seglab.core.study import build_run
 from seglab.data.cache import Cache, CachedPatient, to_native
 from seglab.figures.arm_sheet import SheetPatient, arm_sheet
-from seglab.learning.checkpoint import load_weights
-from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
-from seglab.learning.training import BEST
-from seglab.models import build_model
 from seglab.studies.children import Arm, Child
 from seglab.studies.comparison import ComparedAblation
-from seglab.studies.data import open_cache
+from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.report.document import Picture
 from seglab.studies.report.pictures import picture
-from seglab.tracking import Store, download
+from seglab.tracking import Store
 
 PATIENTS = 5
 UInt8 = NDArray[np.uint8]
@@ -79,11 +69,11 @@ class _ArmPredictions:
     def __init__(self, arm: Arm, store: Store) -> None:
         self.store = store
         self.children = [child for child in arm.children if child.seed == arm.seeds[0]]
-        self._opened: dict[int, tuple[Predictor, Cache, RunConfig]] = {}
+        self._opened: dict[int, TrainedRun] = {}
 
     def cache(self, patient_id: str) -> Cache:
         """The cache that the patient's network reads."""
-        return self._open(self._child(patient_id))[1]
+        return self._open(self._child(patient_id)).data.cache
 
     def dice(self, patient_id: str) -> float:
         """Of the whole patient."""
@@ -92,9 +82,10 @@ class _ArmPredictions:
 
     def slice(self, patient_id: str, position: int) -> UInt8:
         """Predict one slice: (H, W) in {0, 1} on the native grid."""
-        predictor, cache, config = self._open(self._child(patient_id))
-        probability = predict_slice(predictor, cache, cache.by_id[patient_id], position)
-        return (probability > config.evaluation.threshold).astype(np.uint8)
+        trained = self._open(self._child(patient_id))
+        cache = trained.data.cache
+        probability = predict_slice(trained.predictor, cache, cache.by_id[patient_id], position)
+        return (probability > trained.config.evaluation.threshold).astype(np.uint8)
 
     def _child(self, patient_id: str) -> Child:
         return next(
@@ -103,33 +94,12 @@ class _ArmPredictions:
             if any(score.patient_id == patient_id for score in child.scores)
         )
 
-    def _open(self, child: Child) -> tuple[Predictor, Cache, RunConfig]:
+    def _open(self, child: Child) -> TrainedRun:
         if child.fold not in self._opened:
-            self._opened[child.fold] = open_child(child, self.store)
+            # The machine that writes the report need not have the device that trained.
+            device = ["train.device=auto"]
+            self._opened[child.fold] = load_trained(self.store, child.run, device)
         return self._opened[child.fold]
-
-
-def open_child(child: Child, store: Store) -> tuple[Predictor, Cache, RunConfig]:
-    """Build a finished run's network with its best weights, and open the data it saw."""
-    with tempfile.TemporaryDirectory(prefix="seglab-") as name:
-        folder = Path(name)
-        download(store, child.run.run_id, folder, "config.yaml")
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-        config = build_run(parse_yaml(text, f"config.yaml of run {child.run.run_id}"))
-        cache, _ = open_cache(config.data)
-        download(store, child.run.run_id, folder, f"checkpoints/{BEST}")
-        channels = 2 * config.data.context + 1
-        height, width = (int(side) for side in cache.images.shape[1:])
-        # The checkpoint holds every weight: those it started from need not be there.
-        model = config.model.model_copy(update={"encoder_weights": "none"})
-        network = build_model(
-            model if "encoder_weights" in config.model.options else config.model,
-            channels,
-            (height, width),
-        )
-        load_weights(folder / "checkpoints" / BEST, network)
-    compute = choose_compute(config.train.model_copy(update={"device": "auto"}))
-    return Predictor(network.to(compute.device), compute, config.data.context), cache, config
 
 
 def predict_slice(

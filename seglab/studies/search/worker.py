@@ -24,7 +24,6 @@ from seglab.core.study import Study, resolve_study
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.search.identity import load_study
 from seglab.studies.search.ledger import Ledger, TooManyFailures, requeue, take_ownership
-from seglab.studies.search.seal import seal
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.storage import StudyStorage, open_storage
 from seglab.studies.search.trial import Bench, do_trial
@@ -69,7 +68,7 @@ class Reins:
 
 
 class DataByBlock:
-    """Opens the cache of each distinct ``data`` block once; test patients are sealed."""
+    """Opens the cache of each distinct ``data`` block once."""
 
     def __init__(self) -> None:
         self._opened: dict[str, StudyData] = {}
@@ -78,7 +77,7 @@ class DataByBlock:
         """Return the data of a run."""
         key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
         if key not in self._opened:
-            self._opened[key] = seal(open_data(config))
+            self._opened[key] = open_data(config)
         return self._opened[key]
 
 

@@ -1,9 +1,8 @@
-"""Takes the test patients out of a search's reach: their pixels cannot be read."""
+"""Takes the test patients out of reach: neither their images nor their masks can be read."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from seglab.data.cache import Cache
 from seglab.data.cache.store import CachedPatient, UInt8
-from seglab.studies.data import StudyData
+from seglab.data.splits import Split
 
 
 class SealBroken(RuntimeError):
@@ -53,6 +52,6 @@ class SealedCache(Cache):
         return super().native_mask(patient)
 
 
-def seal(data: StudyData) -> StudyData:
-    """Return the data of a run without the pixels of its test patients."""
-    return replace(data, cache=SealedCache(data.cache, frozenset(data.split.test)))
+def seal(cache: Cache, split: Split) -> SealedCache:
+    """Return the cache without the pixels of the test patients."""
+    return SealedCache(cache, frozenset(split.test))

@@ -1,0 +1,120 @@
+"""Whatever a run does with its data, the pixels of the test patients are out of its reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seglab.core.config import RunConfig
+from seglab.data.cache import Cache, open_cache
+from seglab.data.loader import gather
+from seglab.learning.inference import evaluate
+from seglab.studies.data import StudyData, open_data
+from seglab.studies.experiment import Plan, train_one
+from seglab.studies.promotion import freeze, promote
+from seglab.studies.rebuild import load_trained
+from seglab.studies.seal import open_test
+from seglab.studies.sealed_cache import SealBroken
+from seglab.tracking import Store, open_store, start_run
+
+SPLIT = {"fractions": [0.4, 0.3, 0.3]}
+Build = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return open_store(tmp_path_factory.mktemp("sealed") / "mlruns")
+
+
+@pytest.fixture
+def config(small_config: Build) -> RunConfig:
+    return small_config(split=SPLIT, train={"epochs": 1})
+
+
+def test_no_pixel_of_a_test_patient_can_be_read(config: RunConfig) -> None:
+    data = open_data(config)
+    free = open_cache(data.cache.path)
+    patient, rows = free.by_id[data.split.test[0]], np.array([0, 0])
+    rows[1] = patient.first
+    ways: tuple[Callable[[Cache], Any], ...] = (
+        lambda cache: cache.images[patient.rows],
+        lambda cache: cache.images[rows],
+        lambda cache: cache.images[patient.first],
+        lambda cache: cache.images[patient.first - len(cache.images)],
+        lambda cache: cache.images[patient.first : patient.first + 1, :, :],
+        lambda cache: cache.images[..., 0],
+        lambda cache: cache.images[:, 0],
+        lambda cache: cache.images[np.arange(len(cache.images)) == patient.first],
+        lambda cache: np.asarray(cache.images),
+        lambda cache: list(cache.images),
+        lambda cache: cache.masks(patient.rows),
+        lambda cache: cache.native_mask(patient),
+        lambda cache: cache.native_image(patient),
+        lambda cache: gather(cache, rows, 1),
+    )
+    for read in ways:
+        read(free)
+        with pytest.raises(SealBroken):
+            read(data.cache)
+    assert not set(data.split.test) & data.cache.by_id.keys()
+
+
+def test_the_others_are_read_as_they_are(config: RunConfig) -> None:
+    data = open_data(config)
+    free = open_cache(data.cache.path)
+    for name in (*data.split.train, *data.split.val):
+        patient = free.by_id[name]
+        for cache in (data.cache, free):
+            assert cache.by_id[name].rows == patient.rows
+        assert np.array_equal(data.cache.images[patient.rows], free.images[patient.rows])
+        assert np.array_equal(data.cache.native_mask(patient), free.native_mask(patient))
+        assert np.array_equal(data.cache.native_image(patient), free.native_image(patient))
+
+
+def test_a_run_and_the_choice_of_its_setting_do_without_them(
+    config: RunConfig, store: Store
+) -> None:
+    """Training, its pictures and the frozen setting come from data whose test is out of reach."""
+    run_id = train_one(Plan(config, "a"), store).run_id
+    trained = load_trained(store, store.get_run(run_id))
+    assert freeze(trained).choice.patients > 0
+    with pytest.raises(KeyError):
+        evaluate(trained.predictor, trained.data.cache, trained.data.split.test, 0.5)
+
+
+def test_only_an_opened_test_gives_them_and_only_its_own(
+    config: RunConfig, small_config: Build, store: Store
+) -> None:
+    data, other = open_data(config), open_data(small_config(split={**SPLIT, "seed": 1}))
+    assert set(data.split.test) != set(other.split.test)
+    with start_run(store, "opened", "promotion", {"seglab.kind": "promotion"}) as log:
+        opened = open_test(store, log, data, None)
+    found: StudyData = opened.unseal(data)
+    for name in opened.patients:
+        patient = found.cache.by_id[name]
+        assert found.cache.images[patient.rows].any()
+        found.cache.native_mask(patient)
+    with pytest.raises(SealBroken, match="another test part"):
+        opened.unseal(other)
+
+
+def test_a_promotion_that_looks_before_it_opens_breaks(
+    config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A rule that would choose on the test finds nothing to choose on."""
+    from seglab.learning.operating_point import choose_operating_point
+    from seglab.studies import promotion as room
+
+    def peek(predictor: Any, cache: Cache, validation: Any) -> Any:
+        others = [p.patient_id for p in cache.patients if p.patient_id not in set(validation)]
+        return choose_operating_point(predictor, cache, others)
+
+    fresh = open_store(tmp_path / "mlruns")
+    run_id = train_one(Plan(config, "a"), fresh).run_id
+    monkeypatch.setattr(room, "choose_operating_point", peek)
+    with pytest.raises(KeyError):
+        promote(fresh, run_id)
