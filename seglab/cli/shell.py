@@ -32,8 +32,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 
-def run_command(command: Command, arguments: argparse.Namespace) -> int:
-    """Run a command and turn whatever happens into its exit status."""
+def run_command(command: Command, arguments: argparse.Namespace, *, continues: bool = False) -> int:
+    """Run a command and turn whatever happens into its exit status.
+
+    Args:
+        command: what to run.
+        arguments: of the command.
+        continues: the same command goes on where an interrupted one stopped.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = command(arguments)
@@ -43,7 +49,8 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         print(redact(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted: the same command continues", file=sys.stderr)
+        way_on = ": the same command continues" if continues else ""
+        print(f"interrupted{way_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (``| head``); nobody is left to tell.

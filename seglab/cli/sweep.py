@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
     parser.add_argument("--timeout", type=float, metavar="MIN", help="put the search down after")
     add_json(parser)
-    return run_command(_sweep, parser.parse_intermixed_args(argv))
+    return run_command(_sweep, parser.parse_intermixed_args(argv), continues=True)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="train again even if it was done")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
     add_json(parser)
-    return run_command(_run, parser.parse_intermixed_args(argv))
+    return run_command(_run, parser.parse_intermixed_args(argv), continues=True)
 
 
 def _run(arguments: argparse.Namespace) -> int:

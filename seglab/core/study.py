@@ -207,6 +207,8 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     )
     if study.search and len(arms) > 1:
         raise UserError("a file has 'arms' or 'search', not both")
+    if study.tune and len(arms) < 2:
+        raise UserError("tune: needs two or more 'arms' to compare; 'search' is for one config")
     for kind, block in (("search", study.search), ("tune", study.tune)):
         for key, domain in (block.space if block else {}).items():
             _check_space_key(kind, key, domain, shared)

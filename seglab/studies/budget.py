@@ -50,7 +50,7 @@ class Spent:
     train_seconds: float
     """Of a run."""
     trials: int = 0
-    """Tuning trials that were made, failed ones included."""
+    """Tuning trials that finished; a failed one has no say in the choice."""
     trial_images: float = 0.0
     """Samples of all tuning trials together."""
     trial_seconds: float = 0.0
@@ -94,6 +94,8 @@ class Budgets:
             if self.unit == "samples"
             else "make epochs shorter with train.samples_per_epoch: a run ends with an epoch"
         )
+        if len({arm.trials for arm in self.arms}) > 1:
+            remedy += "; the same command repeats tuning trials that failed"
         return (
             f"Not ranked: budgets differ by more than {TOLERANCE:.0%} ({noun} a run: {spent}). "
             f"What more training gave cannot be told from what the arm gave; {remedy}."

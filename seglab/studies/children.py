@@ -20,6 +20,7 @@ from seglab.tracking import RunInfo, Store, UnknownRun, download
 ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
 ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.arm_hash"
 TUNES, TUNED, FAILURES = "seglab.tunes", "seglab.tuned", "seglab.failures"
+VALUES = "seglab.values"
 SUFFIX = " · ablation"
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(

@@ -15,7 +15,7 @@ from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, compare
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
-from seglab.studies.children import ARM, Ablation, Arm
+from seglab.studies.children import ARM, VALUES, Ablation, Arm
 
 NOT_RANKED, IS_BASELINE = "not ranked", "baseline"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
@@ -246,7 +246,8 @@ def _spent(arm: Arm, ablation: Ablation) -> Spent:
         runs=len(arm.children),
         images=arm.cost(METRIC["samples"]),
         train_seconds=arm.cost(METRIC["seconds"]),
-        trials=len(trials),
+        # One that failed and was tried again is one trial; one that never finished is none.
+        trials=len({run.tags[VALUES] for run in trials if run.status == "FINISHED"}),
         trial_images=sum(run.metrics.get(METRIC["samples"], 0.0) for run in trials),
         trial_seconds=sum(run.metrics.get(METRIC["seconds"], 0.0) for run in trials),
     )

@@ -14,7 +14,7 @@ from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, nest
 from seglab.core.errors import UserError
 from seglab.core.study import Range, Study, Tune, Value, build_run
-from seglab.studies.children import ARM_HASH, TUNES, arm_hash
+from seglab.studies.children import ARM_HASH, TUNES, VALUES, arm_hash
 from seglab.studies.experiment import FINISHED, Outcome, Plan
 
 DRAWS_SEED = 0
@@ -103,7 +103,7 @@ def tuning_trials(study: Study, parent_run_id: str) -> dict[str, list[Trial]]:
                     f"{arm} · tuning {number}",
                     kind="trial",
                     parent_run_id=parent_run_id,
-                    tags=tags | {"seglab.values": json.dumps(values)},
+                    tags=tags | {VALUES: json.dumps(values)},
                 ),
             )
             for number, values in enumerate(points)

@@ -51,6 +51,10 @@ def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
         ("loss: {name: dice, smoth: 1}", r"unknown key 'loss\.smoth' \(did you mean 'smooth'"),
         ("augment: {name: flips, q: 1}", r"unknown key 'augment\.q'"),
         ("trian: {}", r"unknown key 'trian' \(did you mean 'train'\?\)"),
+        (
+            "tune: {space: {optim.lr: {low: 0.001, high: 0.01}}}",
+            r"^tune: needs two or more 'arms'",
+        ),
         ("train: {epoch: 1}", r"unknown key 'train\.epoch' \(did you mean 'epochs'\?\)"),
         ("train: {epochs: many}", r"train\.epochs: 'many' is not allowed.*integer"),
         ("train: {epochs: 0}", r"train\.epochs: 0 is not allowed.*greater than or equal to 1"),

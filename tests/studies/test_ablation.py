@@ -20,6 +20,7 @@ from seglab.studies.ablation import folds, run_study
 from seglab.studies.budget import Budgets, Spent, with_budget
 from seglab.studies.children import collect
 from seglab.studies.data import open_data
+from seglab.studies.plan import make_plan
 from seglab.studies.tuning import TUNING_SEED
 from seglab.tracking import Store, open_store
 
@@ -175,8 +176,11 @@ def test_a_space_that_does_not_fit_every_arm_is_refused_before_anything_runs(
 ) -> None:
     arms = {"base": {}, "bce": {"loss": {"name": "bce"}}}
     before = len(store.find_runs())
+    study = build(name="unfit", arms=arms, tune={"trials": 3, "space": tune})
     with pytest.raises(UserError, match=said):
-        run_study(build(name="unfit", arms=arms, tune={"trials": 3, "space": tune}), store)
+        run_study(study, store)
+    with pytest.raises(UserError, match=said):
+        make_plan(study)
     assert len(store.find_runs()) == before
 
 
@@ -211,3 +215,10 @@ def test_budgets_differ_beyond_a_tenth_of_what_was_declared(
     assert budgets.differs("a", "b") is budgets.differs("b", "a") is differs
     assert budgets.all_equal is not differs
     assert ("Not ranked" in (budgets.refusal() or "")) is differs
+
+
+def test_other_counts_of_tuning_trials_are_told_with_their_remedy() -> None:
+    budgets = Budgets("samples", [Spent("a", 1, 100, 100, 6), Spent("b", 1, 100, 100, 5)])
+    refusal = budgets.refusal() or ""
+    assert "a 100 and 6 tuning trials, b 100 and 5 tuning trials" in refusal
+    assert "repeats tuning trials that failed" in refusal
