@@ -12,6 +12,7 @@ from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.evaluation.scores import summarise
 from seglab.learning.device import choose_compute
+from seglab.learning.memory import restart_peak
 from seglab.learning.training import BEST, LAST, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
 from seglab.studies.data import StudyData, open_data
@@ -140,6 +141,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
         UserError: the model does not take the images, a device that is not there, ….
     """
     compute = choose_compute(plan.config.train)
+    restart_peak(compute.device)
     trainer = Trainer(plan.config, data.cache, data.split.train, compute)
     log = None if fresh else _reopen(plan, store, data)
     if log is None:

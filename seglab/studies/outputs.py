@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 from pathlib import Path
 
-import torch
 import yaml
 
 from seglab.core.config import RunConfig
@@ -16,6 +13,7 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.learning.inference import build_case
+from seglab.learning.memory import peak_memory_mb
 from seglab.learning.segmenter import RECIPE
 from seglab.learning.training import BEST, Trainer
 from seglab.models import count_parameters, gflops_per_image
@@ -90,11 +88,3 @@ def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:
     }
     log.metrics(cost, step=progress.epoch + 1)
     return cost
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory this process ever held: on the GPU if it trains there, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
