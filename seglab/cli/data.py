@@ -162,7 +162,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     from seglab.core.config import Data
     from seglab.core.explain import explain
-    from seglab.studies.data import fill_cache
+    from seglab.studies.data import fill_cache, judge_channel
 
     try:
         data = Data(
@@ -178,6 +178,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     except ValidationError as error:
         raise explain(error, Data, "data.") from None
     cache, prepared = fill_cache(data)
+    judge_channel(cache)
     if arguments.json:
         print_json({"cache": cache.path, **vars(prepared)})
         return DONE

@@ -15,8 +15,8 @@ from seglab.data.splits import Split, SplitPatient, make_split
 from seglab.studies.groups import person_groups
 from seglab.studies.sealed_cache import seal
 
-IDENTITY_SAMPLE = 30
-"""Patients looked at to tell whether the channel is FLAIR."""
+IDENTITY_SAMPLE = 12
+"""Patients looked at, at every start, to tell whether the channel is FLAIR: half a second."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class StudyData:
     cache: Cache
     split: Split
     prepared: Prepared
+    identity: ImageIdentity
+    """Whether the images look like FLAIR."""
 
 
 def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepared]:
-    """Fill the cache, or find it filled; warn when it is new and does not look like FLAIR.
+    """Fill the cache, or find it filled; name who was left out of a new one.
 
     Raises:
         UserError: see :func:`seglab.data.cache.prepare`.
@@ -46,18 +48,19 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
         patients=patients,
     )
     if not prepared.reused:
-        _warn(cache, prepared)
+        for name, reason in prepared.skipped:
+            print(f"warning: {name} is left out: {reason}", file=sys.stderr)
     return cache, prepared
 
 
-def _warn(cache: Cache, prepared: Prepared) -> None:
-    """Say what a person should know before days of training on these files."""
-    for name, reason in prepared.skipped:
-        print(f"warning: {name} is left out: {reason}", file=sys.stderr)
-    looks = [_look(cache, patient) for patient in cache.patients[:IDENTITY_SAMPLE]]
-    identity = set_identity(looks)
+def judge_channel(cache: Cache) -> ImageIdentity:
+    """Tell whether the images look like FLAIR; warn if not, before days of training on them."""
+    wanted = min(IDENTITY_SAMPLE, len(cache.patients))
+    places = np.linspace(0, len(cache.patients) - 1, wanted).round().astype(int)
+    identity = set_identity([_look(cache, cache.patients[i]) for i in places])
     if not identity.ok:
         print(f"warning: {identity.reason}", file=sys.stderr)
+    return identity
 
 
 def _look(cache: Cache, patient: CachedPatient) -> ImageIdentity:
@@ -74,7 +77,7 @@ def open_data(config: RunConfig) -> StudyData:
     source = open_source(config.data.source, config.data.root, config.data.channel)
     cache, prepared = fill_cache(config.data, source)
     split = make_split(split_patients(cache, source), config.split)
-    return StudyData(seal(cache, split), split, prepared)
+    return StudyData(seal(cache, split), split, prepared, judge_channel(cache))
 
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:

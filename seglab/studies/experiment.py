@@ -148,6 +148,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
         identity = identity_tags(plan, data)
         facts = {
             "seglab.split_hash": data.split.hash,
+            "seglab.looks_like_flair": str(data.identity.ok).lower(),
             "seglab.device": str(compute.device),
             "seglab.precision": compute.precision,
             "seglab.augmented_on": trainer.batches.augmented_on,

@@ -84,3 +84,16 @@ def test_a_run_that_diverged_is_over(small_config: Build, store: Store, tmp_path
     run.__exit__(type(error), error, None)
     assert store.get_run(run.log.run_id).status == "FAILED"
     assert not list((tmp_path / "mlruns/state").glob("*"))
+
+
+def test_t2_taken_for_flair_is_told_at_every_start(
+    small_config: Build, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for start in ("new cache", "old cache"):
+        config = small_config(data={"channel": 3}, train={"epochs": 1}, name=start)
+        outcome = train_one(Plan(config, "small"), store, open_data(config))
+        assert "looks like T2" in capsys.readouterr().err
+        assert store.get_run(outcome.run_id).tags["seglab.looks_like_flair"] == "false"
+    flair = small_config(train={"epochs": 1})
+    outcome = train_one(Plan(flair, "small"), store, open_data(flair))
+    assert store.get_run(outcome.run_id).tags["seglab.looks_like_flair"] == "true"
