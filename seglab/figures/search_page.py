@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from seglab.figures.search import STATES, Importance, TrialRow, rank_curve, searched_keys
+from seglab.figures.search import STATES
+from seglab.figures.trials import Importance, TrialRow, rank_curve, searched_keys
 
 _TEMPLATE = Path(__file__).with_name("search_page.html")
 

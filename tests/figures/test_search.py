@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seglab.figures import search as draw
-from seglab.figures.search import Importance, Scale, TrialRow, pareto_front, rank_curve
 from seglab.figures.search_page import search_page
+from seglab.figures.trials import Importance, Scale, TrialRow, pareto_front, rank_curve
 
 
 def row(number: int, *values: float, state: str = "complete", **given: object) -> TrialRow:

@@ -16,8 +16,8 @@ from optuna.importance import (
 
 from seglab.core.study import Study
 from seglab.figures import search as draw
-from seglab.figures.search import Importance
 from seglab.figures.search_page import search_page
+from seglab.figures.trials import Importance
 from seglab.studies.search.ledger import Ledger
 from seglab.studies.search.results import SearchOutcome, summarise, write_best
 from seglab.tracking import RunLog

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from seglab.core.config import RunConfig
 from seglab.core.study import Study
-from seglab.figures.search import TrialRow
+from seglab.figures.trials import TrialRow
 from seglab.studies.search.ledger import BASE, RUN, THREADS, Ledger
 from seglab.studies.search.live import WORDS, best_trial, count_states
 
