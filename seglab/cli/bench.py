@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seglab.cli.data import SOURCES
+from seglab.cli.data import SOURCE_HELP
 from seglab.cli.shell import DONE, Parser, add_json, print_json
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--data", type=Path, metavar="DIR", help="measure on these files")
-    parser.add_argument("--source", choices=SOURCES, help="what --data holds")
+    parser.add_argument("--source", help=f"what --data holds: {SOURCE_HELP}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to draw the time's picture")
     add_json(parser)
     parser.set_defaults(do=_bench)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from seglab.data.check import CheckReport
     from seglab.data.sources import Source
 
-SOURCES = ("brats-h5", "brats-nifti", "lgg-tif")
+SOURCE_HELP = "brats-h5, brats-nifti, lgg-tif or another of: python -m seglab list sources"
 
 
 def add_commands(commands: Any) -> None:
@@ -87,7 +87,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", choices=SOURCES, required=True)
+    parser.add_argument("--source", required=True, help=SOURCE_HELP)
     parser.add_argument("--root", type=Path, required=True, metavar="DIR")
     parser.add_argument("--channel", type=int, help="channel taken for FLAIR (default: the set's)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")

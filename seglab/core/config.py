@@ -12,11 +12,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seglab.core.errors import UserError
 from seglab.core.explain import explain
-from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, Registry
+from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES, Registry
 
 LOCAL = {"local": True}
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -104,7 +104,7 @@ class Augment(Component):
 class Data(Block):
     """Which files, and how they become uint8 slices."""
 
-    source: Literal["brats-h5", "brats-nifti", "lgg-tif"]
+    source: str
     root: Annotated[Path, Field(json_schema_extra=LOCAL)]
     channel: Annotated[int, Field(ge=0, le=3)] | None = None
     """Channel read as FLAIR; None takes the source's documented one."""
@@ -125,6 +125,14 @@ class Data(Block):
     cache: Annotated[Path, Field(json_schema_extra=LOCAL)] = Path(".cache")
     workers: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processes that fill the cache; 0 takes one a core."""
+
+    @field_validator("source")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            return SOURCES[name].name
+        except UserError as error:
+            raise UserError(f"data.source: {error}") from None
 
 
 class Split(Block):

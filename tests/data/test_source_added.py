@@ -1,0 +1,42 @@
+"""A source of one's own is one decorated class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
+from seglab.core.registry import SOURCES
+from seglab.data.sources.brats_h5 import BratsH5
+from seglab.studies.data import open_data
+
+NAME = "slices-of-our-own"
+
+
+@pytest.fixture
+def own_source() -> Iterator[type[BratsH5]]:
+    @SOURCES.register(NAME)
+    class Own(BratsH5):
+        """Slice files as the scanner of our own hospital writes them."""
+
+        name = NAME
+
+    yield Own
+    del SOURCES._entries[NAME]
+
+
+@pytest.mark.usefixtures("own_source")
+def test_a_config_can_name_it(small_config: Callable[..., RunConfig]) -> None:
+    own = open_data(small_config(data={"source": NAME, "workers": 1}))
+    known = open_data(small_config())
+    assert own.cache.source == NAME
+    assert own.split.train == known.split.train
+
+
+def test_an_unknown_one_is_answered_with_the_nearest(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    with pytest.raises(UserError, match=r"data\.source: .*'brats-h4'.*did you mean 'brats-h5'"):
+        small_config(data={"source": "brats-h4"})
