@@ -46,7 +46,7 @@ class ArmSummary:
     seeds: int
     mean: float
     mean_low: float
-    """Interval of the mean over patients."""
+    """Interval of the mean over patients, within [0, 1] as Dice is."""
     mean_high: float
     sd_patients: float
     """Spread over patients of the score averaged over seeds (n - 1)."""
@@ -212,8 +212,8 @@ def _summary(table: PairedTable, index: int, half_width: float) -> ArmSummary:
         arm=table.arms[index],
         seeds=len(values),
         mean=centre,
-        mean_low=centre - half_width,
-        mean_high=centre + half_width,
+        mean_low=max(centre - half_width, 0.0),
+        mean_high=min(centre + half_width, 1.0),
         sd_patients=_spread(values.mean(axis=0)),
         sd_seeds=_spread(values.mean(axis=1)),
     )

@@ -149,6 +149,13 @@ def test_the_warned_number_of_patients_is_the_one_that_can_decide() -> None:
         assert all_better(needed, arms) < 0.05 <= all_better(needed - 1, arms)
 
 
+def test_the_interval_of_a_mean_dice_stays_within_its_range() -> None:
+    for values in ([0.99, 0.98, 0.7], [0.0, 0.0, 0.4]):
+        summary = compare_arms([arm("a", np.array([values]))], "a").baseline
+        assert 0 <= summary.mean_low < np.mean(values) < summary.mean_high <= 1
+    assert summary.mean_low == 0
+
+
 def test_one_patient_decides_nothing() -> None:
     row = compare(np.array([[[0.8]], [[0.9]]])).rows[0]
     assert row.verdict == "undecided"

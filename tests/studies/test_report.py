@@ -297,6 +297,15 @@ def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> No
     assert stratify([], [], "base") == []
 
 
+def test_no_table_of_groups_is_shown_where_there_are_none(store: Store) -> None:
+    result = compared(store, log_ablation(store, {"base": 0, "up": 0.1}))
+    with_groups = render_markdown(build_document(result, []))
+    without = render_markdown(build_document(replace(result, strata=[]), []))
+    assert "tumours in thirds" in with_groups
+    assert "tumours in thirds" not in without
+    assert "gains most" in without
+
+
 class Page(HTMLParser):
     """Elements and everything they could load."""
 

@@ -46,14 +46,14 @@ def build_document(result: ComparedAblation, pictures: Sequence[Picture]) -> Doc
         return [by_name[name] for name in names if name in by_name]
 
     several = bool(result.rows)
-    tuning = tables.tuning_table(result)
+    strata, tuning = tables.strata_table(result), tables.tuning_table(result)
     sections = [
         Section("Verdicts", [tables.verdict_table(result), *shown("forest")]),
         Section("Patients", shown("patients")),
         Section("Scores and spread", [tables.spread_table(result)]),
         Section(
             "Where arms win and lose",
-            [tables.strata_table(result), tables.extremes_table(result)] if several else [],
+            [*([strata] if strata else []), tables.extremes_table(result)] if several else [],
         ),
         Section("Cost", [tables.cost_table(result), *shown("pareto")]),
         Section("Tuning", [tuning] if tuning else []),

@@ -49,11 +49,9 @@ def arms_section(record: StudyRecord, result: ComparedAblation | str | None) -> 
     shown = [p for p in comparison_pictures(result, record.store) if p.name in SHOWN]
     blocks: list[Block] = [*lead(result), tables.verdict_table(result), *shown]
     blocks.append(tables.spread_table(result))
-    if result.rows:
-        blocks.append(tables.strata_table(result))
-    tuning = tables.tuning_table(result)
-    older = _older(record.ablations[1:])
-    return Section("Arms", [*blocks, *([tuning] if tuning else []), *older])
+    further = (tables.strata_table(result) if result.rows else None, tables.tuning_table(result))
+    blocks += [table for table in further if table is not None]
+    return Section("Arms", [*blocks, *_older(record.ablations[1:])])
 
 
 def _older(parents: Sequence[RunInfo]) -> list[Block]:

@@ -106,8 +106,13 @@ def spread_table(result: ComparedAblation) -> Table:
     )
 
 
-def strata_table(result: ComparedAblation) -> Table:
-    """Differences among small, medium and large tumours, and within grades; a row an arm."""
+def strata_table(result: ComparedAblation) -> Table | None:
+    """Differences among small, medium and large tumours, and within grades; a row an arm.
+
+    None where no group has patients enough.
+    """
+    if not result.strata:
+        return None
     header = ["arm"]
     for stratum in result.strata:
         count = f"{stratum.comparison.n_patients} patients"
