@@ -59,8 +59,10 @@ def _run(arguments: argparse.Namespace) -> int:
         print_json(plan.to_json()) if arguments.json else print(plan.to_text())
         return DONE
     from seglab.studies.ablation import run_study
+    from seglab.studies.data import check_files
     from seglab.tracking import open_store
 
+    check_files(study.reference.data)
     outcome = run_study(study, open_store(), fresh=arguments.fresh)
     print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
     if any(run.our_fault for run in outcome.runs):

@@ -175,6 +175,11 @@ class Study:
         """The config of one child run."""
         return self.arms[arm].model_copy(update={"seed": seed})
 
+    @property
+    def reference(self) -> RunConfig:
+        """The arm that the others are compared with, or the only one."""
+        return self.arms[self.baseline or next(iter(self.arms))]
+
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read an experiment file with its base and overrides, and check all of it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from seglab.core.config import Train
 from seglab.core.errors import UserError
+from seglab.core.machine import available_cores
 
 IMAGE_MEAN, IMAGE_SD = 0.5, 0.25
 """Network input is (q/255 - IMAGE_MEAN) / IMAGE_SD of the cached uint8 q: -2 to 2."""
@@ -84,13 +84,6 @@ def choose_compute(train: Train) -> Compute:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
     return Compute(device, precision, threads)
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _device(name: str) -> torch.device:

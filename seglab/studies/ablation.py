@@ -82,8 +82,7 @@ def _run_ablation(study: Study, store: Store, *, fresh: bool) -> StudyOutcome:
     tuning_trials(study, "")  # refuses a space that an arm does not fit before anything starts
     data = _Shared()
     # The baseline's data names the parent: it stays when arms are added or moved.
-    base = study.baseline or next(iter(study.arms))
-    with open_parent(study, store, data.of(study.arms[base]), fresh=fresh) as parent:
+    with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
         parent.tags(_parent_tags(study, hashes))
 

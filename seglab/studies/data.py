@@ -30,6 +30,15 @@ class StudyData:
     """Whether the images look like FLAIR."""
 
 
+def check_files(data: Data) -> None:
+    """List the files, so that a wrong path is told before anything is made.
+
+    Raises:
+        UserError: the root is missing or holds no patient, or two files of one name.
+    """
+    open_source(data.source, data.root, data.channel).patients()
+
+
 def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepared]:
     """Fill the cache, or find it filled; name who was left out of a new one.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from seglab.tracking.locks import FileLock
+from seglab.core.locks import FileLock
 from seglab.tracking.quiet import settle_mlflow
 
 SQLITE = "sqlite:///"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from seglab.core.machine import available_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = (
@@ -95,7 +96,7 @@ def machine(device: str = "cpu") -> dict[str, str | int]:
     described: dict[str, str | int] = {
         "system": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
+        "cores": available_cores(),
         "device": device,
     }
     if device.startswith("cuda"):
@@ -104,10 +105,6 @@ def machine(device: str = "cpu") -> dict[str, str | int]:
         described["gpu"] = torch.cuda.get_device_name(device)
         described["cuda"] = str(torch.version.cuda)
     return described
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from seglab.core.locks import FileLock
 from seglab.tracking.failures import redact
-from seglab.tracking.locks import FileLock
 from seglab.tracking.messages import (
     artifact_message,
     batch_message,

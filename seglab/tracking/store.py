@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from seglab.core.errors import UserError
+from seglab.core.locks import FileLock, is_locked
 from seglab.tracking.database import ARTIFACTS, SQLITE
 from seglab.tracking.failures import explained, patiently, redact
-from seglab.tracking.locks import FileLock, is_locked
 from seglab.tracking.view import VIEW_TAGS
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 import seglab.studies.components  # noqa: F401  (a test takes the registry back to here)
+from seglab.cli import sweep
 from seglab.cli.train import main
 from seglab.core.registry import LOSSES
 from seglab.tracking import RunInfo, open_store
@@ -197,6 +198,18 @@ def test_a_mistake_costs_one_line(
     assert named in captured.err
     assert captured.out == ""
     assert not Path("mlruns").exists() or not runs()
+
+
+@pytest.mark.parametrize("command", [main, sweep.main], ids=["run_experiment", "sweep"])
+def test_a_wrong_path_is_told_before_anything_is_made(
+    tiny: Path, capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], int]
+) -> None:
+    search = "search={space: {optim.lr: {low: 0.001, high: 0.01}}}"
+    given = [str(tiny), "data.root=nowhere", *([search] if command is sweep.main else [])]
+    before = sorted(Path().rglob("*"))
+    assert command(given) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_a_missing_file_is_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

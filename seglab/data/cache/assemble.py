@@ -25,7 +25,7 @@ from seglab.data.cache.geometry import (
 from seglab.data.cache.index import IMAGES, MASKS, NATIVE_MASKS, SLICES
 from seglab.data.cache.part import Part, load_arrays, read_pixels, save_arrays
 from seglab.data.cache.settings import CacheSettings
-from seglab.data.cache.workers import Workers
+from seglab.data.workers import Workers
 
 Shape = tuple[int, int]
 Packed = tuple[NDArray[Any], ...]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from seglab.core.locks import FileLock
 
 SCRATCH = ".tmp-"
 """Between a cache's name and the number of the process that is writing it."""
@@ -23,19 +25,14 @@ def held(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
     Raises:
         OSError: the root cannot be written, or its file system has no locks.
     """
-    descriptor = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    lock = FileLock(root / f".{name}.lock")
+    is_held = lock.try_acquire()
+    if wait and not is_held:
+        lock.acquire(wait_s=math.inf)
     try:
-        yield _lock(descriptor, wait)
+        yield wait or is_held
     finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, wait: bool) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
+        lock.remove()
 
 
 @contextmanager

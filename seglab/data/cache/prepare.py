@@ -19,8 +19,8 @@ from seglab.data.cache.lock import held, scratch_folder
 from seglab.data.cache.part import Part, make_part
 from seglab.data.cache.settings import CacheSettings
 from seglab.data.cache.store import Cache, open_cache
-from seglab.data.cache.workers import Workers
 from seglab.data.sources import Patient, Source
+from seglab.data.workers import Workers
 
 OnBadFile = Literal["fail", "skip"]
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
-
-from seglab.core.errors import UserError
+from seglab.core.machine import available_cores
 from seglab.core.progress import progress
 from seglab.data.check.channels import identify
 from seglab.data.check.examine import Examined, examine
@@ -21,6 +15,7 @@ from seglab.data.check.report import CheckReport, Example, SharedPatient
 from seglab.data.duplicates import duplicates
 from seglab.data.sources import NameMapping, Patient, Source, shared_patients
 from seglab.data.sources.identity_map import tcga_person
+from seglab.data.workers import Workers
 
 WORTH_PROCESSES_BYTES = 2**26
 """Below this much on disk, starting processes costs more than it gains."""
@@ -62,22 +57,9 @@ def check(source: Source, *, others: Sequence[Source] = (), workers: int = 0) ->
 
 def _examine_all(source: Source, patients: list[Patient], workers: int) -> Iterator[Examined]:
     workers = min(workers or _useful_workers(patients), len(patients))
-    bar = partial(progress, description="checking", total=len(patients), unit="patient")
-    if workers <= 1:
-        yield from bar(examine(source, patient) for patient in patients)
-        return
-    # Spawned, not forked: HDF5 and OpenCV do not survive a fork in a threaded parent.
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_start_worker, initargs=(source,)
-    )
-    try:
-        yield from bar(pool.map(_examine_in_worker, patients))
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a worker that read {source.root} was killed (out of memory?); use fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Workers(workers, partial(_hold, source)) as pool:
+        examined = pool.map(_examine_held, patients)
+        yield from progress(examined, "checking", total=len(patients), unit="patient")
 
 
 def _useful_workers(patients: Sequence[Patient]) -> int:
@@ -85,7 +67,7 @@ def _useful_workers(patients: Sequence[Patient]) -> int:
     for patient in patients:
         total += sum(path.stat().st_size for path in patient.files if path.exists())
         if total > WORTH_PROCESSES_BYTES:
-            return len(os.sched_getaffinity(0))
+            return available_cores()
     return 1
 
 
@@ -93,13 +75,12 @@ def _useful_workers(patients: Sequence[Patient]) -> int:
 _source: Source | None = None
 
 
-def _start_worker(source: Source) -> None:
+def _hold(source: Source) -> None:
     global _source
     _source = source
-    cv2.setNumThreads(1)
 
 
-def _examine_in_worker(patient: Patient) -> Examined:
+def _examine_held(patient: Patient) -> Examined:
     assert _source is not None
     return examine(_source, patient)
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from seglab.core.errors import UserError
+from seglab.core.machine import available_cores
 from seglab.core.progress import progress
 from seglab.data.phantom.kaggle import CONTENT, SliceRow, write_tables, write_volume
 from seglab.data.phantom.patient import Plant, Traits, check_request, make_patient
+from seglab.data.workers import Workers
 
 RECORD = "phantom.json"
 """Beside the data: the parameters, and what was drawn for each patient."""
@@ -145,34 +143,13 @@ def _write_set(
 
 
 def _write_volumes(folder: Path, jobs: list[Job], workers: int) -> list[_Volume]:
-    workers = min(workers or _cores(), len(jobs))
-    if workers == 1:
-        return [_write_one(folder, *job) for job in progress(jobs, "phantoms", unit="patient")]
-    # Spawned, not forked: HDF5 and OpenCV do not survive a fork in a threaded parent.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    try:
-        pending = [pool.submit(_write_one, folder, *job) for job in jobs]
-        done = progress(as_completed(pending), "phantoms", total=len(pending), unit="patient")
-        volumes = [future.result() for future in done]
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return sorted(volumes, key=lambda volume: volume.traits.patient)
+    with Workers(min(workers or available_cores(), len(jobs))) as pool:
+        volumes = pool.map(partial(_write_one, folder), jobs)
+        return list(progress(volumes, "phantoms", total=len(jobs), unit="patient"))
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # absent on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-
-
-def _write_one(
-    folder: Path, seed: int, number: int, size: int, slices: int, plant: Plant | None
-) -> _Volume:
+def _write_one(folder: Path, job: Job) -> _Volume:
+    seed, number, size, slices, plant = job
     patient = make_patient(seed, number, size=size, slices=slices, plant=plant)
     return _Volume(patient.traits, write_volume(folder, number, patient.image, patient.labels))
 

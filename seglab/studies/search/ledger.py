@@ -22,11 +22,11 @@ from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
+from seglab.core.locks import FileLock, is_locked
 from seglab.core.study import Range, Search, Value
 from seglab.studies.search.samplers import build_sampler
 from seglab.studies.search.space import Params, Space
 from seglab.studies.search.storage import StudyStorage
-from seglab.tracking.locks import FileLock, is_locked
 
 OWNER, BASE, RETRY_OF, THREADS = "owner", "base", "retry_of", "threads"
 PROGRESS, ERROR, RUN = "progress", "error", "run_id"

@@ -13,8 +13,8 @@ from datetime import datetime
 from types import FrameType
 
 from seglab.core.errors import UserError
+from seglab.core.machine import available_cores
 from seglab.core.study import Study
-from seglab.learning.device import available_cores
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.search.confirm import confirm

@@ -19,8 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # exported nowhere
 
 from seglab.core.errors import UserError
+from seglab.core.locks import FileLock
 from seglab.tracking.failures import mendable, redact, unreachable
-from seglab.tracking.locks import FileLock
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -15,6 +15,7 @@ from typing import TypeVar
 import cv2
 
 from seglab.core.errors import UserError
+from seglab.core.machine import available_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -25,10 +26,12 @@ class Workers:
 
     Args:
         count: processes; 0 takes one a core, 1 works in this process and starts none.
+        prepare: called once in each process, before its first job; picklable.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count or _cores()
+    def __init__(self, count: int, prepare: Callable[[], None] | None = None) -> None:
+        self.count = count or available_cores()
+        self._prepare = prepare
         self._pool: ProcessPoolExecutor | None = None
 
     def map(
@@ -47,16 +50,20 @@ class Workers:
         except BrokenProcessPool as error:
             raise UserError(
                 f"one of {self.count} worker processes was killed, perhaps for want of memory: "
-                "set data.workers to 1"
+                "use fewer (data.workers=1, or --workers 1)"
             ) from error
 
     def __enter__(self) -> Workers:
         if self.count > 1:
+            # Spawned, not forked: HDF5 and OpenCV do not survive a fork in a threaded parent.
             self._pool = ProcessPoolExecutor(
                 self.count,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
+                initargs=(self._prepare,),
             )
+        elif self._prepare is not None:
+            self._prepare()
         return self
 
     def __exit__(
@@ -70,11 +77,13 @@ class Workers:
             self._pool = None
 
 
-def _start_worker() -> None:
+def _start_worker(prepare: Callable[[], None] | None) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
+    if prepare is not None:
+        prepare()
 
 
 def _end_with_parent() -> None:
@@ -83,8 +92,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
