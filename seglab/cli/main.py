@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seglab.cli import bench, compare, data, demo, predict, promote, report, reproduce, runs
+from seglab.cli import (
+    bench,
+    compare,
+    data,
+    demo,
+    names,
+    predict,
+    promote,
+    report,
+    reproduce,
+    runs,
+)
 from seglab.cli.shell import Parser, run_command
 
 EXAMPLE = """\
@@ -28,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (data, runs, compare, promote, predict, reproduce, report, bench, demo):
+    for room in (data, names, runs, compare, promote, predict, reproduce, report, bench, demo):
         room.add_commands(commands)
     arguments = parser.parse_args(argv)
     return run_command(arguments.do, arguments)

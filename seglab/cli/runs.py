@@ -1,4 +1,4 @@
-"""``list``, ``ui``, ``artifacts``, ``sync``: what there is to name, and what was logged."""
+"""``ui``, ``artifacts``, ``sync``: what was logged."""
 
 from __future__ import annotations
 
@@ -7,61 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from seglab.cli.shell import DONE, Parser, add_json, print_json
-from seglab.core.errors import unknown_name
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands of this room."""
-    _add_list(commands)
     _add_ui(commands)
     _add_artifacts(commands)
     _add_sync(commands)
-
-
-def _add_list(commands: Any) -> None:
-    parser: Parser = commands.add_parser(
-        "list",
-        help="what a YAML can name",
-        description="List the models, losses, augmentations and sources, with their options.",
-        epilog="examples:\n  python -m seglab list\n  python -m seglab list losses",
-    )
-    parser.add_argument("kind", nargs="?", help="models, losses, augmentations or sources")
-    add_json(parser)
-    parser.set_defaults(do=_list)
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers)
-    from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
-
-    kinds = {
-        "models": MODELS,
-        "losses": LOSSES,
-        "augmentations": AUGMENTATIONS,
-        "sources": SOURCES,
-    }
-    if arguments.kind is not None and arguments.kind not in kinds:
-        raise unknown_name("kind", arguments.kind, kinds)
-    chosen = {arguments.kind: kinds[arguments.kind]} if arguments.kind else kinds
-    if arguments.json:
-        print_json(
-            {
-                kind: {entry.name: entry.options.model_json_schema() for entry in registry}
-                for kind, registry in chosen.items()
-            }
-        )
-        return DONE
-    for kind, registry in chosen.items():
-        print(f"{kind}:")
-        for entry in registry:
-            print(f"  {entry.name:<20} {entry.summary}")
-            options = ", ".join(
-                f"{name}={field.default}" if not field.is_required() else name
-                for name, field in entry.options.model_fields.items()
-            )
-            if options and arguments.kind:
-                print(f"  {'':<20}   options: {options}")
-    return DONE
 
 
 def _add_ui(commands: Any) -> None:

@@ -27,7 +27,11 @@ class Block(BaseModel):
     """A frozen mapping that refuses unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -105,7 +109,9 @@ class Data(Block):
     """Which files, and how they become uint8 slices."""
 
     source: str
+    """Kind of files; ``python -m seglab list sources``."""
     root: Annotated[Path, Field(json_schema_extra=LOCAL)]
+    """Folder of the files."""
     channel: Annotated[int, Field(ge=0, le=3)] | None = None
     """Channel read as FLAIR; None takes the source's documented one."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
@@ -113,6 +119,7 @@ class Data(Block):
     crop: Literal["brain", "none"] = "brain"
     """``brain`` drops the background around the brain; no brain or mask pixel is lost."""
     normalise: Literal["zscore", "robust", "percentile"] = "zscore"
+    """Grey values of the brain: by mean and SD, median and IQR, or percentiles."""
     normalise_scope: Literal["auto", "slice", "volume"] = "auto"
     """``auto``: per volume where the files keep its scale, per slice where they do not."""
     context: Annotated[int, Field(ge=0, le=3)] = 0
@@ -122,7 +129,9 @@ class Data(Block):
     patients: Annotated[int, Field(ge=3)] | None = None
     """Use only the first so many patients (a quick look)."""
     on_bad_file: Literal["fail", "skip"] = "fail"
+    """What a damaged file does."""
     cache: Annotated[Path, Field(json_schema_extra=LOCAL)] = Path(".cache")
+    """Folder of the packed slices."""
     workers: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processes that fill the cache; 0 takes one a core."""
 
@@ -139,10 +148,13 @@ class Split(Block):
     """How patients are divided."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draw of patients; the seeds of training are another matter."""
     fractions: tuple[Fraction, Fraction, Fraction] = (0.70, 0.15, 0.15)
+    """Shares of patients to train on, to validate on, and in the sealed test."""
     folds: Annotated[int, Field(ge=2, le=20)] | None = None
     """k-fold validation over train+validation; None keeps one validation part."""
     fold: Annotated[int, Field(ge=0)] = 0
+    """Run this fold alone; an ablation runs all of them where it is not given."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Split:
@@ -159,8 +171,11 @@ class Optim(Block):
     """The optimizer."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Rule of the step."""
     lr: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    """Learning rate at its highest."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Pull of the weights towards 0; norms and biases are spared."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD (Nesterov)."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
@@ -171,9 +186,11 @@ class Schedule(Block):
     """How the learning rate moves."""
 
     name: Literal["constant", "plateau", "cosine", "one_cycle"] = "cosine"
+    """Course of the learning rate over the training."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     """Linear warm-up of ``constant`` and ``cosine``."""
     final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the rate at its lowest; ``constant`` has none."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Of ``plateau``: the step down."""
     patience: Annotated[int, Field(ge=0)] = 3
@@ -184,7 +201,9 @@ class Train(Block):
     """The loop."""
 
     epochs: PositiveInt = 14
+    """Rounds of training, each followed by a validation."""
     batch_size: PositiveInt = 16
+    """Slices a step."""
     samples_per_epoch: PositiveInt | None = None
     """Slices drawn per epoch; None draws each slice once."""
     tumour_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -196,9 +215,11 @@ class Train(Block):
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Training time after which no further epoch starts (equal-seconds budgets)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the device is faster in it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", json_schema_extra=LOCAL)] = (
         "auto"
     )
+    """``auto``: a GPU where there is one."""
     threads: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processor threads; 0 takes every core this process may use."""
 
@@ -207,6 +228,7 @@ class Evaluation(Block):
     """How probabilities become masks during training."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability above which a pixel is tumour."""
     overlays: Annotated[int, Field(ge=0, le=50)] = 3
     """Patients drawn from each of best, median and worst."""
 

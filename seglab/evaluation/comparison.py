@@ -6,17 +6,19 @@ Wilcoxon's signed-rank test with Holm's correction over the arms, the probabilit
 that the claimed direction is false (by the interval's own resamples), and a test of
 equivalence. The verdict is
 
-- ``better`` or ``worse`` where the corrected p is below the level (1 - confidence),
-  the interval lies on one side of zero, which it names, and, where several seeds
-  tell, the difference exceeds the luck of runs too (corrected likewise);
+- ``better`` or ``worse`` where the corrected p is below the level (1 - confidence), and
+  so is that of the mean itself by the interval's resamples (which puts the interval on
+  one side of zero) and, where several seeds tell, that of a difference beyond the luck
+  of runs; each of the three is corrected over the arms;
 - ``equivalent`` where it is neither and the two one-sided tests place the mean
-  difference within the margin (each arm at its own level: the correction guards
-  claims of a difference, not of its absence);
+  difference within the margin, the luck of runs counted where it is known (each arm
+  at its own level: the correction guards claims of a difference, not of its absence);
 - ``undecided`` otherwise, with the number of patients that would decide.
 
-Wilcoxon's test guards against outliers, the interval ties the claim to the mean,
-and the spread over seeds keeps one lucky run from passing for a better method: with
-equal arms the chance of any ``better`` or ``worse`` is at most the level.
+Wilcoxon's test guards against outliers. The mean's own ties the claim to the mean: ranks
+alone find skewed differences of mean 0. The spread over seeds keeps one lucky run from
+passing for a better method. With equal arms the chance of any ``better`` or ``worse`` is
+at most the level (``python -m tests.verdicts`` measures it).
 """
 
 from __future__ import annotations
@@ -31,8 +33,14 @@ from numpy.typing import NDArray
 from seglab.core.errors import unknown_name
 from seglab.evaluation import paired_tests, power
 from seglab.evaluation.arms import ArmScores, PairedTable, pair
-from seglab.evaluation.bootstrap import FEWEST_PATIENTS, bootstrap
-from seglab.evaluation.seed_noise import SeedNoise, p_beyond_seeds, seed_noise
+from seglab.evaluation.bootstrap import bootstrap
+from seglab.evaluation.cautions import cautions, seed_cautions
+from seglab.evaluation.seed_noise import (
+    SeedNoise,
+    p_beyond_seeds,
+    p_equivalence_beyond_seeds,
+    seed_noise,
+)
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
@@ -67,17 +75,21 @@ class ArmRow(ArmSummary):
     """Wilcoxon signed-rank, two-sided."""
     p_holm: float
     """Corrected over the arms of the comparison."""
+    p_mean_holm: float
+    """Of the mean difference by the interval's resamples, two-sided, corrected."""
     p_seeds: float
     """The difference against patients and seeds both as luck, corrected; NaN: one seed."""
     p_false_claim: float
     """That the mean difference has the other sign; at least 2**-patients, at most 0.5."""
     p_equivalence: float
     """Two one-sided t-tests within the margin."""
+    p_equivalence_seeds: float
+    """The same with patients and seeds both as luck; NaN: one seed."""
     verdict: Verdict
     patients_to_detect: int | None
     """Patients to find a difference like the observed one; None: no number would."""
     patients_for_equivalence: int | None
-    """Patients to show equivalence; None where the difference exceeds the margin."""
+    """Patients to show equivalence; None: the difference is too large, or seeds too few."""
     wins: int
     """Patients the arm scores higher than the baseline."""
     losses: int
@@ -151,7 +163,7 @@ def compare_arms(
         margin=margin,
         confidence=confidence,
         resamples=resamples,
-        warnings=(*_warnings(table, drawn.level), *_seed_warnings(rows, noise, drawn.level)),
+        warnings=(*cautions(table, drawn.level), *seed_cautions(rows, noise.variance, drawn.level)),
     )
 
 
@@ -176,7 +188,7 @@ def _judge(
     rng = np.random.default_rng(drawn.seed)
     sample = bootstrap(np.vstack([means, differences]), drawn.resamples, rng)
     half, wrong = sample.half_widths(drawn.confidence), sample.p_wrong_sign()
-    tests = _tests(table, base, others, differences, noise)
+    tests = _tests(table, base, others, differences, wrong[len(means) :], noise, margin)
     summaries = [_summary(table, i, float(half[i])) for i in range(len(table.arms))]
     rows = tuple(
         _row(summaries[i], d, float(half[k]), float(wrong[k]), test, margin, drawn.level)
@@ -187,22 +199,42 @@ def _judge(
 
 @dataclass(frozen=True)
 class _Tests:
-    """P of one arm that depend on the other arms."""
+    """What is tested of one arm; corrections depend on the other arms."""
 
     p: float
     p_holm: float
+    p_mean_holm: float
     p_seeds: float
+    p_equivalence: float
+    p_equivalence_seeds: float
     family: int
+    seed_variance: float
+    """That seeds add to the squared error of the difference; 0 where it is unknown."""
 
 
 def _tests(
-    table: PairedTable, base: int, others: list[int], differences: FloatArray, noise: SeedNoise
+    table: PairedTable,
+    base: int,
+    others: list[int],
+    differences: FloatArray,
+    p_wrong_sign: FloatArray,
+    noise: SeedNoise,
+    margin: float,
 ) -> list[_Tests]:
     p = paired_tests.wilcoxon(differences)
     per_mean = [1 / len(table.by_seed[i]) + 1 / len(table.by_seed[base]) for i in others]
     beyond = [p_beyond_seeds(d, n, noise) for d, n in zip(differences, per_mean, strict=True)]
-    corrected = zip(p, paired_tests.holm(p), paired_tests.holm(beyond), strict=True)
-    return [_Tests(float(w), float(h), float(s), len(others)) for w, h, s in corrected]
+    corrected = zip(p, *map(paired_tests.holm, (p, 2 * p_wrong_sign, beyond)), strict=True)
+    return [
+        _Tests(
+            *map(float, of_arm),
+            p_equivalence=paired_tests.equivalence(d, margin),
+            p_equivalence_seeds=p_equivalence_beyond_seeds(d, margin, share, noise),
+            family=len(others),
+            seed_variance=0.0 if np.isnan(noise.variance) else noise.variance * share,
+        )
+        for of_arm, d, share in zip(corrected, differences, per_mean, strict=True)
+    ]
 
 
 def _summary(table: PairedTable, index: int, half_width: float) -> ArmSummary:
@@ -229,9 +261,10 @@ def _row(
     level: float,
 ) -> ArmRow:
     diff, sd = float(differences.mean()), _spread(differences)
-    p_equivalence = paired_tests.equivalence(differences, margin)
-    mere_luck = tests.p_seeds >= level  # False where one seed leaves it unknown (NaN)
-    differs = tests.p_holm < level and abs(diff) > half_width and not mere_luck
+    # A p of NaN, where one seed leaves the luck of runs unknown, is in nobody's way.
+    differs = max(tests.p_holm, tests.p_mean_holm) < level and not tests.p_seeds >= level
+    within = tests.p_equivalence < level and not tests.p_equivalence_seeds >= level
+    luck = tests.seed_variance
     return ArmRow(
         **vars(summary),
         diff=diff,
@@ -240,13 +273,15 @@ def _row(
         sd_diff=sd,
         p=tests.p,
         p_holm=tests.p_holm,
+        p_mean_holm=tests.p_mean_holm,
         p_seeds=tests.p_seeds,
         p_false_claim=p_wrong_sign,
-        p_equivalence=p_equivalence,
-        verdict=_verdict(diff, differs, p_equivalence < level),
+        p_equivalence=tests.p_equivalence,
+        p_equivalence_seeds=tests.p_equivalence_seeds,
+        verdict=_verdict(diff, differs, within),
         # Holm's strictest step: what the arm must pass whatever the others do.
-        patients_to_detect=power.patients_to_detect(diff, sd, level / tests.family),
-        patients_for_equivalence=power.patients_for_equivalence(diff, sd, margin, level),
+        patients_to_detect=power.patients_to_detect(diff, sd, level / tests.family, luck),
+        patients_for_equivalence=power.patients_for_equivalence(diff, sd, margin, level, luck),
         wins=int(np.count_nonzero(differences > 0)),
         losses=int(np.count_nonzero(differences < 0)),
     )
@@ -256,43 +291,6 @@ def _verdict(diff: float, differs: bool, within_margin: bool) -> Verdict:
     if differs:
         return "better" if diff > 0 else "worse"
     return "equivalent" if within_margin else "undecided"
-
-
-def _warnings(table: PairedTable, level: float) -> tuple[str, ...]:
-    seeds = sorted({len(values) for values in table.by_seed})
-    n, others = len(table.patients), len(table.arms) - 1
-    found = []
-    if seeds[0] == 1:
-        found.append(
-            "one seed only: the spread over seeds is unknown, and a verdict holds for these "
-            "runs, not for the methods"
-        )
-    if len(seeds) > 1:
-        found.append(f"arms have different numbers of seeds: {seeds[0]} to {seeds[-1]}")
-    if paired_tests.smallest_p(n) * others >= level:
-        enough = int(np.floor(np.log2(others / level))) + 2
-        found.append(
-            f"{n} patients cannot show a difference between {others + 1} arms, whatever their "
-            f"scores: at least {enough} are needed for a corrected p below {level:.2g}"
-        )
-    if n < FEWEST_PATIENTS:
-        found.append(f"{n} patients are too few to resample: intervals are Student's")
-    if table.left_out:
-        found.append(
-            f"{len(table.left_out)} of {n + len(table.left_out)} patients have no score "
-            "(no tumour) and are left out"
-        )
-    return tuple(found)
-
-
-def _seed_warnings(rows: Sequence[ArmRow], noise: SeedNoise, level: float) -> list[str]:
-    spread = np.sqrt(noise.variance)
-    return [
-        f"arm '{row.arm}' differs on these patients, but not beyond the luck of seeds "
-        f"(SD {spread:.4f} a run): more seeds would decide, not more patients"
-        for row in rows
-        if row.p_holm < level <= row.p_seeds and not row.ci_low <= 0 <= row.ci_high
-    ]
 
 
 def _spread(values: FloatArray) -> float:

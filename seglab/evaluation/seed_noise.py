@@ -64,29 +64,54 @@ def p_beyond_seeds(differences: FloatArray, per_mean: float, noise: SeedNoise) -
     """
     if np.isnan(noise.variance):
         return float("nan")
-    n = len(differences)
-    over_patients, over_seeds = float(differences.var(ddof=1)) / n, noise.variance * per_mean
-    error = over_patients + over_seeds
     centre = abs(float(differences.mean()))
-    if error == 0:
-        return 1.0 if centre == 0 else 0.0
-    parts = ((n - 1, over_patients / error), (noise.degrees, over_seeds / error))
-    return _level(centre / np.sqrt(error), parts)
+    return _level(centre, _parts(differences, per_mean, noise))
+
+
+def p_equivalence_beyond_seeds(
+    differences: FloatArray, margin: float, per_mean: float, noise: SeedNoise
+) -> float:
+    """P that the mean difference is outside ±margin, patients and seeds counted as luck.
+
+    Schuirmann's two one-sided tests with the error and the critical value of
+    :func:`p_beyond_seeds`. Without it one lucky run hides a difference, as it feigns one.
+
+    Returns:
+        In [0, 1]; NaN where the noise is unknown.
+    """
+    if np.isnan(noise.variance):
+        return float("nan")
+    distance = margin - abs(float(differences.mean()))
+    tail = _level(abs(distance), _parts(differences, per_mean, noise)) / 2
+    return tail if distance > 0 else 1 - tail
+
+
+def _parts(
+    differences: FloatArray, per_mean: float, noise: SeedNoise
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Degrees of freedom and squared error of the mean, of patients and of seeds."""
+    over_patients = float(differences.var(ddof=1)) / len(differences)
+    return (len(differences) - 1, over_patients), (noise.degrees, noise.variance * per_mean)
 
 
 def _level(distance: float, parts: Sequence[tuple[int, float]]) -> float:
-    """Two-sided level at which Cochran's critical value is ``distance`` standard errors.
+    """Two-sided level at which Cochran's critical distance is ``distance``, at least 0.
 
     Args:
-        parts: degrees of freedom, and share of the squared error.
+        distance: of the mean from what it is held against.
+        parts: degrees of freedom, and squared error.
     """
     from scipy.optimize import brentq
     from scipy.special import stdtrit
 
+    error = sum(squared for _, squared in parts)
+    if error == 0:
+        return 1.0 if distance == 0 else 0.0
+
     def short_of(log_p: float) -> float:
         tail = np.exp(log_p) / 2
-        critical = sum(-stdtrit(df, tail) * share for df, share in parts if share > 0)
-        return float(critical - distance)
+        critical = sum(-stdtrit(df, tail) * part for df, part in parts if part > 0) / error
+        return float(critical - distance / np.sqrt(error))
 
     if short_of(_SMALLEST_LOG_P) <= 0:
         return 0.0

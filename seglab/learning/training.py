@@ -26,7 +26,7 @@ from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
 from seglab.learning.optimizer import LearningRate, build_optimizer
 from seglab.losses import Loss
-from seglab.models import build_model, gflops_per_image
+from seglab.models import build_model, check_batch, gflops_per_image
 
 LAST, BEST = "last.pt", "best.safetensors"
 _GPU_CHECK_EVERY = 50
@@ -78,6 +78,8 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
         self.loss: Loss = config.loss.build()
         self.loader = TrainLoader(cache, train, config)
+        smallest = min(config.train.batch_size, self.loader.samples)
+        check_batch(config.model.name, network, self.channels, hw, smallest)
         self.batches = choose_batches(self.loader, train, compute)
         self.forward = Forward(self.network, compiles=self._repays_compiling(hw))
         warmup = min(config.schedule.warmup_epochs / config.train.epochs, 0.5)

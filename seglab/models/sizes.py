@@ -37,6 +37,31 @@ def check_size(name: str, network: nn.Module, in_channels: int, hw: tuple[int, i
     )
 
 
+def check_batch(
+    name: str, network: nn.Module, in_channels: int, hw: tuple[int, int], smallest: int
+) -> None:
+    """Make sure that ``network`` trains on batches as small as ``smallest`` images.
+
+    PSPNet, PAN and DeepLab normalise a map pooled to one pixel over the batch, which one
+    image alone does not allow. A pass that computes shapes alone finds it in any module.
+
+    Raises:
+        UserError: it does not; names ``train.batch_size``.
+    """
+    if smallest > 1:
+        return
+    try:
+        with torch.no_grad():
+            meta_copy(network).train()(torch.empty(1, in_channels, *hw, device="meta"))
+    except NotImplementedError:  # an operation without a shape rule proves nothing
+        return
+    except ValueError as error:
+        raise UserError(
+            f"train.batch_size: model '{name}' cannot train on one image at a time "
+            f"({str(error).partition(',')[0]}): give 2 or more, and train.samples_per_epoch too"
+        ) from error
+
+
 def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str | None:
     """Why ``network`` refuses images of ``hw`` pixels, in a few words; None if it takes them."""
     if isinstance(network, Network) and (reason := _declared_refusal(network, hw)):

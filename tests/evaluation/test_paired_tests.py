@@ -12,7 +12,12 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from seglab.evaluation import paired_tests, power
-from seglab.evaluation.seed_noise import SeedNoise, p_beyond_seeds, seed_noise
+from seglab.evaluation.seed_noise import (
+    SeedNoise,
+    p_beyond_seeds,
+    p_equivalence_beyond_seeds,
+    seed_noise,
+)
 
 
 @pytest.mark.parametrize("patients", [4, 10, 14, 50, 51, 120])
@@ -111,6 +116,26 @@ def test_no_number_of_patients_shows_what_is_not_there() -> None:
     assert power.patients_to_detect(0.5, 0.0, 0.05) == 2
 
 
+@pytest.mark.parametrize("sd_seeds", [0.0, 0.002, 0.006])
+def test_patients_are_counted_beside_the_luck_of_seeds(sd_seeds: float) -> None:
+    """The power of a z-test of a mean with both errors, by drawing the mean."""
+    n = power.patients_to_detect(0.02, 0.05, 0.05, sd_seeds**2)
+    assert n is not None
+    error = math.hypot(0.05 / math.sqrt(n), sd_seeds)
+    means = np.random.default_rng(0).normal(0.02, error, 100_000)
+    assert np.mean(np.abs(means) > 1.96 * error) == pytest.approx(0.8, abs=0.02)
+
+
+def test_no_number_of_patients_outweighs_the_luck_of_seeds() -> None:
+    assert power.patients_to_detect(0.02, 0.05, 0.05, 0.008**2) is None
+    assert power.patients_for_equivalence(0.0, 0.05, 0.01, 0.05, 0.004**2) is None
+    few = power.patients_for_equivalence(0.0, 0.05, 0.01, 0.05)
+    more = power.patients_for_equivalence(0.0, 0.05, 0.01, 0.05, 0.002**2)
+    assert few is not None
+    assert more is not None
+    assert few < more
+
+
 def test_seed_noise_recovers_its_variance() -> None:
     rng = np.random.default_rng(2)
     arms = [
@@ -131,6 +156,14 @@ def test_without_seed_noise_the_test_is_the_paired_t_test() -> None:
     d = np.random.default_rng(3).normal(0.01, 0.05, 30)
     agreeing = seed_noise([np.tile(np.arange(30.0), (2, 1))])
     assert p_beyond_seeds(d, 1.0, agreeing) == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.008, 0.02])
+def test_without_seed_noise_equivalence_is_that_of_two_t_tests(mean: float) -> None:
+    d = np.random.default_rng(3).normal(mean, 0.02, 30)
+    agreeing = seed_noise([np.tile(np.arange(30.0), (2, 1))])
+    expected = ttost_paired(d, np.zeros(30), -0.01, 0.01)[0]
+    assert p_equivalence_beyond_seeds(d, 0.01, 1.0, agreeing) == pytest.approx(expected)
 
 
 def test_seed_noise_weakens_a_claim() -> None:

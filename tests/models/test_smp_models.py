@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seglab.core.config import Model
 from seglab.core.errors import UserError
 from seglab.core.registry import MODELS
-from seglab.models import build_model, gflops_per_image, loaded_weights, stride_of
+from seglab.models import build_model, check_batch, gflops_per_image, loaded_weights, stride_of
 
 SMP = sorted(entry.name for entry in MODELS if entry.name.startswith("smp-"))
 SMALLEST = {"smp-pan": 128}
@@ -90,6 +90,18 @@ class TestSize:
     def test_flops_are_those_of_the_padded_image(self) -> None:
         padded = build("smp-segformer", 40, pad=True)
         assert gflops_per_image(padded, 1, (40, 40)) == gflops_per_image(padded, 1, (64, 64))
+
+
+@pytest.mark.parametrize("name", ["smp-pspnet", "smp-pan", "smp-deeplabv3", "smp-deeplabv3plus"])
+def test_one_image_at_a_time_is_refused_as_torch_would(name: str) -> None:
+    side = SMALLEST.get(name, 64)
+    network = build(name, side, pad=True)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.zeros(1, 1, side, side))
+    with pytest.raises(UserError, match=rf"train\.batch_size: model '{name}' .* 2 or more"):
+        check_batch(name, network, 1, (side, side), 1)
+    check_batch(name, network, 1, (side, side), 2)
+    check_batch("smp-unet", build("smp-unet"), 1, (64, 64), 1)
 
 
 class TestEncoder:
