@@ -213,7 +213,7 @@ class Train(Block):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """How much better counts as better."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
-    """Training time after which no further epoch starts (equal-seconds budgets)."""
+    """Training time after which no further step is taken (equal-seconds budgets)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device is faster in it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", json_schema_extra=LOCAL)] = (

@@ -93,7 +93,7 @@ class TrainLoader:
     def batches(self) -> int:
         """Batches of one epoch; a last batch of one joins the one before it.
 
-        Networks that batch-normalise a 1×1 map (PSPNet, DeepLab) cannot train on one image.
+        Networks that batch-normalise a 1×1 map (DeepLab, UPerNet) cannot train on one image.
         """
         return max(1, -(-(self.samples - 1) // self.config.train.batch_size))
 

@@ -97,10 +97,13 @@ class ArmRow(ArmSummary):
     @property
     def patients_needed(self) -> int | None:
         """Patients that would decide one way or the other, if the observed figures held."""
-        known = [
-            n for n in (self.patients_to_detect, self.patients_for_equivalence) if n is not None
-        ]
-        return min(known, default=None)
+        counts = (self.patients_to_detect, self.patients_for_equivalence)
+        return min((n for n in counts if n is not None), default=None)
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether no number of patients would decide, for the luck of so few seeds."""
+        return self.patients_needed is None and not np.isnan(self.p_seeds)
 
 
 @dataclass(frozen=True)

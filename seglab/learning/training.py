@@ -143,9 +143,10 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
     """
     progress, config = trainer.progress, trainer.config
     while not progress.stopped:
-        started = time.perf_counter()
+        started, before = time.perf_counter(), progress.train_seconds
         train_loss = train_epoch(trainer)
         seconds = time.perf_counter() - started
+        progress.train_seconds = before + seconds
         scores, val_loss = validate(
             trainer.predictor, trainer.cache, validation, config.evaluation.threshold, trainer.loss
         )
@@ -159,27 +160,40 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
             "time/train_seconds": seconds,
             "time/val_seconds": time.perf_counter() - started - seconds,
         }
-        is_best = _advance(trainer, metrics, seconds)
+        is_best = _advance(trainer, metrics)
         yield EpochResult(progress.epoch, metrics, scores, is_best, progress.stopped)
 
 
 def train_epoch(trainer: Trainer) -> float:
-    """Run every step of the next epoch; return the mean loss over its samples."""
-    compute, loader = trainer.compute, trainer.loader
+    """Run the steps of the next epoch; return the mean loss over its samples."""
     trainer.network.train()
     # On a GPU reading a loss waits for the device, so losses are read in bundles.
-    bundle = 1 if compute.device.type == "cpu" else _GPU_CHECK_EVERY
+    bundle = 1 if trainer.compute.device.type == "cpu" else _GPU_CHECK_EVERY
     losses: list[torch.Tensor] = []
     rows: list[np.ndarray[Any, Any]] = []
-    total = 0.0
-    for step, batch in enumerate(trainer.batches.epoch(trainer.progress.epoch)):
+    total, seen, step = 0.0, 0, -1
+    for step, batch in enumerate(_in_time(trainer)):
         trainer.rate.apply(trainer.optimizer, _share_done(trainer, step))
         losses.append(_step(trainer, batch))
         rows.append(batch.rows)
-        if len(losses) == bundle or step + 1 == loader.batches:
+        seen += len(batch.rows)
+        if len(losses) == bundle:
             total += _read_losses(trainer, losses, rows, step + 1 - len(losses))
             losses, rows = [], []
-    return total / loader.samples
+    total += _read_losses(trainer, losses, rows, step + 1 - len(losses))
+    trainer.progress.images += seen
+    return total / seen
+
+
+def _in_time(trainer: Trainer) -> Iterator[TensorBatch]:
+    """Batches of the next epoch, at least one, until ``train.max_seconds`` are used up."""
+    progress, limit = trainer.progress, trainer.config.train.max_seconds
+    started, before = time.perf_counter(), progress.train_seconds
+    for step, batch in enumerate(trainer.batches.epoch(progress.epoch)):
+        if step and limit is not None and progress.train_seconds >= limit:
+            return
+        yield batch
+        progress.train_seconds = before + time.perf_counter() - started
 
 
 def _step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
@@ -214,7 +228,7 @@ def _read_losses(
     rows: Sequence[np.ndarray[Any, Any]],
     first_step: int,
 ) -> float:
-    values = torch.stack(list(losses)).cpu().tolist()
+    values = torch.stack(list(losses)).cpu().tolist() if losses else []
     for offset, value in enumerate(values):
         if not math.isfinite(value):
             owners = np.unique(trainer.cache.row_patient[rows[offset]])
@@ -235,7 +249,7 @@ def _share_done(trainer: Trainer, step: int) -> float:
     return min(done, 1.0)
 
 
-def _advance(trainer: Trainer, metrics: dict[str, float], seconds: float) -> bool:
+def _advance(trainer: Trainer, metrics: dict[str, float]) -> bool:
     """Count the epoch in, decide whether it is the best so far and whether it was the last."""
     progress, train = trainer.progress, trainer.config.train
     # A validation part without tumour has no Dice; its last epoch counts as the best.
@@ -244,8 +258,6 @@ def _advance(trainer: Trainer, metrics: dict[str, float], seconds: float) -> boo
     is_better = progress.epoch == 0 or dice > progress.reference_dice + train.min_delta
     trainer.rate.listen(dice)
     progress.epoch += 1
-    progress.train_seconds += seconds
-    progress.images += trainer.loader.samples
     progress.waited = 0 if is_better else progress.waited + 1
     if is_better:
         progress.reference_dice = dice

@@ -42,7 +42,7 @@ def check_batch(
 ) -> None:
     """Make sure that ``network`` trains on batches as small as ``smallest`` images.
 
-    PSPNet, PAN and DeepLab normalise a map pooled to one pixel over the batch, which one
+    PAN, DeepLab and UPerNet normalise a map pooled to one pixel over the batch, which one
     image alone does not allow. A pass that computes shapes alone finds it in any module.
 
     Raises:

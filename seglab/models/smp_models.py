@@ -1,6 +1,6 @@
 """The architectures of segmentation-models-pytorch (smp), with encoders of smp and timm.
 
-PSPNet, PAN and DeepLabV3(+) normalise a feature map pooled to one pixel over the
+PAN, DeepLabV3(+) and UPerNet normalise a feature map pooled to one pixel over the
 batch: while training, each batch must hold at least two images.
 """
 

@@ -92,7 +92,7 @@ class Budgets:
         remedy = (
             "set train.samples_per_epoch and train.epochs alike, and no train.patience"
             if self.unit == "samples"
-            else "make epochs shorter with train.samples_per_epoch: a run ends with an epoch"
+            else "give all of them seconds enough for many steps"
         )
         if len({arm.trials for arm in self.arms}) > 1:
             remedy += "; the same command repeats tuning trials that failed"

@@ -14,12 +14,12 @@ from seglab.evaluation.arms import ArmScores
 from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, compare_arms
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
+from seglab.evaluation.strata import SIZES, stratify
 from seglab.studies.budget import METRIC, Budgets, Spent
 from seglab.studies.children import ARM, VALUES, Ablation, Arm
 
 NOT_RANKED, IS_BASELINE = "not ranked", "baseline"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
-SIZES = ("small", "medium", "large")
 FEWEST_PER_STRATUM = 2
 EXTREMES = 3
 
@@ -163,7 +163,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         comparison=comparison,
         verdicts=verdicts,
         budgets=budgets,
-        strata=stratify(scores, [compared[p] for p in comparison.patients], baseline),
+        strata=compare_strata(scores, [compared[p] for p in comparison.patients], baseline),
         costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},
         other_scores={arm.name: _other_scores(arm) for arm in ablation.arms},
         dice={arm.arm: _patient_means(arm, comparison.patients) for arm in scores},
@@ -196,17 +196,18 @@ def tumour_size(score: PatientScore) -> str:
     return f"{score.truth_px:,} px"
 
 
-def stratify(
+def compare_strata(
     scores: Sequence[ArmScores], patients: Sequence[PatientScore], baseline: str
 ) -> list[Stratum]:
     """Compare within thirds by tumour size, and within grades where they are known."""
-    by_size = sorted(patients, key=lambda s: (s.truth_px, s.patient_id))
-    thirds = [list(part) for part in np.array_split(np.array(by_size, dtype=object), len(SIZES))]
-    groups = [
-        (f"{name} tumours", f"{tumour_size(part[0])} to {tumour_size(part[-1])}", part)
-        for name, part in zip(SIZES, thirds, strict=True)
-        if part
-    ]
+    sizes = stratify([score.truth_px for score in patients])
+    groups = []
+    for size in SIZES:
+        part = [s for s, name in zip(patients, sizes, strict=True) if name == size]
+        part.sort(key=lambda s: s.truth_px)
+        if part:
+            limits = f"{tumour_size(part[0])} to {tumour_size(part[-1])}"
+            groups.append((f"{size} tumours", limits, part))
     for grade in sorted({s.grade for s in patients if s.grade}):
         groups.append((f"grade {grade}", "", [s for s in patients if s.grade == grade]))
     return [

@@ -92,10 +92,10 @@ def test_early_stopping_waits_for_patience_and_no_longer(small_config: Build) ->
 def test_many_small_gains_add_up_to_a_better_epoch(small_config: Build) -> None:
     trainer, _ = trainer_of(small_config(train={"epochs": 50, "patience": 3, "min_delta": 0.005}))
     for epoch in range(20):
-        _advance(trainer, {"val/dice": 0.5 + 0.004 * epoch}, seconds=0.0)
+        _advance(trainer, {"val/dice": 0.5 + 0.004 * epoch})
     assert not trainer.progress.stopped
     for _ in range(3):
-        _advance(trainer, {"val/dice": 0.5}, seconds=0.0)
+        _advance(trainer, {"val/dice": 0.5})
     assert trainer.progress.stopped
     assert trainer.progress.best_epoch == 20
 
@@ -118,6 +118,18 @@ def test_seconds_can_be_the_budget(small_config: Build) -> None:
     _, results = train(small_config(train={"epochs": 500, "max_seconds": 0.01}))
     assert len(results) == 1
     assert results[0].is_last
+
+
+def test_a_budget_of_seconds_ends_within_an_epoch_and_anneals_the_rate(small_config: Build) -> None:
+    """An epoch that would take many times the budget: what was seen is counted, not planned."""
+    config = small_config(
+        train={"epochs": 1000, "samples_per_epoch": 10**6, "max_seconds": 1.0},
+        schedule={"name": "one_cycle"},
+    )
+    trainer, results = train(config)
+    assert [result.is_last for result in results] == [True]
+    assert 8 <= trainer.progress.images < 10**6
+    assert results[0].metrics["lr"] < config.optim.lr / 2
 
 
 def test_a_loss_that_is_no_number_names_step_and_patients(small_config: Build) -> None:

@@ -37,24 +37,6 @@ def refusal(name: str, side: int = 64, **options: object) -> str:
     return str(caught.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMP)
-def test_one_training_step(name: str) -> None:
-    side = SMALLEST.get(name, 64)
-    torch.manual_seed(0)
-    network = build(name, side, in_channels=3)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    image, mask = torch.randn(2, 3, side, side), torch.zeros(2, 1, side, side)
-    logits = network(image)
-    nn.functional.binary_cross_entropy_with_logits(logits, mask).backward()
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    optimizer.step()
-    assert logits.shape == mask.shape
-    assert gradients
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    assert all(p.isfinite().all() for p in network.parameters())
-
-
 @pytest.mark.parametrize("name", ["smp-fpn", "smp-pspnet", "smp-deeplabv3", "smp-dpt"])
 def test_declared_stride_is_the_real_one(name: str) -> None:
     """One stride more works; half a stride more is refused by the network itself."""
@@ -92,7 +74,7 @@ class TestSize:
         assert gflops_per_image(padded, 1, (40, 40)) == gflops_per_image(padded, 1, (64, 64))
 
 
-@pytest.mark.parametrize("name", ["smp-pspnet", "smp-pan", "smp-deeplabv3", "smp-deeplabv3plus"])
+@pytest.mark.parametrize("name", ["smp-pan", "smp-deeplabv3", "smp-deeplabv3plus", "smp-upernet"])
 def test_one_image_at_a_time_is_refused_as_torch_would(name: str) -> None:
     side = SMALLEST.get(name, 64)
     network = build(name, side, pad=True)

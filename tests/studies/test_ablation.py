@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import softplus
@@ -23,6 +24,7 @@ from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan
 from seglab.studies.tuning import TUNING_SEED
 from seglab.tracking import Store, open_store
+from tests.studies.independent import assert_same_figures, logged_dice
 
 Build = Callable[..., Study]
 TINY: dict[str, Any] = {
@@ -109,6 +111,23 @@ def test_arms_by_seeds_under_one_parent_each_child_once(
     more = run_study(build(name="arms", arms=arms | {"bce": {"loss": "bce"}}, seeds=[0]), store)
     assert more.parent_run_id == first.parent_run_id
     assert [run.reused for run in more.runs] == [True, True, False]
+
+
+def test_the_report_of_trained_runs_has_the_figures_of_scipy_and_statsmodels(
+    build: Build, store: Store
+) -> None:
+    arms = {"base": {}, "bce": {"loss": "bce"}, "wide": {"model": {"base_channels": 8}}}
+    study = build(
+        name="figures", arms=arms, seeds=[0, 1], split={"fractions": [0.3, 0.6, 0.1]},
+        train={"epochs": 2, "samples_per_epoch": 32},
+    )  # fmt: skip
+    parent_run_id = str(run_study(study, store).parent_run_id)
+    path = store.client.download_artifacts(parent_run_id, "report/comparison.json")
+    experiment = store.client.get_run(parent_run_id).info.experiment_id
+    dice = logged_dice(store.client, parent_run_id, experiment)
+    assert {arm: values.shape[0] for arm, values in dice.items()} == dict.fromkeys(arms, 2)
+    assert np.ptp(dice["base"]) > 0
+    assert_same_figures(json.loads(Path(path).read_text()), dice)
 
 
 def test_folds_predict_every_patient_but_the_test_ones(build: Build, store: Store) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from seglab.cli.main import main
 from seglab.core.errors import UserError
@@ -24,11 +21,12 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.comparison import mean_curve, pareto_front, swarm_offsets
 from seglab.studies.children import ARM_HASH, ARMS, BASELINE, FAILURES, collect, find_ablation
-from seglab.studies.comparison import compare_ablation, stratify
+from seglab.studies.comparison import compare_ablation, compare_strata
 from seglab.studies.report import compare_again, report_ablation
 from seglab.studies.report.markdown import render_markdown
 from seglab.studies.report.sections import build_document
 from seglab.tracking import RunLog, Store, open_store, start_run
+from tests.studies.independent import assert_same_figures, logged_dice
 
 HOSTILE = '<script src="https://evil.example/x.js">|$\\frac$|`_*</script>'
 PATIENTS = 12
@@ -120,31 +118,13 @@ def compared(store: Store, parent: RunLog) -> Any:
     return compare_ablation(collect(store, store.get_run(parent.run_id)))
 
 
-def logged_dice(store: Store, parent: RunLog, arm: str) -> np.ndarray:
-    """(seeds, patients) read from the artifacts with nothing of ours."""
-    rows = []
-    for run in store.find_runs("losses", {"seglab.arm": arm}, parent_run_id=parent.run_id):
-        path = store.client.download_artifacts(run.run_id, "patients_val.csv")
-        with Path(path).open(newline="") as file:
-            rows.append([float(row["dice"]) for row in csv.DictReader(file)])
-    return np.array(rows)
-
-
 def test_figures_equal_those_of_scipy_and_statsmodels_on_the_logged_tables(store: Store) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.03, "same": 0.0, "down": -0.01})
-    result = compared(store, parent)
-    base = logged_dice(store, parent, "base").mean(axis=0)
-    found = {row.arm: row for row in result.comparison.rows}
-    p_values = []
-    for arm, row in found.items():
-        difference = logged_dice(store, parent, arm).mean(axis=0) - base
-        p_values.append(stats.wilcoxon(difference).pvalue)
-        assert row.diff == pytest.approx(difference.mean(), abs=1e-12)
-        assert row.p == pytest.approx(p_values[-1], abs=1e-9)
-        assert row.wins == (difference > 0).sum()
-    corrected = multipletests(p_values, method="holm")[1]
-    assert [row.p_holm for row in found.values()] == pytest.approx(corrected.tolist(), abs=1e-9)
-    assert result.verdicts["up"] == "better"
+    run = store.client.get_run(parent.run_id)
+    written = report_ablation(store, store.get_run(parent.run_id))
+    report = json.loads((written.folder / "comparison.json").read_text())
+    assert_same_figures(report, logged_dice(store.client, parent.run_id, run.info.experiment_id))
+    assert written.result.verdicts["up"] == "better"
 
 
 def test_the_command_prints_the_promised_keys_and_logs_the_report(
@@ -287,6 +267,21 @@ def test_an_open_parent_is_reported_on_but_not_touched(store: Store, tmp_path: P
     assert store.client.list_artifacts(parent.run_id) == []
 
 
+def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
+    lucky = iter([-0.1, 0.1])
+
+    def lucky_runs(scores: list[PatientScore]) -> list[PatientScore]:
+        luck = next(lucky)
+        return [replace(score, dice=score.dice + luck) for score in scores]
+
+    change = {"up": lucky_runs}
+    result = compared(store, log_ablation(store, {"base": 0, "up": 0.05}, change=change))
+    assert result.verdicts == {"up": "undecided"}
+    page = render_markdown(build_document(result, []))
+    assert "more seeds would decide, no number of patients would" in page
+    assert "more seeds |" in page
+
+
 def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> None:
     result = compared(store, log_ablation(store, {"base": 0, "up": 0.1}))
     thirds = [part.comparison.patients for part in result.strata if "tumours" in part.name]
@@ -294,7 +289,7 @@ def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> No
     assert volumes == sorted(score.truth_px for score in result.patients.values())
     grades = {part.name: part.comparison.n_patients for part in result.strata[3:]}
     assert grades == {"grade HGG": 9, "grade LGG": 3}
-    assert stratify([], [], "base") == []
+    assert compare_strata([], [], "base") == []
 
 
 def test_no_table_of_groups_is_shown_where_there_are_none(store: Store) -> None:

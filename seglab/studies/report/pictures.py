@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seglab.evaluation.strata import stratify
 from seglab.figures.comparison import (
     ArmCurves,
     Costed,
@@ -18,7 +19,7 @@ from seglab.figures.comparison import (
     patient_swarm,
 )
 from seglab.studies.children import Arm
-from seglab.studies.comparison import SIZES, ComparedAblation
+from seglab.studies.comparison import ComparedAblation
 from seglab.studies.report.document import Picture
 from seglab.tracking import Store
 
@@ -80,13 +81,8 @@ def _difference_pictures(result: ComparedAblation) -> list[Picture]:
 
 def patient_sizes(result: ComparedAblation) -> list[str]:
     """Third by true tumour size of each patient, in the order of ``result.patients``."""
-    volumes = [(score.truth_px, name) for name, score in result.patients.items()]
-    order = sorted(range(len(volumes)), key=lambda i: volumes[i])
-    sizes = [""] * len(volumes)
-    for size, members in zip(SIZES, np.array_split(order, len(SIZES)), strict=True):
-        for member in members:
-            sizes[member] = size
-    return sizes
+    sizes = stratify([score.truth_px for score in result.patients.values()])
+    return [size or "" for size in sizes]
 
 
 def _in_file_order(result: ComparedAblation) -> list[Arm]:

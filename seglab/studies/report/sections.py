@@ -23,10 +23,13 @@ METHOD = (
     "validation patients. Seeds are averaged within a patient, so that patients are the sample.",
     "The interval of a difference is a studentised bootstrap over patients; p is Wilcoxon's "
     "signed-rank test, corrected over the arms by Holm's method.",
-    "better, worse: the corrected p is below the level and the interval lies on one side of zero. "
-    "equivalent: two one-sided tests place the difference within the margin. undecided: neither, "
-    "with the number of patients that would decide if the figures held.",
-    "P(wrong sign) is the share of resamples in which the difference points the other way.",
+    "better, worse: three corrected p are below the level. That of the rank test; that of the "
+    "mean, which puts the interval on one side of zero; and, with several seeds, that of a "
+    "difference beyond the luck of seeds. equivalent: two one-sided tests place the difference "
+    "within the margin, the luck of seeds counted. undecided: neither, with the number of "
+    "patients that would decide if the figures held, or the word that seeds are too few for any.",
+    "P(wrong sign): the chance that the true difference points the other way, by the resamples "
+    "of the interval.",
     "These are validation patients: checkpoints were chosen on them. The sealed test part is "
     "opened by a promotion and by nothing else.",
 )
@@ -46,9 +49,10 @@ def build_document(result: ComparedAblation, pictures: Sequence[Picture]) -> Doc
         return [by_name[name] for name in names if name in by_name]
 
     several = bool(result.rows)
+    tests = [tables.tests_table(result)] if several else []
     strata, tuning = tables.strata_table(result), tables.tuning_table(result)
     sections = [
-        Section("Verdicts", [tables.verdict_table(result), *shown("forest")]),
+        Section("Verdicts", [tables.verdict_table(result), *shown("forest"), *tests]),
         Section("Patients", shown("patients")),
         Section("Scores and spread", [tables.spread_table(result)]),
         Section(
@@ -101,8 +105,10 @@ def sentence(result: ComparedAblation, row: ArmRow) -> str:
     if verdict == "equivalent":
         return f"{row.arm} is equivalent to {base} within ±{result.comparison.margin:g}: {figures}."
     if verdict == "undecided":
-        needed = row.patients_needed
-        enough = "" if needed is None else f"; about {needed:,} patients would decide"
+        needed = tables.patients_needed(row)
+        enough = "" if needed == "–" else f"; about {needed} patients would decide"
+        if row.needs_seeds:
+            enough = "; more seeds would decide, no number of patients would"
         return f"{row.arm} against {base} is undecided: {figures}{enough}."
     p = tables.p_value(row.p_holm)
     return f"{row.arm} is {verdict} than {base}: {figures}, corrected p {p}."

@@ -26,7 +26,7 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
 
 
 def p_value(value: float) -> str:
-    """Format a probability."""
+    """Format a probability; a dash where there is none."""
     return "< 0.0001" if value < 1e-4 else number(value, 4)
 
 
@@ -58,7 +58,7 @@ def _verdict_row(result: ComparedAblation, summary: ArmSummary) -> Sequence[str 
         dashes = ["–"] * 7
         return [summary.arm, Cell(IS_BASELINE, IS_BASELINE), number(summary.mean), *dashes]
     verdict = result.verdicts[summary.arm]
-    needed = summary.patients_needed if verdict == "undecided" else None
+    needed = patients_needed(summary) if verdict == "undecided" else "–"
     return [
         summary.arm,
         Cell(verdict, verdict),
@@ -69,8 +69,49 @@ def _verdict_row(result: ComparedAblation, summary: ArmSummary) -> Sequence[str 
         p_value(summary.p_holm),
         p_value(summary.p_false_claim),
         f"{summary.wins} : {summary.losses}",
-        "–" if needed is None else f"{needed:,}",
+        needed,
     ]
+
+
+def patients_needed(row: ArmRow) -> str:
+    """How many patients would decide, if any number would."""
+    if row.needs_seeds:
+        return "more seeds"
+    return "–" if row.patients_needed is None else f"{row.patients_needed:,}"
+
+
+def tests_table(result: ComparedAblation) -> Table:
+    """What the verdicts rest on beside the rank test."""
+    rows = [
+        [
+            row.arm,
+            number(row.sd_diff),
+            p_value(row.p_mean_holm),
+            p_value(row.p_seeds),
+            p_value(row.p_equivalence),
+            p_value(row.p_equivalence_seeds),
+            _count(row.patients_to_detect),
+            _count(row.patients_for_equivalence),
+        ]
+        for row in result.rows
+    ]
+    margin = result.comparison.margin
+    return Table(
+        header=(
+            *("arm", "SD of differences", "p of the mean (Holm)", "p beyond seeds (Holm)"),
+            *("p equivalent", "p equivalent, with seeds", "patients to detect"),
+            "patients for equivalence",
+        ),
+        rows=rows,
+        note="p of the mean: by the interval's resamples. Beyond seeds: the difference against "
+        "patients and seeds both as luck; unknown with one seed. Equivalent: two one-sided "
+        f"t-tests within ±{margin:g}. Patients: for a power of 80 %, if these figures were the "
+        "truth; a dash: no number would.",
+    )
+
+
+def _count(patients: int | None) -> str:
+    return "–" if patients is None else f"{patients:,}"
 
 
 def spread_table(result: ComparedAblation) -> Table:

@@ -134,6 +134,7 @@ def all_numbers(result: ComparedAblation) -> dict[str, Any]:
         "margin": result.comparison.margin,
         "confidence": result.comparison.confidence,
         "resamples": result.comparison.resamples,
+        "sd_run": result.comparison.sd_run,
         "budget": {"unit": result.budgets.unit, "arms": [asdict(a) for a in result.budgets.arms]},
         "costs": result.costs,
         "other_scores": result.other_scores,

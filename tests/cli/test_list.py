@@ -1,0 +1,81 @@
+"""``list`` names everything a YAML can say, also what somebody added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+from torch.nn.functional import softplus
+
+import seglab.studies.components  # noqa: F401  (a test takes the registry back to here)
+from seglab.cli.main import main
+from seglab.cli.train import main as train
+from seglab.core.config import RunConfig, flatten
+from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
+from seglab.tracking import open_store
+
+NAME = "logistic_of_a_test"
+
+
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    capsys.readouterr()
+    assert main(["list", *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_everything_that_a_run_is_made_of_has_one_line(
+    capsys: pytest.CaptureFixture[str], small_config: Callable[..., RunConfig]
+) -> None:
+    summaries = dict(line.split(maxsplit=1) for line in listed(capsys) if line.startswith(" "))
+    components = {"name", "seed", "model", "loss", "augment"}
+    keys = [key for key in flatten(small_config().to_dict()) if key.split(".")[0] not in components]
+    names = [entry.name for registry in (MODELS, LOSSES, AUGMENTATIONS) for entry in registry]
+    assert {*names, *keys} <= summaries.keys()
+    assert min(map(len, summaries.values())) > 10
+
+
+def test_choices_defaults_and_encoders_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    training = "\n".join(listed(capsys, "training"))
+    assert "(constant | plateau | cosine | one_cycle)" in training
+    assert "default=cosine" in training
+    encoders = "\n".join(listed(capsys, "encoders"))
+    assert "resnet18" in encoders
+    assert "imagenet" in encoders
+    assert "tu-NAME" in encoders
+
+
+def test_a_kind_that_is_none_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "loses"]) == 2
+    assert "did you mean 'losses'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def own_loss() -> Iterator[None]:
+    @LOSSES.register(NAME)
+    def logistic(*, weight: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """Logistic loss, as somebody would add one."""
+        return lambda logits, mask: weight * (softplus(logits) - logits * mask).mean()
+
+    yield
+    del LOSSES._entries[NAME]
+
+
+@pytest.mark.usefixtures("own_loss")
+def test_one_decorated_function_is_a_loss_that_a_yaml_names(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = [line for line in listed(capsys, "losses") if NAME in line]
+    assert line.endswith("Logistic loss, as somebody would add one")
+    known = json.loads("\n".join(listed(capsys, "losses", "--json")))
+    assert known["losses"][NAME]["options"] == {"weight": 1.0}
+    tiny.write_text(f"{tiny.read_text()}loss: {{name: {NAME}, weight: 2.0}}\n")
+    assert train([str(tiny), "train.epochs=1"]) == 0
+    (run,) = open_store().find_runs()
+    assert (run.params["loss.name"], run.params["loss.weight"]) == (NAME, "2.0")
+    assert train([str(tiny), "loss.weigth=2"]) == 2
+    assert "did you mean 'weight'" in capsys.readouterr().err.splitlines()[-1]
