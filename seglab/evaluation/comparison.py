@@ -6,19 +6,17 @@ Wilcoxon's signed-rank test with Holm's correction over the arms, the probabilit
 that the claimed direction is false (by the interval's own resamples), and a test of
 equivalence. The verdict is
 
-- ``better`` or ``worse`` where the corrected p is below the level (1 - confidence), and
-  so is that of the mean itself by the interval's resamples (which puts the interval on
-  one side of zero) and, where several seeds tell, that of a difference beyond the luck
-  of runs; each of the three is corrected over the arms;
+- ``better`` or ``worse`` where three p are below the level (1 - confidence), each corrected
+  over the arms: Wilcoxon's, that of the mean by the interval's resamples (which puts the
+  interval on one side of zero) and, where several seeds tell, that beyond the luck of runs;
 - ``equivalent`` where it is neither and the two one-sided tests place the mean
   difference within the margin, the luck of runs counted where it is known (each arm
   at its own level: the correction guards claims of a difference, not of its absence);
 - ``undecided`` otherwise, with the number of patients that would decide.
 
-Wilcoxon's test guards against outliers. The mean's own ties the claim to the mean: ranks
-alone find skewed differences of mean 0. The spread over seeds keeps one lucky run from
-passing for a better method. With equal arms the chance of any ``better`` or ``worse`` is
-at most the level (``python -m tests.verdicts`` measures it).
+Wilcoxon's test guards against outliers; ranks alone find skewed differences of mean 0, so
+the mean has a test of its own; the spread over seeds keeps one lucky run from passing for a
+better method. With equal arms any ``better`` or ``worse`` is as rare as the level.
 """
 
 from __future__ import annotations
@@ -227,16 +225,19 @@ def _tests(
     p = paired_tests.wilcoxon(differences)
     per_mean = [1 / len(table.by_seed[i]) + 1 / len(table.by_seed[base]) for i in others]
     beyond = [p_beyond_seeds(d, n, noise) for d, n in zip(differences, per_mean, strict=True)]
-    corrected = zip(p, *map(paired_tests.holm, (p, 2 * p_wrong_sign, beyond)), strict=True)
+    by_ranks, by_mean, by_seeds = map(paired_tests.holm, (p, 2 * p_wrong_sign, beyond))
     return [
         _Tests(
-            *map(float, of_arm),
+            p=float(p[k]),
+            p_holm=float(by_ranks[k]),
+            p_mean_holm=float(by_mean[k]),
+            p_seeds=float(by_seeds[k]),
             p_equivalence=paired_tests.equivalence(d, margin),
-            p_equivalence_seeds=p_equivalence_beyond_seeds(d, margin, share, noise),
+            p_equivalence_seeds=p_equivalence_beyond_seeds(d, margin, per_mean[k], noise),
             family=len(others),
-            seed_variance=0.0 if np.isnan(noise.variance) else noise.variance * share,
+            seed_variance=0.0 if np.isnan(noise.variance) else noise.variance * per_mean[k],
         )
-        for of_arm, d, share in zip(corrected, differences, per_mean, strict=True)
+        for k, d in enumerate(differences)
     ]
 
 
