@@ -2,9 +2,8 @@
 
 Seeds are averaged within a patient; patients are the sample. For every arm the
 mean difference to the baseline is given with a studentised bootstrap interval,
-Wilcoxon's signed-rank test with Holm's correction over the arms, the probability
-that the claimed direction is false (by the interval's own resamples), and a test of
-equivalence. The verdict is
+Wilcoxon's signed-rank test with Holm's correction over the arms, the probability that
+the claimed direction is false, and a test of equivalence. The verdict is
 
 - ``better`` or ``worse`` where three p are below the level (1 - confidence), each corrected
   over the arms: Wilcoxon's, that of the mean by the interval's resamples (which puts the
@@ -95,8 +94,8 @@ class ArmRow(ArmSummary):
     @property
     def patients_needed(self) -> int | None:
         """Patients that would decide one way or the other, if the observed figures held."""
-        counts = (self.patients_to_detect, self.patients_for_equivalence)
-        return min((n for n in counts if n is not None), default=None)
+        known = filter(None, (self.patients_to_detect, self.patients_for_equivalence))
+        return min(known, default=None)
 
     @property
     def needs_seeds(self) -> bool:
@@ -109,8 +108,7 @@ class Comparison:
     """All arms against the baseline."""
 
     baseline: ArmSummary
-    rows: tuple[ArmRow, ...]
-    """The other arms, in the order given."""
+    rows: tuple[ArmRow, ...]  # the other arms, in the order given
     patients: tuple[str, ...]
     left_out: tuple[str, ...]
     """Patients without a score."""
@@ -225,7 +223,8 @@ def _tests(
     p = paired_tests.wilcoxon(differences)
     per_mean = [1 / len(table.by_seed[i]) + 1 / len(table.by_seed[base]) for i in others]
     beyond = [p_beyond_seeds(d, n, noise) for d, n in zip(differences, per_mean, strict=True)]
-    by_ranks, by_mean, by_seeds = map(paired_tests.holm, (p, 2 * p_wrong_sign, beyond))
+    families = (p, 2 * p_wrong_sign, beyond)
+    by_ranks, by_mean, by_seeds = [paired_tests.holm(family) for family in families]
     return [
         _Tests(
             p=float(p[k]),
