@@ -63,15 +63,25 @@ class Range(Block):
 class Pruner(Block):
     """Which trials are stopped before their end; the first, the base config, never is."""
 
-    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "median"
+    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "halving"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Share of the epochs in which nothing is pruned."""
-    startup_trials: Annotated[int, Field(ge=0)] = 4
-    """Trials that run to their end before any is pruned."""
+    """Share of the epochs that every trial is given."""
+    startup_trials: Annotated[int, Field(ge=0)] | None = None
+    """Trials that run to their end before any is pruned; None takes what suits the pruner."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """Of ``percentile``: the share of trials, in per cent, that goes on."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Of ``wilcoxon``: pruned where a one-sided test over patients against the best is below."""
+
+    @property
+    def startup(self) -> int:
+        """Trials that run to their end before any is pruned.
+
+        A median needs some to be one of; halving compares with all that came as far.
+        """
+        if self.startup_trials is not None:
+            return self.startup_trials
+        return 4 if self.name in {"median", "percentile"} else 0
 
 
 class Confirm(Block):

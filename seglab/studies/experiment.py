@@ -108,10 +108,16 @@ class OpenRun:
         self.log.prune(epoch)
         drop_training_state(self.log.state)
 
-    def conclude(self) -> Outcome:
-        """Judge the best weights on the validation patients, log everything, finish."""
+    def conclude(self, *, pictures: bool = True) -> Outcome:
+        """Judge the best weights on the validation patients, log everything, finish.
+
+        Args:
+            pictures: draw overlays and the gallery of failures too.
+        """
         self.trainer.load_best(self.log.state)
-        scores = log_validation(self.log, self.plan.config, self.data, self.trainer)
+        scores = log_validation(
+            self.log, self.plan.config, self.data, self.trainer, pictures=pictures
+        )
         cost = log_cost(self.log, self.trainer)
         summary = {f"val/{key}": value for key, value in summarise(scores).items()}
         log_checkpoint(self.log, self.plan.config, self.data, self.trainer)

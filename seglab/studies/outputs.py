@@ -12,7 +12,7 @@ from seglab.data.splits import save_split
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
-from seglab.learning.inference import build_case
+from seglab.learning.inference import build_case, evaluate
 from seglab.learning.memory import peak_memory_mb
 from seglab.learning.segmenter import RECIPE
 from seglab.learning.training import BEST, Trainer
@@ -42,15 +42,26 @@ def log_start(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer)
 
 
 def log_validation(
-    log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer
+    log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer, *, pictures: bool = True
 ) -> list[PatientScore]:
-    """Score every validation patient with the network as it is; log figures and pictures."""
+    """Score every validation patient with the network as it is; log scores, curves, pictures.
+
+    Args:
+        log: of the run.
+        config: of the run.
+        data: of the run.
+        trainer: has the network.
+        pictures: overlays and the gallery of failures too, which take longer than the scores.
+    """
     predictor, threshold = trainer.predictor, config.evaluation.threshold
     cases = CaseBook(
         data.split.val, lambda name: build_case(predictor, data.cache, name, threshold)
     )
-    explanations = explain_all(cases, training_range(data.cache, data.split.train))
-    scores = [explanation.score for explanation in explanations]
+    if pictures:
+        explanations = explain_all(cases, training_range(data.cache, data.split.train))
+        scores = [explanation.score for explanation in explanations]
+    else:
+        scores = evaluate(predictor, data.cache, data.split.val, threshold)
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     final["val/best_epoch"] = trainer.progress.best_epoch
     # One step after the last epoch: the table of runs shows the newest value of a metric.
@@ -59,9 +70,9 @@ def log_validation(
     with tempfile.TemporaryDirectory(prefix="seglab-") as name:
         folder = Path(name)
         write_csv(folder / "patients_val.csv", scores)
-        title = f"{config.name}: validation patients"
-        overlays = config.evaluation.overlays
-        write_pictures(folder, cases, explanations, title=title, overlays=overlays)
+        if pictures:
+            title, overlays = f"{config.name}: validation patients", config.evaluation.overlays
+            write_pictures(folder, cases, explanations, title=title, overlays=overlays)
         log.artifact(folder)
     return scores
 

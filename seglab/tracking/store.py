@@ -14,7 +14,7 @@ from seglab.core.errors import UserError
 from seglab.core.locks import FileLock, is_locked
 from seglab.tracking.database import ARTIFACTS, SQLITE
 from seglab.tracking.failures import explained, patiently, redact
-from seglab.tracking.view import VIEW_TAGS
+from seglab.tracking.view import LOCAL_UI, VIEW_TAGS, run_link
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -188,6 +188,11 @@ class Store:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}") from None
+
+    def page(self, run: RunInfo) -> str:
+        """Return the address of a run's page: ``make ui``'s, or the server's without a password."""
+        address = LOCAL_UI if self.is_local else redact(self.uri).replace("***@", "")
+        return run_link(address.rstrip("/"), run.experiment_id, run.run_id)
 
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """Return every ``(step, value)`` of one metric, by step."""

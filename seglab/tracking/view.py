@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where ``make ui`` serves a store of this machine."""
 VIEW = "seglab"
 """Key of the view in a link: ``…/runs?viewStateShareKey=seglab``."""
 COLUMNS = (
@@ -47,3 +49,8 @@ def view_link(address: str, experiment_id: str) -> str:
     """Return the link that opens an experiment's runs with these columns."""
     view = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
     return f"{address}/#/experiments/{experiment_id}/runs?{view}"
+
+
+def run_link(address: str, experiment_id: str, run_id: str) -> str:
+    """Return the link to the page of one run."""
+    return f"{address}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -35,9 +35,9 @@ from seglab.studies.search.ledger import (
 from seglab.studies.search.samplers import (
     PATIENTS,
     build_pruner,
+    is_judged,
     is_worse,
     may_prune,
-    warmup_epochs,
 )
 from seglab.studies.search.space import make_space
 from seglab.studies.search.storage import StudyStorage, cut_torn_line, open_storage
@@ -297,14 +297,52 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials() -> None:
-    search = SimpleNamespace(pruner=Pruner(warmup_fraction=0.25, startup_trials=2))
+    pruner = Pruner(name="median", warmup_fraction=0.25, startup_trials=2)
+    assert [epoch for epoch in range(1, 11) if is_judged(pruner, epoch, 10)] == [
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
+    assert not any(is_judged(Pruner(name="none"), epoch, 10) for epoch in range(1, 11))
     study = optuna.create_study(direction="maximize")
-    assert warmup_epochs(search.pruner, 10) == 3
     for _ in range(2):
-        assert not may_prune(search, study, 5, 10)  # type: ignore[arg-type]
+        assert not may_prune(pruner, study)
         study.add_trial(optuna.create_trial(value=0.5))
-    allowed = [epoch for epoch in range(1, 11) if may_prune(search, study, epoch, 10)]  # type: ignore[arg-type]
-    assert allowed == [4, 5, 6, 7, 8, 9]
+    assert may_prune(pruner, study)
+
+
+def test_the_default_pruner_halves_the_epochs_and_keeps_the_best() -> None:
+    """Over 16 trials whose curves do not cross, in any order."""
+    epochs, shares = 12, []
+    for seed in range(20):
+        tops = np.random.default_rng(seed).permutation(np.linspace(0.3, 0.8, 16))
+        curves = tops[:, None] * (1 - np.exp(-4 * np.arange(1, epochs + 1) / epochs))
+        spent, kept = replay(curves, Pruner())
+        assert max(kept) == curves.max()
+        shares.append(spent / curves.size)
+    assert np.mean(shares) <= 0.5
+
+
+def replay(curves: np.ndarray, pruner: Pruner) -> tuple[int, list[float]]:
+    """Search trials of these curves one after the other; epochs spent and Dice of the finished."""
+    epochs, spent = curves.shape[1], 0
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, epochs))
+    for curve in curves:
+        trial = study.ask()
+        for epoch, dice in enumerate(curve, start=1):
+            trial.report(dice, epoch)
+            spent += 1
+            is_worse = is_judged(pruner, epoch, epochs) and trial.should_prune()
+            if is_worse and trial.number > 0 and may_prune(pruner, study):
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, max(curve))
+    return spent, [trial.value for trial in study.trials if trial.state == TrialState.COMPLETE]
 
 
 def test_the_patient_pruner_tests_as_scipy_does_and_leaves_out_patients_without_a_score() -> None:

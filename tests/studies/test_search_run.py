@@ -105,6 +105,31 @@ def test_a_worker_trains_what_is_asked(write: Callable[..., Path]) -> None:
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 2
     assert_runs_equal_trials()
     assert trials()[0].params == {"optim.lr": study.run.optim.lr}
+    assert_leaders_are_drawn()
+    assert_noted()
+
+
+def assert_leaders_are_drawn() -> None:
+    """Whoever was the best when it ended has overlays; the others only their scores."""
+    best, client = -1.0, open_store().client
+    for trial in trials():
+        run_id = trial.user_attrs["run_id"]
+        names = {item.path for item in client.list_artifacts(run_id)}
+        assert {"patients_val.csv", "curves.png", "checkpoints"} <= names
+        assert ({"overlays", "gallery"} <= names) == (trial.values[0] > best)
+        best = max(best, trial.values[0])
+
+
+def assert_noted() -> None:
+    """optuna-dashboard is told each trial's name and the page of its run."""
+    storage = open_storage(None, "tiny", Path("mlruns/optuna").absolute(), 20, requeue)
+    study = optuna.load_study(study_name="tiny", storage=storage.backend)
+    notes = storage.backend.get_study_system_attrs(study._study_id)
+    for trial in trials():
+        note = notes[f"dashboard:{trial._trial_id}:note_str:0"]
+        run = open_store().get_run(trial.user_attrs["run_id"])
+        assert f"**trial {trial.number:03d} · seed 0**" in note
+        assert f"/#/experiments/{run.experiment_id}/runs/{run.run_id})" in note
 
 
 def begin(study: Any, store: Any) -> None:

@@ -286,3 +286,14 @@ def test_a_read_only_disk_is_said(small_disk: Path) -> None:
 )
 def test_passwords_never_reach_a_message(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_the_page_of_a_run_is_the_servers_without_its_password(tmp_path: Path) -> None:
+    local = open_store(tmp_path / "mlruns")
+    with start_run(local, "shown", "a run") as log:
+        pass
+    run = local.get_run(log.run_id)
+    route = f"/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    assert local.page(run) == "http://127.0.0.1:5000" + route
+    server = Store("http://me:secret@server:8080/", tmp_path, local.client)
+    assert server.page(run) == "http://server:8080" + route

@@ -12,6 +12,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.data import StudyData
 from seglab.studies.search.ledger import ERROR, RETRY_OF, RUN, Ledger
+from seglab.studies.search.notes import note_study
 from seglab.studies.search.storage import StudyStorage
 from seglab.studies.search.trial import TRIAL
 from seglab.tracking import (
@@ -36,6 +37,8 @@ def open_sweep(
     Raises:
         UserError: another process of this machine works on it, or its runs are elsewhere.
     """
+    search = study.search
+    assert search is not None
     with storage.lock("claim"):
         known = begun.user_attrs.get(PARENT)
         if known is not None:
@@ -49,11 +52,13 @@ def open_sweep(
         }
         log = start_run(store, study.name, f"{study.name} · sweep", tags)
         begun.set_user_attr(PARENT, log.run_id)
+        note_study(begun, store, store.get_run(log.run_id), search.second_objective)
     log.text(redact(yaml.safe_dump(dict(study.document), sort_keys=False)), "sweep.yaml")
     # Workers that start together would otherwise trip over each other in MLflow, which
     # checks whether a dataset is known and only then adds it.
     log.dataset(data.cache.source, data.cache.data_hash, f"{data.cache.source}:{study.name}")
-    log.params({"search.sampler": _sampler(study), "search.space": json.dumps(_space(study))})
+    space = {key: value.model_dump(exclude_defaults=True) for key, value in search.space.items()}
+    log.params({"search.sampler": search.sampler, "search.space": json.dumps(space)})
     return log
 
 
@@ -69,16 +74,6 @@ def _reopen(store: Store, run_id: str, name: str) -> RunLog:
         if "another process" in str(error):
             raise UserError(f"search '{name}' is running in another process here") from None
         raise
-
-
-def _sampler(study: Study) -> str:
-    assert study.search is not None
-    return study.search.sampler
-
-
-def _space(study: Study) -> dict[str, object]:
-    assert study.search is not None
-    return {k: v.model_dump(exclude_defaults=True) for k, v in study.search.space.items()}
 
 
 def settle_runs(store: Store, ledger: Ledger, parent_run_id: str) -> None:

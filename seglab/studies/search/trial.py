@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +15,20 @@ from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.study import Search
 from seglab.learning.training import EpochResult
+from seglab.models import count_parameters
 from seglab.studies.data import StudyData
 from seglab.studies.experiment import (
     FAILED,
     FINISHED,
+    OpenRun,
     Plan,
     drop_training_state,
     is_unfinished,
     open_run,
 )
 from seglab.studies.search.ledger import ERROR, PROGRESS, RUN, Claim, Ledger
-from seglab.studies.search.samplers import PATIENTS, build_pruner, may_prune
+from seglab.studies.search.notes import note_trial
+from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
 from seglab.tracking.failures import print_traceback
 
@@ -127,7 +130,7 @@ def latest_run(claim: Claim, bench: Bench) -> RunInfo | None:
 
 def _train(claim: Claim, plan: Plan, bench: Bench) -> None:
     with open_run(plan, bench.store, bench.open_data(plan.config)) as run:
-        claim.trial.set_user_attr(RUN, run.log.run_id)
+        _name_run(claim, bench, run.log.run_id)
         for row in run.trainer.progress.history:
             _report(claim, plan, row)
         for result in run.epochs():
@@ -138,8 +141,17 @@ def _train(claim: Claim, plan: Plan, bench: Bench) -> None:
                 return
             if bench.stopping() and not result.is_last:
                 raise Stopped
-        outcome = run.conclude()
+        outcome = run.conclude(pictures=_leads(run, bench))
     _complete(claim, bench, outcome.run_id, outcome.metrics)
+
+
+def _name_run(claim: Claim, bench: Bench, run_id: str) -> None:
+    """Tie the trial to its run, once."""
+    trial = claim.trial
+    if trial.user_attrs.get(RUN) != run_id:
+        trial.set_user_attr(RUN, run_id)
+        run = bench.store.get_run(run_id)
+        note_trial(bench.ledger.study, trial._trial_id, bench.store, run)
 
 
 def _report(claim: Claim, plan: Plan, row: dict[str, float]) -> None:
@@ -159,20 +171,44 @@ def _is_hopeless(claim: Claim, plan: Plan, result: EpochResult, bench: Bench) ->
         scores = [score.dice for score in sorted(result.scores, key=lambda s: s.patient_id)]
         known = trial.user_attrs.get(PATIENTS, {})
         trial.set_user_attr(PATIENTS, {**known, str(result.epoch): scores})
-    if claim.is_base or not may_prune(search, trial.study, result.epoch, epochs):
+    if not is_judged(search.pruner, result.epoch, epochs):
         return False
     trial.study.pruner = build_pruner(search.pruner, epochs)
-    return trial.should_prune()
+    # Asked of every trial: halving compares others with what it was asked about.
+    is_worse = trial.should_prune()
+    return is_worse and not claim.is_base and may_prune(search.pruner, trial.study)
 
 
 def _complete(claim: Claim, bench: Bench, run_id: str, metrics: dict[str, float]) -> None:
-    claim.trial.set_user_attr(RUN, run_id)
-    second = {"train_seconds": SECONDS, "parameters": PARAMETERS}.get(bench.search.second_objective)
-    wanted = [FIRST] if second is None else [FIRST, second]
-    values = [metrics.get(key, math.nan) for key in wanted]
+    _name_run(claim, bench, run_id)
+    values = _objectives(metrics, bench.search)
     if any(math.isnan(value) for value in values):
         raise UserError("val/dice is not a number: no validation patient has a tumour")
     bench.ledger.tell(claim.trial, TrialState.COMPLETE, values)
+
+
+def _objectives(metrics: Mapping[str, float], search: Search) -> list[float]:
+    second = {"train_seconds": SECONDS, "parameters": PARAMETERS}.get(search.second_objective)
+    wanted = [FIRST] if second is None else [FIRST, second]
+    return [metrics.get(key, math.nan) for key in wanted]
+
+
+def _leads(run: OpenRun, bench: Bench) -> bool:
+    """Whether no complete trial is as good: pictures take long, and nobody looks at the others'."""
+    progress = run.trainer.progress
+    dice, *cost = _objectives(
+        {
+            FIRST: progress.best_dice,
+            SECONDS: progress.train_seconds,
+            PARAMETERS: count_parameters(run.trainer.network) / 1e6,
+        },
+        bench.search,
+    )
+    return not any(
+        other.values[0] >= dice and other.values[1:] <= cost
+        for other in bench.ledger.trials
+        if other.state == TrialState.COMPLETE
+    )
 
 
 def fail_trial(claim: Claim, bench: Bench, error: Exception) -> None:
@@ -187,7 +223,7 @@ def fail_trial(claim: Claim, bench: Bench, error: Exception) -> None:
         if run.status not in {FINISHED, FAILED} and PRUNED not in run.tags:
             resume_run(bench.store, run_id).fail(reason)
         drop_training_state(bench.store.state(run_id))
-    claim.trial.set_user_attr(RUN, run_id)
+    _name_run(claim, bench, run_id)
     claim.trial.set_user_attr(ERROR, reason)
     bench.ledger.tell(claim.trial, TrialState.FAIL)
 
