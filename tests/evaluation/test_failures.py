@@ -195,6 +195,26 @@ def test_contrast_is_in_standard_deviations_of_the_tissue_around() -> None:
     assert contrast == pytest.approx((TUMOUR - TISSUE) / NOISE, rel=0.1)
 
 
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_finding_says_on_which_side_of_the_head_it_lies(upright: bool) -> None:
+    """As it is shown: the patient's right at the viewer's left, the front on top."""
+    for (row, column), side in {
+        (18, 18): "right anterior",
+        (18, 46): "left anterior",
+        (46, 18): "right posterior",
+        (46, 32): "posterior",
+        (32, 46): "left",
+        (32, 32): "",
+    }.items():
+        centre = (20, row, column) if upright else (20, column, row)
+        lesion = ball(centre, 5)
+        made = dataclasses.replace(case(lesion, NOTHING), upright=upright)
+        found = explain(made).findings[0]
+        assert found.evidence.side == side
+        named = f"to 25 ({side})" if side else "to 25 is"
+        assert named in describe(found, explain(made).evidence)
+
+
 def test_overlap_of_neighbours() -> None:
     mask = np.zeros((4, 10, 10), dtype=bool)
     mask[0, :5, :8] = mask[1, :5, :4] = mask[2, 2:7, :4] = True

@@ -13,6 +13,7 @@ from scipy import ndimage
 from seglab.evaluation.case import Case
 from seglab.evaluation.failures.consistency import neighbour_overlap
 from seglab.evaluation.failures.intensity import IntensityRange
+from seglab.evaluation.failures.location import HeadFrame
 from seglab.evaluation.failures.regions import Kind
 from seglab.evaluation.failures.space import Bool, Box, Space
 
@@ -51,6 +52,8 @@ class RegionEvidence:
     """mm or px: how far it reaches from the truth (nearest point, for a false lesion)."""
     at_ends: float
     """Share of its voxels in the end slices of the brain."""
+    side: str
+    """Of the patient's head, such as "left anterior"; empty in the middle."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Tissue:
     slice_indices: NDArray[np.int32]
     ends: Bool
     """(s,), see :func:`end_slices`."""
+    head: HeadFrame
     mean: float
     deviation: float
     """Of healthy tissue, in grey levels."""
@@ -107,6 +111,7 @@ class Tissue:
             healthy=healthy,
             slice_indices=case.slice_indices,
             ends=end_slices(case),
+            head=HeadFrame.of(case.image, case.upright),
             mean=float(pixels.mean()) if pixels.size else math.nan,
             deviation=max(float(pixels.std()), 1.0) if pixels.size else 1.0,
             tumour_mean=float(case.image[tumour].mean()) if tumour.any() else math.nan,
@@ -121,6 +126,7 @@ class Tissue:
             healthy=self.healthy[box],
             slice_indices=self.slice_indices[box[0]],
             ends=self.ends[box[0]],
+            head=self.head.cut(box),
         )
 
     def contrast(self, mask: Bool) -> float:
@@ -181,6 +187,7 @@ def measure_region(
         confidence=float(np.percentile(tissue.probability[mask], 95)) / 255,
         distance=float(reach[mask].min() if kind == "false lesion" else reach[mask].max()),
         at_ends=float(per_slice[tissue.ends].sum() / voxels),
+        side=tissue.head.side(mask),
     )
 
 

@@ -106,7 +106,7 @@ def _size(region: RegionEvidence, patient: PatientEvidence) -> str:
     return f"{region.voxels:,} pixels"
 
 
-def _where(region: RegionEvidence) -> str:
+def _slices(region: RegionEvidence) -> str:
     if region.first_slice == region.last_slice:
         return f"in slice {region.first_slice}"
     return f"in slices {region.first_slice} to {region.last_slice}"
@@ -125,7 +125,8 @@ _THINGS: Final[Mapping[str, str]] = {
 
 
 def _thing(region: RegionEvidence, patient: PatientEvidence) -> str:
-    return f"{_THINGS[region.kind]} {_size(region, patient)} {_where(region)}"
+    side = f" ({region.side})" if region.side else ""
+    return f"{_THINGS[region.kind]} {_size(region, patient)} {_slices(region)}{side}"
 
 
 def _brightness(value: float) -> str:
@@ -135,7 +136,7 @@ def _brightness(value: float) -> str:
 
 def _truth(region: RegionEvidence, patient: PatientEvidence) -> str:
     return (
-        f"{_where(region)} the expert's outline changes abruptly: neighbouring slices overlap by "
+        f"{_slices(region)} the expert's outline changes abruptly: neighbouring slices overlap by "
         f"as little as {patient.truth_overlap:.0%} where the prediction's overlap by "
         f"{patient.predicted_overlap:.0%}"
     )

@@ -31,6 +31,21 @@ from seglab.studies.report.study_setting import (
 )
 from seglab.tracking import Store
 
+FIGURES_MEAN = (
+    "dice, iou, precision, recall: of a patient over all of its slices, on the scanner's own grid, "
+    "averaged over patients; a patient without tumour has none and is counted apart.",
+    "dice_slice_tumour: mean over slices with tumour. dice_pooled: one Dice over all pixels, so "
+    "that large tumours weigh most. dice_slice_empty1: mean over all slices, an empty one left "
+    "empty counts as 1; inflated, for comparison with literature alone.",
+    "empty_slice_fp_rate: share of slices without tumour in which some is predicted.",
+    "hd95_mm: 95th percentile of the distance between the surfaces. nsd_2mm: share of the surface "
+    "within 2 mm. Both where the spacing is known; a missed tumour counts as the diagonal of the "
+    "volume and as 0.",
+)
+NOT_A_DEVICE = (
+    "A mask is research output, not a medical device: it must not guide anybody's treatment."
+)
+
 
 @dataclass(frozen=True)
 class WrittenStudy:
@@ -83,7 +98,7 @@ def study_document(record: StudyRecord) -> Document:
         failures_section(record),
         _cost_section(record, result),
         environment_section(record),
-        Section("How to read this", [Bullets(METHOD)]),
+        Section("How to read this", [Bullets([*FIGURES_MEAN, *METHOD, NOT_A_DEVICE])]),
     ]
     ids = ", ".join(run.run_id for run in record.of_kind("ablation", "sweep", "promotion"))
     footer = f"{len(record.runs)} runs of experiment {record.experiment}. Parents: {ids or 'none'}."

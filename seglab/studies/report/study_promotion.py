@@ -22,6 +22,12 @@ NOT_PROMOTED = "Not promoted yet: no model of this experiment was frozen and reg
 NOT_OPENED = "Not tested yet: only a promotion opens the sealed test, and none came to its end."
 MOST_CANDIDATES = 10
 OPENINGS = ("promotion", "when", "status", "confirmatory", "reason to open again", "test Dice")
+PICTURES = {
+    "patients": "Every test patient.",
+    "calibration": "How often pixels of a predicted probability are tumour: on the diagonal, the "
+    "network's probabilities can be taken at their word.",
+    "slice_position": "Dice of single slices by their place in the stack.",
+}
 SETTINGS = (
     ("threshold", "threshold"),
     ("smallest_component_px", "smallest component kept, px"),
@@ -93,7 +99,8 @@ def sealed_section(record: StudyRecord) -> Section:
     blocks = [*_standing(results, frozen["dice"]), _figure_table(frozen, plain)]
     blocks += _baseline(run, results)
     blocks.append(_strata(results))
-    blocks += record.picture(run, "figures/patients.png", "test-patients", "Every test patient.")
+    for name, caption in PICTURES.items():
+        blocks += record.picture(run, f"figures/{name}.png", f"test-{name}", caption)
     blocks += [_published(frozen["dice"]), Text(CAVEAT), *_openings(record)]
     return Section("Test", blocks)
 
