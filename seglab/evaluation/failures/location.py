@@ -34,7 +34,7 @@ class HeadFrame:
     def cut(self, box: Box) -> HeadFrame:
         """Return the frame of the part of the array that lies in ``box``."""
         row, column = (
-            middle - side.start for middle, side in zip(self.middle, box[1:], strict=True)
+            middle - (side.start or 0) for middle, side in zip(self.middle, box[1:], strict=True)
         )
         return replace(self, middle=(row, column))
 
