@@ -28,21 +28,25 @@ def add_commands(commands: Any) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from seglab.cli import main, sweep, train
+    from seglab.core.machine import available_cores
 
+    workers = ["--workers", str(min(2, available_cores()))]
     phantom = ["--patients", str(PATIENTS), "--size", str(SIZE), "--slices", str(SLICES)]
     chapters: Sequence[tuple[str, Any, list[str]]] = (
         ("phantom patients", main.main, ["data", "phantom", "--out", str(PHANTOMS), *phantom]),
         ("ablation: which loss?", train.main, ["experiments/demo.yaml"]),
-        ("search", sweep.main, ["experiments/sweeps/demo.yaml"]),
+        ("search", sweep.main, ["experiments/sweeps/demo.yaml", *workers]),
         ("promotion: one sealed test", main.main, ["promote", "demo"]),
         ("leaderboard and report", _end, []),
     )
     started = time.perf_counter()
     for number, (title, command, argv) in enumerate(chapters, start=1):
         print(f"\n=== {number}/{len(chapters)} {title}", file=sys.stderr)
+        begun = time.perf_counter()
         status = command(argv)
         if status != DONE:
             return int(status)
+        print(f"--- {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     print(f"\nThe story took {time.perf_counter() - started:.0f} s. Look at it: make ui")
     return DONE
 
