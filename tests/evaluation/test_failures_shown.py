@@ -10,7 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from seglab.evaluation.failures import Explanation, Rule, analyse, describe, explain, paragraph
+from seglab.evaluation.failures import (
+    Cause,
+    Explanation,
+    Rule,
+    analyse,
+    describe,
+    explain,
+    paragraph,
+)
 from tests.evaluation.scenes import LARGE, NOTHING, SCENES, SECOND, ball, case
 
 Mask = NDArray[np.bool_]
@@ -84,3 +92,23 @@ def test_a_paragraph_says_what_was_measured(name: str) -> None:
         sentence = describe(finding, explained.evidence)
         assert sentence.endswith(".")
         assert sentence[0].isupper()
+
+
+def test_the_main_cause_is_not_called_so_where_the_boundary_cost_more() -> None:
+    grown = ndimage.distance_transform_edt(~LARGE) <= 2
+    explained = explain(case(LARGE, grown | SECOND, bright=LARGE | SECOND))
+    rim, distractor = (explained.shares[one] for one in (Cause.BOUNDARY, Cause.DISTRACTOR))
+    assert rim > distractor
+    text = paragraph(explained)
+    assert f"is disagreement at the boundary within 2 mm ({rim:.0%}); beyond it" in text
+    assert f"the main cause is an artefact or bright distractor ({distractor:.0%})" in text
+    assert "Also at work" not in text
+
+
+def test_a_false_part_reaches_from_the_tumour_and_a_false_lesion_lies_apart() -> None:
+    touching = LARGE | ball((20, 30, 36), 9)
+    for prediction, verb in ((LARGE | SECOND, "lies"), (touching, "reaches")):
+        explained = explain(case(LARGE, prediction, bright=prediction))
+        (found,) = (one for one in explained.findings if one.cause is Cause.DISTRACTOR)
+        text = describe(found, explained.evidence)
+        assert f" {verb} {found.evidence.distance:.0f} mm from the tumour" in text

@@ -52,6 +52,8 @@ FAR: Final = 5.0
 """mm or px."""
 CONFIDENT: Final = 0.8
 MOSTLY: Final = 0.5
+ORDINARY: Final = (Cause.BOUNDARY, Cause.UNEXPLAINED)
+"""Named first only where no other cause weighs."""
 NOTABLE: Final = 0.2
 """A cause that explains this share of a patient's lost Dice is named before the boundary."""
 
@@ -75,14 +77,13 @@ def patient_cause(shares: Mapping[Cause, float], patient: PatientEvidence) -> Ca
     tumour below 1 ml is itself the cause: what is wrong elsewhere would cost a large one
     little (Reinke et al., "Understanding metric-related pitfalls", 2024).
     """
-    ordinary = (Cause.BOUNDARY, Cause.UNEXPLAINED)
-    telling = {cause: share for cause, share in shares.items() if cause not in ordinary}
+    telling = {cause: share for cause, share in shares.items() if cause not in ORDINARY}
     if 0 < patient.tumour_volume < SMALL_LESION and not patient.out_of_range:
         return Cause.SMALL
     best = max(telling, key=telling.__getitem__, default=None)
     if best is not None and telling[best] >= NOTABLE:
         return best
-    return max(ordinary, key=lambda cause: shares.get(cause, 0.0))
+    return max(ORDINARY, key=lambda cause: shares.get(cause, 0.0))
 
 
 def _missed_lesion(region: RegionEvidence, patient: PatientEvidence) -> Cause:

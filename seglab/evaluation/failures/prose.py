@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from seglab.evaluation.failures.causes import Cause
+from seglab.evaluation.failures.causes import ORDINARY, Cause
 from seglab.evaluation.failures.evidence import PatientEvidence, RegionEvidence
 from seglab.evaluation.failures.explain import Explanation, Finding
 from seglab.evaluation.failures.regions import SMALL_LESION
@@ -56,16 +56,42 @@ def _result(explanation: Explanation) -> str:
 
 
 def _main(explanation: Explanation) -> str:
-    cause, patient = explanation.cause, explanation.evidence
+    cause = explanation.cause
     assert cause is not None
     share = explanation.shares.get(cause, 0.0)
     loss = f"{explanation.lost_dice:.2f} lost Dice" if explanation.lost_dice else "wrong area"
     if cause is Cause.UNEXPLAINED:
         return f"No rule explains the larger part of it: {share:.0%} of the {loss}."
-    if cause is Cause.SMALL and patient.tumour_volume < SMALL_LESION:
+    if _is_tiny(explanation):
         weight = "so small that each wrong voxel weighs heavily"
         return f"The main cause is {_NAMES[cause]}: the whole tumour is {weight}."
+    larger = _larger_ordinary(explanation)
+    if larger:
+        return (
+            f"The costliest part of the {loss} is {_listed(larger, explanation)}; beyond it, the "
+            f"main cause is {_NAMES[cause]} ({share:.0%})."
+        )
     return f"The main cause is {_NAMES[cause]}, which explains {share:.0%} of the {loss}."
+
+
+def _is_tiny(explanation: Explanation) -> bool:
+    small = explanation.evidence.tumour_volume < SMALL_LESION
+    return explanation.cause is Cause.SMALL and small
+
+
+def _larger_ordinary(explanation: Explanation) -> list[Cause]:
+    """Find what any case shows, and what here cost more than the cause that is named first."""
+    cause, shares = explanation.cause, explanation.shares
+    if cause is None or cause in ORDINARY or _is_tiny(explanation):
+        return []
+    larger = [one for one in ORDINARY if shares.get(one, 0.0) > shares[cause]]
+    return sorted(larger, key=lambda one: -shares[one])
+
+
+def _listed(causes: Sequence[Cause], explanation: Explanation) -> str:
+    """Write "x (40%), y (30%) and z (8%)"."""
+    told = [f"{_NAMES[cause]} ({explanation.shares[cause]:.0%})" for cause in causes]
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
 
 def _evidence(explanation: Explanation) -> list[str]:
@@ -79,16 +105,12 @@ def _evidence(explanation: Explanation) -> list[str]:
 
 
 def _rest(explanation: Explanation) -> list[str]:
-    others = sorted(((share, cause) for cause, share in explanation.shares.items()), reverse=True)
-    told = [
-        f"{_NAMES[cause]} ({share:.0%})"
-        for share, cause in others
-        if cause is not explanation.cause and share >= WORTH_TELLING
-    ]
-    if not told:
+    shares, cause = explanation.shares, explanation.cause
+    told = {cause, *_larger_ordinary(explanation)}
+    others = [one for one in shares if one not in told and shares[one] >= WORTH_TELLING]
+    if not others:
         return []
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
-    return [f"Also at work: {listed}."]
+    return [f"Also at work: {_listed(sorted(others, key=lambda one: -shares[one]), explanation)}."]
 
 
 def _volume(pixels: int, explanation: Explanation) -> str:
@@ -119,7 +141,7 @@ _THINGS: Final[Mapping[str, str]] = {
     "missed part": "a missed part of",
     "false part": "an added part of",
     "boundary": "a rim of",
-    "scattered": "specks of",
+    "scattered": "a scatter of specks of",
     "inconsistent slices": "a wrong area of",
 }
 
@@ -168,8 +190,9 @@ def _low_contrast(region: RegionEvidence, patient: PatientEvidence) -> str:
 
 
 def _distractor(region: RegionEvidence, patient: PatientEvidence) -> str:
+    verb = "reaches" if region.kind == "false part" else "lies"
     distance = (
-        f"lies {region.distance:.0f} {patient.unit} from the tumour"
+        f"{verb} {region.distance:.0f} {patient.unit} from the tumour"
         if np.isfinite(region.distance)
         else "lies where there is no tumour"
     )
