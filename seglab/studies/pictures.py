@@ -66,13 +66,17 @@ def write_overlays(
 ) -> None:
     """Draw up to ``count`` of the best, median and worst patients, a sheet each."""
     folder.mkdir(parents=True, exist_ok=True)
-    # A small part is shared out, so that each sheet has somebody to show.
-    chosen = best_median_worst(scores, min(count, -(-len(scores) // 3)))
+    chosen = best_median_worst(scores, min(count, fair_share(len(scores))))
     for label, names in chosen.items():
         if names:
             title = f"{label} of {len(scores)} patients"
             sheet = overlay_sheet([cases[name] for name in names], title, [label] * len(names))
             write_png(folder / f"{label}.png", sheet)
+
+
+def fair_share(patients: int) -> int:
+    """Patients a sheet, so that of three and more each sheet has somebody to show."""
+    return min(-(-patients // 3), max(1, (patients - 1) // 2))
 
 
 def write_pictures(
