@@ -18,6 +18,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data.phantom import make_patient, write_phantom
 from seglab.data.phantom.kaggle import CONTENT, write_volume
+from seglab.data.sources import open_source
 
 SIZE, SLICES = 64, 10
 
@@ -50,6 +51,12 @@ def test_files_hold_the_patient(folder: Path) -> None:
         np.testing.assert_allclose(image * spread, (raw - raw.mean((0, 1))) * (spread > 0))
         labels = mask @ np.array([1, 2, 4], np.uint8)
         np.testing.assert_array_equal(labels, patient.labels[index])
+
+
+def test_files_state_the_spacing_of_a_head_of_the_usual_size(folder: Path) -> None:
+    source = open_source("brats-h5", folder)
+    volume = source.read(source.patients()[0])
+    assert volume.spacing_mm == pytest.approx((155 / SLICES, 240 / SIZE, 240 / SIZE))
 
 
 @pytest.mark.real_data

@@ -78,6 +78,16 @@ def test_the_boundary_is_what_lies_within_two_millimetres() -> None:
     assert explained.cause is Cause.BOUNDARY
 
 
+def test_a_rim_of_one_pixel_is_the_boundary_however_large_pixels_are() -> None:
+    coarse = (4.0, 2.5, 2.5)
+    grown = ndimage.binary_dilation(LARGE, np.ones((1, 3, 3)) > 0) & BRAIN
+    explained = explain(case(LARGE, grown, spacing=coarse))
+    assert explained.cause is Cause.BOUNDARY
+    assert "within 3.5 mm of the true surface" in paragraph(explained)
+    deep = ndimage.binary_dilation(LARGE, np.ones((1, 3, 3)) > 0, iterations=3) & BRAIN
+    assert explain(case(LARGE, deep, spacing=coarse)).shares.get(Cause.BOUNDARY, 0) < 0.1
+
+
 # ---- one scene a cause --------------------------------------------------------------------
 
 

@@ -165,7 +165,12 @@ def test_slices_of_the_kaggle_layout_become_one_volume(phantoms: Path, tmp_path:
     found = predict(make_segmenter(), [phantoms], tmp_path / "out")
     assert not found.failed
     assert len(found.outputs) == 9
-    assert nib.load(found.outputs[0].mask).shape == (64, 64, 155)
+    mask = nib.load(found.outputs[0].mask)
+    assert mask.shape == (64, 64, 12)
+    assert mask.header.get_zooms() == pytest.approx((240 / 64, 240 / 64, 155 / 12))
+    assert found.outputs[0].volume_ml == pytest.approx(
+        np.count_nonzero(mask.dataobj) * 240 * 240 * 155 / (64 * 64 * 12) / 1000
+    )
     assert nib.aff2axcodes(nib.load(found.outputs[0].mask).affine) == ("L", "P", "S")
 
 

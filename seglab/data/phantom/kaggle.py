@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from seglab.data.phantom.grid import Array
+from seglab.data.phantom.grid import Array, Grid
 from seglab.data.phantom.lesions import ENHANCING, NECROSIS, OEDEMA, Labels
+from seglab.data.sources.hdf5 import SPACING
 
 CONTENT = Path("BraTS2020_training_data") / "content" / "data"
 """Where the slices lie below the root of the set."""
@@ -71,7 +72,7 @@ def standardise(image: Array) -> npt.NDArray[np.float64]:
 
 
 def write_volume(folder: Path, volume: int, image: Array, labels: Labels) -> list[SliceRow]:
-    """Write a patient's slices.
+    """Write a patient's slices; each states the spacing, which differs where few were asked for.
 
     Args:
         folder: the ``CONTENT`` folder, which exists.
@@ -82,7 +83,7 @@ def write_volume(folder: Path, volume: int, image: Array, labels: Labels) -> lis
     Returns:
         One row a slice.
     """
-    rows = []
+    rows, spacing_mm = [], Grid(image.shape[1], image.shape[0]).voxel_mm
     for index, (pixels, truth) in enumerate(zip(image, labels, strict=True)):
         mask = np.stack([truth == label for label in PLANES], axis=-1).astype(np.uint8)
         counts = tuple(int(count) for count in mask.sum((0, 1), dtype=np.int64))
@@ -91,6 +92,7 @@ def write_volume(folder: Path, volume: int, image: Array, labels: Labels) -> lis
         )
         with h5py.File(folder / row.file_name, "w") as file:
             _write_array(file, "image", standardise(pixels), 1)
+            file["image"].attrs[SPACING] = spacing_mm
             _write_array(file, "mask", mask, 2)
         rows.append(row)
     return rows

@@ -10,7 +10,7 @@ import numpy as np
 from seglab.core.errors import UserError
 from seglab.data.scans.base import Bool, Image, Pixels, Scan, refuse_mixed
 from seglab.data.scans.nifti import save_nifti
-from seglab.data.sources.brats_h5 import STACK_SIZE, BratsH5
+from seglab.data.sources.brats_h5 import SPACING_MM, STACK_SIZE, BratsH5, slice_spacing
 from seglab.data.sources.files import finite_image
 from seglab.data.sources.hdf5 import numeric_dataset, reading
 
@@ -29,12 +29,14 @@ class H5Scan(Scan):
         refuse_mixed(self.files, images)
         matches = [NAME.fullmatch(path.name) for path in self.files]
         numbers = [int(match[2]) if match else place for place, match in enumerate(matches)]
-        stack = max(numbers[-1] + 1, STACK_SIZE if matches[0] else 1)
+        spacing_mm = slice_spacing(self.files[0])
+        whole = round(STACK_SIZE / spacing_mm[0]) if matches[0] else 1
+        stack = max(numbers[-1] + 1, whole)
         remarks = []
         if len(numbers) < stack:
             remarks.append(f"{len(numbers)} of {stack} slices are there; the others have no mask")
         indices = np.array(numbers, np.int32)
-        return Pixels(np.stack(images), indices, stack, (1.0, 1.0, 1.0), tuple(remarks))
+        return Pixels(np.stack(images), indices, stack, spacing_mm, tuple(remarks))
 
     def write(self, mask: Bool, pixels: Pixels, folder: Path) -> Path:
         """Write a NIfTI mask with the axes of BraTS; see ``Scan``."""
@@ -43,8 +45,9 @@ class H5Scan(Scan):
         _, height, width = mask.shape
         data = np.zeros((height, width, pixels.stack_size), np.uint8)
         data[:, :, pixels.slice_indices] = np.moveaxis(mask, 0, -1)
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-        affine[1, 3] = width - 1
+        step, row, column = pixels.spacing_mm or SPACING_MM
+        affine = np.diag([-row, -column, step, 1.0])
+        affine[1, 3] = column * (width - 1)
         return save_nifti(Nifti1Image(data, affine), folder / f"{self.name}_pred.nii.gz")
 
 

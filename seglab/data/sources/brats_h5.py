@@ -27,13 +27,15 @@ from seglab.data.sources.files import (
     finite_image,
     same_name,
 )
-from seglab.data.sources.hdf5 import numeric_dataset, reading
+from seglab.data.sources.hdf5 import numeric_dataset, reading, stated_spacing
 
 if TYPE_CHECKING:
     import h5py
 
 STACK_SIZE = 155
 """Slices of a BraTS volume."""
+SPACING_MM = (1.0, 1.0, 1.0)
+"""Of every BraTS volume; the files of the set state none."""
 LISTINGS = ("meta_data.csv", "BraTS20 Training Metadata.csv")
 """Both names that the set's list of slices has been published under."""
 _FILE = re.compile(r"volume_(\d{1,6})_slice_(\d{1,4})\.h5")
@@ -81,7 +83,7 @@ class BratsH5(Source):
             mask=np.stack([mask for _, mask in read]),
             slice_indices=np.array(indices, dtype=np.int32),
             stack_size=patient.stack_size or max(indices) + 1,
-            spacing_mm=(1.0, 1.0, 1.0),
+            spacing_mm=slice_spacing(patient.files[0]),
             grade=patient.grade,
         )
 
@@ -154,6 +156,12 @@ def _read_slice(path: Path, channel: int) -> tuple[NDArray[np.float32], NDArray[
         planes = np.moveaxis(binary_mask(path, mask[...]), -1, 0)
     # Plane by plane: numpy is five times slower at reducing a last axis of three.
     return pixels, reduce(np.bitwise_or, planes)
+
+
+def slice_spacing(path: Path) -> tuple[float, float, float]:
+    """Return (slice, row, column) of a file's volume, as ``Volume`` holds it."""
+    with reading(path) as file:
+        return stated_spacing(numeric_dataset(file, "image", path), path) or SPACING_MM
 
 
 def _datasets(file: h5py.File, path: Path) -> tuple[Any, Any]:

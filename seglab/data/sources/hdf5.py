@@ -28,6 +28,8 @@ MAX_INFLATED_BYTES = 2**28
 """HDF5 inflates all that a chunk holds, whatever size it declares."""
 
 
+SPACING = "spacing_mm"
+"""Attribute of a data set: (slice, row, column)."""
 LZF = 32000
 """Number of the filter that h5py brings."""
 
@@ -71,6 +73,22 @@ def numeric_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
         raise UserError(f"{path}: '{name}' keeps its values in another file, which is not followed")
     _check_layout(dataset, name, path)
     return dataset
+
+
+def stated_spacing(dataset: h5py.Dataset, path: Path) -> tuple[float, float, float] | None:
+    """Return the spacing that a data set states in its attribute; None where it states none.
+
+    Raises:
+        UserError: the attribute is not three lengths above 0.
+    """
+    if SPACING not in dataset.attrs:
+        return None
+    attribute = dataset.attrs.get_id(SPACING)  # nothing is read yet, however large it is
+    values = dataset.attrs[SPACING] if attribute.shape == (3,) else ()
+    numbers = [float(value) for value in values]
+    if len(numbers) != 3 or not all(0 < number < math.inf for number in numbers):
+        raise UserError(f"{path}: the attribute {SPACING} is not three lengths in millimetres")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _check_layout(dataset: Any, name: str, path: Path) -> None:

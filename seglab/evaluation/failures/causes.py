@@ -38,7 +38,8 @@ RULES: Final[Mapping[Cause, str]] = {
     "probability or brighter than the tissue around it; both, where it touches the tumour.",
     Cause.STACK_ENDS: "Most of the region lies in the outer tenth of the brain's slices.",
     Cause.COMPONENTS: "One of several lesions was missed although it is neither small nor faint.",
-    Cause.BOUNDARY: "Within 2 mm of the true surface, and not the rim of a larger error.",
+    Cause.BOUNDARY: "Within 2 mm (one pixel, where that is more) of the true surface, and not "
+    "the rim of a larger error.",
     Cause.UNEXPLAINED: "No rule fits.",
 }
 """What each cause means, for a reader."""

@@ -61,6 +61,8 @@ class PatientEvidence:
     """Measurements on the whole patient."""
 
     unit: str
+    rim: float
+    """Depth of the boundary, see :class:`Space`."""
     lesions: int
     """Separate lesions in the truth."""
     tumour_volume: float
@@ -213,6 +215,7 @@ def measure_patient(
         truth, predicted = _worst_overlap(case)
     return PatientEvidence(
         unit=tissue.space.unit,
+        rim=tissue.space.rim,
         lesions=lesions,
         tumour_volume=float(np.count_nonzero(tumour)) * tissue.space.voxel,
         tumour_contrast=tissue.contrast(tumour) if tumour.any() else math.nan,

@@ -27,9 +27,8 @@ class HeadFrame:
     @classmethod
     def of(cls, image: NDArray[np.uint8], upright: bool) -> HeadFrame:
         """Find it in (S, H, W), where 0 is background."""
-        seen = image.any(axis=0)
-        middle = [_middle(seen.any(axis=1 - axis)) for axis in range(2)]
-        return cls((middle[0], middle[1]), upright)
+        rows, columns = np.nonzero(np.any(image, axis=0))
+        return cls((_middle(rows), _middle(columns)), upright)
 
     def cut(self, box: Box) -> HeadFrame:
         """Return the frame of the part of the array that lies in ``box``."""
@@ -59,6 +58,5 @@ def _word(pixels: NDArray[np.integer], middle: float, names: tuple[str, str]) ->
     return names[0] if beyond <= 1 - ONE_SIDE else ""
 
 
-def _middle(present: NDArray[np.bool_]) -> float:
-    found = np.flatnonzero(present)
-    return float(found[0] + found[-1]) / 2 if found.size else 0.0
+def _middle(positions: NDArray[np.intp]) -> float:
+    return float(positions.min() + positions.max()) / 2 if positions.size else 0.0

@@ -216,8 +216,8 @@ def _components(region: RegionEvidence, patient: PatientEvidence) -> str:
 
 def _boundary(region: RegionEvidence, patient: PatientEvidence) -> str:
     return (
-        f"{_thing(region, patient)} lies within 2 {patient.unit} of the true surface, about what "
-        "two experts differ by"
+        f"{_thing(region, patient)} lies within {patient.rim:.2g} {patient.unit} of the true "
+        "surface, about what two experts differ by"
     )
 
 

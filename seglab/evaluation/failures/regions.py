@@ -29,8 +29,6 @@ Kind = Literal[
 Labels = NDArray[np.int32]
 Distances = NDArray[np.float32]
 
-BOUNDARY: Final = 2.0
-"""mm or px: two experts differ by as much."""
 SMALL_LESION: Final = 1000.0
 """mm³ or px³, a sphere of 12 mm across: near RANO's limit of measurable disease (10 mm)."""
 MISSED_RECALL: Final = 0.1
@@ -77,7 +75,7 @@ def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
     2. slices in which the truth does not line up with its neighbours
     3. missed lesions, and small lesions outlined poorly
     4. missed parts and false parts: pieces deeper than 2 mm, with their rims
-    5. the boundary: what else lies within 2 mm of the truth's surface
+    5. the boundary: what else lies within 2 mm (or a pixel) of the truth's surface
     6. scattered specks
 
     Args:
@@ -91,25 +89,27 @@ def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
     reach[false] = space.distances(false, truth)
     build = _Builder(missed | false)
     pieces, lesions = space.label(prediction), space.label(truth)
-    _take_false_lesions(build, *pieces, reach)
+    _take_false_lesions(build, *pieces, reach, space.rim)
     doubtful = np.zeros(len(truth), dtype=bool)
     doubtful[inconsistent_slices(truth, prediction, space)] = True
     build.take(np.broadcast_to(doubtful[:, None, None], truth.shape), "inconsistent slices")
     _take_lesions(build, *lesions, pieces[0], space)
     _take_parts(build, missed, reach, space, "missed part")
     _take_parts(build, false, reach, space, "false part")
-    build.take(reach <= BOUNDARY, "boundary", fewest=1)
+    build.take(reach <= space.rim, "boundary", fewest=1)
     build.take(build.free, "scattered", fewest=1)
     sizes = np.bincount(lesions[0].ravel())[1:]
     return Partition(build.labels, tuple(build.kinds), reach, int((sizes >= SPECK).sum()))
 
 
-def _take_false_lesions(build: _Builder, pieces: Labels, count: int, reach: Distances) -> None:
+def _take_false_lesions(
+    build: _Builder, pieces: Labels, count: int, reach: Distances, rim: float
+) -> None:
     nearest = np.full(count + 1, np.inf, dtype=np.float32)
     inside = pieces > 0
     np.minimum.at(nearest, pieces[inside], reach[inside])
     sizes = np.bincount(pieces[inside], minlength=count + 1)
-    for piece in np.flatnonzero((nearest > BOUNDARY) & (sizes >= SPECK)):
+    for piece in np.flatnonzero((nearest > rim) & (sizes >= SPECK)):
         build.take(pieces == piece, "false lesion")
 
 
@@ -132,9 +132,9 @@ def _take_lesions(
 
 def _take_parts(build: _Builder, wrong: Bool, reach: Distances, space: Space, kind: Kind) -> None:
     free = wrong & build.free
-    core = free & (reach > BOUNDARY)
+    core = free & (reach > space.rim)
     part = np.zeros_like(core)
-    part[free] = space.distances(free, core) <= BOUNDARY
+    part[free] = space.distances(free, core) <= space.rim
     labels, count = space.label(part)
     for piece in range(1, count + 1):
         build.take(labels == piece, kind)

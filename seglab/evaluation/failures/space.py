@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,6 +19,8 @@ Box = tuple[slice, slice, slice]
 UNKNOWN_SLICE_STEP_PX: Final = 5.0
 """Where spacing is unknown, a slice is taken to be as thick as five pixels are wide: the
 usual shape of a clinical FLAIR voxel. Distances are then in pixels."""
+RIM: Final = 2.0
+"""mm or px: two experts differ by as much."""
 SEPARATE: Final = 1e6
 """Distance between slices that are not neighbours in the stack."""
 
@@ -44,6 +47,11 @@ class Space:
     def voxel(self) -> float:
         """Volume of a voxel in cubic ``unit``."""
         return float(np.prod(self.step))
+
+    @property
+    def rim(self) -> float:
+        """Depth of the boundary: 2, or a pixel from corner to corner where that is more."""
+        return max(RIM, math.hypot(*self.step[1:]))
 
     @property
     def thin(self) -> bool:
