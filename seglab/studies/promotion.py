@@ -21,16 +21,18 @@ from seglab.learning.operating_point import Choice, choose_operating_point
 from seglab.learning.postprocess import OperatingPoint
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.onnx_export import ONNX, log_onnx
+from seglab.studies.promotion_begun import find_begun, identity_tags
 from seglab.studies.promotion_outputs import log_pictures, log_results
 from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.seal import OpenedTest, check_sealed, open_test
 from seglab.studies.testing import FrozenRun, SealedResults, evaluate_baseline, evaluate_test
-from seglab.tracking import RunInfo, RunLog, Store, environment_tags, start_run
+from seglab.tracking import RunInfo, RunLog, Store, environment_tags, resume_run, start_run
 from seglab.tracking.registry import CHAMPION, Registered, register_champion
 
 INHERITED = (
     "seglab.arm", "seglab.seed", "seglab.config_hash", "seglab.data_hash", "seglab.split_hash",
 )  # fmt: skip
+POINT = "seglab.operating_point"
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,12 @@ def promote(
     tell(candidates)
     best = candidates.best
     trained = load_trained(store, best, overrides)
-    check_sealed(store, trained.data, reopen)
     rival = _load_baseline(store, best, baseline, trained, overrides)
+    begun = find_begun(store, best, rival.run if rival else None, reopen)
+    check_sealed(store, trained.data, reopen, begun)
     frozen = freeze(trained)
     frozen_rival = None if rival is None else freeze(rival)
-    with _start(store, candidates, frozen) as log:
+    with _open(store, candidates, frozen, frozen_rival, reopen, begun) as log:
         _log_frozen(log, candidates, frozen, frozen_rival)
         return _judge(store, log, candidates, frozen, frozen_rival, reopen)
 
@@ -168,16 +171,29 @@ def _load_baseline(
     return rival
 
 
-def _start(store: Store, candidates: Candidates, frozen: Frozen) -> RunLog:
-    """Start the promotion run; its tags, the record, are in the store when it exists."""
+def _open(
+    store: Store,
+    candidates: Candidates,
+    frozen: Frozen,
+    rival: Frozen | None,
+    reopen: str | None,
+    begun: RunInfo | None,
+) -> RunLog:
+    """Go on with the promotion that was begun, or start one.
+
+    Its tags, the record, are in the store when it exists. One that froze something else
+    is not continued: its opening was of another question.
+    """
+    point = json.dumps(frozen.point.to_dict())
+    if begun is not None and begun.tags.get(POINT) == point:
+        return resume_run(store, begun.run_id)
     best = candidates.best
     tags = {
         **environment_tags(),
         **{key: best.tags[key] for key in INHERITED if key in best.tags},
-        "seglab.kind": "promotion",
-        "seglab.promoted_run_id": best.run_id,
+        **identity_tags(best, rival.trained.run if rival else None, reopen),
         "seglab.promoted_git_commit": best.tags.get("seglab.git_commit"),
-        "seglab.operating_point": json.dumps(frozen.point.to_dict()),
+        POINT: point,
         "seglab.device": str(frozen.trained.predictor.compute.device),
         "seglab.precision": frozen.trained.predictor.compute.precision,
         "mlflow.note.content": candidates.reason,
@@ -192,7 +208,6 @@ def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Froz
     log.json(candidates.to_json(), "candidates.json")
     log.json(frozen.choice.to_json(), "operating_point.json")
     if rival is not None:
-        log.tags({"seglab.baseline_run_id": rival.trained.run.run_id})
         log.json(rival.choice.to_json(), "operating_point_baseline.json")
     document = yaml.safe_dump(config.to_dict(), sort_keys=False)
     log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")

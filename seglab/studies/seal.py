@@ -51,13 +51,26 @@ class OpenedTest:
         return replace(data, cache=open_cache(data.cache.path))
 
 
-def check_sealed(store: Store, data: StudyData, reopen: str | None) -> None:
+def check_sealed(
+    store: Store, data: StudyData, reopen: str | None, begun: RunInfo | None = None
+) -> None:
     """Refuse early, before any work, what :func:`open_test` would refuse.
+
+    Args:
+        store: where the record is.
+        data: whose split it is.
+        reopen: the reason, where the test was opened before.
+        begun: the promotion that is to be continued; that it opened the test is no reason.
 
     Raises:
         UserError: see :func:`open_test`.
     """
-    _refuse_opened(holders(store, _test_hash(data)), data, reopen)
+    others = [
+        run
+        for run in holders(store, _test_hash(data))
+        if begun is None or run.run_id != begun.run_id
+    ]
+    _refuse_opened(others, data, reopen)
 
 
 def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) -> OpenedTest:
@@ -68,7 +81,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
 
     Args:
         store: where the record is.
-        log: the open promotion run.
+        log: the open promotion run; one that opened the test and died keeps its opening.
         data: whose split it is.
         reopen: the reason, where the test was opened before.
 
@@ -77,8 +90,9 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
             now, or there is no test part, or no tumour in it.
     """
     name = _test_hash(data)
-    # Tags go to the store before the claim does: whoever finds it open can read why.
-    log.tags({REASON: reopen, OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    if log.run_id not in {run.run_id for run in holders(store, name)}:
+        # Tags go to the store before the claim does: whoever finds it open can read why.
+        log.tags({REASON: reopen, OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     before = take(store, log.run_id, name, lambda runs: _refuse_opened(runs, data, reopen))
     log.tags({CONFIRMATORY: str(not before).lower()})
     return OpenedTest(data.split.test, name, not before, len(before))

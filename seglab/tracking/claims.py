@@ -46,6 +46,11 @@ def take(
     Raises:
         UserError: others keep asking for it at the same time.
     """
+    taken = holders(store, thing)
+    if run_id in {run.run_id for run in taken}:  # by a process that died since
+        before = [run for run in taken if run.run_id != run_id]
+        allow(before)
+        return before
     _write(store, run_id, THING, thing)
     for attempt in range(ATTEMPTS):
         _write(store, run_id, STATE, WANTED)

@@ -115,7 +115,9 @@ def _register(store: Store, run_id: str, name: str, tags: dict[str, str]) -> Reg
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
-    made = client.create_model_version(name, source, run_id, tags=tags)
+    # A promotion that was interrupted here has made its version already.
+    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    made = known[0] if known else client.create_model_version(name, source, run_id, tags=tags)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     return _registered(made)
 
