@@ -1,0 +1,1 @@
+"""Faults injected into real commands: each must end as if nothing had happened."""

@@ -1,0 +1,112 @@
+"""Disks that fill up: each part of what a run writes on a small one of its own."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.faults.copies import contents, filled, prepare, same
+from tests.faults.holdings import differences, leftovers, read_holdings
+from tests.faults.registry import fault
+from tests.faults.workshop import COMMANDS, Workshop
+
+ROOMY = "64m"
+KB = 1024
+
+
+@contextmanager
+def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
+    """Put a disk of this size at ``folder``; needs the right to mount.
+
+    Raises:
+        AssertionError: this process may not mount.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    options = f"size={size_bytes // KB}k"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+    )
+    assert mounted.returncode == 0, f"a small disk cannot be mounted: {mounted.stderr.decode()}"
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def enlarge(folder: Path) -> None:
+    """Make room on a small disk."""
+    subprocess.run(["mount", "-o", f"remount,size={ROOMY}", str(folder)], check=True)
+
+
+def fill_disk(shop: Workshop, rng: random.Random, part: str, most_bytes: int) -> Counter[str]:
+    """Let a run meet a full disk in one part of its store, make room, run it again."""
+    reference = shop.undisturbed("run").holdings
+    place = shop.place()
+    disk = place.folder / part
+    size = rng.randrange(64 * KB, most_bytes)
+    with small_disk(disk, size):
+        ended = place.end(COMMANDS["run"])
+        if ended.status:
+            refused(ended.status, ended.err, size)
+        enlarge(disk)
+        place.finish(COMMANDS["run"])
+        lines = differences(reference, read_holdings(place.folder / "mlruns"))
+        assert not lines, f"{size} bytes: {'; '.join(lines)[:2000]}"
+        left = leftovers(place.folder)
+        assert not left, f"{size} bytes: left behind: {left}"
+    shop.clear(place)
+    return Counter({"full": int(ended.status != 0), "large enough": int(ended.status == 0)})
+
+
+def refused(status: int, err: str, size: int) -> None:
+    """Check that a full disk is said in one line, as what the user can mend."""
+    last = err.strip().splitlines()[-1]
+    assert status == 2, f"{size} bytes: status {status}: {err[-1500:]}"
+    assert "Traceback" not in err, f"{size} bytes: {err[-1500:]}"
+    assert last.startswith("error: "), f"{size} bytes: {last}"
+
+
+@fault("full-store", repeats=6)
+def full_store(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """The disk of the SQLite database and all else fills up."""
+    return fill_disk(shop, rng, "mlruns", size_of(shop, "."))
+
+
+@fault("full-artifacts", repeats=4)
+def full_artifacts(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """The disk of the artifacts fills up."""
+    return fill_disk(shop, rng, "mlruns/artifacts", size_of(shop, "artifacts"))
+
+
+@fault("full-checkpoints", repeats=4)
+def full_checkpoints(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """The disk of the checkpoints fills up."""
+    return fill_disk(shop, rng, "mlruns/state", 400 * KB)
+
+
+def size_of(shop: Workshop, part: str) -> int:
+    """Bytes that an undisturbed run leaves in this part of its store."""
+    folder = shop.undisturbed("run").folder / "mlruns" / part
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@fault("full-cache", repeats=4)
+def full_cache(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """The disk of the cache fills up while it is being filled."""
+    expected, _ = filled(shop)
+    place = shop.place()
+    disk = place.folder / "cache"
+    with small_disk(disk, rng.randrange(256 * KB, 4096 * KB)):
+        ended = place.end(prepare(shop, "cache"))
+        if ended.status:
+            refused(ended.status, ended.err, 0)
+            assert not contents(disk), f"left behind: {sorted(contents(disk))}"
+        enlarge(disk)
+        place.finish(prepare(shop, "cache"))
+        same(contents(disk), expected)
+    shop.clear(place)
+    return Counter({"full": int(ended.status != 0), "large enough": int(ended.status == 0)})

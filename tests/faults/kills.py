@@ -1,0 +1,89 @@
+"""SIGKILL and SIGTERM for every process of a command, at any moment of its life."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.faults.holdings import differences, leftovers, read_holdings
+from tests.faults.processes import await_death, outlived, strike
+from tests.faults.registry import fault
+from tests.faults.workshop import COMMANDS, NEEDS, Place, Workshop
+
+MOST_KILLS = 4
+GRACE_S = 60.0
+"""How long a command may take to end politely."""
+
+
+def kill_until_done(
+    place: Place, command: Sequence[str], seconds: float, rng: random.Random
+) -> Counter[str]:
+    """Start a command again and again, and end it each time; the last one comes to its end."""
+    counts: Counter[str] = Counter()
+    wanted = rng.randint(1, MOST_KILLS)
+    while sum(counts.values()) < wanted:
+        process = place.start(command)
+        if outlived(process, rng.uniform(0.1, 1.0) * seconds):
+            break  # it was faster than the axe
+        name, hit, below = strike(process, rng)
+        counts[name] += 1
+        if hit:
+            ended = place.wait(process, GRACE_S)
+            await_death(below)
+            assert name == "SIGKILL" or ended.status in {0, 130, -15}, (
+                f"SIGTERM gives {ended.status}: {ended.err[-800:]}"
+            )
+        else:
+            place.wait(process)  # whatever it makes of the death of its helper
+    ended = place.end(command)
+    # A promotion that was hit after its end is one that was done.
+    assert ended.status == 0 or "was opened on" in ended.err, ended.err[-1500:]
+    return counts
+
+
+def kill_command(shop: Workshop, rng: random.Random, name: str) -> Counter[str]:
+    """Kill a command that keeps runs in a store, and compare the store."""
+    reference = shop.undisturbed(name)
+    place = shop.place(NEEDS.get(name))
+    counts = kill_until_done(place, COMMANDS[name], reference.seconds, rng)
+    check_store(place, shop, name)
+    return counts
+
+
+def check_store(place: Place, shop: Workshop, name: str) -> None:
+    """Compare with the undisturbed command, and clear up.
+
+    Raises:
+        AssertionError: something differs, or something was left behind.
+    """
+    found = read_holdings(place.folder / "mlruns")
+    lines = differences(shop.undisturbed(name).holdings, found)
+    assert not lines, "; ".join(lines)[:2000]
+    left = leftovers(place.folder)
+    assert not left, f"left behind: {left}"
+    shop.clear(place)
+
+
+@fault("kill-run", repeats=10)
+def kill_run(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """A run's processes are killed up to four times."""
+    return kill_command(shop, rng, "run")
+
+
+@fault("kill-ablation", repeats=8)
+def kill_ablation(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """An ablation's processes are killed up to four times."""
+    return kill_command(shop, rng, "ablation")
+
+
+@fault("kill-sweep", repeats=8)
+def kill_sweep(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """A search's parent or workers are killed up to four times."""
+    return kill_command(shop, rng, "sweep")
+
+
+@fault("kill-promotion", repeats=10)
+def kill_promotion(shop: Workshop, rng: random.Random) -> Counter[str]:
+    """A promotion is killed up to four times, before and after it opened the test."""
+    return kill_command(shop, rng, "promote")

@@ -1,0 +1,105 @@
+"""Servers of the campaign's own, on 127.0.0.1, that can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+START_S = 90.0
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class MlflowServer:
+    """A real ``mlflow server`` with a database of its own; hands artifacts through."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir()
+        self.uri = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
+            *("--artifacts-destination", str(self._folder / "artifacts")),
+            *("--host", "127.0.0.1", "--port", str(self._port)),
+        ]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def stop(self, *, hard: bool = False) -> None:
+        """End it and its workers; ``hard`` with SIGKILL, in the middle of what they do."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL if hard else signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+
+class PostgresServer:
+    """A database server of its own, run by the user ``postgres`` where this one is root."""
+
+    def __init__(self) -> None:
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        assert programs, "no PostgreSQL server programs in /usr/lib/postgresql"
+        self._programs = programs[-1]
+        # A socket's path must be short, and other users must be able to reach it.
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._port = free_port()
+        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/seglab"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        command = [*as_user, str(self._programs / program), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder)
+
+    def _control(self, *arguments: str) -> None:
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1"
+        where = ("-D", str(self._folder / "data"), "-l", str(self._folder / "log"))
+        self._run("pg_ctl", *where, "-o", options, "-w", *arguments)
+
+    def restart(self) -> None:
+        """Cut every connection, and come back at once."""
+        self._control("-m", "fast", "restart")
+
+    def __enter__(self) -> PostgresServer:
+        if os.getuid() == 0:
+            shutil.chown(self._folder, "postgres")
+        self._run("initdb", "-D", str(self._folder / "data"), "-A", "trust", "-U", "postgres")
+        self._control("start")
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", "seglab")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._control("-m", "immediate", "stop")
+        shutil.rmtree(self._folder, ignore_errors=True)
