@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file
+
 from seglab.tracking import RunInfo, Store, open_store
 
 MOVING = ("time/", "cost/train_seconds", "cost/images_per_second", "cost/peak", "search/")
 """Figures of the clock and of memory, and how a search looked while it went on."""
-SAME_BYTES = (".csv", ".safetensors", "split.json", "config.yaml", "test_results.json")
+SAME_BYTES = (".csv", "split.json", "config.yaml", "test_results.json")
 TAGS = (
     "kind", "arm", "seed", "fold", "trial", "config_hash", "data_hash", "split_hash", "error",
     "finished", "failed", "confirmatory", "operating_point", "test_state",
@@ -77,12 +79,19 @@ def _describe(store: Store, run: RunInfo) -> dict[str, Any]:
 def _artifacts(store: Store, run_id: str) -> dict[str, str]:
     found = store.client.download_artifacts(run_id, "")
     files = sorted(path for path in Path(found).rglob("*") if path.is_file())
-    return {
-        path.relative_to(found).as_posix(): (
-            hashlib.sha256(path.read_bytes()).hexdigest() if path.name.endswith(SAME_BYTES) else ""
-        )
-        for path in files
-    }
+    return {path.relative_to(found).as_posix(): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    """Digest of a file's bytes, or of the weights in it; none where the run's id is in it."""
+    if path.suffix == ".safetensors":  # its header comes in any order
+        weights = load_file(path).items()
+        content = b"".join(name.encode() + value.tobytes() for name, value in sorted(weights))
+    elif path.name.endswith(SAME_BYTES):
+        content = path.read_bytes()
+    else:
+        return ""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _models(store: Store) -> tuple[tuple[str, str, str], ...]:
