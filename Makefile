@@ -1,4 +1,4 @@
-.PHONY: env test fuzz demo ui check
+.PHONY: env test fuzz faults mutants demo ui check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,6 +19,14 @@ test: env
 
 fuzz: env
 	$(BIN)/python -m tests.fuzz
+
+faults: env
+	$(BIN)/python -m tests.faults
+
+# mutmut is only needed here; it works in a copy, mutants/.
+mutants: env
+	$(BIN)/python -m pip install --quiet mutmut~=3.8
+	$(BIN)/mutmut run
 
 demo: env
 	$(BIN)/python -m seglab demo
