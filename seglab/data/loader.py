@@ -72,7 +72,7 @@ class TrainLoader:
         config: batch size, sampling, augmentation, context, seed.
 
     Raises:
-        UserError: the chosen slices are none, or oversampling is asked for without tumour.
+        UserError: the chosen slices are none, or none of them shows a tumour.
     """
 
     def __init__(self, cache: Cache, patients: Iterable[str], config: RunConfig) -> None:
@@ -83,8 +83,8 @@ class TrainLoader:
         self.tumour, self.other = self.rows[has_tumour], self.rows[~has_tumour]
         if len(self.rows) == 0:
             raise UserError(f"data.slices: {config.data.slices}: no such slice in training")
-        if config.train.tumour_fraction is not None and len(self.tumour) == 0:
-            raise UserError("train.tumour_fraction: no training slice has tumour")
+        if len(self.tumour) == 0:
+            raise UserError(f"no slice of the training patients of {cache.path.name} has tumour")
         self.samples = config.train.samples_per_epoch or len(self.rows)
         self.transforms: Sequence[Transform] = config.augment.build(cache.mirror_axis)
         self._augment = Augmenter(self.transforms, config.seed)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from seglab.core.config import Data, RunConfig
+from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, prepare
 from seglab.data.identity import ImageIdentity, image_identity, set_identity
 from seglab.data.sources import Source, open_source
-from seglab.data.splits import Split, SplitPatient, make_split
+from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
 from seglab.studies.groups import person_groups
 from seglab.studies.sealed_cache import seal
 
@@ -28,15 +29,21 @@ class StudyData:
     prepared: Prepared
     identity: ImageIdentity
     """Whether the images look like FLAIR."""
+    missing_files: int
+    """Files that the set should hold and does not: a half-finished download."""
 
 
 def check_files(data: Data) -> None:
     """List the files, so that a wrong path is told before anything is made.
 
     Raises:
-        UserError: the root is missing or holds no patient, or two files of one name.
+        UserError: the root is missing or holds too few patients, or two files of one name.
     """
-    open_source(data.source, data.root, data.channel).patients()
+    found = len(open_source(data.source, data.root, data.channel).patients())
+    if found < MIN_PATIENTS:
+        raise UserError(
+            f"{data.root} holds {found} patients; a split needs at least {MIN_PATIENTS}"
+        )
 
 
 def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepared]:
@@ -85,8 +92,21 @@ def open_data(config: RunConfig) -> StudyData:
     """
     source = open_source(config.data.source, config.data.root, config.data.channel)
     cache, prepared = fill_cache(config.data, source)
+    missing = _count_missing(source)
     split = make_split(split_patients(cache, source), config.split)
-    return StudyData(seal(cache, split), split, prepared, judge_channel(cache))
+    return StudyData(seal(cache, split), split, prepared, judge_channel(cache), missing)
+
+
+def _count_missing(source: Source) -> int:
+    """Count the files that are announced and absent, and say so: training goes on without."""
+    missing = source.missing_files()
+    if missing:
+        print(
+            f"warning: {source.root} lacks {len(missing):,} files of its set, {missing[0]} the "
+            "first: the rest is used (data check lists them)",
+            file=sys.stderr,
+        )
+    return len(missing)
 
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:

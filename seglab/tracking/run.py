@@ -158,14 +158,17 @@ class RunLog:
         if self._ended:
             return
         self._ended = True
+        is_told = False
         try:
             if tags:
                 self.tags(tags)
             self._outbox.put(status_message(status))
-            if not self._outbox.flush(_LAST_WAIT_S):
+            is_told = self._outbox.flush(_LAST_WAIT_S)
+            if not is_told:
                 self._tell_pending()
         finally:
-            self.store.leave(self._lock)
+            # A lock file that nobody holds says: it ran here and its end is not on record.
+            self.store.leave(self._lock) if is_told else self._lock.release()
 
     def _tell_pending(self) -> None:
         print(

@@ -261,6 +261,29 @@ def test_a_bad_file_is_named_and_may_be_skipped(
     assert sum(plan["patients"].values()) == 8
 
 
+def test_a_half_finished_download_is_told_and_trained_on(
+    tiny: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = copy_of(phantoms)
+    lost.unlink()
+    run = run_json(capsys, str(tiny), "data.root=copy", "data.cache=cache", "train.epochs=1")
+    assert open_store().get_run(run["runs"][0]["run_id"]).tags["seglab.missing_files"] == "1"
+    assert main([str(tiny), "data.root=copy", "data.cache=cache", "train.epochs=1"]) == 0
+    assert f"copy lacks 1 files of its set, {lost.name} the first" in capsys.readouterr().err
+
+
+def test_two_patients_are_refused_before_anything_is_made(
+    tiny: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(phantoms).parent
+    for path in folder.glob("volume_[3-9]_*.h5"):
+        path.unlink()
+    assert main([str(tiny), "data.root=copy"]) == 2
+    told = capsys.readouterr().err
+    assert told == "error: copy holds 2 patients; a split needs at least 3\n"
+    assert not Path("mlruns").exists()
+
+
 def test_a_cache_whose_bytes_were_changed_is_refused(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from copy import copy
 
 import numpy as np
 import pytest
 
 from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
 from seglab.data.cache import Cache
 from seglab.data.loader import TrainLoader, ahead, gather, neighbour, patient_rows, training_rows
 from seglab.studies.data import open_data
@@ -16,6 +18,7 @@ from seglab.studies.data import open_data
 
 @pytest.fixture(scope="module")
 def cache(request: pytest.FixtureRequest, phantoms: object) -> Cache:
+    import seglab.studies.components  # noqa: F401  (registers what a config may name)
     from seglab.core.study import build_run
 
     folder = request.getfixturevalue("shared_cache")
@@ -69,6 +72,15 @@ def test_oversampling_gives_the_share_asked_for(
     # Every tumour slice comes before any comes again.
     counts = np.unique(rows[cache.row_tumour_px[rows] > 0], return_counts=True)[1]
     assert counts.max() - counts.min() <= 1
+
+
+def test_a_training_part_without_any_tumour_is_refused(
+    cache: Cache, small_config: Callable[..., RunConfig]
+) -> None:
+    bare = copy(cache)
+    bare.row_tumour_px = np.zeros_like(cache.row_tumour_px)
+    with pytest.raises(UserError, match=r"no slice of the training patients .* has tumour"):
+        loader(bare, small_config())
 
 
 def test_slices_without_brain_are_not_trained_on(cache: Cache) -> None:
