@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
 from seglab.studies.children import ARM, SCORES
@@ -72,10 +73,11 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reprodu
         raise UserError(f"run {run_id} ({run.name}) is of kind {kind}: only trained runs repeat")
     if run.status != "FINISHED":
         raise UserError(f"run {run_id} ({run.name}) is {run.status}, not FINISHED")
-    config = read_config(store, run, overrides)
+    before = _environment(store, run)
+    config = with_threads_of(read_config(store, run, overrides), before)
     data = open_data(config)
     refuse_other_data(run, data)
-    environment = compare_environment(store, run)
+    environment = compare_environment(before, run)
     plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={"seglab.reproduces": run_id})
     outcome = train_one(plan, store, data, fresh=True)
     differences = compare_results(store, run, store.get_run(outcome.run_id))
@@ -129,11 +131,27 @@ def _compare_weights(old: Path, new: Path) -> str | None:
     return f"{len(gaps)} weights differ, by up to {max(gaps):.3g}" if gaps else None
 
 
-def compare_environment(store: Store, run: RunInfo) -> list[str]:
-    """Say how code, versions and machine differ from those of a run."""
+def _environment(store: Store, run: RunInfo) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         path = fetch(store, run, ENVIRONMENT, Path(folder))
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def with_threads_of(config: RunConfig, environment: Mapping[str, Any]) -> RunConfig:
+    """Name the processor threads that a run took, where its config left them to the machine.
+
+    Sums are rounded otherwise with another number of threads.
+    """
+    cores = environment.get("machine", {}).get("cores", 0)
+    if config.train.threads:
+        return config
+    train = config.train.model_copy(update={"threads": cores})
+    return config.model_copy(update={"train": train})
+
+
+def compare_environment(before: Mapping[str, Any], run: RunInfo) -> list[str]:
+    """Say how code, versions and machine differ from those of a run."""
     device = run.tags.get("seglab.device", "cpu")
     now: Mapping[str, Any] = environment_report("cpu" if device == "cpu" else device)
     found = []

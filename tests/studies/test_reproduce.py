@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_a_rerun_is_equal_to_the_bit(small_config: Build, store: Store) -> None:
     assert found.equal, found.differences
     assert found.new_run_id != run_id
     assert found.new_run_id not in {run.run_id for run in find_candidates(store, "small").ranked}
+
+
+def test_a_rerun_takes_as_many_threads_as_the_run_did(
+    small_config: Build, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(name="threads", train={"epochs": 1, "threads": 0})
+    with monkeypatch.context() as larger:
+        larger.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+        run_id = trained(store, config)
+    with monkeypatch.context() as smaller:
+        smaller.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        found = reproduce(store, run_id)
+    assert store.get_run(found.new_run_id).params["train.threads"] == "3"
+    assert found.equal, found.differences
 
 
 def test_children_of_an_ablation_repeat(small_config: Build, store: Store, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _main(explanation: Explanation) -> str:
     share = explanation.shares.get(cause, 0.0)
     loss = f"{explanation.lost_dice:.2f} lost Dice" if explanation.lost_dice else "wrong area"
     if cause is Cause.UNEXPLAINED:
-        return f"No rule explains the larger part of it: {share:.0%} of the {loss}."
+        return f"No rule explains the largest part of it: {share:.0%} of the {loss}."
     if _is_tiny(explanation):
         weight = "so small that each wrong voxel weighs heavily"
         return f"The main cause is {_NAMES[cause]}: the whole tumour is {weight}."
