@@ -26,7 +26,7 @@ from seglab.tracking import (
     resume_run,
     start_run,
 )
-from seglab.tracking.failures import print_traceback, redact
+from seglab.tracking.failures import StoreAway, print_traceback, redact
 
 FINISHED, FAILED, KILLED, RUNNING = "FINISHED", "FAILED", "KILLED", "RUNNING"
 
@@ -246,9 +246,15 @@ def train_one(
 def try_one(
     plan: Plan, store: Store, data: StudyData | None = None, *, fresh: bool = False
 ) -> Outcome:
-    """Do a whole run as :func:`train_one`, but report a failure instead of raising it."""
+    """Do a whole run as :func:`train_one`, but report a failure instead of raising it.
+
+    Raises:
+        StoreAway: the store went away and does not come back.
+    """
     try:
         return train_one(plan, store, data, fresh=fresh)
+    except StoreAway:  # there is nobody to ask for the next run either
+        raise
     except (UserError, TrainingDiverged) as error:
         reason, our_fault = str(error), False
     except Exception as error:  # one broken arm must not end the others

@@ -9,7 +9,7 @@ from seglab.tracking.connect import default_uri, open_store
 from seglab.tracking.environment import code_hash, environment_report, environment_tags
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, Store, UnknownRun
-from seglab.tracking.sync import SyncReport, sync
+from seglab.tracking.sync import SyncReport, open_synced_store, sync
 from seglab.tracking.ui import serve_ui
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "environment_report",
     "environment_tags",
     "open_store",
+    "open_synced_store",
     "resume_run",
     "serve_ui",
     "start_run",

@@ -16,6 +16,11 @@ from seglab.core.errors import UserError
 
 Result = TypeVar("Result")
 
+
+class StoreAway(UserError):
+    """A store that was there does not answer any more: nothing can be asked of it."""
+
+
 _AWAY = (
     "database is locked",
     "failed with exception",  # how MLflow's REST client words a refused connection
@@ -45,6 +50,9 @@ _MENDABLE = {
     "file exists": "a file is in its place",
 }
 _PROBE_S = 5.0
+LOCKED_S, AWAY_S = 60.0, 300.0
+"""How long a locked database and a server that was there are waited for."""
+AGAIN_S = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -102,21 +110,36 @@ def explained(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = mendable(error) or ("it does not answer" if is_away(error) else None)
-        if reason is None:
-            raise
-        raise UserError(f"{redact(where)} cannot be used: {reason}") from error
+        reason = mendable(error)
+        if reason is not None:
+            raise UserError(f"{redact(where)} cannot be used: {reason}") from error
+        if is_away(error):
+            raise StoreAway(f"{redact(where)} cannot be used: it does not answer") from error
+        raise
 
 
-def patiently(action: Callable[[], Result], wait_s: float = 60) -> Result:
-    """Call ``action``, and again for up to ``wait_s`` seconds while the database is locked.
+def patiently(
+    action: Callable[[], Result], wait_s: float = LOCKED_S, away_s: float = 0.0
+) -> Result:
+    """Call ``action``, and again while the store cannot take the call.
 
     MLflow itself waits 20 s for a locked SQLite database, then gives up for good.
+
+    Args:
+        action: what to do; done again from its beginning.
+        wait_s: seconds to wait for a locked database.
+        away_s: seconds to wait for a server that went away.
     """
-    deadline = time.monotonic() + wait_s
+    started, told = time.monotonic(), False
     while True:
         try:
             return action()
         except Exception as error:
-            if "database is locked" not in str(error) or time.monotonic() > deadline:
+            locked = "database is locked" in str(error)
+            limit_s = wait_s if locked else away_s
+            if not is_away(error) or time.monotonic() - started > limit_s:
                 raise
+        if not (locked or told):
+            print(f"the tracking server does not answer; waiting {away_s:.0f} s", file=sys.stderr)
+            told = True
+        time.sleep(0.0 if locked else AGAIN_S)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from seglab.core.errors import UserError
 from seglab.core.locks import FileLock, is_locked
 from seglab.tracking.database import ARTIFACTS, SQLITE
-from seglab.tracking.failures import explained, patiently, redact
+from seglab.tracking.failures import AWAY_S, explained, patiently, redact
 from seglab.tracking.view import LOCAL_UI, VIEW_TAGS, run_link
 
 if TYPE_CHECKING:
@@ -72,9 +72,14 @@ class Store:
         return self.uri.startswith(SQLITE)
 
     def call(self, action: Callable[[], Result]) -> Result:
-        """Call into MLflow: waits for a locked database, explains a store that fails."""
+        """Call into MLflow: waits for a store that is locked or away, explains one that fails.
+
+        Raises:
+            StoreAway: it did not come back within minutes.
+            UserError: something about it that the user can mend.
+        """
         with explained(self.uri):
-            return patiently(action)
+            return patiently(action, away_s=AWAY_S)
 
     def state(self, run_id: str) -> Path:
         """Folder on this machine for what a run needs to continue: journal, lock, checkpoints."""
@@ -95,7 +100,8 @@ class Store:
             return False
         if run.status != "RUNNING" or (self.state(run.run_id) / LOCK).exists():
             return True
-        return self.is_local and time.time() - run.start_time > NEWBORN_S
+        # A clock that was set back has runs begin in the future.
+        return self.is_local and abs(time.time() - run.start_time) > NEWBORN_S
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment ``name``: found, restored from deletion, or created."""

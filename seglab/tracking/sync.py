@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
+from seglab.tracking.connect import open_store
 from seglab.tracking.outbox import JOURNAL, Outbox
 from seglab.tracking.store import Store, UnknownRun
 
@@ -18,6 +20,18 @@ class SyncReport:
     """Run ids that a living process still writes, or for which the store did not answer."""
     unknown: tuple[str, ...]
     """Run ids that this store does not have: they belong to another one."""
+
+
+def open_synced_store() -> Store:
+    """Open the store, and send what earlier commands could not.
+
+    A run that ended while its server was away is FINISHED there only then, and not trained
+    again by the command that trained it.
+    """
+    store = open_store()
+    for run_id in sync(store).sent:
+        print(f"run {run_id}: sent what an outage had kept back", file=sys.stderr)
+    return store
 
 
 def sync(store: Store) -> SyncReport:

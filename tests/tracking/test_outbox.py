@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from seglab.tracking import RunLog, Store, resume_run, start_run, sync
-from seglab.tracking.failures import patiently
+from seglab.tracking.failures import StoreAway, explained, patiently
 from seglab.tracking.messages import artifact_message, batch_message, send
 from seglab.tracking.outbox import JOURNAL, Outbox, read_journal
 
@@ -51,6 +52,27 @@ def test_a_server_that_comes_back_has_everything_once(
         note = store.client.download_artifacts(run.run_id, "note.txt", str(tmp_path))
         assert Path(note).read_text() == "second"
         assert not run.state.exists()
+
+
+@pytest.mark.slow
+def test_a_question_waits_for_a_server_that_comes_back(server: Server, remote: Store) -> None:
+    run = start_run(remote, "outage", "asks")
+    server.stop()
+    back = threading.Timer(1.0, server.start)
+    back.start()
+    try:
+        assert remote.get_run(run.run_id).status == "RUNNING"
+    finally:
+        back.join()
+    run.finish()
+
+
+def test_a_store_that_stays_away_is_no_fault_of_a_run(store: Store) -> None:
+    def away() -> None:
+        raise ConnectionError("connection refused")
+
+    with pytest.raises(StoreAway, match="does not answer"), explained(store.uri):
+        patiently(away, away_s=0.05)
 
 
 def test_sending_twice_stores_once(store: Store) -> None:

@@ -27,7 +27,7 @@ from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.runs import open_sweep, settle_runs
 from seglab.studies.search.space import Space, make_space, probes
 from seglab.studies.search.worker import Task, open_ledger, open_study_storage
-from seglab.tracking import RunLog, Store
+from seglab.tracking import RunLog, Store, sync
 
 _LOOK_S = 0.5
 
@@ -80,6 +80,7 @@ def run_search(
         try:
             _mind(study, ledger, parent, workers, wishes)
         finally:
+            sync(store)  # an outage may have kept back how a run ended
             settle_runs(store, ledger, parent.run_id)
         if wishes.interrupts:
             raise KeyboardInterrupt

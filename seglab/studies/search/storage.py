@@ -8,7 +8,7 @@ import socket
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from optuna.storages.journal._file import BaseJournalFileLock  # exported nowher
 
 from seglab.core.errors import UserError
 from seglab.core.locks import FileLock
+from seglab.studies.search.patience import PatientStorage, through_restarts
 from seglab.tracking.failures import mendable, redact, unreachable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 POSTGRES = "postgresql+psycopg://"
 _LOCK_S = 120.0
@@ -170,7 +171,7 @@ def _connect(url: str, name: str, heartbeat_s: int, requeue: Requeue) -> tuple[R
     options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
     lock = _advisory_lock(create_engine(url, **options), name)
     with lock("tables"):  # two machines that make the tables at once trip each other
-        storage = RDBStorage(
+        storage = PatientStorage(
             url,
             options,
             heartbeat_interval=heartbeat_s,
@@ -182,16 +183,23 @@ def _connect(url: str, name: str, heartbeat_s: int, requeue: Requeue) -> tuple[R
 
 def _advisory_lock(engine: Engine, name: str) -> Lock:
     from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
+
+    def take(key: int) -> Connection:
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        return connection
 
     @contextmanager
     def lock(purpose: str) -> Iterator[None]:
         key = zlib.crc32(f"{name}/{purpose}".encode())
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        with through_restarts(take)(key) as connection:
             try:
                 yield
             finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                # A server that was restarted has let go of it by itself.
+                with suppress(DBAPIError):
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
 
     return lock
 

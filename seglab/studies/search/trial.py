@@ -30,7 +30,7 @@ from seglab.studies.search.ledger import ERROR, PROGRESS, RUN, Claim, Ledger
 from seglab.studies.search.notes import note_trial
 from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
-from seglab.tracking.failures import print_traceback
+from seglab.tracking.failures import StoreAway, print_traceback
 
 TRIAL = "seglab.trial"
 PRUNED, FAILURE = "seglab.pruned_at_epoch", "seglab.error"
@@ -81,7 +81,8 @@ def do_trial(claim: Claim, bench: Bench) -> None:
 
     Raises:
         Stopped: the search ends first; the trial was put down in good order.
-        UserError: nothing can be recorded any more, as the disk is full.
+        UserError: nothing can be recorded any more: the disk is full, or the server of
+            the runs does not come back.
     """
     try:
         if claim.doomed is not None:
@@ -89,7 +90,7 @@ def do_trial(claim: Claim, bench: Bench) -> None:
         plan = plan_trial(claim, bench)
         if not _settle(claim, bench):
             _train(claim, plan, bench)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoreAway):
         bench.ledger.release(claim.trial)
         raise
     except Exception as error:  # whatever it is, the search goes on

@@ -1,0 +1,56 @@
+"""A search outlives a restart of its database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import DBAPIError
+
+from seglab.studies.search.ledger import requeue
+from seglab.studies.search.patience import is_cut_off, through_restarts
+from seglab.studies.search.storage import open_storage
+from tests.faults.servers import PostgresServer
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_every_call_goes_through_a_restart_and_is_done_once(tmp_path: Path) -> None:
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
+    with PostgresServer() as server:
+        storage = open_storage(server.url, "s", tmp_path, 20, requeue)
+        plain = RDBStorage(server.url, heartbeat_interval=20)
+        study = optuna.create_study(storage=storage.backend, study_name="s")
+        study.ask()
+        plain.get_all_studies()
+        server.restart()
+        with pytest.raises((DBAPIError, StorageInternalError)) as cut:
+            plain.get_all_studies()
+        assert is_cut_off(cut.value)
+        study.ask()
+        with storage.lock("claim"):
+            server.restart()
+            study.ask()
+        with storage.lock("claim"):
+            assert [trial.number for trial in study.trials] == [0, 1, 2]
+        storage.backend.record_heartbeat(study.trials[-1]._trial_id)
+
+
+def test_what_the_database_refuses_is_not_asked_again(tmp_path: Path) -> None:
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+    calls = 0
+
+    @through_restarts
+    def ask() -> None:
+        nonlocal calls
+        calls += 1
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT nothing FROM nowhere")
+
+    with pytest.raises(DBAPIError):
+        ask()
+    assert calls == 1
