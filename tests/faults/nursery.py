@@ -1,4 +1,4 @@
-"""Processes for commands, forked from one that has imported everything.
+"""Processes for commands, forked from one that has done a run of its own.
 
 A command that starts anew imports for seconds, and most of the moments at which it could be
 killed would fall there. Apart from that a forked one is the real thing: it is a process of its
@@ -15,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from seglab.tracking.quiet import settle_mlflow
+
 SCRIPTS = {"run_experiment.py": "seglab.cli.train", "sweep.py": "seglab.cli.sweep"}
 IMPORTED = (
-    "matplotlib.pyplot",
     "mlflow.pyfunc",
-    "mlflow.store.tracking.sqlalchemy_store",
     "seglab.cli.main",
     "seglab.cli.train",
     "seglab.cli.sweep",
@@ -60,6 +61,10 @@ class Nursery:
             cwd=Path(__file__).resolve().parents[2],
         )
 
+    def warm(self, folder: Path) -> None:
+        """Do the run of ``folder``, and make the empty store ``empty`` there."""
+        assert self.ask({"warm": str(folder)}) == 0, f"the run in {folder} does not end well"
+
     def start(
         self, arguments: Sequence[str], output: tuple[Path, Path], environment: Mapping[str, str]
     ) -> Forked:
@@ -83,12 +88,14 @@ class Nursery:
 
 def serve() -> int:
     """Fork a command for each request; returns, in the child, the command's exit status."""
-    _import_everything()
+    settle_mlflow()
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
+        elif "warm" in request:
+            answer = _warm(Path(request["warm"]))
         else:
             answer = os.fork()
             if answer == 0:
@@ -122,12 +129,14 @@ def _become(request: Mapping[str, Any]) -> int:
     return int(importlib.import_module(module).main(rest))
 
 
-def _import_everything() -> None:
-    from seglab.tracking.quiet import settle_mlflow
-
-    settle_mlflow()
+def _warm(folder: Path) -> int:
+    """Import and set up what commands need, by doing one."""
     for name in IMPORTED:
         importlib.import_module(name)
+    os.chdir(folder)
+    importlib.import_module("seglab.tracking").open_store(Path("empty"))
+    with Path("out").open("w") as out, redirect_stdout(out):
+        return int(importlib.import_module("seglab.cli.train").main(["run.yaml"]))
 
 
 if __name__ == "__main__":

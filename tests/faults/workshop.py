@@ -138,6 +138,9 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nursery = Nursery()
+        warm = self._write(self.folder / "warm")
+        self.nursery.warm(warm)  # fills the cache, too
+        self._empty = warm / "empty"
         self._known: dict[str, Undisturbed] = {}
 
     @cached_property
@@ -150,13 +153,19 @@ class Workshop:
 
     def place(self, needs: str | None = None) -> Place:
         """Make a fresh folder with the experiment files, on top of what ``needs`` left."""
-        folder = Path(tempfile.mkdtemp(prefix="place-", dir=self.folder))
+        folder = self._write(Path(tempfile.mkdtemp(prefix="place-", dir=self.folder)))
+        # Making a store takes seconds; that it may be killed in between has a test of its own.
+        store = self._empty if needs is None else self.undisturbed(needs).folder / "mlruns"
+        shutil.copytree(store, folder / "mlruns")
+        return Place(folder, self.nursery)
+
+    def _write(self, folder: Path) -> Path:
+        """Write the experiment files."""
+        folder.mkdir(exist_ok=True)
         for name, block in BLOCKS.items():
             document = {"name": name, **self._document(), **block}
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(document))
-        if needs is not None:
-            shutil.copytree(self.undisturbed(needs).folder / "mlruns", folder / "mlruns")
-        return Place(folder, self.nursery)
+        return folder
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -181,7 +190,6 @@ class Workshop:
             self._known[name] = pickle.loads(known.read_bytes())
         if name not in self._known:
             place = self.place(NEEDS.get(name))
-            place.finish(("run_experiment.py", "run.yaml", "--dry-run"))  # fills the cache
             started = time.monotonic()
             place.finish(COMMANDS[name])
             seconds = time.monotonic() - started
