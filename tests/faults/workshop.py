@@ -110,7 +110,8 @@ class Place:
 
     def said(self) -> str:
         """What the last command wrote to its error stream."""
-        return self._output[1].read_text(errors="replace")
+        err = self._output[1]
+        return err.read_text(errors="replace") if err.exists() else ""
 
     def end(self, arguments: Sequence[str]) -> Ended:
         """Run a command to its end, whatever that is."""

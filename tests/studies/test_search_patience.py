@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from sqlalchemy.exc import DBAPIError
 
 from seglab.studies.search.ledger import requeue
-from seglab.studies.search.patience import is_cut_off, through_restarts
+from seglab.studies.search.patience import PatientStorage, is_cut_off, through_restarts
 from seglab.studies.search.storage import open_storage
 from tests.faults.servers import PostgresServer
 
@@ -38,6 +41,15 @@ def test_every_call_goes_through_a_restart_and_is_done_once(tmp_path: Path) -> N
         with storage.lock("claim"):
             assert [trial.number for trial in study.trials] == [0, 1, 2]
         storage.backend.record_heartbeat(study.trials[-1]._trial_id)
+
+
+def test_nothing_that_reaches_the_database_is_impatient() -> None:
+    """Optuna puts a cache in front of a storage, which also asks it in private."""
+    source = inspect.getsource(_CachedStorage)
+    asked = set(re.findall(r"self\._backend\.(\w+)", source)) | BaseStorage.__abstractmethods__
+    settings = {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
+    for name in asked - settings:
+        assert hasattr(getattr(PatientStorage, name), "__wrapped__"), name
 
 
 def test_what_the_database_refuses_is_not_asked_again(tmp_path: Path) -> None:

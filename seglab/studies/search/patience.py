@@ -14,6 +14,16 @@ from sqlalchemy.exc import DBAPIError
 AWAY_S = 300.0
 """How long a server that was there is waited for."""
 AGAIN_S = 0.5
+_BESIDE = (
+    "record_heartbeat",
+    "_get_stale_trial_ids",
+    "_create_new_trial",
+    "_get_trials",
+    "_get_best_trial_id",
+    "_set_trial_param",
+    "get_trial_id_from_study_id_trial_number",
+)
+"""What Optuna's cache in front of a storage asks it for, beside the public questions."""
 
 
 def is_cut_off(error: BaseException) -> bool:
@@ -54,10 +64,8 @@ class PatientStorage(RDBStorage):
 
 
 def _make_patient() -> None:
-    heartbeats = ("record_heartbeat", "_get_stale_trial_ids")
-    for name in (*BaseStorage.__abstractmethods__, *heartbeats):
+    for name in (*BaseStorage.__abstractmethods__, *_BESIDE):
         setattr(PatientStorage, name, through_restarts(getattr(RDBStorage, name)))
-    PatientStorage.__abstractmethods__ = frozenset()
 
 
 _make_patient()
