@@ -140,7 +140,7 @@ def no_memory_trial(shop: Workshop, rng: random.Random) -> Counter[str]:
     """A trial wants more memory than there is; it fails, and the search goes on without it."""
     place = shop.place()
     document = yaml.safe_load((place.folder / "sweep.yaml").read_text())
-    widths = [4, rng.choice([256, 320]), 6]
+    widths = [4, rng.choice([64, 72]), 6]
     space = {"model.base_channels": {"choices": widths}}
     document["search"] |= {"sampler": "grid", "trials": 2, "space": space}
     document["model"]["depth"] = 4
