@@ -107,8 +107,11 @@ def quantise(
 
 
 def _to_levels(pixels: Values, low: float, step: float) -> NDArray[np.uint8]:
-    levels = (pixels - np.float64(low)) / step
-    return (np.clip(np.rint(levels), 0, LEVELS) + 1).astype(np.uint8)
+    levels = pixels - np.float64(low)
+    levels /= step
+    np.rint(levels, out=levels)
+    np.clip(levels, 0, LEVELS, out=levels)
+    return levels.astype(np.uint8) + np.uint8(1)
 
 
 def _per_slice(function: Callable[[Values], float], samples: Values) -> NDArray[np.float32]:
@@ -119,6 +122,10 @@ def _per_slice(function: Callable[[Values], float], samples: Values) -> NDArray[
 
 
 def _most_frequent(values: Values) -> float:
+    # The corner of a frame is background, and where that is one value nothing need be sorted.
+    corner = values[0]
+    if np.count_nonzero(values == corner) > len(values) / 2:
+        return float(corner)
     distinct, counts = np.unique(values, return_counts=True)
     return float(distinct[counts.argmax()])
 

@@ -16,6 +16,7 @@ import cv2
 
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
+from seglab.core.memory import keep_freed_memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -81,6 +82,7 @@ def _start_worker(prepare: Callable[[], None] | None) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
     if prepare is not None:
         prepare()

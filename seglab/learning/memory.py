@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from seglab.core.memory import give_back_freed_memory
+
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 """What Linux takes as: the peak begins again at what is held now (proc(5))."""
@@ -17,6 +19,7 @@ def restart_peak(device: torch.device) -> None:
     """Forget what the process held before; beyond Linux only the GPU's peak can be forgotten."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    give_back_freed_memory()  # what was kept by is not the next run's
     try:
         _CLEAR_REFS.write_text(_RESET_PEAK)
     except OSError:  # another system, or a sandbox: the peak is the whole process's

@@ -110,7 +110,8 @@ def condense(volume: Volume, shared_scale: bool, settings: CacheSettings) -> tup
     q, scale = quantise(image, brain, settings.normalise, settings.normalise_scope)
     slices = np.empty(len(q), SLICE_ROW)
     slices["slice_index"] = volume.slice_indices
-    slices["tumour_px"] = np.count_nonzero(mask, axis=(1, 2))
-    slices["brain_px"] = np.count_nonzero(brain, axis=(1, 2))
+    # Plane by plane: along axes count_nonzero adds integers, over an array it counts bytes.
+    slices["tumour_px"] = [np.count_nonzero(plane) for plane in mask]
+    slices["brain_px"] = [np.count_nonzero(plane) for plane in brain]
     slices["offset"], slices["step"] = scale.T
     return content, Pixels(q, mask, slices)

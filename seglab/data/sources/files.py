@@ -81,7 +81,7 @@ def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
     """
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(image, dtype=np.float32)
-    if not np.isfinite(converted).all():
+    if image.dtype.kind == "f" and not np.isfinite(converted).all():
         bad = int(np.count_nonzero(~np.isfinite(converted)))
         raise UserError(f"{path} holds {bad} image values that are NaN or infinite")
     return converted

@@ -8,16 +8,25 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape
 
+igzip: Any
+try:
+    from isal import igzip
+except ImportError:  # a platform without a wheel
+    igzip = None
+
 MAX_OFFSET_BYTES = 2**24
 """Between the header and the data lie extensions, which are read whole."""
 _HEADERS = {348: ("f", 108), 540: ("q", 168)}
 """Size of a header (NIfTI-1, NIfTI-2) → type and place of the offset of the data."""
+_MOVED_AS = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
+"""Bytes of a value → a type of that size which OpenCV knows."""
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | None]:
@@ -41,7 +50,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | N
         _check_extensions(path)
         image: Any = load(path)
         _check_header(path, image)
-        values = np.asarray(image.dataobj)
+        values = _read_values(path, image.dataobj)
     except (
         OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError,
         ImageFileError, HeaderDataError,
@@ -51,7 +60,35 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | N
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # ``finite_image`` tells
             values = values.astype(np.float32, copy=False)
-    return np.moveaxis(values, -1, 0), _spacing_mm(image)
+    return _slices_first(values), _spacing_mm(image)
+
+
+def _read_values(path: Path, proxy: Any) -> NDArray[Any]:
+    """Read and scale what nibabel's proxy stands for; a gzipped file through isal, if it is there.
+
+    It inflates three times as fast as zlib, which takes half of the time of reading a volume.
+    """
+    if path.suffix.lower() != ".gz" or igzip is None:
+        return np.asarray(proxy)
+    from nibabel.arrayproxy import ArrayProxy
+
+    stored = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    with igzip.open(path) as file:
+        return np.asarray(ArrayProxy(file, stored))
+
+
+def _slices_first(values: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, S) as (S, H, W); as the file's first axis runs fastest, every slice is transposed.
+
+    OpenCV moves blocks of pixels at once, whatever they mean; NumPy moves them one by one.
+    """
+    if not values.flags.f_contiguous or values.itemsize not in _MOVED_AS:
+        return np.moveaxis(values, -1, 0)
+    stack = values.T.view(_MOVED_AS[values.itemsize])
+    out = np.empty((len(stack), *values.shape[:2]), stack.dtype)
+    for target, source in zip(out, stack, strict=True):
+        cv2.transpose(source, dst=target)
+    return out.view(values.dtype)
 
 
 def _check_extensions(path: Path) -> None:
