@@ -153,8 +153,8 @@ def _read_slice(path: Path, channel: int) -> tuple[NDArray[np.float32], NDArray[
     with reading(path) as file:
         image, mask = _datasets(file, path)
         # One channel only: its chunks are the only ones inflated.
-        pixels = finite_image(path, image[..., channel])
-        planes = binary_mask(path, read_planes(mask))
+        (pixels,) = finite_image(path, read_planes(image, channel, 1))
+        planes = binary_mask(path, read_planes(mask, 0, mask.shape[2]))
     return pixels, reduce(np.bitwise_or, planes)
 
 
