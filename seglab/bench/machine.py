@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from seglab.learning.device import Compute
+from seglab.learning.device import Compute, has_fast_bf16
 
 
 def describe_machine(compute: Compute) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def describe_machine(compute: Compute) -> dict[str, Any]:
         "threads": compute.threads,
         "device": str(compute.device),
         "precision": compute.precision,
+        "multiplies_bf16": has_fast_bf16(compute.device),
         "memory_gb": round(_memory_bytes() / 1e9, 1),
         "python": platform.python_version(),
         "torch": torch.__version__,

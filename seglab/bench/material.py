@@ -34,7 +34,7 @@ class Scale:
     slices: int = 60
     files: int = 3_000
     """Slice files of the stages that fill a cache."""
-    volumes: int = 36
+    volumes: int = 72
     """NIfTI volumes, likewise."""
     samples: int = 480
     """Slices of the stages that make batches."""

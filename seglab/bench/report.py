@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seglab.bench.run import Row
@@ -15,8 +15,9 @@ _COLUMNS = "{:<26}{:>14}{:>14}  {:<12}{:>9}{:>10}  {}"
 def headline(machine: Mapping[str, Any], data: str) -> str:
     """What was measured on what, and the names of the columns."""
     where = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
+    bf16 = "with" if machine["multiplies_bf16"] else "without"
     lines = [
-        f"{where}, {machine['precision']}, torch {machine['torch']}",
+        f"{where}, {bf16} bf16 instructions; {machine['precision']}, torch {machine['torch']}",
         data,
         "",
         _COLUMNS.format("stage", "seglab", "reference", "unit", "ratio", "target", "").rstrip(),
@@ -41,6 +42,17 @@ def describe(row: Row) -> str:
     text = ". ".join(note for note in notes if note)
     wrapped = textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
     return f"{cells.rstrip()}\n{wrapped}"
+
+
+def summary(rows: Sequence[Row], seconds: float) -> str:
+    """The last line: how many targets are met, which are not, and what it took."""
+    judged = [row for row in rows if row.met is not None]
+    short = [row.stage.name for row in judged if not row.met]
+    skipped = [row.stage.name for row in rows if row.measured is None]
+    parts = [f"{len(judged) - len(short)} of {len(judged)} targets met"]
+    parts += [f"short: {', '.join(short)}"] if short else []
+    parts += [f"skipped: {', '.join(skipped)}"] if skipped else []
+    return f"{'; '.join(parts)}; measured in {seconds / 60:.1f} minutes"
 
 
 def figure(value: float | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from seglab.cli.data import SOURCE_HELP
 from seglab.cli.shell import DONE, Parser, add_json, print_json
 from seglab.core.errors import UserError
-from seglab.core.progress import progress
+from seglab.core.progress import progress, say
 
 
 def add_commands(commands: Any) -> None:
@@ -43,12 +44,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     from seglab.bench.machine import describe_machine
     from seglab.bench.material import Material
     from seglab.bench.picture import draw_time
-    from seglab.bench.report import describe, headline
+    from seglab.bench.report import describe, headline, summary
     from seglab.bench.run import run_stages
     from seglab.bench.stage import choose
 
     stages = choose(arguments.stages, arguments.device)
-    rows = []
+    rows, started = [], time.perf_counter()
     source = arguments.source or "brats-h5"
     with Material(arguments.device, arguments.data, source) as material:
         machine = describe_machine(material.compute)
@@ -57,7 +58,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         for row in progress(run_stages(stages, material), "bench", len(stages), "stage"):
             rows.append(row)
             if not arguments.json:
-                print(describe(row), flush=True)
+                say(describe(row))
+    if not arguments.json:
+        print(f"\n{summary(rows, time.perf_counter() - started)}")
     picture = None if arguments.out is None else draw_time(rows, arguments.out)
     if picture is not None:
         print(f"\nwhere the time goes: {picture}", file=sys.stderr)

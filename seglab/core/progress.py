@@ -26,3 +26,9 @@ def progress(
         leave=False,
     )
     return bar
+
+
+def say(text: str) -> None:
+    """Print on stdout, above whatever bar is being drawn."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()

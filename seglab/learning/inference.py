@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from seglab.evaluation.case import Case
 from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.learning.device import Compute
 from seglab.losses import Loss
+from seglab.models.folding import fold_normalisation
 
 Float32 = NDArray[np.float32]
 
@@ -97,9 +98,14 @@ def validate(
 ) -> tuple[list[PatientScore], float]:
     """Score patients by overlap alone, with their mean loss, in one pass.
 
+    On a processor the network runs folded: scores may differ from :func:`evaluate`'s by a
+    pixel whose probability is the threshold but for rounding.
+
     Returns:
         One score a patient, and the loss averaged over slices that show brain.
     """
+    if predictor.compute.device.type == "cpu" and predictor.compute.precision == "fp32":
+        predictor = replace(predictor, network=fold_normalisation(predictor.network))
     scores, total, slices = [], 0.0, 0
     for name in patients:
         patient = cache.by_id[name]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from seglab.bench.material import TRACKING, Material
 from seglab.bench.picture import draw_time
-from seglab.bench.report import describe, figure
+from seglab.bench.report import describe, figure, summary
 from seglab.bench.run import Row, run_stages
 from seglab.bench.split import split_of
 from seglab.bench.stage import STAGES, Goal, Measurement, choose, compare_rates
@@ -105,6 +105,14 @@ def test_the_table_names_figures_goal_and_meaning() -> None:
     first, second = describe(ROW).splitlines()[:2]
     assert first.split() == ["epoch", "90", "100", "images/s", "0.9×", "≥", "0.88×", "ok"]
     assert second.strip() == STAGES["epoch"].meaning
+
+
+def test_the_last_line_names_what_falls_short_and_what_was_skipped() -> None:
+    short = Row(STAGES["elastic"], Measurement(1.0, 1.0, 2.0))
+    skipped = Row(STAGES["validation"], None, "MONAI is not installed")
+    line = summary([ROW, short, skipped], 90)
+    assert line.startswith("1 of 2 targets met; short: elastic; skipped: validation;")
+    assert "1.5 minutes" in line
 
 
 @pytest.mark.parametrize(("value", "text"), [(12_345.6, "12,346"), (0.1234, "0.123"), (None, "–")])
