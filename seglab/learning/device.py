@@ -85,7 +85,7 @@ def choose_compute(train: Train) -> Compute:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Nothing here reads memory before it writes it; filling it first takes 8 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         keep_freed_memory()
     return Compute(device, precision, threads)
 

@@ -57,7 +57,7 @@ def bounding_box(inside: NDArray[np.bool_]) -> Box:
 
     An empty stack gives an empty box in the middle of the frame.
     """
-    anywhere = inside.any(axis=0)
+    anywhere = np.asarray(inside.any(axis=0))
     rows, columns = (np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0))
     if len(rows) == 0:
         return Box(inside.shape[1] // 2, inside.shape[2] // 2, 0, 0)

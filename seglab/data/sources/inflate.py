@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import zlib
 from pathlib import Path
 from typing import IO, Any
 
-igzip: Any
-isal_zlib: Any
-try:
-    from isal import igzip, isal_zlib
-except ImportError:  # a platform without a wheel
-    igzip, isal_zlib = gzip, zlib
+
+def _isal(module: str, otherwise: Any) -> Any:
+    try:
+        return importlib.import_module(f"isal.{module}")
+    except ImportError:  # a platform without a wheel
+        return otherwise
+
+
+_gzip, _zlib = _isal("igzip", gzip), _isal("isal_zlib", zlib)
 
 
 def inflate(packed: bytes, size: int) -> bytes:
@@ -22,8 +26,8 @@ def inflate(packed: bytes, size: int) -> bytes:
         OSError: it is damaged, or holds less.
     """
     try:
-        values: bytes = isal_zlib.decompressobj().decompress(packed, size)
-    except (isal_zlib.error, zlib.error) as error:
+        values: bytes = _zlib.decompressobj().decompress(packed, size)
+    except (_zlib.error, zlib.error) as error:
         raise OSError(f"a chunk is damaged: {error}") from error
     if len(values) != size:
         raise OSError(f"a chunk holds {len(values)} bytes of {size}")
@@ -32,5 +36,5 @@ def inflate(packed: bytes, size: int) -> bytes:
 
 def open_gzip(path: Path) -> IO[bytes]:
     """Open a gzipped file for reading."""
-    file: IO[bytes] = igzip.open(path)
+    file: IO[bytes] = _gzip.open(path)
     return file
