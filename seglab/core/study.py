@@ -63,7 +63,7 @@ class Range(Block):
 class Pruner(Block):
     """Which trials are stopped before their end; the first, the base config, never is."""
 
-    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "halving"
+    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "median"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of the epochs that every trial is given."""
     startup_trials: Annotated[int, Field(ge=0)] | None = None
@@ -105,6 +105,12 @@ class Search(Block):
     heartbeat_s: Annotated[int, Field(ge=1)] = 20
     """Of several machines: one that is silent for three of these is taken for dead."""
     confirm: Confirm = Confirm()
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """Take the bare name of a pruner, as of a loss."""
+        return {"name": given} if isinstance(given, str) else given
 
     @field_validator("space", mode="before")
     @classmethod

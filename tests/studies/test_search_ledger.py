@@ -315,16 +315,17 @@ def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials
     assert may_prune(pruner, study)
 
 
-def test_the_default_pruner_halves_the_epochs_and_keeps_the_best() -> None:
-    """Over 16 trials whose curves do not cross, in any order."""
+@pytest.mark.parametrize(("name", "share"), [("median", 0.75), ("halving", 0.5)])
+def test_pruners_save_epochs_and_keep_the_best(name: Any, share: float) -> None:
+    """Of 16 trials whose curves do not cross, in any order."""
     epochs, shares = 12, []
     for seed in range(20):
         tops = np.random.default_rng(seed).permutation(np.linspace(0.3, 0.8, 16))
         curves = tops[:, None] * (1 - np.exp(-4 * np.arange(1, epochs + 1) / epochs))
-        spent, kept = replay(curves, Pruner())
+        spent, kept = replay(curves, Pruner(name=name))
         assert max(kept) == curves.max()
         shares.append(spent / curves.size)
-    assert np.mean(shares) <= 0.5
+    assert np.mean(shares) <= share
 
 
 def replay(curves: np.ndarray, pruner: Pruner) -> tuple[int, list[float]]:

@@ -90,6 +90,18 @@ def test_a_grid_has_every_point_once_and_the_base_first() -> None:
     assert len({str(sorted(point.items())) for point in points}) == len(points)
 
 
+def test_a_grid_without_an_end_is_refused_before_anything_is_kept() -> None:
+    with pytest.raises(UserError, match=r"optim\.lr: the grid sampler needs choices"):
+        make_space(study({"optim.lr": LR}, sampler="grid"))
+
+
+def test_a_pruner_may_be_named_alone() -> None:
+    named = study({"optim.lr": LR}, pruner="median").search
+    assert named == study({"optim.lr": LR}, pruner={"name": "median"}).search
+    with pytest.raises(UserError, match="did you mean 'median'"):
+        study({"optim.lr": LR}, pruner="medien")
+
+
 def test_a_stepped_range_ends_at_or_below_high() -> None:
     assert grid_values("k", Range(low=0, high=1, step=0.3)) == pytest.approx([0, 0.3, 0.6, 0.9])
     assert grid_values("k", Range(low=0.1, high=0.3, step=0.1)) == pytest.approx([0.1, 0.2, 0.3])

@@ -126,6 +126,9 @@ def make_space(study: Study) -> Space:
         pass
     for key in space.base_params:
         _check_base(key, space)
+    if study.search.sampler == "grid":
+        for key, domain in space.domains.items():
+            grid_values(key, domain)
     return space
 
 
