@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -102,35 +101,6 @@ def test_a_diverged_run_is_failed_with_the_reason(
     for told in (run.tags["seglab.error"], capsys.readouterr().err):
         assert "step 1" in told
         assert "BraTS20_Training" in told
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
-    tiny: Path, start: Start, capsys: pytest.CaptureFixture[str]
-) -> None:
-    undisturbed = run_json(capsys, str(tiny), "name=undisturbed", "train.epochs=6")
-    reference = open_store().get_run(undisturbed["runs"][0]["run_id"])
-    moments = random.Random(0)
-    kills = 0
-    while kills < 5:
-        process = start(SCRIPT, str(tiny), "train.epochs=6")
-        try:
-            process.wait(timeout=moments.uniform(1, 12))
-            break  # it was faster than the axe
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    run_json(capsys, str(tiny), "train.epochs=6")
-    found = open_store().find_runs("tiny")
-    assert len([run for run in found if run.status == "FINISHED"]) == 1
-    assert len(found) == 1
-    assert lasting(found[0].metrics) == lasting(reference.metrics)
-    for key in ("train/loss", "val/dice"):
-        store = open_store()
-        ours, theirs = (store.metric_history(r.run_id, key) for r in (found[0], reference))
-        assert ours == theirs, f"{key} is logged once a step"
-    print(f"{kills} kills survived")
 
 
 @pytest.mark.slow

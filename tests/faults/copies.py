@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -17,7 +18,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from tests.faults.kills import kill_until_done
 from tests.faults.registry import fault
-from tests.faults.workshop import Workshop
+from tests.faults.workshop import Place, Workshop
 
 MEMBERS = 40
 DOWNLOAD = f"""
@@ -76,8 +77,7 @@ def same(found: dict[str, str], expected: dict[str, str]) -> None:
 def kill_prepare(shop: Workshop, rng: random.Random) -> Counter[str]:
     """A prepare's processes are killed up to four times."""
     expected, seconds = filled(shop)
-    place = shop.place()
-    counts = kill_until_done(place, prepare(shop, "cache"), seconds, rng)
+    place, counts = kill_until_done(shop.place, prepare(shop, "cache"), seconds, rng)
     same(contents(place.folder / "cache"), expected)
     shop.clear(place)
     return counts
@@ -152,10 +152,12 @@ def slow_server() -> Iterator[str]:
 @fault("kill-download", repeats=10)
 def kill_download(shop: Workshop, rng: random.Random) -> Counter[str]:
     """A download is killed up to four times, while it transfers and while it unpacks."""
-    place = shop.place()
     with slow_server() as address:
-        place.environment["KAGGLE_API_ENDPOINT"] = address
-        counts = kill_until_done(place, ["-c", DOWNLOAD], 4.0, rng)
+
+        def at_server() -> Place:
+            return replace(shop.place(), environment={"KAGGLE_API_ENDPOINT": address})
+
+        place, counts = kill_until_done(at_server, ["-c", DOWNLOAD], 4.0, rng)
     with ZipFile(BytesIO(archive())) as packed:
         expected = {n: hashlib.sha256(packed.read(n)).hexdigest() for n in packed.namelist()}
     found = contents(place.folder / "set")

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 
 from tests.faults.holdings import differences, leftovers, read_holdings
 from tests.faults.kills import check_store
-from tests.faults.processes import outlived
+from tests.faults.processes import Running, outlived
 from tests.faults.registry import fault
 from tests.faults.servers import MlflowServer, PostgresServer
 from tests.faults.workshop import COMMANDS, Place, Workshop
@@ -54,12 +54,20 @@ def served(shop: Workshop) -> Iterator[tuple[MlflowServer, Place]]:
         server.stop()
 
 
+def await_run(place: Place, process: Running) -> None:
+    """Wait until a command has a run open: a store that is away before that is refused."""
+    state = place.folder / "mlruns" / "state"
+    while not list(state.glob("*")) and not outlived(process, 0.05):
+        pass
+
+
 def outage(shop: Workshop, rng: random.Random, name: str) -> Counter[str]:
     """Kill the server at a random moment, and bring it back after a minute."""
     reference = shop.undisturbed(name)
     with served(shop) as (server, place):
         process = place.start(COMMANDS[name])
-        if outlived(process, rng.uniform(0.3, 1.3) * reference.seconds):
+        await_run(place, process)
+        if outlived(process, rng.uniform(0, 0.6) * reference.seconds):
             return Counter({"too late": 1})
         server.stop(hard=True)
         back = threading.Timer(AWAY_S, server.start)
@@ -106,8 +114,7 @@ def server_gone(shop: Workshop, rng: random.Random) -> Counter[str]:
     """The MLflow server dies for good; the run ends all the same, and is sent the next day."""
     with served(shop) as (server, place):
         process = place.start(COMMANDS["run"])
-        while "epoch   1/" not in place.said() and not outlived(process, 0.05):
-            pass
+        await_run(place, process)
         outlived(process, rng.uniform(0, 0.5))
         server.stop(hard=True)
         ended = place.wait(process)
@@ -128,7 +135,8 @@ def postgres_restart(shop: Workshop, rng: random.Random) -> Counter[str]:
     with PostgresServer() as server:
         command = [*COMMANDS["sweep"], f"search.storage={server.url}"]
         process = place.start(command)
-        if outlived(process, rng.uniform(0.2, 0.9) * reference.seconds):
+        await_run(place, process)
+        if outlived(process, rng.uniform(0, 0.6) * reference.seconds):
             return Counter({"too late": 1})
         server.restart()
         ended = place.wait(process)
