@@ -43,7 +43,7 @@ def lasting(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def test_a_run_leaves_what_the_design_promises(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = run_json(capsys, str(tiny))
     (run,) = runs()
@@ -67,6 +67,9 @@ def test_a_run_leaves_what_the_design_promises(
         <= files
     )
     assert not list(Path("mlruns/state").glob("*"))
+    pages = [path for path in folder.rglob("*") if path.suffix in {".html", ".csv", ".md"}]
+    assert pages
+    assert not [path for path in pages if str(phantoms) in path.read_text()], "whose disk it was"
 
     again = run_json(capsys, str(tiny))
     assert again["runs"][0]["run_id"] == run.run_id, "a finished twin is reported"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -118,9 +119,10 @@ def test_a_ramp_returns_to_the_pixels_it_came_from(size: int) -> None:
     assert abs(error.mean()) < 0.15  # half a pixel of shift would be 0.5
 
 
-@pytest.mark.parametrize("size", [48, 64, 90, 120])
-def test_masks_go_there_and_back_within_a_cached_pixel(size: int) -> None:
-    masks, scale = blobs(0), 120 / size
+@given(seed=st.integers(0, 10_000), size=st.sampled_from([48, 64, 90, 120]))
+@hypothesis.settings(max_examples=30)
+def test_masks_go_there_and_back_within_a_cached_pixel(seed: int, size: int) -> None:
+    masks, scale = blobs(seed), 120 / size
     box = Box(40, 60, 120, 120)
     there = resize_masks(cut(paste(masks, box, (200, 200)), box), (size, size))
     back = to_native(there.astype(np.float32), Placed(box, (200, 200))) >= 0.5  # type: ignore[arg-type]
