@@ -16,6 +16,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data.scans import find_scans
 from seglab.data.sources import Volume, open_source
+from seglab.data.sources.nifti import read_nifti
 from tests.fuzz.memory import growth
 
 SHAPE = (6, 5, 4)
@@ -169,3 +170,21 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     source = open_source("brats-nifti", tmp_path)
     with pytest.raises(UserError, match="is not a file"):
         source.read(source.patients()[0])
+
+
+def test_flipped_bits_are_damage_or_data_whoever_inflates(tmp_path: Path) -> None:
+    """isal's errors are of a family of their own."""
+    stream, path = np.random.default_rng(0), tmp_path / "flipped.nii.gz"
+    values = stream.integers(0, 300, (20, 20, 20)).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    sound, refused = path.read_bytes(), 0
+    for number in range(300):
+        damaged = bytearray(sound)
+        for place in stream.integers(20, len(sound), 3):
+            damaged[place] ^= 1 << stream.integers(8)
+        path.write_bytes(damaged[: stream.integers(30, len(sound))] if number % 3 == 0 else damaged)
+        try:
+            read_nifti(path)
+        except UserError:
+            refused += 1
+    assert refused > 250

@@ -17,6 +17,8 @@ def _isal(module: str, otherwise: Any) -> Any:
 
 
 _gzip, _zlib = _isal("igzip", gzip), _isal("isal_zlib", zlib)
+DAMAGED: tuple[type[Exception], ...] = (zlib.error, _zlib.error)
+"""What a damaged stream raises; isal's error is no child of zlib's."""
 
 
 def inflate(packed: bytes, size: int) -> bytes:
@@ -27,7 +29,7 @@ def inflate(packed: bytes, size: int) -> bytes:
     """
     try:
         values: bytes = _zlib.decompressobj().decompress(packed, size)
-    except (_zlib.error, zlib.error) as error:
+    except DAMAGED as error:
         raise OSError(f"a chunk is damaged: {error}") from error
     if len(values) != size:
         raise OSError(f"a chunk holds {len(values)} bytes of {size}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape
-from seglab.data.sources.inflate import open_gzip
+from seglab.data.sources.inflate import DAMAGED, open_gzip
 
 MAX_OFFSET_BYTES = 2**24
 """Between the header and the data lie extensions, which are read whole."""
+MAX_TRAILER_BYTES = 2**16
+"""What may follow the data, and is inflated only to reach the checksum behind it."""
 _HEADERS = {348: ("f", 108), 540: ("q", 168)}
 """Size of a header (NIfTI-1, NIfTI-2) → type and place of the offset of the data."""
 _MOVED_AS = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
@@ -47,8 +48,8 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | N
         _check_header(path, image)
         values = _read_values(path, image.dataobj)
     except (
-        OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError,
-        ImageFileError, HeaderDataError,
+        OSError, EOFError, ValueError, MemoryError, OverflowError,
+        ImageFileError, HeaderDataError, *DAMAGED,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as NIfTI (truncated?): {reason}") from error
@@ -66,7 +67,9 @@ def _read_values(path: Path, proxy: Any) -> NDArray[Any]:
 
     stored = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
     with open_gzip(path) as file:
-        return np.asarray(ArrayProxy(file, stored))
+        values = np.asarray(ArrayProxy(file, stored))
+        file.read(MAX_TRAILER_BYTES)  # at the end of the stream its checksum is compared
+    return values
 
 
 def _slices_first(values: NDArray[Any]) -> NDArray[Any]:
