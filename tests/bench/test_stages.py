@@ -13,7 +13,7 @@ from seglab.bench.stage import STAGES
 from seglab.bench.stages.elastic import our_fields, statistics, their_fields
 from seglab.bench.stages.evaluation import check_equal
 
-SLOW = ("epoch", "epoch-plain", "first-step", "memory")
+SLOW = ("epoch", "epoch-plain", "first-step", "memory", "workers")
 CPU = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name, stage in STAGES.items()

@@ -1,5 +1,25 @@
 """Importing this registers every stage; ``stage.GROUPS`` gives the order of the table."""
 
-from seglab.bench.stages import batches, elastic, evaluation, gpu, memory, prepare, start, training
+from seglab.bench.stages import (
+    batches,
+    elastic,
+    evaluation,
+    gpu,
+    memory,
+    prepare,
+    start,
+    training,
+    workers,
+)
 
-__all__ = ["batches", "elastic", "evaluation", "gpu", "memory", "prepare", "start", "training"]
+__all__ = [
+    "batches",
+    "elastic",
+    "evaluation",
+    "gpu",
+    "memory",
+    "prepare",
+    "start",
+    "training",
+    "workers",
+]
