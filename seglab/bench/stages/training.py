@@ -45,8 +45,9 @@ def against_tutorial(material: Material) -> Measurement:
 @stage("epoch-tutorial-240", "training", "images/s", goal=Goal(4))
 def against_tutorial_uncropped(material: Material) -> Measurement:
     """The same at full size, cropped to the brain, against the script on whole slices."""
-    size = material.scale.size
-    config = _short(material, {"data": {"image_size": size}})
+    size, samples = material.scale.size, material.scale.few_samples // 2
+    larger = {"data": {"image_size": size}, "train": {"samples_per_epoch": samples}}
+    config = _short(material, larger)
     return _against_tutorial(material, config, (size, size))
 
 
