@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seglab.bench.report import figure
 from seglab.bench.run import Row
 from seglab.figures.style import (
     BLUE,
@@ -47,24 +48,29 @@ def draw_time(rows: Sequence[Row], folder: Path) -> Path | None:
     split = [row for row in rows if row.measured is not None and row.measured.split]
     if not split:
         return None
-    figure = new_figure(9, 1.3 + 0.7 * len(split))
-    axes = figure.subplots()
+    drawing = new_figure(9, 1.3 + 0.7 * len(split))
+    axes = drawing.subplots()
     for place, row in enumerate(split):
         assert row.measured is not None
         _bar(axes, place, row.measured.split)
-    axes.set_yticks(range(len(split)), [row.stage.name for row in split])
+    axes.set_yticks(range(len(split)), [_name(row) for row in split])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of a training epoch's time")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
+    drawing.legend(
         handles.values(), handles.keys(), loc="outside upper center", ncols=5, frameon=False
     )
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / TIME)
+    drawing.savefig(folder / TIME)
     return folder / TIME
+
+
+def _name(row: Row) -> str:
+    assert row.measured is not None
+    return f"{row.stage.name}\n{figure(row.measured.ours)} {row.stage.unit}"
 
 
 def _bar(axes: Axes, place: int, split: Mapping[str, float]) -> None:
