@@ -20,7 +20,7 @@ from seglab.studies.data import open_data
 
 ALPHA, SIGMA = 250.0, 10.0
 """Of the default augmentation."""
-FIELDS = 200
+FIELDS = 60
 Fields = NDArray[np.float32]
 
 
@@ -36,10 +36,15 @@ def elastic(material: Material) -> Measurement:
     theirs = A.ElasticTransform(alpha=ALPHA, sigma=SIGMA, p=1)
     contestants = {"ours": partial(_apply, ours, pairs), "theirs": partial(_apply, theirs, pairs)}
     seconds = in_turn(contestants, material.scale.rounds)
-    sd = [statistics(fields(size, FIELDS // 10))["SD"] for fields in (our_fields, their_fields)]
-    note = f"displacements have an SD of {sd[0]:.2f} px, theirs {sd[1]:.2f} px"
     measured = compare_rates(len(pairs), seconds["ours"], seconds["theirs"])
-    return replace(measured, note=note)
+    return replace(measured, note=compare_displacements(size))
+
+
+def compare_displacements(size: int) -> str:
+    """Tell the statistics of both kinds of displacements, in pixels."""
+    ours, theirs = (statistics(fields(size)) for fields in (our_fields, their_fields))
+    pairs = [f"{name} {ours[name]:.2f} and {theirs[name]:.2f}" for name in ours]
+    return f"displacements in px, ours and theirs: {', '.join(pairs)}"
 
 
 def our_fields(size: int, count: int = FIELDS) -> Fields:
