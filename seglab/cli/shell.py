@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -17,6 +18,10 @@ from seglab.tracking.failures import print_traceback, redact
 
 Command = Callable[[argparse.Namespace], int]
 DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+_MENDABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
+"""A disk that is full, read-only or closed to the user, or a file in the way of a folder."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,9 +61,18 @@ def run_command(command: Command, arguments: argparse.Namespace, *, continues: b
         # The reader of our output went away (``| head``); nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            return _our_fault()
+        print(redact(f"error: {error.filename or 'a file'}: {error.strerror}"), file=sys.stderr)
+        return USER_ERROR
     except Exception:
-        print_traceback()
-        return OUR_FAULT
+        return _our_fault()
+
+
+def _our_fault() -> int:
+    print_traceback()
+    return OUR_FAULT
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

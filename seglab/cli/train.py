@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,16 +71,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(outcome: StudyOutcome) -> str:
-    header = ("run", "seed", "val Dice", "± patients", "val IoU", "HD95 mm", "train s", "status")
+    header = ("run", "seed", "val Dice", "val IoU", "HD95 mm", "train s", "MB", "status")
     rows = [
         (
             run.arm,
             str(run.seed),
-            _number(run.metrics.get("val/dice")),
-            _number(run.metrics.get("val/dice_sd")),
-            _number(run.metrics.get("val/iou")),
+            _with_spread(run.metrics, "val/dice"),
+            _with_spread(run.metrics, "val/iou"),
             _number(run.metrics.get("val/hd95_mm"), 1),
             _number(run.metrics.get("cost/train_seconds"), 0),
+            _number(run.metrics.get("cost/peak_memory_mb"), 0),
             run.status + (" (done before)" if run.reused else ""),
         )
         for run in outcome.runs
@@ -90,8 +90,19 @@ def _describe(outcome: StudyOutcome) -> str:
         if outcome.parent_run_id is None
         else (f"parent run {outcome.parent_run_id}")
     )
-    lines = [table(header, rows), "", f"experiment '{outcome.experiment}', {where}; look: make ui"]
+    note = "Dice and IoU: mean ± standard deviation over patients"
+    lines = [
+        table(header, rows),
+        note,
+        "",
+        f"experiment '{outcome.experiment}', {where}; look: make ui",
+    ]
     return "\n".join(lines if outcome.report is None else [*lines, f"report: {outcome.report}"])
+
+
+def _with_spread(metrics: Mapping[str, float], name: str) -> str:
+    mean, spread = _number(metrics.get(name)), metrics.get(f"{name}_sd")
+    return mean if spread is None else f"{mean} ± {_number(spread, 3)}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

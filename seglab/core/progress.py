@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TypeVar
@@ -12,17 +13,24 @@ Item = TypeVar("Item")
 
 
 def progress(
-    items: Iterable[Item], description: str, total: int | None = None, unit: str = "it"
+    items: Iterable[Item],
+    description: str,
+    total: int | None = None,
+    unit: str = "it",
+    delay_s: float = 1.0,
 ) -> Iterable[Item]:
-    """Iterate over ``items`` with a bar that shows after a second, on a terminal only."""
+    """Iterate over ``items`` with a bar that shows after ``delay_s``, on a terminal only.
+
+    ``TQDM_DISABLE`` in the environment silences it: processes that share a terminal set it.
+    """
     bar: Iterable[Item] = tqdm(
         items,
         desc=description,
         total=total,
         unit=unit,
-        delay=1.0,
+        delay=delay_s,
         file=sys.stderr,
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or "TQDM_DISABLE" in os.environ,
         leave=False,
     )
     return bar

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seglab.core.progress import progress
 from seglab.data.cache import Cache, CachedPatient, to_native
 from seglab.data.loader import Rows, gather, patient_rows
 from seglab.evaluation.case import Case
@@ -107,7 +108,7 @@ def validate(
     if predictor.compute.device.type == "cpu" and predictor.compute.precision == "fp32":
         predictor = replace(predictor, network=fold_normalisation(predictor.network))
     scores, total, slices = [], 0.0, 0
-    for name in patients:
+    for name in progress(patients, "validation", unit="patient"):
         patient = cache.by_id[name]
         maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
         for rows, logits in predictor.logits(cache, brain_rows(cache, patient)):

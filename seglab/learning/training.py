@@ -15,6 +15,7 @@ from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged
+from seglab.core.progress import progress as with_bar
 from seglab.data.cache import Cache
 from seglab.data.loader import TrainLoader
 from seglab.evaluation.metrics import PatientScore
@@ -172,7 +173,9 @@ def train_epoch(trainer: Trainer) -> float:
     losses: list[torch.Tensor] = []
     rows: list[np.ndarray[Any, Any]] = []
     total, seen, step = 0.0, 0, -1
-    for step, batch in enumerate(_in_time(trainer)):
+    title = f"epoch {trainer.progress.epoch + 1}/{trainer.config.train.epochs}"
+    batches = with_bar(_in_time(trainer), title, trainer.loader.batches, "batch")
+    for step, batch in enumerate(batches):
         trainer.rate.apply(trainer.optimizer, _share_done(trainer, step))
         losses.append(_step(trainer, batch))
         rows.append(batch.rows)

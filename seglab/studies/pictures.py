@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from seglab.core.progress import progress
 from seglab.data.cache import Cache
 from seglab.evaluation.case import Case, best_median_worst
 from seglab.evaluation.failures import (
@@ -58,7 +59,8 @@ def training_range(cache: Cache, train: Sequence[str]) -> IntensityRange:
 
 def explain_all(cases: CaseBook, usual: IntensityRange) -> list[Explanation]:
     """Score and explain every patient."""
-    return [explain(case, usual) for case in cases]
+    shown = progress(cases, "judging", total=len(cases.names), unit="patient")
+    return [explain(case, usual) for case in shown]
 
 
 def write_overlays(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+from pathlib import Path
 
 import pytest
 
+from seglab.cli.main import main
 from seglab.cli.shell import run_command
 
 
@@ -19,3 +23,30 @@ def test_only_what_goes_on_promises_to(capsys: pytest.CaptureFixture[str], conti
     told = capsys.readouterr().err
     assert told.startswith("interrupted")
     assert ("same command continues" in told) is continues
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 2), (errno.EROFS, 2), (errno.EACCES, 2), (errno.EIO, 1)]
+)
+def test_a_disk_that_takes_nothing_is_the_users_to_mend(
+    capsys: pytest.CaptureFixture[str], number: int, status: int
+) -> None:
+    def command(arguments: argparse.Namespace) -> int:
+        raise OSError(number, os.strerror(number), "/full/page.html")
+
+    assert run_command(command, argparse.Namespace()) == status
+    told = capsys.readouterr().err
+    assert "/full/page.html" in told
+    assert (told.count("\n") == 1) is (status == 2)
+
+
+def test_a_file_where_the_page_should_go_is_named(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "taken"
+    there.write_text("")
+    given = ["data", "check", "--source", "brats-h5", "--root", str(phantoms), "--out", str(there)]
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert str(there) in told
+    assert told.count("\n") == 1

@@ -40,7 +40,9 @@ class Crew:
 
     def _start(self, slot: int) -> None:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        # Bars of several workers would run over each other and over the parent's own line.
+        quiet = {"TQDM_DISABLE": "1"}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | quiet
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         else:
