@@ -94,7 +94,7 @@ def slice_position_plot(patients: Sequence[SliceDice]) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     title = "Slices with tumour or a prediction"
     tidy(axes, x="place in the stack (0 first slice, 1 last)", y="Dice of the slice", title=title)
-    axes.legend(frameon=False, loc="lower center")
+    axes.legend(frameon=False, loc="best")
     return figure
 
 
