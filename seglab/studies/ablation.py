@@ -19,6 +19,7 @@ from seglab.studies.children import (
     ARMS,
     BASELINE,
     BUDGET,
+    CONFIRMS,
     FAILURES,
     FOLD,
     SUFFIX,
@@ -53,18 +54,20 @@ class StudyOutcome:
         }
 
 
-def run_study(study: Study, store: Store, *, fresh: bool = False) -> StudyOutcome:
+def run_study(
+    study: Study, store: Store, *, fresh: bool = False, confirms: str | None = None
+) -> StudyOutcome:
     """Train everything the study names.
 
     A single run is its own parent. In an ablation a failed arm is reported and
-    the others go on.
+    the others go on. ``confirms`` names the search whose best trials are the arms.
 
     Raises:
         UserError: the data cannot be used, or the only run failed.
     """
     study = with_budget(study)
     if study.is_ablation or len(folds(study)) > 1:
-        return _run_ablation(study, store, fresh=fresh)
+        return _run_ablation(study, store, fresh=fresh, confirms=confirms)
     (arm,) = study.arms
     outcome = train_one(Plan(study.with_seed(arm, study.seeds[0]), arm), store, fresh=fresh)
     return StudyOutcome(study.name, None, [outcome])
@@ -78,13 +81,13 @@ def folds(study: Study) -> tuple[int, ...]:
     return tuple(range(split.folds))
 
 
-def _run_ablation(study: Study, store: Store, *, fresh: bool) -> StudyOutcome:
+def _run_ablation(study: Study, store: Store, *, fresh: bool, confirms: str | None) -> StudyOutcome:
     tuning_trials(study, "")  # refuses a space that an arm does not fit before anything starts
     data = _Shared()
     # The baseline's data names the parent: it stays when arms are added or moved.
     with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
-        parent.tags(_parent_tags(study, hashes))
+        parent.tags(_parent_tags(study, hashes) | ({CONFIRMS: confirms} if confirms else {}))
 
         def run(plan: Plan) -> Outcome:
             try:

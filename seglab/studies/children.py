@@ -21,6 +21,8 @@ ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
 ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.arm_hash"
 TUNES, TUNED, FAILURES = "seglab.tunes", "seglab.tuned", "seglab.failures"
 VALUES = "seglab.values"
+CONFIRMS = "seglab.confirms"
+"""Tag of a parent run: the search whose best trials are its arms."""
 SUFFIX = " · ablation"
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(
@@ -87,11 +89,13 @@ def arm_hash(config: RunConfig) -> str:
 def find_ablation(store: Store, name: str) -> RunInfo:
     """Find a parent run: the newest of an experiment, or the run of this id.
 
+    A search's confirmation is found by its name only where the experiment has no other.
+
     Raises:
         UserError: neither an experiment with an ablation nor a parent run.
     """
     parents = store.find_runs(tags={"seglab.kind": "ablation"})
-    for run in parents:
+    for run in sorted(parents, key=lambda run: CONFIRMS in run.tags):  # keeps newest first
         if name in (experiment_of(run), run.run_id):
             return run
     try:

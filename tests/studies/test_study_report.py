@@ -14,6 +14,7 @@ from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.core.study import resolve_study
 from seglab.studies.ablation import run_study
+from seglab.studies.children import find_ablation
 from seglab.studies.promotion import promote
 from seglab.studies.report.document import Document, Table, cell_text
 from seglab.studies.report.markdown import render_markdown
@@ -263,3 +264,21 @@ def test_an_unknown_experiment_names_the_nearest(
 )
 def test_a_page_without_figures_is_no_gallery(page: bytes | None) -> None:
     assert gallery_data(page) is None
+
+
+def test_an_ablation_with_results_is_shown_before_an_empty_one_and_a_confirmation(
+    told: tuple[Store, str], tmp_path: Path
+) -> None:
+    shutil.copytree(told[0].folder, tmp_path / "mlruns")
+    store = open_store(tmp_path / "mlruns")
+    (compared,) = store.find_runs("tiny", {"seglab.kind": "ablation"})
+    ended = {"seglab.kind": "ablation", "seglab.arms": "{}"}
+    with start_run(store, "tiny", "tiny · ablation", ended | {"seglab.confirms": "a sweep"}):
+        pass
+    assert find_ablation(store, "tiny").run_id == compared.run_id
+    with start_run(store, "tiny", "tiny · ablation", ended) as empty:
+        empty.fail("no arm finished")
+    document = study_document(read_record(store, "tiny"))
+    (verdicts, *_) = tables_of(document, "Arms")
+    assert {cell_text(row[0]) for row in verdicts.rows} == {"bce", "dice"}
+    assert empty.run_id in words_of(document, "Arms")

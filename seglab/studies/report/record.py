@@ -13,6 +13,7 @@ from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.studies.candidates import DICE, TRAINED
+from seglab.studies.children import CONFIRMS
 from seglab.studies.report.document import Picture
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
@@ -61,8 +62,7 @@ class StudyRecord:
     @cached_property
     def ablations(self) -> list[RunInfo]:
         """The ablations that do not merely confirm a search, newest first."""
-        confirming = {run.tags.get(CONFIRMATION) for run in self.of_kind("sweep")}
-        return [run for run in self.of_kind("ablation") if run.run_id not in confirming]
+        return [run for run in self.of_kind("ablation") if CONFIRMS not in run.tags]
 
     @cached_property
     def reference(self) -> RunInfo | None:

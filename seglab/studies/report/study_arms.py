@@ -29,8 +29,18 @@ STATES = ("complete", "pruned", "failed")
 
 
 def compared(record: StudyRecord) -> ComparedAblation | str | None:
-    """Compare the newest ablation's arms; a sentence where that cannot be, None without one."""
-    return _compare(record, record.ablations[0]) if record.ablations else None
+    """Compare the arms of the newest ablation that has something to compare.
+
+    Returns:
+        Why the newest one cannot be compared if none can, None if there is none.
+    """
+    reasons = []
+    for parent in record.ablations:
+        result = _compare(record, parent)
+        if not isinstance(result, str):
+            return result
+        reasons.append(result)
+    return reasons[0] if reasons else None
 
 
 def _compare(record: StudyRecord, parent: RunInfo) -> ComparedAblation | str:
@@ -51,14 +61,15 @@ def arms_section(record: StudyRecord, result: ComparedAblation | str | None) -> 
     blocks.append(tables.spread_table(result))
     further = (tables.strata_table(result) if result.rows else None, tables.tuning_table(result))
     blocks += [table for table in further if table is not None]
-    return Section("Arms", [*blocks, *_older(record.ablations[1:])])
+    others = [run for run in record.ablations if run.run_id != result.ablation.parent.run_id]
+    return Section("Arms", [*blocks, *_others(others)])
 
 
-def _older(parents: Sequence[RunInfo]) -> list[Block]:
+def _others(parents: Sequence[RunInfo]) -> list[Block]:
     if not parents:
         return []
     listed = ", ".join(run.run_id for run in parents)
-    return [Text(f"The newest ablation is shown; earlier ones of this name: {listed}.")]
+    return [Text(f"The newest ablation with results is shown; others of this name: {listed}.")]
 
 
 def _single_runs(record: StudyRecord) -> list[Block]:

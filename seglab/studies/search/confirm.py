@@ -23,7 +23,7 @@ def confirm(study: Study, outcome: SearchOutcome, parent: RunLog) -> SearchOutco
     ablation = confirmation_study(study, outcome)
     if ablation is None:
         return outcome
-    confirmed = run_study(ablation, parent.store)
+    confirmed = run_study(ablation, parent.store, confirms=parent.run_id)
     parent.tags({"seglab.confirmation_run_id": confirmed.parent_run_id})
     if confirmed.report is not None:
         parent.artifact(Path(confirmed.report), "confirmation")
