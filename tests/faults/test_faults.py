@@ -15,7 +15,10 @@ from tests.faults.holdings import differences, leftovers, read_holdings
 from tests.faults.registry import FAULTS
 from tests.faults.workshop import Workshop
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc"),
+]
 
 
 @pytest.fixture(scope="module")
