@@ -21,6 +21,7 @@ import yaml
 
 import seglab.studies.components  # noqa: F401  (registers)
 from seglab.cli import sweep, train
+from seglab.core.errors import UserError
 from seglab.core.study import load_study
 from seglab.data.phantom import write_phantom
 from seglab.studies.data import open_data
@@ -303,6 +304,30 @@ def tempfile_for(factory: pytest.TempPathFactory) -> str:
 
     # pytest's own folders are closed to other users, and a socket's path must be short.
     return tempfile.mkdtemp(prefix="pg-")
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_database_of_something_else_or_of_another_optuna_is_refused(
+    postgres: str, tmp_path: Path
+) -> None:
+    import psycopg
+
+    def refusal() -> str:
+        with pytest.raises(UserError) as refused:
+            open_storage(postgres, "tiny", tmp_path, 20, requeue)
+        return str(refused.value)
+
+    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num text)")  # as MLflow does
+        assert "holds something else" in refusal()
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone() == (1,)
+        connection.execute("DROP TABLE alembic_version")
+        assert open_storage(postgres, "tiny", tmp_path, 20, requeue).beats
+        connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+        assert "another version of Optuna" in refusal()
 
 
 @pytest.mark.slow

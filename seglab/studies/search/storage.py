@@ -169,8 +169,10 @@ def _connect(url: str, name: str, heartbeat_s: int, requeue: Requeue) -> tuple[R
     from sqlalchemy import create_engine
 
     options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
-    lock = _advisory_lock(create_engine(url, **options), name)
+    engine = create_engine(url, **options)
+    lock = _advisory_lock(engine, name)
     with lock("tables"):  # two machines that make the tables at once trip each other
+        _refuse_foreign(engine)
         storage = PatientStorage(
             url,
             options,
@@ -179,6 +181,17 @@ def _connect(url: str, name: str, heartbeat_s: int, requeue: Requeue) -> tuple[R
             heartbeat_stale_trial_callback=requeue,
         )
     return storage, lock
+
+
+def _refuse_foreign(engine: Engine) -> None:
+    """MLflow and Optuna both number the version of their tables in ``alembic_version``."""
+    from sqlalchemy import inspect
+
+    tables = set(inspect(engine).get_table_names())
+    if "alembic_version" in tables and "studies" not in tables:
+        raise UserError(
+            "holds something else, MLflow's runs perhaps; a study needs its own: createdb"
+        )
 
 
 def _advisory_lock(engine: Engine, name: str) -> Lock:
@@ -206,7 +219,12 @@ def _advisory_lock(engine: Engine, name: str) -> Lock:
 
 def _why(error: Exception) -> str:
     words = str(error)
+    if isinstance(error, UserError):
+        return words
     if "no longer compatible" in words or "upgrade" in words:
-        return "was made by another version of Optuna; run: optuna storage upgrade --storage URL"
+        return (
+            "was made by another version of Optuna: an older one is brought up by "
+            "optuna storage upgrade --storage URL; for a newer one, install that Optuna here"
+        )
     lines = [line for line in words.splitlines() if line.strip()] or [type(error).__name__]
     return f"cannot be used: {mendable(error) or redact(lines[0][:300])}"
