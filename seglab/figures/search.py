@@ -195,9 +195,8 @@ def time_spent(rows: Sequence[TrialRow]) -> Figure:
         chosen = [row for row in rows if row.state == state]
         minutes = sum(row.seconds for row in chosen) / 60
         axes.barh(place, minutes, color=unit(colour))
-        axes.text(
-            minutes, place, f"  {len(chosen)} trials, {minutes:.1f} min", va="center", fontsize=9
-        )
+        count = f"{len(chosen)} trial{'' if len(chosen) == 1 else 's'}"
+        axes.text(minutes, place, f"  {count}, {minutes:.1f} min", va="center", fontsize=9)
     axes.set_yticks(range(len(STATES)), list(STATES))
     axes.set_xlim(0, 1.4 * max(sum(r.seconds for r in rows) / 60, 1e-3))
     axes.invert_yaxis()

@@ -1,0 +1,53 @@
+"""Fixtures of searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from seglab.data.phantom import write_phantom
+from tests.studies.search_runs import SEARCH
+
+
+@pytest.fixture(scope="session")
+def six_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of small phantoms, and of their cache."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantom(folder / "set", patients=6, size=48, slices=10, workers=1)
+    return folder
+
+
+@pytest.fixture
+def write(
+    six_phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Write a small search; keyword arguments are laid over its block."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def write_file(folder: Path = tmp_path, epochs: int = 1, **search: Any) -> Path:
+        document = {
+            "name": "tiny",
+            "data": {
+                "source": "brats-h5",
+                "root": str(six_phantoms / "set"),
+                "cache": str(six_phantoms / "cache"),
+                "image_size": 48,
+                "crop": "none",
+                "workers": 1,
+            },
+            "split": {"fractions": [0.5, 0.25, 0.25]},
+            "model": {"name": "unet", "base_channels": 4, "depth": 2},
+            "augment": "none",
+            "train": {"epochs": epochs, "threads": 1},
+            "search": {**SEARCH, **search},
+        }
+        path = folder / "tiny.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    return write_file

@@ -1,0 +1,82 @@
+"""Whole searches on tiny phantoms, and what tests look for in them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from seglab.studies.search.ledger import requeue
+from seglab.studies.search.storage import open_storage
+from seglab.tracking import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "KILLED"}
+SEARCH: dict[str, Any] = {
+    "trials": 2,
+    "space": {"optim.lr": {"low": 1e-4, "high": 2e-2, "log": True}},
+    "pruner": {"name": "median", "startup_trials": 2},
+    "confirm": {"top": 0},
+}
+
+
+def trials(url: str | None = None) -> list[optuna.trial.FrozenTrial]:
+    storage = open_storage(url, "tiny", Path("mlruns/optuna").absolute(), 20, requeue)
+    return optuna.load_study(study_name="tiny", storage=storage.backend).trials
+
+
+def assert_runs_equal_trials(url: str | None = None) -> None:
+    """One run a trial, of the same status, and with the same Dice to the bit."""
+    runs = open_store().find_runs("tiny", {"seglab.kind": "trial"})
+    by_number = {int(run.tags["seglab.trial"]): run for run in runs}
+    assert len(by_number) == len(runs)
+    found = trials(url)
+    assert by_number.keys() == {trial.number for trial in found}
+    for trial in found:
+        run = by_number[trial.number]
+        assert run.status == STATUS[trial.state.name]
+        assert ("seglab.pruned_at_epoch" in run.tags) == (trial.state.name == "PRUNED")
+        if trial.state.name == "COMPLETE":
+            assert trial.values == [run.metrics["val/dice"]]
+
+
+def start(path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "sweep.py"), str(path), "--json", *arguments],
+        cwd=path.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def worker_pids(parent: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{parent.pid}/task")
+    found = (task / "children" for task in tasks.iterdir())
+    return [
+        int(pid)
+        for children in found
+        for pid in children.read_text().split()
+        if b"search.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def wait_until(condition: Callable[[], object], wait_s: float = 120) -> None:
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def epochs_done() -> int:
+    try:
+        return sum(trial.user_attrs.get("progress", {}).get("epoch", 0) for trial in trials())
+    except (KeyError, OSError):
+        return 0

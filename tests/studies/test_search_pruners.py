@@ -1,0 +1,109 @@
+"""Which trials are given up, when, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from scipy import stats
+
+from seglab.core.study import Pruner
+from seglab.studies.search.samplers import (
+    PATIENTS,
+    build_pruner,
+    is_judged,
+    is_worse,
+    may_prune,
+)
+
+
+def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials() -> None:
+    pruner = Pruner(name="median", warmup_fraction=0.25, startup_trials=2)
+    assert [epoch for epoch in range(1, 11) if is_judged(pruner, epoch, 10)] == [
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
+    assert not any(is_judged(Pruner(name="none"), epoch, 10) for epoch in range(1, 11))
+    study = optuna.create_study(direction="maximize")
+    for _ in range(2):
+        assert not may_prune(pruner, study)
+        study.add_trial(optuna.create_trial(value=0.5))
+    assert may_prune(pruner, study)
+
+
+@pytest.mark.parametrize(("name", "share"), [("median", 0.75), ("halving", 0.5)])
+def test_pruners_save_epochs_and_keep_the_best(name: Any, share: float) -> None:
+    """Of 16 trials whose curves do not cross, in any order."""
+    epochs, shares = 12, []
+    for seed in range(20):
+        tops = np.random.default_rng(seed).permutation(np.linspace(0.3, 0.8, 16))
+        curves = tops[:, None] * (1 - np.exp(-4 * np.arange(1, epochs + 1) / epochs))
+        spent, kept = replay(curves, Pruner(name=name))
+        assert max(kept) == curves.max()
+        shares.append(spent / curves.size)
+    assert np.mean(shares) <= share
+
+
+def replay(curves: np.ndarray, pruner: Pruner) -> tuple[int, list[float]]:
+    """Search trials of these curves one after the other; epochs spent and Dice of the finished."""
+    epochs, spent = curves.shape[1], 0
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, epochs))
+    for curve in curves:
+        trial = study.ask()
+        for epoch, dice in enumerate(curve, start=1):
+            trial.report(dice, epoch)
+            spent += 1
+            is_worse = is_judged(pruner, epoch, epochs) and trial.should_prune()
+            if is_worse and trial.number > 0 and may_prune(pruner, study):
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, max(curve))
+    return spent, [trial.value for trial in study.trials if trial.state == TrialState.COMPLETE]
+
+
+def test_the_patient_pruner_tests_as_scipy_does_and_leaves_out_patients_without_a_score() -> None:
+    rng = np.random.default_rng(0)
+    for shift in (-0.05, 0.0, 0.05):
+        difference = rng.normal(shift, 0.05, 20)
+        p = stats.wilcoxon(difference, alternative="less").pvalue
+        assert is_worse(difference, 0.1) == (p < 0.1 and difference.mean() < 0)
+        with_gaps = np.concatenate([difference, [np.nan] * 3])
+        assert is_worse(with_gaps, 0.1) == is_worse(difference, 0.1)
+    assert not is_worse(np.array([-0.5] * 4), 0.1)  # too few to say
+    assert not is_worse(np.zeros(10), 0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["median", "percentile", "halving", "hyperband", "wilcoxon", "none"]
+)
+def test_pruners_give_up_the_worst_and_keep_the_best(name: str) -> None:
+    pruner = Pruner(name=name)  # type: ignore[arg-type]
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, 9))
+
+    def pruned_at(level: float) -> int | None:
+        trial = study.ask()
+        for epoch in range(1, 10):
+            dice = level + 0.01 * epoch
+            trial.report(dice, epoch)
+            scores = trial.user_attrs.get(PATIENTS, {})
+            patients = [dice + 0.001 * i for i in range(8)]
+            trial.set_user_attr(PATIENTS, {**scores, str(epoch): patients})
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return epoch
+        study.tell(trial, level + 0.09)
+        return None
+
+    for level in (0.5, 0.6, 0.55, 0.65):
+        pruned_at(level)
+    assert pruned_at(0.9) is None
+    assert (pruned_at(0.1) is None) == (name == "none")
