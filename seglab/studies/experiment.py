@@ -112,7 +112,7 @@ class OpenRun:
         """Judge the best weights on the validation patients, log everything, finish.
 
         Args:
-            pictures: draw overlays and the gallery of failures too.
+            pictures: draw curves, overlays and the gallery of failures too.
         """
         self.trainer.load_best(self.log.state)
         scores = log_validation(

@@ -44,14 +44,14 @@ def log_start(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer)
 def log_validation(
     log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer, *, pictures: bool = True
 ) -> list[PatientScore]:
-    """Score every validation patient with the network as it is; log scores, curves, pictures.
+    """Score every validation patient with the network as it is; log scores and pictures.
 
     Args:
         log: of the run.
         config: of the run.
         data: of the run.
         trainer: has the network.
-        pictures: overlays and the gallery of failures too, which take longer than the scores.
+        pictures: curves, overlays and the gallery too, which take longer than the scores.
     """
     predictor, threshold = trainer.predictor, config.evaluation.threshold
     cases = CaseBook(
@@ -66,7 +66,8 @@ def log_validation(
     final["val/best_epoch"] = trainer.progress.best_epoch
     # One step after the last epoch: the table of runs shows the newest value of a metric.
     log.metrics(final, step=trainer.progress.epoch + 1)
-    log.figure(learning_curves(trainer.progress.history), "curves.png")
+    if pictures:
+        log.figure(learning_curves(trainer.progress.history), "curves.png")
     with tempfile.TemporaryDirectory(prefix="seglab-") as name:
         folder = Path(name)
         write_csv(folder / "patients_val.csv", scores)

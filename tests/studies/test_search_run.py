@@ -51,8 +51,9 @@ def assert_leaders_are_drawn() -> None:
     for trial in trials():
         run_id = trial.user_attrs["run_id"]
         names = {item.path for item in client.list_artifacts(run_id)}
-        assert {"patients_val.csv", "curves.png", "checkpoints"} <= names
-        assert ({"overlays", "gallery"} <= names) == (trial.values[0] > best)
+        drawn = {"curves.png", "overlays", "gallery"}
+        assert {"patients_val.csv", "checkpoints"} <= names
+        assert names & drawn == (drawn if trial.values[0] > best else set())
         best = max(best, trial.values[0])
 
 

@@ -98,8 +98,10 @@ def do_trial(claim: Claim, bench: Bench) -> None:
         if not isinstance(error, UserError | TrainingDiverged):
             print_traceback()
         fail_trial(claim, bench, error)
-    finally:
-        _free_memory()
+    else:
+        if not torch.cuda.is_available():
+            return  # to look for garbage takes longer than all else beside the training
+    _free_memory()
 
 
 def _settle(claim: Claim, bench: Bench) -> bool:
