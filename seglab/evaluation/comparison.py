@@ -234,7 +234,7 @@ def _tests(
             p_equivalence=paired_tests.equivalence(d, margin),
             p_equivalence_seeds=p_equivalence_beyond_seeds(d, margin, per_mean[k], noise),
             family=len(others),
-            seed_variance=0.0 if np.isnan(noise.variance) else noise.variance * per_mean[k],
+            seed_variance=0.0 if np.isnan(noise.cautious) else noise.cautious * per_mean[k],
         )
         for k, d in enumerate(differences)
     ]

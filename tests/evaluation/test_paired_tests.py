@@ -145,11 +145,21 @@ def test_seed_noise_recovers_its_variance() -> None:
     noise = seed_noise(arms)
     assert noise.degrees == 800
     assert math.sqrt(noise.variance) == pytest.approx(0.02, rel=0.05)
+    assert noise.cautious == pytest.approx(noise.variance, rel=0.05)
 
 
 def test_seed_noise_is_unknown_with_one_seed_and_zero_when_seeds_agree() -> None:
     assert math.isnan(seed_noise([np.zeros((1, 9)), np.zeros((1, 9))]).variance)
     assert seed_noise([np.tile(np.arange(9.0), (3, 1))]).variance == 0
+
+
+def test_of_few_seeds_the_cautious_variance_is_too_small_in_less_than_half_of_cases() -> None:
+    rng = np.random.default_rng(4)
+    luck, residual = 0.01 * rng.normal(size=(4_000, 2, 2, 1)), rng.normal(size=(4_000, 2, 2, 55))
+    noises = [seed_noise(list(arms)) for arms in 0.8 + luck + 0.02 * residual]
+    below = np.mean([noise.cautious < 0.01**2 for noise in noises])
+    assert below == pytest.approx(0.45, abs=0.03)
+    assert np.mean([noise.variance < 0.01**2 for noise in noises]) > 0.55
 
 
 def test_without_seed_noise_the_test_is_the_paired_t_test() -> None:
@@ -190,10 +200,10 @@ def test_the_luck_of_few_seeds_is_not_taken_for_a_difference(
 
 def test_the_level_of_two_parts_is_where_cochrans_value_is_reached() -> None:
     rng = np.random.default_rng(8)
-    d, noise = rng.normal(0.03, 0.05, 20), SeedNoise(0.006**2, 3)
+    d, noise = rng.normal(0.03, 0.05, 20), SeedNoise(0.005**2, 0.006**2, 3)
     p = p_beyond_seeds(d, 1.0, noise)
     patients = d.var(ddof=1) / 20
     quantile = [stats.t.isf(p / 2, df) for df in (19, 3)]
-    critical = np.average(quantile, weights=[patients, noise.variance])
-    assert abs(d.mean()) / math.sqrt(patients + noise.variance) == pytest.approx(critical)
+    critical = np.average(quantile, weights=[patients, noise.cautious])
+    assert abs(d.mean()) / math.sqrt(patients + noise.cautious) == pytest.approx(critical)
     assert p_beyond_seeds(d + 1e6, 1.0, noise) < 1e-9

@@ -20,18 +20,26 @@ from tests.verdicts.simulate import (
 )
 
 SIZES = [(2, 1), (2, 2), (2, 3), (3, 2), (3, 3), (5, 3), (10, 1), (10, 3)]
-LUCK = (0.0, 0.005, 0.01, 0.02)
 NULL = [
-    *(Setting(a, s, sd_run=sd) for a, s in SIZES for sd in LUCK if s > 1 or sd == 0),
+    *(Setting(a, s, sd_run=sd) for a, s in SIZES for sd in (0.0, 0.01) if s > 1 or sd == 0),
+    *(
+        Setting(a, s, sd_run=sd, noise=1.0)
+        for a, s in ((2, 2), (3, 2), (2, 3), (3, 3), (10, 3))
+        for sd in (0.005, 0.012, 0.02)
+    ),
     *(Setting(3, 2, n, 0.005) for n in (8, 18, 300)),
     *(Setting(2, 1, n) for n in (8, 18, 300)),
 ]
 SKEWED = [Setting(2), Setting(4), Setting(10)]
 PLANTED = [
     *((Setting(), tails) for tails in ("normal", "heavy", "skewed")),
-    *((Setting(2, s, sd_run=sd), "normal") for s in (2, 3, 5) for sd in (0.0, 0.002, 0.005)),
+    *((Setting(2, s, sd_run=sd), "normal") for s in (2, 3, 5) for sd in (0.0, 0.005)),
+    *((Setting(2, s, noise=1.0), "normal") for s in (2, 3, 5)),
 ]
-EQUIVALENCE = [Setting(2, s, sd_run=sd) for s in (1, 2, 3) for sd in LUCK if s > 1 or sd == 0]
+EQUIVALENCE = [
+    *(Setting(2, s, sd_run=sd) for s in (1, 2, 3) for sd in (0.0, 0.01) if s > 1 or sd == 0),
+    *(Setting(2, s, sd_run=0.01, noise=1.0) for s in (2, 3)),
+]
 
 
 def main() -> None:
@@ -68,7 +76,7 @@ def _rates(
 def _name(setting: Setting) -> str:
     return (
         f"{setting.arms:2d} arms × {setting.seeds} seeds, {setting.patients:3d} patients, "
-        f"SD of a run {setting.sd_run:.3f}"
+        f"luck of a run {setting.sd_run:.3f}, noise of runs {setting.noise:4.0%}"
     )
 
 

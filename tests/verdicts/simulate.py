@@ -25,6 +25,8 @@ class Setting:
     seeds: int = 1
     patients: int = PATIENTS
     sd_run: float = 0.0
+    noise: float = 0.25
+    """Share of the variance of paired differences that is the noise of single runs."""
 
 
 def scores(values: np.ndarray) -> list[ArmScores]:
@@ -44,13 +46,15 @@ def equal_arms(rng: np.random.Generator, setting: Setting) -> np.ndarray:
 
     Patients differ in difficulty (mean Dice 0.87, SD 0.12, one in twenty much harder), the
     same for all arms; an arm suits some patients better than others, with heavy tails; every
-    run has its own noise a patient, and luck that moves all of its patients.
+    run has its own noise a patient, and luck that moves all of its patients. Differences of
+    the logits have an SD of 0.37, those of Dice one of 0.04 to 0.05.
     """
     arms, seeds, patients = setting.arms, setting.seeds, setting.patients
     difficulty = rng.normal(2.2, 0.9, patients) - 2.0 * (rng.random(patients) < 0.05)
-    of_arm = 0.17 * rng.standard_t(4, (arms, 1, patients))
+    sd_arm, sd_noise = 0.37 * np.sqrt([(1 - setting.noise) / 2, setting.noise * seeds / 2])
+    of_arm = sd_arm * rng.standard_t(4, (arms, 1, patients)) / math.sqrt(2)
     of_run = rng.normal(0, setting.sd_run, (arms, seeds, 1))
-    noise = 0.1 * rng.normal(size=(arms, seeds, patients))
+    noise = sd_noise * rng.normal(size=(arms, seeds, patients))
     return 1 / (1 + np.exp(-(difficulty + of_arm + noise))) + of_run
 
 
@@ -65,10 +69,7 @@ def skewed_arms(rng: np.random.Generator, setting: Setting) -> np.ndarray:
 def planted(
     rng: np.random.Generator, setting: Setting, difference: float, sd: float, tails: str
 ) -> np.ndarray:
-    """Dice (2, seeds, patients) whose seed-averaged differences have this mean and SD.
-
-    A quarter of their variance is the noise of single runs, so that seeds have a spread.
-    """
+    """Dice (2, seeds, patients) whose seed-averaged differences have this mean and SD."""
     seeds, patients = setting.seeds, setting.patients
     base = rng.beta(8, 2, patients)
     shape = {
@@ -76,9 +77,9 @@ def planted(
         "heavy": rng.laplace(size=patients) / math.sqrt(2),
         "skewed": rng.exponential(size=patients) - 1,
     }[tails]
-    noise = rng.normal(size=(2, seeds, patients)) * sd / 2 * math.sqrt(seeds / 2)
+    noise = rng.normal(size=(2, seeds, patients)) * sd * math.sqrt(setting.noise * seeds / 2)
     of_run = rng.normal(0, setting.sd_run, (2, seeds, 1))
-    arms = np.stack([base, base + difference + sd * math.sqrt(0.75) * shape])
+    arms = np.stack([base, base + difference + sd * math.sqrt(1 - setting.noise) * shape])
     return arms[:, None] + noise + of_run
 
 

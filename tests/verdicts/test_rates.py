@@ -18,6 +18,7 @@ from tests.verdicts.simulate import (
     [
         Setting(2, 1),
         Setting(2, 2, sd_run=0.005),
+        Setting(2, 2, sd_run=0.012, noise=1.0),
         Setting(3, 3, sd_run=0.01),
         Setting(10, 1),
     ],
