@@ -1,7 +1,8 @@
 """Error rates of the verdicts, a table each for equal arms, planted differences, equivalence.
 
-python -m tests.verdicts                       1,000 experiments a row
-python -m tests.verdicts --experiments 200     sooner
+python -m tests.verdicts                            1,000 experiments a row
+python -m tests.verdicts --experiments 200          sooner
+python -m tests.verdicts planted equivalence        some of the tables
 """
 
 from __future__ import annotations
@@ -47,11 +48,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="all where none is named")
     parser.add_argument("--experiments", type=int, default=1_000, help="a row")
-    count = parser.parse_args().experiments
+    arguments = parser.parse_args()
+    for name in arguments.tables or TABLES:
+        TABLES[name](arguments.experiments)
+
+
+def _null(count: int) -> None:
     _rates("equal arms: any called better or worse", NULL, false_claims, count)
-    _rates("equal means, skewed", SKEWED, partial(false_claims, draw=skewed_arms), count)
-    print("\nplanted 0.02, paired SD 0.05", flush=True)
+
+
+def _skewed(count: int) -> None:
+    measure = partial(false_claims, draw=skewed_arms)
+    _rates("equal means, skewed: any called better or worse", SKEWED, measure, count)
+
+
+def _planted(count: int) -> None:
+    print(f"planted 0.02, paired SD 0.05 ({count} experiments a row)", flush=True)
     for setting, tails in PLANTED:
         found = find_planted(setting, count, tails=tails)
         print(
@@ -59,7 +73,9 @@ def main() -> None:
             f"interval covers {found.coverage:6.1%}",
             flush=True,
         )
-    print()
+
+
+def _equivalence(count: int) -> None:
     _rates("difference at the margin: called equivalent", EQUIVALENCE, false_equivalence, count)
 
 
@@ -79,6 +95,13 @@ def _name(setting: Setting) -> str:
         f"luck of a run {setting.sd_run:.3f}, noise of runs {setting.noise:4.0%}"
     )
 
+
+TABLES = {
+    "null": _null,
+    "skewed": _skewed,
+    "planted": _planted,
+    "equivalence": _equivalence,
+}
 
 if __name__ == "__main__":
     main()
