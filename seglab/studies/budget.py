@@ -52,12 +52,16 @@ class Spent:
     trials: int = 0
     """Tuning trials that finished; a failed one has no say in the choice."""
     trial_images: float = 0.0
-    """Samples of all tuning trials together."""
+    """Samples of all finished tuning trials together."""
     trial_seconds: float = 0.0
 
     def per_run(self, unit: Unit) -> float:
         """The budget that was declared: samples or training seconds of a run."""
         return self.images if unit == "samples" else self.train_seconds
+
+    def for_tuning(self, unit: Unit) -> float:
+        """The same of all tuning trials together."""
+        return self.trial_images if unit == "samples" else self.trial_seconds
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,10 @@ class Budgets:
     def differs(self, arm: str, other: str) -> bool:
         """Whether two arms were given budgets too different to rank one above the other."""
         a, b = self._of(arm), self._of(other)
-        low, high = sorted((a.per_run(self.unit), b.per_run(self.unit)))
-        return a.trials != b.trials or high > low * (1 + TOLERANCE)
+        spent = [(s.per_run(self.unit), s.for_tuning(self.unit)) for s in (a, b)]
+        return a.trials != b.trials or any(
+            max(both) > min(both) * (1 + TOLERANCE) for both in zip(*spent, strict=True)
+        )
 
     @property
     def all_equal(self) -> bool:
@@ -86,7 +92,7 @@ class Budgets:
         noun = "images" if self.unit == "samples" else "seconds of training"
         spent = ", ".join(
             f"{arm.arm} {arm.per_run(self.unit):,.0f}"
-            + (f" and {arm.trials} tuning trials" if any(a.trials for a in self.arms) else "")
+            + (self._tuning(arm) if any(a.trials for a in self.arms) else "")
             for arm in self.arms
         )
         remedy = (
@@ -100,6 +106,9 @@ class Budgets:
             f"Not ranked: budgets differ by more than {TOLERANCE:.0%} ({noun} a run: {spent}). "
             f"What more training gave cannot be told from what the arm gave; {remedy}."
         )
+
+    def _tuning(self, spent: Spent) -> str:
+        return f" and {spent.trials} tuning trials of {spent.for_tuning(self.unit):,.0f} in all"
 
     def _of(self, arm: str) -> Spent:
         return next(spent for spent in self.arms if spent.arm == arm)

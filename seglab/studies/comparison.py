@@ -241,14 +241,15 @@ def _other_scores(arm: Arm) -> dict[str, float]:
 
 
 def _spent(arm: Arm, ablation: Ablation) -> Spent:
-    trials = ablation.trials.get(arm.name, ())
+    trials = sorted(ablation.trials.get(arm.name, ()), key=lambda run: run.start_time)
+    # One that failed and was tried again is one trial; one that never finished is none.
+    finished = {run.tags[VALUES]: run.metrics for run in trials if run.status == "FINISHED"}
     return Spent(
         arm=arm.name,
         runs=len(arm.children),
         images=arm.cost(METRIC["samples"]),
         train_seconds=arm.cost(METRIC["seconds"]),
-        # One that failed and was tried again is one trial; one that never finished is none.
-        trials=len({run.tags[VALUES] for run in trials if run.status == "FINISHED"}),
-        trial_images=sum(run.metrics.get(METRIC["samples"], 0.0) for run in trials),
-        trial_seconds=sum(run.metrics.get(METRIC["seconds"], 0.0) for run in trials),
+        trials=len(finished),
+        trial_images=sum(metrics.get(METRIC["samples"], 0.0) for metrics in finished.values()),
+        trial_seconds=sum(metrics.get(METRIC["seconds"], 0.0) for metrics in finished.values()),
     )

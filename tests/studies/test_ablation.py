@@ -239,5 +239,11 @@ def test_budgets_differ_beyond_a_tenth_of_what_was_declared(
 def test_other_counts_of_tuning_trials_are_told_with_their_remedy() -> None:
     budgets = Budgets("samples", [Spent("a", 1, 100, 100, 6), Spent("b", 1, 100, 100, 5)])
     refusal = budgets.refusal() or ""
-    assert "a 100 and 6 tuning trials, b 100 and 5 tuning trials" in refusal
+    assert "a 100 and 6 tuning trials of 0 in all, b 100 and 5 tuning trials of 0" in refusal
     assert "repeats tuning trials that failed" in refusal
+
+
+@pytest.mark.parametrize(("unit", "differs"), [("samples", True), ("seconds", False)])
+def test_tuning_on_more_than_a_tenth_more_is_another_budget(unit: Any, differs: bool) -> None:
+    arms = [Spent("a", 1, 100, 100, 6, 600, 600), Spent("b", 1, 100, 100, 6, 661, 659)]
+    assert Budgets(unit, arms).differs("a", "b") is differs
