@@ -160,7 +160,12 @@ def read_child(store: Store, run: RunInfo) -> Child:
     """Read the scores that a finished run logged."""
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         download(store, run.run_id, Path(folder), SCORES)
-        scores = read_csv(Path(folder) / SCORES)
+        path = Path(folder) / SCORES
+        try:
+            scores = read_csv(path)
+        except UserError as error:
+            where = f"{SCORES} of run '{run.name}'"
+            raise UserError(str(error).replace(str(path), where)) from None
     return Child(run, int(run.tags[SEED]), int(run.tags.get(FOLD, 0)), scores)
 
 

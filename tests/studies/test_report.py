@@ -173,6 +173,15 @@ def test_mistakes_of_the_command_end_with_2_and_one_line(
     assert "no ablation's parent" in capsys.readouterr().err
 
 
+def test_a_damaged_table_of_scores_is_named_by_its_run(store: Store) -> None:
+    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
+    (run,) = store.find_runs("losses", {"seglab.arm": "up"})
+    (path,) = (store.folder / "artifacts").rglob(f"{run.run_id}/artifacts/patients_val.csv")
+    path.write_text(path.read_text().replace(",", ";"))
+    with pytest.raises(UserError, match=r"^patients_val\.csv of run 'up · seed 0': row 2 has no"):
+        compared(store, parent)
+
+
 def test_zero_finished_arms_are_nothing_to_compare(store: Store) -> None:
     parent = log_ablation(store, {"base": 0}, failing="base")
     with pytest.raises(UserError, match="nothing to compare in 'losses'"):
