@@ -29,7 +29,8 @@ def test_equal_arms_are_rarely_claimed_to_differ(setting: Setting) -> None:
 
 
 def test_arms_that_differ_in_shape_but_not_in_mean_are_rarely_claimed_to_differ() -> None:
-    assert false_claims(Setting(6), 200, draw=skewed_arms) <= 0.06
+    """5 % and two standard errors; with ranks and a plain interval it would be 17 %."""
+    assert false_claims(Setting(10), 200, draw=skewed_arms) <= 0.08
 
 
 @pytest.mark.parametrize("tails", ["normal", "heavy"])
