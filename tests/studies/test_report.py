@@ -127,7 +127,7 @@ def test_figures_equal_those_of_scipy_and_statsmodels_on_the_logged_tables(store
 def test_the_command_prints_the_promised_keys_and_logs_the_report(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.05})
+    parent = log_ablation(store, {"base": 0, "up": 0.1})
     capsys.readouterr()
     assert main(["compare", "losses", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
