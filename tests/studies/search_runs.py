@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import optuna
 
 from seglab.studies.search.ledger import requeue
-from seglab.studies.search.storage import open_storage
+from seglab.studies.search.storage import StudyStorage, open_storage
 from seglab.tracking import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +27,16 @@ SEARCH: dict[str, Any] = {
 }
 
 
+def _open(url: str | None) -> StudyStorage:
+    return open_storage(url, "tiny", Path("mlruns/optuna").absolute(), 20, requeue)
+
+
+# A server lets in a hundred connections, and each opening of a database keeps two.
+_open_once = functools.cache(_open)
+
+
 def trials(url: str | None = None) -> list[optuna.trial.FrozenTrial]:
-    storage = open_storage(url, "tiny", Path("mlruns/optuna").absolute(), 20, requeue)
+    storage = _open(None) if url is None else _open_once(url)
     return optuna.load_study(study_name="tiny", storage=storage.backend).trials
 
 
