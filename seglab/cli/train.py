@@ -101,8 +101,8 @@ def _describe(outcome: StudyOutcome) -> str:
 
 
 def _with_spread(metrics: Mapping[str, float], name: str) -> str:
-    mean, spread = _number(metrics.get(name)), metrics.get(f"{name}_sd")
-    return mean if spread is None else f"{mean} ± {_number(spread, 3)}"
+    mean, spread = _number(metrics.get(name)), _number(metrics.get(f"{name}_sd"), 3)
+    return mean if spread == _number(None) else f"{mean} ± {spread}"  # one patient has none
 
 
 def _number(value: float | None, digits: int = 4) -> str:
