@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     cache, prepared = prepare(source, settings, folder / "cache", workers=1)
     names = tuple(patient.patient_id for patient in cache.patients)
     split = Split(train=names[:3], val=names[3:4], test=names[4:])
-    return StudyData(seal(cache, split), split, prepared, set_identity([]))
+    return StudyData(seal(cache, split), split, prepared, set_identity([]), missing_files=0)
 
 
 @pytest.fixture(scope="module")
