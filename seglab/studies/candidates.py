@@ -21,6 +21,8 @@ from seglab.tracking import RunInfo, Store, UnknownRun
 DICE = "val/dice"
 TRAINED = ("train", "trial")
 PARENTS = ("ablation", "sweep")
+PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
+"""Tags of a promotion: the run it chose, and the one that was evaluated beside it."""
 
 
 @dataclass(frozen=True)

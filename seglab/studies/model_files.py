@@ -9,13 +9,13 @@ from pathlib import Path
 
 from seglab.core.errors import UserError
 from seglab.learning.segmenter import RECIPE, Segmenter, load_segmenter, read_recipe
+from seglab.studies.candidates import PROMOTED_RUN
 from seglab.studies.rebuild import CHECKPOINT, fetch
 from seglab.studies.recipe import CHECKPOINTS
 from seglab.tracking import RunInfo, Store, UnknownRun
 from seglab.tracking.registry import fetch_segmenter, find_registered
 
 WEIGHTS_SUFFIX = ".safetensors"
-PROMOTED_RUN = "seglab.promoted_run_id"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 

@@ -19,7 +19,7 @@ from seglab.core.errors import UserError
 from seglab.data.splits import save_split
 from seglab.learning.operating_point import Choice, choose_operating_point
 from seglab.learning.postprocess import OperatingPoint
-from seglab.studies.candidates import Candidates, find_baseline, find_candidates
+from seglab.studies.candidates import PROMOTED_RUN, Candidates, find_baseline, find_candidates
 from seglab.studies.onnx_export import ONNX, log_onnx
 from seglab.studies.promotion_begun import find_begun, identity_tags
 from seglab.studies.promotion_outputs import log_pictures, log_results
@@ -235,7 +235,7 @@ def _version_tags(frozen: Frozen, opened: OpenedTest, results: SealedResults) ->
     dice = results.frozen["dice"]
     return {
         "seglab.confirmatory": str(opened.confirmatory).lower(),
-        "seglab.promoted_run_id": frozen.trained.run.run_id,
+        PROMOTED_RUN: frozen.trained.run.run_id,
         "seglab.split_hash": frozen.trained.data.split.hash,
         "test/dice": "unknown" if math.isnan(dice.value) else f"{dice.value:.4f}",
     }

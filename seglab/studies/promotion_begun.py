@@ -7,10 +7,9 @@ on with it is no second look at the test.
 
 from __future__ import annotations
 
+from seglab.studies.candidates import BASELINE_RUN, PROMOTED_RUN
 from seglab.studies.seal import REASON
 from seglab.tracking import RunInfo, Store, code_hash
-
-PROMOTED, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
 
 
 def identity_tags(
@@ -20,7 +19,7 @@ def identity_tags(
     return {
         "seglab.kind": "promotion",
         "seglab.code_hash": code_hash(),
-        PROMOTED: best.run_id,
+        PROMOTED_RUN: best.run_id,
         BASELINE_RUN: None if baseline is None else baseline.run_id,
         REASON: reopen,
     }
@@ -36,7 +35,7 @@ def find_begun(
     """
     wanted = identity_tags(best, baseline, reopen)
     begun: RunInfo | None = None
-    for run in store.find_runs(tags={"seglab.kind": "promotion", PROMOTED: best.run_id}):
+    for run in store.find_runs(tags={"seglab.kind": "promotion", PROMOTED_RUN: best.run_id}):
         if run.status == "FINISHED" or not store.may_continue(run):
             continue
         store.mark_interrupted(run.run_id, "its process ended")

@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.studies.candidates import DICE, TRAINED
+from seglab.studies.candidates import DICE, PROMOTED_RUN, TRAINED
 from seglab.studies.children import CONFIRMS
 from seglab.studies.report.document import Picture
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
 
-KIND, CONFIRMATION, PROMOTED = (
-    "seglab.kind",
-    "seglab.confirmation_run_id",
-    "seglab.promoted_run_id",
-)
+KIND, CONFIRMATION = "seglab.kind", "seglab.confirmation_run_id"
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class StudyRecord:
     @cached_property
     def reference(self) -> RunInfo | None:
         """The run whose data, split and machine stand for the study: promoted, best or newest."""
-        promoted = self.promotion.tags.get(PROMOTED) if self.promotion else None
+        promoted = self.promotion.tags.get(PROMOTED_RUN) if self.promotion else None
         trained = self.of_kind(*TRAINED)
         known = next((run for run in trained if run.run_id == promoted), None)
         return known or self.best or next(iter(trained), None)

@@ -10,10 +10,11 @@ from typing import Any
 
 from seglab.evaluation.intervals import Interval
 from seglab.evaluation.published import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED
+from seglab.studies.candidates import BASELINE_RUN, PROMOTED_RUN
 from seglab.studies.onnx_export import ONNX
 from seglab.studies.promotion_outputs import NOT_CONFIRMATORY, interval_text
 from seglab.studies.report.document import Block, Cell, Notice, Section, Table, Text
-from seglab.studies.report.record import PROMOTED, StudyRecord
+from seglab.studies.report.record import StudyRecord
 from seglab.studies.report.study_setting import facts
 from seglab.studies.report.tables import interval, number, p_value
 from seglab.tracking import RunInfo
@@ -45,7 +46,7 @@ def promoted_section(record: StudyRecord) -> Section:
     reason = candidates.get("why") or run.tags.get("mlflow.note.content", "not logged")
     rows = [
         ("chosen because", str(reason)),
-        ("run", run.tags.get(PROMOTED, "")),
+        ("run", run.tags.get(PROMOTED_RUN, "")),
         ("its commit", run.tags.get("seglab.promoted_git_commit", "")),
         ("model", run.params.get("model.name", "")),
         ("promotion run", run.run_id),
@@ -170,7 +171,7 @@ def _baseline(run: RunInfo, results: Mapping[str, Any]) -> list[Block]:
     p, low, high = (_known(row[key]) for key in ("p", "ci_low", "ci_high"))
     verdict = row["verdict"]
     cells: list[str | Cell] = [
-        f"promoted against {run.tags.get('seglab.baseline_run_id', 'baseline')[:8]}",
+        f"promoted against {run.tags.get(BASELINE_RUN, 'baseline')[:8]}",
         Cell(verdict, verdict),
         number(row["mean"]),
         number(run.metrics.get("test_baseline/dice")),
