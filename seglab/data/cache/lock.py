@@ -26,11 +26,11 @@ def held(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
         OSError: the root cannot be written, or its file system has no locks.
     """
     lock = FileLock(root / f".{name}.lock")
-    is_held = lock.try_acquire()
-    if wait and not is_held:
+    if wait:
         lock.acquire(wait_s=math.inf)
+    is_held = wait or lock.try_acquire()
     try:
-        yield wait or is_held
+        yield is_held
     finally:
         lock.remove()
 

@@ -105,10 +105,11 @@ def sentence(result: ComparedAblation, row: ArmRow) -> str:
     if verdict == "equivalent":
         return f"{row.arm} is equivalent to {base} within ±{result.comparison.margin:g}: {figures}."
     if verdict == "undecided":
-        needed = tables.patients_needed(row)
-        enough = "" if needed == "–" else f"; about {needed} patients would decide"
+        enough = ""
         if row.needs_seeds:
             enough = "; more seeds would decide, no number of patients would"
+        elif row.patients_needed is not None:
+            enough = f"; about {row.patients_needed:,} patients would decide"
         return f"{row.arm} against {base} is undecided: {figures}{enough}."
     p = tables.p_value(row.p_holm)
     return f"{row.arm} is {verdict} than {base}: {figures}, corrected p {p}."

@@ -77,7 +77,7 @@ def patients_needed(row: ArmRow) -> str:
     """How many patients would decide, if any number would."""
     if row.needs_seeds:
         return "more seeds"
-    return "–" if row.patients_needed is None else f"{row.patients_needed:,}"
+    return _count(row.patients_needed)
 
 
 def tests_table(result: ComparedAblation) -> Table:
