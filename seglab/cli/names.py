@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from seglab.cli.shell import DONE, Parser, add_json, print_json
 from seglab.core.errors import unknown_name
+
+if TYPE_CHECKING:  # every command imports this file, and pydantic takes a while
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 WIDTH = 28
 
@@ -107,6 +108,8 @@ def _encoders() -> list[Name]:
 
 def _keys(*blocks: str) -> Callable[[], list[Name]]:
     def names() -> list[Name]:
+        from pydantic import BaseModel
+
         from seglab.core.config import RunConfig
 
         found = []
