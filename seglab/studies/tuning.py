@@ -13,7 +13,8 @@ import numpy as np
 from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, nest
 from seglab.core.errors import UserError
-from seglab.core.study import Range, Study, Tune, Value, build_run
+from seglab.core.search import Range, Value
+from seglab.core.study import Study, Tune, build_run
 from seglab.studies.children import ARM_HASH, TUNES, VALUES, arm_hash
 from seglab.studies.experiment import FINISHED, Outcome, Plan
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy import stats
 
-from seglab.core.study import Pruner
+from seglab.core.search import Pruner
 from seglab.studies.search.samplers import (
     PATIENTS,
     build_pruner,

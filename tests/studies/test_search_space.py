@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import seglab.studies.components  # noqa: F401  (registers)
 from seglab.core.errors import UserError
-from seglab.core.study import Range, Study, Value, resolve_study
+from seglab.core.search import Range, Value
+from seglab.core.study import Study, resolve_study
 from seglab.studies.search.space import Space, grid_values, make_space
 
 BASE = {

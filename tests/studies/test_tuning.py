@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglab.core.study import Range, Tune
+from seglab.core.search import Range
+from seglab.core.study import Tune
 from seglab.studies.experiment import Outcome, Plan
 from seglab.studies.tuning import Trial, at_share, best_values, draw_values
 

@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 
 from seglab.core.config import flatten, without_local
 from seglab.core.errors import UserError
-from seglab.core.study import Search
+from seglab.core.search import Search
 from seglab.studies.data import StudyData
 from seglab.studies.search.ledger import BASE
 from seglab.studies.search.space import Space

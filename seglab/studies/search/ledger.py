@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
 from seglab.core.locks import FileLock, is_locked
-from seglab.core.study import Range, Search, Value
+from seglab.core.search import Range, Search, Value
 from seglab.studies.search.samplers import build_sampler
 from seglab.studies.search.space import Params, Space
 from seglab.studies.search.storage import StudyStorage

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import wilcoxon
 
-from seglab.core.study import Pruner, Search
+from seglab.core.search import Pruner, Search
 
 PATIENTS = "patients"
 """User attribute of a trial: ``{epoch: [Dice of each validation patient]}``."""

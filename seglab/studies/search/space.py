@@ -14,7 +14,8 @@ from functools import cached_property
 from seglab.core.config import RunConfig, flatten, without_local
 from seglab.core.documents import merge, nest
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.study import Range, Study, Value, build_run
+from seglab.core.search import Range, Value
+from seglab.core.study import Study, build_run
 
 Params = dict[str, Value]
 Suggest = Callable[[str, Range], Value]

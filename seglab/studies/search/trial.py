@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.core.study import Search
+from seglab.core.search import Search
 from seglab.learning.training import EpochResult
 from seglab.models import count_parameters
 from seglab.studies.data import StudyData

@@ -1,0 +1,134 @@
+"""The ``search:`` block of a YAML: what is searched, how, and what is given up on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from seglab.core.config import Block, PositiveInt
+from seglab.core.documents import merge
+
+Value = str | int | float | bool | None
+
+
+class Range(Block):
+    """The values a search may give one key: choices, or a range."""
+
+    choices: list[Value] | None = None
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
+    integer: bool = False
+    when: dict[str, Value | list[Value]] = Field(default_factory=dict)
+    """Only searched where these other keys have these values."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Range:
+        if self.choices is not None:
+            if not self.choices:
+                raise ValueError("choices is empty")
+            if self.low is not None or self.high is not None:
+                raise ValueError("give choices, or low and high, not both")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("give choices, or low and high")
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError("a log range must start above 0")
+        if self.log and self.step is not None:
+            raise ValueError("a log range takes no step")
+        whole = (self.low, self.high, 1.0 if self.step is None else self.step)
+        if self.integer and not all(value.is_integer() for value in whole):
+            raise ValueError("an integer range has a whole low, high and step")
+        return self
+
+
+class Pruner(Block):
+    """Which trials are stopped before their end; the first, the base config, never is."""
+
+    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "median"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the epochs that every trial is given."""
+    startup_trials: Annotated[int, Field(ge=0)] | None = None
+    """Trials that run to their end before any is pruned; None takes what suits the pruner."""
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    """Of ``percentile``: the share of trials, in per cent, that goes on."""
+    p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of ``wilcoxon``: pruned where a one-sided test over patients against the best is below."""
+
+    @property
+    def startup(self) -> int:
+        """Trials that run to their end before any is pruned.
+
+        A median needs some to be one of; halving compares with all that came as far.
+        """
+        if self.startup_trials is not None:
+            return self.startup_trials
+        return 4 if self.name in {"median", "percentile"} else 0
+
+
+class Confirm(Block):
+    """The best few trials retrained over fresh seeds beside the base config."""
+
+    top: Annotated[int, Field(ge=0)] = 2
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (100, 101, 102)
+
+
+class Search(Block):
+    """A search over keys of the config for the best validation patient Dice."""
+
+    space: Annotated[dict[str, Range], Field(min_length=1)]
+    trials: PositiveInt = 20
+    sampler: Literal["tpe", "gp", "random", "qmc", "grid"] = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    pruner: Pruner = Pruner()
+    second_objective: Literal["none", "train_seconds", "parameters"] = "none"
+    storage: str | None = None
+    """``postgresql+psycopg://…`` for several machines; None keeps the study under mlruns."""
+    heartbeat_s: Annotated[int, Field(ge=1)] = 20
+    """Of several machines: one that is silent for three of these is taken for dead."""
+    confirm: Confirm = Confirm()
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """Take the bare name of a pruner, as of a loss."""
+        return {"name": given} if isinstance(given, str) else given
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _flat(cls, given: Any) -> Any:
+        """Take ``optim: {lr: …}``, which is how an override reads, for ``optim.lr``."""
+        return _flat_domains(given) if isinstance(given, dict) else given
+
+    @field_validator("space")
+    @classmethod
+    def _not_on_itself(cls, space: dict[str, Range]) -> dict[str, Range]:
+        for path, domain in space.items():
+            if path in domain.when:
+                raise ValueError(f"{path} is conditional on itself")
+        return space
+
+    @field_validator("second_objective")
+    @classmethod
+    def _objectives(cls, second: str, info: ValidationInfo) -> str:
+        pruner = info.data.get("pruner")
+        if second != "none" and pruner is not None and pruner.name != "none":
+            raise ValueError("a pruner needs a single objective: set pruner: {name: none}")
+        return second
+
+
+def _flat_domains(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        path = f"{prefix}{key}"
+        is_block = (
+            isinstance(value, dict) and value and not value.keys() & Range.model_fields.keys()
+        )
+        inner = _flat_domains(value, f"{path}.") if is_block else {path: value}
+        flat = merge(flat, inner)
+    return flat
