@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tests.faults.copies import contents, filled, prepare, same
 from tests.faults.holdings import differences, leftovers, read_holdings
 from tests.faults.registry import fault
+from tests.faults.tmpfs import KB, enlarge, small_disk
 from tests.faults.workshop import COMMANDS, Workshop
-
-ROOMY = "64m"
-KB = 1024
-
-
-@contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
-    """Put a disk of this size at ``folder``; needs the right to mount.
-
-    Raises:
-        AssertionError: this process may not mount.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    options = f"size={size_bytes // KB}k"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
-    )
-    assert mounted.returncode == 0, f"a small disk cannot be mounted: {mounted.stderr.decode()}"
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def enlarge(folder: Path) -> None:
-    """Make room on a small disk."""
-    subprocess.run(["mount", "-o", f"remount,size={ROOMY}", str(folder)], check=True)
 
 
 def fill_disk(shop: Workshop, rng: random.Random, part: str, most_bytes: int) -> Counter[str]:

@@ -68,17 +68,22 @@ def kill_command(shop: Workshop, rng: random.Random, name: str) -> Counter[str]:
 
 
 def check_store(place: Place, shop: Workshop, name: str) -> None:
-    """Compare with the undisturbed command, and clear up.
+    """Compare with the undisturbed command, and clear up; see :func:`compare_store`."""
+    compare_store(place, shop, name)
+    shop.clear(place)
+
+
+def compare_store(place: Place, shop: Workshop, name: str, uri: str | None = None) -> None:
+    """Compare what the store has, a server's if ``uri`` is given, with the undisturbed command.
 
     Raises:
         AssertionError: something differs, or something was left behind.
     """
-    found = read_holdings(place.folder / "mlruns")
+    found = read_holdings(place.folder / "mlruns", uri)
     lines = differences(shop.undisturbed(name).holdings, found)
     assert not lines, "; ".join(lines)[:2000]
     left = leftovers(place.folder)
     assert not left, f"left behind: {left}"
-    shop.clear(place)
 
 
 @fault("kill-run", repeats=10)

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 
 START_S = 90.0
+DATABASE = "server.db"
+"""Of an MLflow server, in its folder."""
 
 
 def free_port() -> int:
@@ -22,36 +25,35 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class MlflowServer:
-    """A real ``mlflow server`` with a database of its own; hands artifacts through."""
+class Server:
+    """A web server on 127.0.0.1 that answers at ``/health``."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
+    def __init__(
+        self, command: list[str], environment: dict[str, str], port: int, log: Path | None = None
+    ) -> None:
+        self._command, self._environment = command, environment
+        self._log = Path(os.devnull) if log is None else log
         self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir()
-        self.uri = f"http://127.0.0.1:{self._port}"
+        self.uri = f"http://127.0.0.1:{port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
-            *("--artifacts-destination", str(self._folder / "artifacts")),
-            *("--host", "127.0.0.1", "--port", str(self._port)),
-        ]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
+                self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
         deadline = time.monotonic() + START_S
         while not self._answers():
+            assert self._process.poll() is None, "the server ended by itself"
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.1)
 
     def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     def stop(self, *, hard: bool = False) -> None:
         """End it and its workers; ``hard`` with SIGKILL, in the middle of what they do."""
@@ -59,6 +61,22 @@ class MlflowServer:
             os.killpg(self._process.pid, signal.SIGKILL if hard else signal.SIGTERM)
             self._process.wait()
             self._process = None
+
+
+class MlflowServer(Server):
+    """A real ``mlflow server`` with a database of its own; hands artifacts through."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        port = free_port()
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder / DATABASE}"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        super().__init__(command, environment, port, folder / "log")
 
 
 class PostgresServer:

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from tests.faults.holdings import differences, leftovers, read_holdings
-from tests.faults.kills import check_store
+from tests.faults.holdings import differences, read_holdings
+from tests.faults.kills import check_store, compare_store
 from tests.faults.processes import Running, outlived
 from tests.faults.registry import fault
 from tests.faults.servers import MlflowServer, PostgresServer
@@ -77,18 +77,9 @@ def outage(shop: Workshop, rng: random.Random, name: str) -> Counter[str]:
         assert ended.status == 0, f"ended with {ended.status}: {ended.err[-1500:]}"
         # A command that came to its end while the server was away keeps what it had to say.
         sent = place.finish(COMMANDS["sync"])
-        check_served(place, shop, name, server.uri)
+        compare_store(place, shop, name, server.uri)
     shop.clear(place)
     return Counter({"outages": 1, "sent by sync": int('"sent": []' not in sent.out)})
-
-
-def check_served(place: Place, shop: Workshop, name: str, uri: str) -> None:
-    """Compare what the server has with what an undisturbed command leaves."""
-    found = read_holdings(place.folder / "mlruns", uri)
-    lines = differences(shop.undisturbed(name).holdings, found)
-    assert not lines, "; ".join(lines)[:2000]
-    left = leftovers(place.folder)
-    assert not left, f"left behind: {left}"
 
 
 @fault("outage-run", repeats=3)
@@ -122,7 +113,7 @@ def server_gone(shop: Workshop, rng: random.Random) -> Counter[str]:
         assert "kept in" in ended.err
         server.start()
         place.finish(COMMANDS["sync"])
-        check_served(place, shop, "run", server.uri)
+        compare_store(place, shop, "run", server.uri)
     shop.clear(place)
     return Counter({"gone": 1})
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from seglab.tracking import Store, open_store
+from tests.faults.servers import DATABASE, MlflowServer, Server
 
 
 @pytest.fixture(autouse=True)
@@ -35,42 +30,6 @@ def store(fresh_folder: Path, tmp_path: Path) -> Store:
     folder = tmp_path / "mlruns"
     shutil.copytree(fresh_folder, folder)
     return open_store(folder)
-
-
-class Server:
-    """A real ``mlflow server`` on 127.0.0.1 that can be stopped and started again."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], port: int) -> None:
-        self._command = command
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
-        self.uri = f"http://127.0.0.1:{port}"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            assert self._process.poll() is None, "the server ended by itself"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=20)
-            self._process = None
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
 
 
 @pytest.fixture(scope="session")
@@ -96,32 +55,17 @@ def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(
-    start_server: Callable[[list[str], dict[str, str], int], Server],
-    fresh_folder: Path,
-    server_folder: Path,
-) -> Server:
+def server(fresh_folder: Path, server_folder: Path) -> Iterator[MlflowServer]:
     """A server with its own database that hands artifacts through, as on another machine."""
-    folder = server_folder
-    shutil.copy(fresh_folder / "mlflow.db", folder / "server.db")
-    port = free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'server.db'}"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-        *("--host", "127.0.0.1", "--port", str(port)),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return start_server(command, environment, port)
+    shutil.copy(fresh_folder / "mlflow.db", server_folder / DATABASE)
+    server = MlflowServer(server_folder)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def remote(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def remote(server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store on the real server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     return open_store(tmp_path / "mlruns")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -12,8 +12,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.tracking import Store, environment_report, environment_tags, serve_ui
 from seglab.tracking.environment import PACKAGE, code_hash, git_state, versions
-
-from .conftest import free_port
+from tests.faults.servers import free_port
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -13,8 +13,7 @@ import pytest
 from seglab.tracking import Store, open_store, start_run
 from seglab.tracking.database import prepare_database
 from seglab.tracking.ui import server_command, server_environment
-
-from .conftest import Server, free_port
+from tests.faults.servers import Server, free_port
 
 
 def _run_with_artifact(store: Store) -> str:

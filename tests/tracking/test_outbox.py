@@ -12,8 +12,7 @@ from seglab.tracking import RunLog, Store, resume_run, start_run, sync
 from seglab.tracking.failures import StoreAway, explained, patiently
 from seglab.tracking.messages import artifact_message, batch_message, send
 from seglab.tracking.outbox import JOURNAL, Outbox, read_journal
-
-from .conftest import Server
+from tests.faults.servers import Server
 
 
 def _log_epoch(run: RunLog, epoch: int) -> None:

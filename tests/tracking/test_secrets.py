@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.conftest import Server
+from tests.faults.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cr3t-of-anna"

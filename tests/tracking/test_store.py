@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -247,53 +243,6 @@ def test_a_damaged_database_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_mlflow_cannot_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'%' in its path"):
         open_store(tmp_path / "50%")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small tmpfs needs rights that this process does not have")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_is_said_and_nothing_is_left(small_disk: Path) -> None:
-    with pytest.raises(UserError, match="no space is left"):
-        open_store(small_disk / "mlruns")
-    assert not [path for path in small_disk.rglob("*.db*") if path.is_file()]
-
-
-def test_a_run_whose_end_found_no_space_goes_on_once_there_is_some(
-    small_disk: Path, fresh_folder: Path
-) -> None:
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    shutil.copytree(fresh_folder, small_disk / "mlruns")
-    store = open_store(small_disk / "mlruns")
-    run = start_run(store, "full", "unet · seed 0")
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    with pytest.raises(UserError, match="no space is left"):
-        run.fail("the disk is full")
-    filler.unlink()
-    found = store.get_run(run.run_id)
-    assert (found.status, store.in_use(run.run_id)) == ("RUNNING", False)
-    assert store.may_continue(found)
-    resume_run(store, run.run_id).finish()
-    assert store.get_run(run.run_id).status == "FINISHED"
-    assert not store.state(run.run_id).exists()
-
-
-def test_a_read_only_disk_is_said(small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(UserError, match="read-only"):
-        open_store(small_disk / "mlruns")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""What is said, and what goes on, where the disk of a store takes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from seglab.core.errors import UserError
+from seglab.tracking import open_store, resume_run, start_run
+from tests.faults.tmpfs import KB, enlarge
+from tests.faults.tmpfs import small_disk as mount_small_disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(mount_small_disk(tmp_path / "disk", 400 * KB))
+        except (OSError, AssertionError):
+            pytest.skip("mounting a small tmpfs needs rights that this process does not have")
+        yield tmp_path / "disk"
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(small_disk: Path) -> None:
+    with pytest.raises(UserError, match="no space is left"):
+        open_store(small_disk / "mlruns")
+    assert not [path for path in small_disk.rglob("*.db*") if path.is_file()]
+
+
+def test_a_run_whose_end_found_no_space_goes_on_once_there_is_some(
+    small_disk: Path, fresh_folder: Path
+) -> None:
+    enlarge(small_disk, 4096 * KB)
+    shutil.copytree(fresh_folder, small_disk / "mlruns")
+    store = open_store(small_disk / "mlruns")
+    run = start_run(store, "full", "unet · seed 0")
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(UserError, match="no space is left"):
+        run.fail("the disk is full")
+    filler.unlink()
+    found = store.get_run(run.run_id)
+    assert (found.status, store.in_use(run.run_id)) == ("RUNNING", False)
+    assert store.may_continue(found)
+    resume_run(store, run.run_id).finish()
+    assert store.get_run(run.run_id).status == "FINISHED"
+    assert not store.state(run.run_id).exists()
+
+
+def test_a_read_only_disk_is_said(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match="read-only"):
+        open_store(small_disk / "mlruns")
