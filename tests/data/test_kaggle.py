@@ -8,8 +8,7 @@ import io
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data import transfer
 from seglab.data.kaggle import DATASET, SLICE_FILES, DownloadReport, download
+from tests.data.kaggle_stand import Stand, handler_for
 
 SECRET = "s3cr3t-k3y"
 FOLDER = "BraTS2020_training_data/content/data"
@@ -35,84 +35,6 @@ def slices(count: int = 6) -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     files = {f"{FOLDER}/volume_1_slice_{s}.h5": rng.bytes(400_000) for s in range(count)}
     return files | {"meta_data.csv": b"slice_path,target\n" * 50}
-
-
-@dataclass
-class Stand:
-    """What the server holds, how it misbehaves, and what it was asked."""
-
-    content: bytes = b""
-    status: int = 200
-    content_type: str = "application/zip"
-    etag: str | None = '"v1"'
-    break_after: int | None = None
-    breaks: int = 0
-    redirect: bool = False
-    change_to: bytes | None = None
-    """Content after the next break."""
-    status_after_break: int | None = None
-    url: str = ""
-    requests: list[dict[str, str]] = field(default_factory=list)
-
-
-def handler_for(stand: Stand) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            stand.requests.append(
-                {
-                    "path": self.path,
-                    "host": self.headers["Host"],
-                    **{k.lower(): v for k, v in self.headers.items()},
-                }
-            )
-            if stand.redirect and self.path.startswith("/api/"):
-                self.send_response(302)
-                port = self.server.server_address[1]
-                self.send_header("Location", f"http://localhost:{port}/store?signature=xyz")
-                self.end_headers()
-                return
-            if stand.status != 200:
-                self.send_response(stand.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_content()
-
-        def send_content(self) -> None:
-            start, total = 0, len(stand.content)
-            asked = self.headers.get("Range")
-            if asked and self.headers.get("If-Range") in (None, stand.etag):
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= total:
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{total}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            self.send_header("Content-Type", stand.content_type)
-            self.send_header("Content-Length", str(total - start))
-            if stand.etag:
-                self.send_header("ETag", stand.etag)
-            self.end_headers()
-            body = stand.content[start:]
-            if stand.breaks > 0 and stand.break_after is not None:
-                stand.breaks -= 1
-                self.wfile.write(body[: stand.break_after])
-                self.wfile.flush()
-                self.close_connection = True
-                stand.status = stand.status_after_break or stand.status
-                if stand.change_to is not None:
-                    stand.content, stand.etag = stand.change_to, '"v2"'
-                return
-            self.wfile.write(body)
-
-    return Handler
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_slices_of_the_kaggle_layout_become_one_volume(phantoms: Path, tmp_path:
     assert found.outputs[0].volume_ml == pytest.approx(
         np.count_nonzero(mask.dataobj) * 240 * 240 * 155 / (64 * 64 * 12) / 1000
     )
-    assert nib.aff2axcodes(nib.load(found.outputs[0].mask).affine) == ("L", "P", "S")
+    assert nib.aff2axcodes(mask.affine) == ("L", "P", "S")
 
 
 def test_tiff_slices_are_turned_for_a_model_of_other_storage(tmp_path: Path) -> None:
