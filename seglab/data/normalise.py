@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +33,8 @@ SAMPLED_SIDE = 60
 """The background is judged on a grid of about this many pixels a side."""
 _RELATIVE_EPSILON, _SMALLEST = 1e-6, 1e-30
 """A narrower range, relative or absolute, is no contrast."""
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = float(np.finfo(np.float32).max) / 2
+"""Of a range, whose width is a float32 too; no scanner comes near."""
 _MAD_TO_DEVIATION = 1.4826
 
 Bool = NDArray[np.bool_]
@@ -94,24 +96,27 @@ def quantise(
     """
     if method not in _RANGES:
         raise unknown_name("normalisation", method, get_args(Method))
-    whole = _range(image[brain], method) if scope == "volume" else None
+    whole = _range(image, brain, method) if scope == "volume" else None
     q = np.zeros(image.shape, np.uint8)
     scale = np.empty((len(image), 2), np.float32)
     for index, (values, inside) in enumerate(zip(image, brain, strict=True)):
-        pixels = values[inside]
-        low, high = whole or _range(pixels, method)
+        low, high = whole or _range(values, inside, method)
         step = (high - low) / LEVELS
-        q[index][inside] = _to_levels(pixels, low, step)
-        scale[index] = np.clip((low - step, step), -_LARGEST, _LARGEST)
+        scale[index] = low - step, step
+        if inside.any():
+            q[index] = _to_levels(values, low, high, step)
+            q[index] *= inside
     return q, scale
 
 
-def _to_levels(pixels: Values, low: float, step: float) -> NDArray[np.uint8]:
-    levels = pixels - np.float64(low)
-    levels /= step
-    np.rint(levels, out=levels)
-    np.clip(levels, 0, LEVELS, out=levels)
-    return levels.astype(np.uint8) + np.uint8(1)
+def _to_levels(values: Values, low: float, high: float, step: float) -> NDArray[np.uint8]:
+    """1 to 255 of a slice (H, W), anything where it is not finite."""
+    with np.errstate(invalid="ignore"):
+        above = np.clip(values, np.float32(low), np.float32(high))
+        above -= np.float32(low)
+    # Scaled, rounded and narrowed in one pass; clipped before, for beyond int32 it goes wrong.
+    levels = cv2.convertScaleAbs(above, alpha=1 / step, beta=1)
+    return np.asarray(levels, np.uint8)
 
 
 def _per_slice(function: Callable[[Values], float], samples: Values) -> NDArray[np.float32]:
@@ -135,39 +140,51 @@ def _noise_ceiling(values: Values) -> float:
     return float(low + NOISE_SHARE * (high - low))
 
 
-def _range(pixels: Values, method: Method) -> Range:
+def _range(image: Values, brain: Bool, method: Method) -> Range:
     """Return the values that become levels 1 and 255; never equal."""
-    if len(pixels) == 0:
+    if not brain.any():
         return 0.0, 1.0
-    low, high = _RANGES[method](pixels)
-    smallest = max(_RELATIVE_EPSILON * max(abs(low), abs(high)), _SMALLEST)
+    low, high = _RANGES[method](image, brain)
+    largest = max(abs(low), abs(high))
+    if largest > _LARGEST:
+        return -_LARGEST, _LARGEST
+    smallest = max(_RELATIVE_EPSILON * largest, _SMALLEST)
     if high - low > smallest:
         return low, high
-    return _around(float(np.mean(pixels, dtype=np.float64)), max(1.0, smallest))
+    mean, _ = _mean_and_deviation(image, brain)
+    return _around(mean, max(1.0, smallest))
 
 
 def _around(centre: float, deviation: float) -> Range:
     return centre - DEVIATIONS_BELOW * deviation, centre + DEVIATIONS_ABOVE * deviation
 
 
-def _zscore(pixels: Values) -> Range:
-    wide = pixels.astype(np.float64)
-    return _around(float(wide.mean()), float(wide.std()))
+def _mean_and_deviation(image: Values, brain: Bool) -> tuple[float, float]:
+    """Over the brain, summed in float64, without taking its pixels out."""
+    width = image.shape[-1]
+    inside = brain.reshape(-1, width).view(np.uint8)
+    mean, deviation = cv2.meanStdDev(image.reshape(-1, width), mask=inside)
+    return float(mean[0, 0]), float(deviation[0, 0])
 
 
-def _robust(pixels: Values) -> Range:
+def _zscore(image: Values, brain: Bool) -> Range:
+    return _around(*_mean_and_deviation(image, brain))
+
+
+def _robust(image: Values, brain: Bool) -> Range:
+    pixels = image[brain]
     median = np.median(pixels)
     spread = _MAD_TO_DEVIATION * float(np.median(np.abs(pixels - median)))
     # More than half of the brain at one value leaves no median deviation.
-    return _around(float(median), spread) if spread > 0 else _zscore(pixels)
+    return _around(float(median), spread) if spread > 0 else _zscore(image, brain)
 
 
-def _percentile(pixels: Values) -> Range:
-    low, high = np.percentile(pixels, PERCENTILES)
+def _percentile(image: Values, brain: Bool) -> Range:
+    low, high = np.percentile(image[brain], PERCENTILES)
     return float(low), float(high)
 
 
-_RANGES: dict[str, Callable[[Values], Range]] = {
+_RANGES: dict[str, Callable[[Values, Bool], Range]] = {
     "zscore": _zscore,
     "robust": _robust,
     "percentile": _percentile,

@@ -7,6 +7,7 @@ as they are stored; whatever is stored in another way is left to HDF5.
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ def read_planes(dataset: h5py.Dataset, first: int, count: int) -> NDArray[Any]:
     chunk = _deflated_chunk(dataset)
     planes = None if chunk is None else _read_chunks(dataset, chunk, first, count)
     if planes is None:
-        planes = dataset[..., first : first + count]
-    return np.moveaxis(planes, -1, 0)
+        planes = np.moveaxis(dataset[..., first : first + count], -1, 0)
+    return planes
 
 
 def _deflated_chunk(dataset: h5py.Dataset) -> Shape | None:
@@ -49,7 +50,7 @@ def _deflated_chunk(dataset: h5py.Dataset) -> Shape | None:
     if plan.get_filter(0)[0] != h5z.FILTER_DEFLATE:
         return None
     chunk: Shape = plan.get_chunk()
-    there = stored.get_num_chunks() == np.prod(_grid(stored.shape, chunk))
+    there = stored.get_num_chunks() == math.prod(map(_ceil_divide, stored.shape, chunk))
     plain = stored.get_type().equal(h5t.py_create(stored.dtype, logical=True))
     return chunk if there and plain else None
 
@@ -57,28 +58,29 @@ def _deflated_chunk(dataset: h5py.Dataset) -> Shape | None:
 def _read_chunks(
     dataset: h5py.Dataset, chunk: Shape, first: int, count: int
 ) -> NDArray[Any] | None:
-    """Put (H, W, count) together from its chunks; None where one of them is not deflated."""
-    stored, dtype = dataset.id, dataset.id.dtype
+    """Put (count, H, W) together from its chunks; None where one of them is not deflated."""
+    stored, dtype = dataset.id, dataset.dtype
     rows, columns, depth = chunk
-    out = np.zeros((*stored.shape[:2], count), dtype)
+    height, width = dataset.shape[:2]
+    out = np.zeros((count, height, width), dtype)
     zeros, deflated_zeros = bytes(rows * columns * depth * dtype.itemsize), None
-    layers = range(first // depth * depth, first + count, depth)
-    for y, x, z in product(*map(range, (0, 0), out.shape, chunk), layers):
-        left_out, packed = stored.read_direct_chunk((y, x, z))
-        if left_out:
-            return None
-        if packed == deflated_zeros:  # as most chunks of a mask are
-            continue
-        values = inflate(packed, len(zeros))
-        if values == zeros:
-            deflated_zeros = packed
-            continue
+    for z in range(first // depth * depth, first + count, depth):
         begin, end = max(first, z), min(first + count, z + depth)
-        target = out[y : y + rows, x : x + columns, begin - first : end - first]
-        inside = np.frombuffer(values, dtype).reshape(chunk)[..., begin - z : end - z]
-        target[...] = inside[: target.shape[0], : target.shape[1]]
+        for y, x in product(range(0, height, rows), range(0, width, columns)):
+            left_out, packed = stored.read_direct_chunk((y, x, z))
+            if left_out:
+                return None
+            if packed == deflated_zeros:  # as most chunks of a mask are
+                continue
+            values = inflate(packed, len(zeros))
+            if values == zeros:
+                deflated_zeros = packed
+                continue
+            target = out[begin - first : end - first, y : y + rows, x : x + columns]
+            inside = np.frombuffer(values, dtype).reshape(chunk)[..., begin - z : end - z]
+            target[...] = np.moveaxis(inside, -1, 0)[:, : target.shape[1], : target.shape[2]]
     return out
 
 
-def _grid(shape: Shape, chunk: Shape) -> list[int]:
-    return [-(-side // step) for side, step in zip(shape, chunk, strict=True)]
+def _ceil_divide(length: int, step: int) -> int:
+    return -(-length // step)
