@@ -56,6 +56,8 @@ def run_command(command: Command, arguments: argparse.Namespace, *, continues: b
     except KeyboardInterrupt:
         way_on = ": the same command continues" if continues else ""
         print(f"interrupted{way_on}", file=sys.stderr)
+        # Python keeps in mind that one went through generated code, and would end by its signal.
+        exec("")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (``| head``); nobody is left to tell.

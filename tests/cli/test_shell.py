@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,26 @@ def test_only_what_goes_on_promises_to(capsys: pytest.CaptureFixture[str], conti
     told = capsys.readouterr().err
     assert told.startswith("interrupted")
     assert ("same command continues" in told) is continues
+
+
+HIT_IN_GENERATED_CODE = """
+import sys
+from seglab.cli.shell import run_command
+
+def work(_):
+    exec("raise KeyboardInterrupt")  # as dataclasses make their methods
+
+sys.exit(run_command(work, None))
+"""
+
+
+def test_an_interrupt_is_told_by_the_status_wherever_it_hits(tmp_path: Path) -> None:
+    (tmp_path / "hit.py").write_text(HIT_IN_GENERATED_CODE)
+    root = str(Path(__file__).resolve().parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-m", "hit"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert ended.returncode == 130
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from tests.faults.one_code import MixedCode, OneCode
 from tests.faults.registry import FAULTS, Fault
 from tests.faults.workshop import Workshop
 
@@ -44,17 +45,30 @@ def main() -> int:
         for one in FAULTS.values():
             print(f"{one.name:<20} {one.repeats:3d} × {one.summary}")
         return 0
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="faults-"))
+    try:
+        return _campaign(arguments.folder, names, arguments.repeats, arguments.seed)
+    except MixedCode as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _campaign(kept: Path | None, names: list[str], repeats: int | None, seed: int) -> int:
+    """Inject these faults in a folder to be kept, or a temporary one."""
+    folder = kept or Path(tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)
+    code = OneCode(folder)
+    code.check()
     shop = Workshop(folder.absolute())
-    found = sum(_repeat(shop, FAULTS[name], arguments.repeats, arguments.seed) for name in names)
-    shop.nursery.close()
-    if not found and arguments.folder is None:
+    try:
+        found = sum(_repeat(shop, code, FAULTS[name], repeats, seed) for name in names)
+    finally:
+        shop.nursery.close()
+    if not found and kept is None:
         shutil.rmtree(folder, ignore_errors=True)
     return 1 if found else 0
 
 
-def _repeat(shop: Workshop, one: Fault, repeats: int | None, seed: int) -> int:
+def _repeat(shop: Workshop, code: OneCode, one: Fault, repeats: int | None, seed: int) -> int:
     """Inject one fault again and again; returns how often something was lost."""
     count = one.repeats if repeats is None else repeats
     started, injected, found = time.monotonic(), Counter[str](), 0
@@ -62,10 +76,12 @@ def _repeat(shop: Workshop, one: Fault, repeats: int | None, seed: int) -> int:
         try:
             injected += one.inject(shop, random.Random(f"{one.name} {number}"))
         except Exception as error:
+            code.check()  # what differs may be the code
             found += 1
             if not isinstance(error, AssertionError):
                 traceback.print_exc()
             print(f"FOUND {one.name} --seed {number} in {shop.folder}: {error}", flush=True)
+        code.check()
     told = ", ".join(f"{n} {what}" for what, n in sorted(injected.items()))
     took = time.monotonic() - started
     print(f"{one.name}: {count} times ({told}), {found} findings, {took:.0f} s", flush=True)

@@ -12,6 +12,7 @@ import pytest
 import tests.faults.catalogue  # noqa: F401  (registers)
 from seglab.tracking import Store, open_store
 from tests.faults.holdings import differences, leftovers, read_holdings
+from tests.faults.one_code import MixedCode, OneCode
 from tests.faults.registry import FAULTS
 from tests.faults.workshop import Workshop
 
@@ -71,3 +72,15 @@ def test_a_loss_is_seen(shop: Workshop, tmp_path: Path, lose: Lose) -> None:
     assert LOSSES[lose] in line
     (tmp_path / "mlruns" / "state" / run.run_id).mkdir(parents=True)
     assert leftovers(tmp_path) == [f"mlruns/state/{run.run_id}"]
+
+
+def test_code_that_changes_meanwhile_is_no_finding(tmp_path: Path) -> None:
+    package, folder = tmp_path / "package", tmp_path / "campaign"
+    package.mkdir()
+    folder.mkdir()
+    (package / "pictures.py").write_text("DRAWN = 'all'")
+    OneCode(folder, package).check()
+    OneCode(folder, package).check()
+    (package / "pictures.py").write_text("DRAWN = 'leaders'")
+    with pytest.raises(MixedCode, match="changed"):
+        OneCode(folder, package).check()

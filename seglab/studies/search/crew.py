@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seglab.core.errors import UserError
-from seglab.studies.search.worker import DONE, INTERRUPTED, STOP, USER_ERROR, Task
+from seglab.studies.search.worker import DONE, INTERRUPTED, SPENT, STOP, USER_ERROR, Task
 
 ROOT = Path(__file__).resolve().parents[3]
 _MODULE = "seglab.studies.search.worker"
@@ -20,7 +20,7 @@ _EARLY_S = 60.0
 
 
 class Crew:
-    """``size`` workers; one that crashes is replaced.
+    """``size`` workers; one that crashes, or is spent, is replaced.
 
     Each is the leader of its own process group: Ctrl-C reaches the parent alone,
     which tells them. When the parent dies, their standard input ends, and so do they.
@@ -30,6 +30,7 @@ class Crew:
         self._task, self._gpus = task, gpus
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._early_deaths: list[float] = []
+        self._stopping = False
         for slot in range(size):
             self._start(slot)
 
@@ -66,7 +67,7 @@ class Crew:
             worker.stdin.flush()
 
     def mend(self) -> bool:
-        """Replace workers that crashed; False once all have ended by themselves.
+        """Replace workers that ended before their time; False once none is left.
 
         Raises:
             UserError: a worker cannot go on, or workers die as soon as they start.
@@ -78,9 +79,11 @@ class Crew:
             del self._workers[slot]
             if code == USER_ERROR:
                 raise UserError("a worker cannot go on, for the reason it gave above")
-            if code not in (DONE, INTERRUPTED):
+            if code in (DONE, INTERRUPTED) or self._stopping:
+                continue
+            if code != SPENT:  # as often as trials fail, which the ledger limits
                 self._note_death(worker.pid, code)
-                self._start(slot)
+            self._start(slot)
         return bool(self._workers)
 
     def _note_death(self, pid: int, code: int) -> None:
@@ -93,6 +96,7 @@ class Crew:
 
     def stop_after_epoch(self) -> None:
         """Ask every worker to end its epoch, put its trial down and leave."""
+        self._stopping = True  # one that dies now is not to be replaced by one that was not told
         for worker in self._workers.values():
             self._tell(worker, STOP + "\n")
 

@@ -76,8 +76,13 @@ def plan_trial(claim: Claim, bench: Bench) -> Plan:
     )
 
 
-def do_trial(claim: Claim, bench: Bench) -> None:
+def do_trial(claim: Claim, bench: Bench) -> bool:
     """Carry a claimed trial to its end, whatever that is, and tell the study.
+
+    Returns:
+        Whether this process is fit for another one. An error that nobody foresaw may leave it
+        unfit: where memory ran out, what is freed stays in its address space, in pieces; a
+        GPU's error stays with its process.
 
     Raises:
         Stopped: the search ends first; the trial was put down in good order.
@@ -95,13 +100,16 @@ def do_trial(claim: Claim, bench: Bench) -> None:
         raise
     except Exception as error:  # whatever it is, the search goes on
         _check_disk(bench.store)
-        if not isinstance(error, UserError | TrainingDiverged):
+        is_fit = isinstance(error, UserError | TrainingDiverged)
+        if not is_fit:
             print_traceback()
         fail_trial(claim, bench, error)
     else:
+        is_fit = True
         if not torch.cuda.is_available():
-            return  # to look for garbage takes longer than all else beside the training
+            return is_fit  # to look for garbage takes longer than all else beside the training
     _free_memory()
+    return is_fit
 
 
 def _settle(claim: Claim, bench: Bench) -> bool:
@@ -255,7 +263,7 @@ def _check_disk(store: Store) -> None:
 
 
 def _free_memory() -> None:
-    """After a failure for want of memory the next trial must not start without it."""
+    """The next trial must not start without what a failed one held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,5 +1,7 @@
 """A worker: a process that claims and does trials until there are none, or it is told to stop.
 
+After an error that may have spoiled the process it ends, and another one takes its place.
+
 Its parent holds its standard input: the first line is the task, a line after it asks
 to stop after the epoch, and the end of the stream — the parent died, or wants it so —
 stops it now.
@@ -31,7 +33,7 @@ from seglab.tracking import Store, open_store
 
 STOP = "stop"
 _IDLE_S = 1.0
-DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+DONE, OUR_FAULT, USER_ERROR, SPENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,11 @@ def open_ledger(study: Study, space: Space, storage: StudyStorage, since: dateti
     return Ledger(load_study(study.name, storage), storage, space, study.search, since)
 
 
-def work(task: Task, reins: Reins) -> None:
+def work(task: Task, reins: Reins) -> int:
     """Do trials until as many as asked for have ended.
+
+    Returns:
+        ``DONE``, or ``SPENT`` if this process should do no more of them.
 
     Raises:
         UserError: nothing can be recorded, or everything fails.
@@ -115,9 +120,12 @@ def work(task: Task, reins: Reins) -> None:
                 reins.stop.wait(_IDLE_S)
                 continue
             with Pulse(ledger, claim.trial._trial_id):
-                do_trial(claim, bench)
+                is_fit = do_trial(claim, bench)
+            if not is_fit:
+                return SPENT
     finally:
         owner.remove()
+    return DONE
 
 
 class Pulse:
@@ -149,9 +157,9 @@ def main() -> int:
 
     task = Task(**json.loads(sys.stdin.readline()))
     reins = Reins()
-    reins.listen(sys.stdin)
     try:
-        work(task, reins)
+        reins.listen(sys.stdin)
+        return work(task, reins)
     except TooManyFailures:
         return DONE  # the parent counts them too, and says so
     except UserError as error:
@@ -159,7 +167,6 @@ def main() -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
-    return DONE
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""Workers that end before their time: which are replaced, and what becomes of the search."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from seglab.core.study import load_study
+from seglab.studies.search.crew import Crew
+from seglab.studies.search.worker import Task
+from tests.studies.search_runs import assert_runs_equal_trials, start, trials, wait_until
+
+STARVED_ONCE = """
+from pathlib import Path
+from seglab.learning import training
+step = training.train_step
+
+def hungry(*arguments):
+    try:
+        Path("starved").touch(exist_ok=False)
+    except FileExistsError:
+        return step(*arguments)
+    raise MemoryError("cannot allocate")
+
+training.train_step = hungry
+"""
+"""Of a process's start: the first step of all training finds no memory."""
+
+
+@pytest.mark.slow
+def test_who_found_no_memory_does_no_other_trial(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STARVED_ONCE)
+    out, err = start(write(), PYTHONPATH=str(tmp_path)).communicate(timeout=300)
+    assert json.loads(out)["trials"] == {"complete": 2, "pruned": 0, "failed": 1}, err
+    assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert_runs_equal_trials()
+    first, *others = [trial.user_attrs["owner"]["lock"] for trial in trials()]
+    assert len({*others}) == 1
+    assert first not in others
+    assert "died" not in err
+
+
+def test_a_worker_that_dies_after_all_were_told_to_stop_is_not_replaced(
+    write: Callable[..., Path],
+) -> None:
+    study = load_study(write())
+    crew = Crew(Task(study.document, "none", 1, datetime.now().isoformat()), 1, [])
+    (pid,) = crew.pids
+    crew.stop_after_epoch()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not crew.mend() or crew.pids != [pid])
+    replaced = crew.pids
+    crew.stop_now()
+    assert replaced == []
