@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,3 +74,20 @@ def small_config(phantoms: Path, shared_cache: Path) -> Callable[..., RunConfig]
         return build_run(merge(document, overrides))
 
     return build
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[[Path, int], Path]]:
+    """Put a disk of so many bytes at a folder, until the test ends; skips where none may be."""
+    from tests.faults.tmpfs import small_disk
+
+    with ExitStack() as stack:
+
+        def put(folder: Path, size_bytes: int) -> Path:
+            try:
+                stack.enter_context(small_disk(folder, size_bytes))
+            except (OSError, AssertionError):
+                pytest.skip("mounting a small tmpfs needs rights that this process does not have")
+            return folder
+
+        yield put

@@ -91,7 +91,8 @@ class OpenRun:
         if self._ended:
             return
         self.log.__exit__(kind, error, trace)
-        if isinstance(error, TrainingDiverged):  # it would diverge again
+        # It would diverge again; and weights alone, without the rest of a checkpoint, are no start.
+        if isinstance(error, TrainingDiverged) or not (self.log.state / LAST).is_file():
             drop_training_state(self.log.state)
 
     def epochs(self) -> Iterator[EpochResult]:

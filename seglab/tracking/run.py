@@ -8,6 +8,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -238,8 +239,10 @@ def resume_run(store: Store, run_id: str) -> RunLog:
     log = RunLog(store, run_id, lock)
     try:
         log._go_on()
-    except BaseException:
-        store.leave(lock)
+    except BaseException as error:
+        # It may be on record as running by now.
+        with suppress(Exception):
+            log.interrupt(f"{type(error).__name__} while it was opened again")
         raise
     return log
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KB = 1024
@@ -28,6 +28,13 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill_up(path: Path) -> None:
+    """Write a file until its disk takes no more."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4 * KB)):
+            pass
 
 
 def enlarge(folder: Path, size_bytes: int = ROOMY_BYTES) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
+from seglab.learning.training import LAST
 from seglab.studies.data import open_data
 from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one
 from seglab.tracking import Store, open_store
+from tests.faults.tmpfs import KB, enlarge, fill_up
 
 Build = Callable[..., RunConfig]
+Mount = Callable[[Path, int], Path]
 
 
 @pytest.fixture
@@ -74,6 +78,64 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(
     outcome = train_one(plan, store)
     assert sorted(run.status for run in store.find_runs("early")) == ["FAILED", "FINISHED"]
     assert store.get_run(outcome.run_id).status == "FINISHED"
+
+
+def test_weights_without_a_checkpoint_are_no_start_and_do_not_stay(
+    small_config: Build, store: Store, mount: Mount
+) -> None:
+    state = mount(store.folder / "state", 160 * KB)  # the weights alone fit
+    plan = Plan(small_config(name="half"), "half")
+    with pytest.raises(UserError, match=rf"{LAST}: the checkpoint cannot be written"):
+        train_one(plan, store)
+    (failed,) = store.find_runs("half")
+    assert failed.status == "FAILED"
+    assert not list(state.glob("*"))
+    enlarge(state)
+    outcome = train_one(plan, store)
+    assert sorted(run.status for run in store.find_runs("half")) == ["FAILED", "FINISHED"]
+    assert outcome.metrics["val/dice"] == whole_dice(small_config, store)
+    assert not list(state.glob("*"))
+
+
+def whole_dice(small_config: Build, store: Store) -> float:
+    """Dice of the same run undisturbed."""
+    return train_one(Plan(small_config(name="whole"), "whole"), store).metrics["val/dice"]
+
+
+def test_a_run_killed_between_its_weights_and_its_checkpoint_begins_again(
+    small_config: Build, store: Store
+) -> None:
+    plan = Plan(small_config(name="cut"), "cut")
+    run = open_run(plan, store, open_data(plan.config))
+    next(run.epochs())
+    (run.log.state / LAST).unlink()
+    run.log._lock.release()  # as its process's death does
+    outcome = train_one(plan, store)
+    (found,) = store.find_runs("cut")
+    assert (found.run_id, found.status) == (run.log.run_id, "FINISHED")
+    assert outcome.metrics["val/dice"] == whole_dice(small_config, store)
+    assert steps(store, found.run_id)["val/dice"] == [1, 2, 3, 4]
+
+
+def test_a_run_whose_end_finds_no_space_goes_on(
+    small_config: Build, store: Store, tmp_path: Path, mount: Mount
+) -> None:
+    disk = mount(tmp_path / "disk", 8192 * KB)
+    shutil.copytree(store.folder, disk / "mlruns")
+    store = open_store(disk / "mlruns")
+    plan = Plan(small_config(name="full"), "full")
+    run = open_run(plan, store, open_data(plan.config))
+    next(run.epochs())
+    fill_up(disk / "filler")
+    with pytest.raises(UserError, match="no space is left"):
+        run.__exit__(RuntimeError, RuntimeError("anything"), None)
+    assert store.get_run(run.log.run_id).status == "RUNNING"
+    (disk / "filler").unlink()
+    outcome = train_one(plan, store)
+    (found,) = store.find_runs("full")
+    assert (found.run_id, found.status) == (run.log.run_id, "FINISHED")
+    assert outcome.metrics["val/dice"] == whole_dice(small_config, store)
+    assert not list((disk / "mlruns/state").glob("*"))
 
 
 def test_a_run_that_diverged_is_over(small_config: Build, store: Store, tmp_path: Path) -> None:

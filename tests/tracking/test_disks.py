@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from seglab.core.errors import UserError
 from seglab.tracking import open_store, resume_run, start_run
-from tests.faults.tmpfs import KB, enlarge
-from tests.faults.tmpfs import small_disk as mount_small_disk
+from tests.faults.tmpfs import KB, enlarge, fill_up
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(mount_small_disk(tmp_path / "disk", 400 * KB))
-        except (OSError, AssertionError):
-            pytest.skip("mounting a small tmpfs needs rights that this process does not have")
-        yield tmp_path / "disk"
+def small_disk(tmp_path: Path, mount: Callable[[Path, int], Path]) -> Path:
+    return mount(tmp_path / "disk", 400 * KB)
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(small_disk: Path) -> None:
@@ -40,9 +33,7 @@ def test_a_run_whose_end_found_no_space_goes_on_once_there_is_some(
     store = open_store(small_disk / "mlruns")
     run = start_run(store, "full", "unet · seed 0")
     filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
+    fill_up(filler)
     with pytest.raises(UserError, match="no space is left"):
         run.fail("the disk is full")
     filler.unlink()

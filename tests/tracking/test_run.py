@@ -193,6 +193,29 @@ def test_resuming_clears_how_the_run_ended(any_store: Store) -> None:
     assert any_store.get_run(run.run_id).status == "FINISHED"
 
 
+def test_an_interrupt_while_a_run_is_opened_again_leaves_it_to_be_continued(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run(any_store, "ends", "run")
+    run.interrupt("Ctrl-C")
+    update = any_store.client.update_run
+
+    def hit(run_id: str, status: str) -> None:
+        update(run_id, status=status)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(any_store.client, "update_run", hit)
+        with pytest.raises(KeyboardInterrupt):
+            resume_run(any_store, run.run_id)
+    found = any_store.get_run(run.run_id)
+    assert found.status == "KILLED"
+    assert found.tags["seglab.interrupted"] == "KeyboardInterrupt while it was opened again"
+    assert any_store.may_continue(found)
+    resume_run(any_store, run.run_id).finish()
+    assert not any_store.state(run.run_id).exists()
+
+
 def test_a_run_is_open_in_one_place(store: Store) -> None:
     run = start_run(store, "ends", "run")
     with pytest.raises(UserError, match="open in another process"):
