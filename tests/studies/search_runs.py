@@ -77,7 +77,7 @@ def worker_pids(parent: subprocess.Popen[str]) -> list[int]:
     ]
 
 
-def wait_until(condition: Callable[[], object], wait_s: float = 120) -> None:
+def wait_until(condition: Callable[[], object], wait_s: float = 600) -> None:
     deadline = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < deadline

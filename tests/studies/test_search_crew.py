@@ -38,7 +38,7 @@ def test_who_found_no_memory_does_no_other_trial(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(STARVED_ONCE)
-    out, err = start(write(), PYTHONPATH=str(tmp_path)).communicate(timeout=300)
+    out, err = start(write(), PYTHONPATH=str(tmp_path)).communicate(timeout=600)
     assert json.loads(out)["trials"] == {"complete": 2, "pruned": 0, "failed": 1}, err
     assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert_runs_equal_trials()

@@ -107,7 +107,7 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
     wait_until(lambda: epochs_done() >= 6)
     first.kill()
     first.communicate()
-    out, err = start(path, "--workers", "2").communicate(timeout=300)
+    out, err = start(path, "--workers", "2").communicate(timeout=600)
     told = json.loads(out)
     assert told["trials"]["complete"] + told["trials"]["pruned"] == 4, err
     assert told["trials"]["failed"] == 0
@@ -127,7 +127,7 @@ def test_ctrl_c_puts_the_search_down_and_the_same_command_takes_it_up(
     first = start(path)
     wait_until(lambda: epochs_done() >= 1)
     first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=600)
     assert first.returncode == 130
     assert out == ""
     assert "the same command continues" in err
@@ -136,7 +136,7 @@ def test_ctrl_c_puts_the_search_down_and_the_same_command_takes_it_up(
     assert parent.status == "KILLED"
     before = epochs_done()
     assert 0 < before < 60
-    out, _ = start(path).communicate(timeout=300)
+    out, _ = start(path).communicate(timeout=600)
     assert json.loads(out)["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
     assert_runs_equal_trials()
 
