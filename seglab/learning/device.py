@@ -83,7 +83,7 @@ def choose_compute(train: Train) -> Compute:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")  # its twin imports the compiler
         # Nothing here reads memory before it writes it; filling it first takes 8 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         keep_freed_memory()
