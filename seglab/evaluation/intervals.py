@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,32 +73,25 @@ def interval(
     return Interval(float(ratio), float(low), float(high), len(table))
 
 
-def _mean_of(name: str) -> Parts:
-    def parts(score: PatientScore) -> tuple[float, float]:
-        value = float(getattr(score, name))
-        return (0.0, 0.0) if np.isnan(value) else (value, 1.0)
-
-    return parts
+def _mean(name: str, score: PatientScore) -> tuple[float, float]:
+    """One patient's part of a mean over patients."""
+    value = float(getattr(score, name))
+    return (0.0, 0.0) if np.isnan(value) else (value, 1.0)
 
 
-def _slice_mean_of(name: str, slices: Callable[[PatientScore], int]) -> Parts:
-    def parts(score: PatientScore) -> tuple[float, float]:
-        value, count = float(getattr(score, name)), slices(score)
-        return (value * count, count) if count else (0.0, 0.0)
-
-    return parts
+def _tumour_slices(score: PatientScore) -> tuple[float, float]:
+    count = score.slices - score.empty_slices
+    return (score.dice_slice_tumour * count, count) if count else (0.0, 0.0)
 
 
 FIGURES: Mapping[str, tuple[Parts, float]] = {
-    **{name: (_mean_of(name), 1.0) for name in ("dice", "iou", "precision", "recall")},
-    "dice_slice_tumour": (
-        _slice_mean_of("dice_slice_tumour", lambda score: score.slices - score.empty_slices), 1.0,
-    ),
-    "dice_slice_empty1": (_slice_mean_of("dice_slice_empty1", lambda score: score.slices), 1.0),
+    **{name: (partial(_mean, name), 1.0) for name in ("dice", "iou", "precision", "recall")},
+    "dice_slice_tumour": (_tumour_slices, 1.0),
+    "dice_slice_empty1": (lambda s: (s.dice_slice_empty1 * s.slices, s.slices), 1.0),
     "dice_pooled": (lambda s: (2.0 * s.tp, 2.0 * s.tp + s.fp + s.fn), 1.0),
     "empty_slice_fp_rate": (lambda s: (float(s.empty_slice_fp), float(s.empty_slices)), 1.0),
-    "hd95_mm": (_mean_of("hd95_mm"), np.inf),
-    "nsd_2mm": (_mean_of("nsd_2mm"), 1.0),
-    "fp_volume_ml": (_mean_of("fp_volume_ml"), np.inf),
-}  # fmt: skip
+    "hd95_mm": (partial(_mean, "hd95_mm"), np.inf),
+    "nsd_2mm": (partial(_mean, "nsd_2mm"), 1.0),
+    "fp_volume_ml": (partial(_mean, "fp_volume_ml"), np.inf),
+}
 """Name to what each patient adds, and the largest value."""

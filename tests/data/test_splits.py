@@ -175,6 +175,15 @@ def test_a_patient_that_comes_twice_is_refused() -> None:
         make_split([*cohort(5), patient(1)], SplitConfig())
 
 
+@pytest.mark.parametrize(
+    ("repeated", "named"),
+    [(5, "P000, P001, P002, P003, P004$"), (6, "P000, P001, P002, P003, P004, …$")],
+)
+def test_of_many_patients_that_come_twice_five_are_named(repeated: int, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        make_split([*cohort(8), *(patient(i) for i in range(repeated))], SplitConfig())
+
+
 def test_groups_larger_than_a_part_stay_whole() -> None:
     scans = [patient(i, group=f"person {i // 3}") for i in range(9)]
     split = make_split(scans, SplitConfig())
@@ -222,7 +231,7 @@ def test_an_edited_split_is_refused(tmp_path: Path) -> None:
 def test_what_is_not_a_split_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "split.json"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"split\.json is not a split"):
+    with pytest.raises(UserError, match=r"split\.json is not a split: .* hash, train, val, test$"):
         load_split(path)
 
 

@@ -45,6 +45,24 @@ def test_a_mean_has_the_interval_of_the_bootstrap() -> None:
     assert found.patients == 20
 
 
+def test_shares_end_at_one_lengths_do_not_and_the_seed_decides() -> None:
+    scores = patients(30)
+    found = intervals(scores)
+    assert found["recall"].high <= 1.0
+    assert found["hd95_mm"].high > 1.0
+    assert intervals(scores, seed=0) == found
+    assert intervals(scores, seed=1) != found
+
+
+def test_patients_without_a_figure_are_left_out_of_it() -> None:
+    empty = np.zeros((3, 12, 12), bool)
+    scores = [*patients(6), score_patient("empty", empty, empty, (1, 1, 1), True)]
+    found = intervals(scores)
+    assert found["dice"].patients == found["dice_slice_tumour"].patients == 6
+    assert found["dice"].value == pytest.approx(np.mean([score.dice for score in scores[:6]]))
+    assert found["dice_slice_empty1"].patients == 7
+
+
 def test_an_interval_of_a_ratio_covers_the_truth_as_often_as_it_says() -> None:
     """Patients of 1 to 10 slices with a false-alarm rate of 0.3, known by construction."""
     rng = np.random.default_rng(1)
