@@ -15,6 +15,8 @@ from statsmodels.stats.weightstats import ttost_paired
 from seglab.core.errors import UserError
 from seglab.evaluation.arms import ArmScores
 from seglab.evaluation.comparison import compare_arms
+from seglab.evaluation.power import patients_for_equivalence
+from seglab.evaluation.seed_noise import p_beyond_seeds, p_equivalence_beyond_seeds, seed_noise
 from seglab.evaluation.strata import stratify
 from tests.verdicts.simulate import Setting, compare, equal_arms
 
@@ -60,6 +62,34 @@ def test_patients_to_detect_are_statsmodels_where_one_seed_tells_of_no_luck() ->
         d = values[i, 0] - values[0, 0]
         exact = TTestPower().solve_power(abs(d.mean()) / stats.tstd(d), power=0.8, alpha=0.05 / 3)
         assert row.patients_to_detect == pytest.approx(exact, abs=2)
+
+
+def test_arms_of_unequal_seeds_have_each_its_own_luck() -> None:
+    values = dice_arms(np.random.default_rng(3), arms=3, patients=40, seeds=5, sd_run=0.01)
+    seeds = [values[0, :2], values[1, :5] + 0.02, values[2, :3]]
+    found = compare_arms([arm(f"a{i}", each) for i, each in enumerate(seeds)], "a0")
+    noise = seed_noise(seeds)
+    d = [each.mean(axis=0) - seeds[0].mean(axis=0) for each in seeds[1:]]
+    shares = [1 / 5 + 1 / 2, 1 / 3 + 1 / 2]
+    beyond = [p_beyond_seeds(x, share, noise) for x, share in zip(d, shares, strict=True)]
+    wrong = [2 * row.p_false_claim for row in found.rows]
+    corrected = [multipletests(family, method="holm")[1] for family in (beyond, wrong)]
+    assert (found.margin, found.resamples) == (0.01, 10_000)
+    assert (found.baseline.seeds, *(row.seeds for row in found.rows)) == (2, 5, 3)
+    for i, row in enumerate(found.rows):
+        assert (row.p_seeds, row.p_mean_holm) == pytest.approx([f[i] for f in corrected])
+        equal = p_equivalence_beyond_seeds(d[i], 0.01, shares[i], noise)
+        assert row.p_equivalence_seeds == pytest.approx(equal)
+        sizes = (row.diff, row.sd_diff, 0.01, 0.05, noise.cautious * shares[i])
+        assert row.patients_for_equivalence == patients_for_equivalence(*sizes)
+
+
+def test_spreads_of_one_are_unknown_and_of_two_known() -> None:
+    values = dice_arms(np.random.default_rng(4), arms=2, patients=2, seeds=2)
+    rows = compare(values).rows
+    assert rows[0].sd_seeds == pytest.approx(stats.tstd(values[1].mean(axis=1)))
+    assert rows[0].sd_diff > 0
+    assert math.isnan(compare(values[:, :1]).rows[0].sd_seeds)
 
 
 def test_the_interval_is_near_students_and_named_by_its_resamples() -> None:
