@@ -50,7 +50,9 @@ class Range(Block):
 class Pruner(Block):
     """Which trials are stopped before their end; the first, the base config, never is."""
 
-    name: Literal["none", "median", "percentile", "halving", "hyperband", "wilcoxon"] = "median"
+    name: Literal["none", "rungs", "median", "percentile", "halving", "hyperband", "wilcoxon"] = (
+        "rungs"
+    )
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of the epochs that every trial is given."""
     startup_trials: Annotated[int, Field(ge=0)] | None = None
@@ -64,7 +66,7 @@ class Pruner(Block):
     def startup(self) -> int:
         """Trials that run to their end before any is pruned.
 
-        A median needs some to be one of; halving compares with all that came as far.
+        A median needs some to be one of; others compare with all that came as far.
         """
         if self.startup_trials is not None:
             return self.startup_trials

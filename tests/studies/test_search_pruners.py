@@ -39,7 +39,7 @@ def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials
     assert may_prune(pruner, study)
 
 
-@pytest.mark.parametrize(("name", "share"), [("median", 0.75), ("halving", 0.5)])
+@pytest.mark.parametrize(("name", "share"), [("rungs", 0.55), ("median", 0.75), ("halving", 0.5)])
 def test_pruners_save_epochs_and_keep_the_best(name: Any, share: float) -> None:
     """Of 16 trials whose curves do not cross, in any order."""
     epochs, shares = 12, []
@@ -50,6 +50,40 @@ def test_pruners_save_epochs_and_keep_the_best(name: Any, share: float) -> None:
         assert max(kept) == curves.max()
         shares.append(spent / curves.size)
     assert np.mean(shares) <= share
+
+
+def test_a_default_search_forgives_a_bad_middle_and_keeps_the_best() -> None:
+    """The best network is the worst at the peak of its rate, as under a one-cycle schedule."""
+    epochs = 12
+    steady = np.linspace(0.1, 0.5, epochs) + np.linspace(-0.05, 0.05, 15)[:, None]
+    late = np.array([0.18, 0.23, 0.1, 0.0, 0.0, 0.1, 0.4, 0.6, 0.7, 0.8, 0.9, 0.9])
+    for place in range(1, 16):
+        _, kept = replay(np.insert(steady, place, late, axis=0), Pruner())
+        assert max(kept) == 0.9
+    _, kept = replay(np.insert(steady, 15, late, axis=0), Pruner(name="median"))
+    assert max(kept) < 0.9
+
+
+def test_the_default_looks_twice_and_spares_the_better_ones() -> None:
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(Pruner(), 12))
+    for level in (0.1, 0.2, 0.3, 0.4):
+        trial = study.ask()
+        for epoch in range(1, 13):
+            trial.report(level, epoch)
+        study.tell(trial, level)
+    low, middle, high = ([e for e in range(1, 13) if asked(study, x, e)] for x in (0.05, 0.35, 0.5))
+    assert low == [3, 8]
+    assert middle == []  # the second of five is in the best third, as near as can be
+    assert high == []
+
+
+def asked(study: optuna.Study, level: float, epoch: int) -> bool:
+    trial = study.ask()
+    for step in range(1, epoch + 1):
+        trial.report(level, step)
+    pruned = trial.should_prune()
+    study.tell(trial, state=TrialState.FAIL)
+    return pruned
 
 
 def replay(curves: np.ndarray, pruner: Pruner) -> tuple[int, list[float]]:
@@ -83,11 +117,14 @@ def test_the_patient_pruner_tests_as_scipy_does_and_leaves_out_patients_without_
 
 
 @pytest.mark.parametrize(
-    "name", ["median", "percentile", "halving", "hyperband", "wilcoxon", "none"]
+    "name", ["rungs", "median", "percentile", "halving", "hyperband", "wilcoxon", "none"]
 )
 def test_pruners_give_up_the_worst_and_keep_the_best(name: str) -> None:
     pruner = Pruner(name=name)  # type: ignore[arg-type]
-    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, 9))
+    # Hyperband draws a trial's bracket from the name of the study.
+    study = optuna.create_study(
+        study_name="any", direction="maximize", pruner=build_pruner(pruner, 9)
+    )
 
     def pruned_at(level: float) -> int | None:
         trial = study.ask()

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import wilcoxon
 
 from seglab.core.search import Pruner, Search
+from seglab.studies.search.rungs import RungPruner
 
 PATIENTS = "patients"
 """User attribute of a trial: ``{epoch: [Dice of each validation patient]}``."""
@@ -51,6 +52,8 @@ def build_sampler(search: Search, trials: int) -> BaseSampler:
 def build_pruner(pruner: Pruner, epochs: int) -> BasePruner:
     """Build the pruner; warm-up is :func:`is_judged`'s, start-up trials :func:`may_prune`'s."""
     first = max(1, warmup_epochs(pruner, epochs))
+    if pruner.name == "rungs":
+        return RungPruner(first, epochs)
     if pruner.name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=0)
     if pruner.name == "percentile":
