@@ -74,6 +74,8 @@ def load(arguments: argparse.Namespace) -> Study:
 
 
 def _describe(outcome: SearchOutcome) -> str:
+    from seglab.figures.trials import COSTS
+
     counts = ", ".join(f"{count} {word}" for word, count in outcome.trials.items())
     lines = [f"search '{outcome.experiment}': {counts}; parent run {outcome.parent_run_id}"]
     if outcome.best is not None:
@@ -82,6 +84,10 @@ def _describe(outcome: SearchOutcome) -> str:
         lines.append(f"best: trial {number:03d}, val Dice {dice:.4f}  {params}")
         lines.append(f"run it again: python run_experiment.py {outcome.best_config}")
         lines.append(f"figures: {outcome.report}")
+    for row in outcome.front:
+        dice, cost = row.values
+        words = f"{COSTS[outcome.second_objective]}: {cost:.4g}"
+        lines.append(f"on the front: trial {row.number:03d}, val Dice {dice:.4f}, {words}")
     if outcome.confirmation is not None:
         lines.append(f"confirmation over fresh seeds: {outcome.confirmation}")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from seglab.figures.style import (
     unit,
 )
 from seglab.figures.trials import (
+    COSTS,
     Importance,
     Scale,
     TrialRow,
@@ -221,7 +222,7 @@ def pareto(rows: Sequence[TrialRow], second: str) -> Figure:
     )
     for row in front:
         axes.annotate(f" {row.number:03d}", (row.values[1], row.values[0]), fontsize=8)
-    tidy(axes, x=second, y="validation Dice", title="Pareto front")
+    tidy(axes, x=COSTS.get(second, second), y="validation Dice", title="Pareto front")
     _legend(axes)
     return figure
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from seglab.figures.search import STATES
-from seglab.figures.trials import Importance, TrialRow, rank_curve, searched_keys
+from seglab.figures.trials import COSTS, Importance, TrialRow, rank_curve, searched_keys
 
 _TEMPLATE = Path(__file__).with_name("search_page.html")
 
@@ -27,6 +27,7 @@ def search_page(
     data = {
         "name": name,
         "second": second,
+        "cost": COSTS.get(second, second),
         "keys": searched_keys(rows),
         "colours": {state: "#{:02x}{:02x}{:02x}".format(*rgb) for state, rgb in STATES.items()},
         "importance": [asdict(one) for one in found],

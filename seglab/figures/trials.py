@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+COSTS: Mapping[str, str] = {
+    "train_seconds": "training time, s",
+    "parameters": "network parameters, millions",
+}
+"""What the axis of each second objective says."""
 _MOST_KEYS = 8
 
 
@@ -26,6 +31,8 @@ class TrialRow:
     seconds: float
     run_id: str
     is_base: bool
+    error: str = ""
+    """Why it failed."""
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,12 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
     return cache, prepared
 
 
-def judge_channel(cache: Cache) -> ImageIdentity:
+def judge_channel(cache: Cache, *, warn: bool = True) -> ImageIdentity:
     """Tell whether the images look like FLAIR; warn if not, before days of training on them."""
     wanted = min(IDENTITY_SAMPLE, len(cache.patients))
     places = np.linspace(0, len(cache.patients) - 1, wanted).round().astype(int)
     identity = set_identity([_look(cache, cache.patients[i]) for i in places])
-    if not identity.ok:
+    if warn and not identity.ok:
         print(f"warning: {identity.reason}", file=sys.stderr)
     return identity
 
@@ -84,29 +84,29 @@ def _look(cache: Cache, patient: CachedPatient) -> ImageIdentity:
     return image_identity(image, cache.native_mask(patient), mirror_axis=cache.mirror_axis)
 
 
-def open_data(config: RunConfig) -> StudyData:
+def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     """Open the cache of a run and divide its patients; those of the test cannot be read.
+
+    Args:
+        config: of the run.
+        warn: of a half-finished download and of images that are no FLAIR; what starts a
+            command has warned for its workers.
 
     Raises:
         UserError: bad files, too few patients, a split that leaks.
     """
     source = open_source(config.data.source, config.data.root, config.data.channel)
     cache, prepared = fill_cache(config.data, source)
-    missing = _count_missing(source)
-    split = make_split(split_patients(cache, source), config.split)
-    return StudyData(seal(cache, split), split, prepared, judge_channel(cache), missing)
-
-
-def _count_missing(source: Source) -> int:
-    """Count the files that are announced and absent, and say so: training goes on without."""
     missing = source.missing_files()
-    if missing:
+    if warn and missing:
         print(
             f"warning: {source.root} lacks {len(missing):,} files of its set, {missing[0]} the "
             "first: the rest is used (data check lists them)",
             file=sys.stderr,
         )
-    return len(missing)
+    split = make_split(split_patients(cache, source), config.split)
+    identity = judge_channel(cache, warn=warn)
+    return StudyData(seal(cache, split), split, prepared, identity, len(missing))
 
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:

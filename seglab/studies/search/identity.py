@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from seglab.studies.search.space import Space
 from seglab.studies.search.storage import StudyStorage
 
 IDENTITY = "identity"
+_IS_HASH = re.compile("[0-9a-f]{12,64}").fullmatch
 
 
 def open_study(
@@ -91,5 +93,7 @@ def _leaves(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and _IS_HASH(value):
+        return value[:12]  # as long as the table of runs shows it
     text = "absent" if value is None else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

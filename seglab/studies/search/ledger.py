@@ -14,7 +14,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import takewhile
+from functools import cached_property
+from itertools import islice, takewhile
 from typing import Any
 
 import optuna
@@ -62,6 +63,13 @@ class Ledger:
     search: Search
     since: datetime
     """When the command started: failures before it do not stop it."""
+
+    @cached_property
+    def asked(self) -> int:
+        """Trials that are to be complete or pruned at the end: a grid may have fewer points."""
+        if self.search.sampler != "grid":
+            return self.search.trials
+        return sum(1 for _ in islice(self.space.grid(), self.search.trials))
 
     @property
     def trials(self) -> list[FrozenTrial]:

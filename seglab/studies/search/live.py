@@ -54,7 +54,7 @@ class Live:
         print(f"\r\x1b[K{line}" if self._shows_epochs else line, file=sys.stderr, flush=True)
 
     def _summary(self, trials: list[FrozenTrial]) -> str:
-        done, asked = sum(t.state in DONE for t in trials), self._ledger.search.trials
+        done, asked = sum(t.state in DONE for t in trials), self._ledger.asked
         best = best_trial(trials)
         leader = (
             "no Dice yet"
@@ -98,7 +98,8 @@ def trial_line(trial: FrozenTrial) -> str:
         outcome = trial.user_attrs.get(ERROR, "its machine went silent")
     else:
         outcome = f"Dice {trial.values[0]:.4f}" if trial.values else "no Dice"
-        outcome += f" after {progress.get('epoch', 0)} epochs"
+        epochs = progress.get("epoch", 0)
+        outcome += f" after {epochs} epoch{'' if epochs == 1 else 's'}"
     again = f" (repeats {trial.user_attrs[RETRY_OF]:03d})" if RETRY_OF in trial.user_attrs else ""
     return f"trial {trial.number:03d}{again} {WORDS[trial.state]:<8} {outcome}  {params}"
 

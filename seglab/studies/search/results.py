@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from seglab.core.config import RunConfig
 from seglab.core.study import Study
-from seglab.figures.trials import TrialRow
-from seglab.studies.search.ledger import BASE, RUN, THREADS, Ledger
+from seglab.figures.trials import TrialRow, pareto_front
+from seglab.studies.search.ledger import BASE, ERROR, RUN, THREADS, Ledger
 from seglab.studies.search.live import WORDS, best_trial, count_states
 
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -31,6 +31,14 @@ class SearchOutcome:
     report: Path | None
     rows: tuple[TrialRow, ...]
     confirmation: str | None = None
+    second_objective: str = "none"
+
+    @property
+    def front(self) -> list[TrialRow]:
+        """Of two objectives: the trials that none beats in both, cheapest first."""
+        if self.second_objective == "none":
+            return []
+        return pareto_front([row for row in self.rows if row.state == "complete"])
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -43,6 +51,10 @@ class SearchOutcome:
             "best": None
             if best is None
             else {"run_id": best.run_id, "value": best.values[0], "params": dict(best.params)},
+            "front": [
+                {"run_id": row.run_id, "values": list(row.values), "params": dict(row.params)}
+                for row in self.front
+            ],
             "best_config": None if self.best_config is None else str(self.best_config),
             "report": None if self.report is None else str(self.report),
             "confirmation": self.confirmation,
@@ -68,6 +80,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         seconds=trial.duration.total_seconds() if trial.duration else 0.0,
         run_id=trial.user_attrs.get(RUN, ""),
         is_base=bool(trial.user_attrs.get(BASE)),
+        error=trial.user_attrs.get(ERROR, ""),
     )
 
 
@@ -107,4 +120,5 @@ def summarise(study: Study, ledger: Ledger, parent_run_id: str) -> SearchOutcome
         best_config=None,
         report=None,
         rows=rows,
+        second_objective=ledger.search.second_objective,
     )

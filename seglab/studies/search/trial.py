@@ -224,7 +224,8 @@ def _leads(run: OpenRun, bench: Bench) -> bool:
 
 def fail_trial(claim: Claim, bench: Bench, error: Exception) -> None:
     """Record a failure in the study, and in a run if training did not come that far."""
-    reason = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
+    expected = isinstance(error, UserError | TrainingDiverged)
+    reason = str(error) if expected else f"{type(error).__name__}: {error}"
     reason = " ".join(reason.split())[:_LONGEST_ERROR]
     run = latest_run(claim, bench)
     if run is None:

@@ -79,7 +79,7 @@ class DataByBlock:
         """Return the data of a run."""
         key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
         if key not in self._opened:
-            self._opened[key] = open_data(config)
+            self._opened[key] = open_data(config, warn=False)
         return self._opened[key]
 
 
