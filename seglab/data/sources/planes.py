@@ -78,7 +78,7 @@ def _read_chunks(
                 continue
             target = out[begin - first : end - first, y : y + rows, x : x + columns]
             inside = np.frombuffer(values, dtype).reshape(chunk)[..., begin - z : end - z]
-            target[...] = np.moveaxis(inside, -1, 0)[:, : target.shape[1], : target.shape[2]]
+            target[...] = inside.transpose(2, 0, 1)[:, : target.shape[1], : target.shape[2]]
     return out
 
 
