@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.learning.training import LAST
+from seglab.learning import training
+from seglab.learning.training import LAST, Trainer
 from seglab.studies.data import open_data
-from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one
+from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one, try_one
 from seglab.tracking import Store, open_store
 from tests.faults.tmpfs import KB, enlarge, fill_up
 
@@ -159,3 +163,25 @@ def test_t2_taken_for_flair_is_told_at_every_start(
     flair = small_config(train={"epochs": 1})
     outcome = train_one(Plan(flair, "small"), store, open_data(flair))
     assert store.get_run(outcome.run_id).tags["seglab.looks_like_flair"] == "true"
+
+
+def test_a_run_without_memory_leaves_it_to_the_next(
+    small_config: Build, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks: list[weakref.ref[nn.Module]] = []
+
+    def hungry(trainer: Trainer, batch: object) -> None:
+        networks.append(weakref.ref(trainer.network))
+        raise MemoryError("cannot allocate")
+
+    plan = Plan(small_config(name="hungry"), "hungry")
+    data = open_data(plan.config)
+    monkeypatch.setattr(training, "train_step", hungry)
+    gc.disable()  # chance may not help
+    try:
+        outcome = try_one(plan, store, data)
+        (network,) = networks
+        assert network() is None
+    finally:
+        gc.enable()
+    assert (outcome.status, outcome.our_fault) == ("FAILED", True)
