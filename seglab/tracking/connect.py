@@ -22,23 +22,24 @@ def default_uri(folder: Path = Path("mlruns")) -> str:
     return given or sqlite_uri(folder.absolute() / DATABASE)
 
 
-def open_store(folder: Path = Path("mlruns")) -> Store:
+def open_store(folder: Path = Path("mlruns"), away_s: float = 0.0) -> Store:
     """Open the store, ready to use; safe for many processes on a fresh folder.
 
     Args:
         folder: of the database, artifacts and local state. An SQLite
             ``MLFLOW_TRACKING_URI`` brings its own folder, a server keeps only
             local state in ``folder``.
+        away_s: seconds to wait for a server that was there when the command began.
 
     Raises:
-        UserError: no answer within seconds, or the folder cannot be written.
+        UserError: no answer within seconds or so long, or the folder cannot be written.
     """
     settle_mlflow()
     uri = default_uri(folder)
     if uri.startswith(SQLITE):
         database = Path(uri.removeprefix(SQLITE)).absolute()
         return _open_local(database)
-    return _open_remote(uri, folder.resolve())
+    return _open_remote(uri, folder.resolve(), away_s)
 
 
 def _open_local(database: Path) -> Store:
@@ -54,12 +55,12 @@ def _open_local(database: Path) -> Store:
         return Store(uri, folder, patiently(lambda: _client(uri)))
 
 
-def _open_remote(uri: str, folder: Path) -> Store:
-    _check_reachable(uri)
+def _open_remote(uri: str, folder: Path, away_s: float) -> Store:
+    _check_reachable(uri, away_s)
     with explained(uri):
         try:
             client = _client(uri)
-            client.search_experiments(max_results=1)
+            patiently(lambda: client.search_experiments(max_results=1), away_s=away_s)
         except Exception as error:
             raise _unusable(uri, error) from error
     return Store(uri, folder, client)
@@ -71,8 +72,8 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(uri, uri)
 
 
-def _check_reachable(uri: str) -> None:
-    reason = unreachable(uri)
+def _check_reachable(uri: str, away_s: float) -> None:
+    reason = unreachable(uri, away_s)
     if reason is not None:
         raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {reason}")
 

@@ -82,11 +82,22 @@ def mendable(error: BaseException) -> str | None:
     return next(reasons, None)
 
 
-def unreachable(uri: str) -> str | None:
+def unreachable(uri: str, away_s: float = 0.0) -> str | None:
     """Return why nothing listens at a server's address; None if something does, or it is a file.
 
     Takes seconds, where MLflow retries for minutes.
+
+    Args:
+        uri: of the server.
+        away_s: seconds to wait for one that was there.
     """
+    deadline = time.monotonic() + away_s
+    while (reason := _probe(uri)) is not None and time.monotonic() < deadline:
+        time.sleep(AGAIN_S)
+    return reason
+
+
+def _probe(uri: str) -> str | None:
     parts = urlsplit(uri)
     port = _DEFAULT_PORTS.get(parts.scheme.split("+")[0])
     if parts.hostname is None or port is None:

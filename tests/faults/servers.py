@@ -105,11 +105,19 @@ class PostgresServer:
         """Cut every connection, and come back at once."""
         self._control("-m", "fast", "restart")
 
+    def stop(self) -> None:
+        """Cut every connection, and stay away."""
+        self._control("-m", "fast", "stop")
+
+    def start(self) -> None:
+        """Come back."""
+        self._control("start")
+
     def __enter__(self) -> PostgresServer:
         if os.getuid() == 0:
             shutil.chown(self._folder, "postgres")
         self._run("initdb", "-D", str(self._folder / "data"), "-A", "trust", "-U", "postgres")
-        self._control("start")
+        self.start()
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", "seglab")
         return self
 

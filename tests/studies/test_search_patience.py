@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from pathlib import Path
 
 import optuna
@@ -13,6 +14,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from sqlalchemy.exc import DBAPIError
 
+from seglab.core.errors import UserError
 from seglab.studies.search.ledger import requeue
 from seglab.studies.search.patience import PatientStorage, is_cut_off, through_restarts
 from seglab.studies.search.storage import open_storage
@@ -41,6 +43,23 @@ def test_every_call_goes_through_a_restart_and_is_done_once(tmp_path: Path) -> N
         with storage.lock("claim"):
             assert [trial.number for trial in study.trials] == [0, 1, 2]
         storage.backend.record_heartbeat(study.trials[-1]._trial_id)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_who_starts_while_the_database_is_away_waits_for_it(tmp_path: Path) -> None:
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
+    with PostgresServer() as server:
+        server.stop()
+        with pytest.raises(UserError, match="cannot be reached"):
+            open_storage(server.url, "s", tmp_path, 20, requeue)
+        back = threading.Timer(1.0, server.start)
+        back.start()
+        try:
+            assert open_storage(server.url, "s", tmp_path, 20, requeue, away_s=60).beats
+        finally:
+            back.join()
 
 
 def test_nothing_that_reaches_the_database_is_impatient() -> None:

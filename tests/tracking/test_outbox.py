@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from seglab.tracking import RunLog, Store, resume_run, start_run, sync
+from seglab.core.errors import UserError
+from seglab.tracking import RunLog, Store, open_store, resume_run, start_run, sync
 from seglab.tracking.failures import StoreAway, explained, patiently
 from seglab.tracking.messages import artifact_message, batch_message, send
 from seglab.tracking.outbox import JOURNAL, Outbox, read_journal
@@ -64,6 +65,21 @@ def test_a_question_waits_for_a_server_that_comes_back(server: Server, remote: S
     finally:
         back.join()
     run.finish()
+
+
+@pytest.mark.slow
+def test_a_process_that_starts_in_an_outage_waits_for_its_end(
+    server: Server, remote: Store
+) -> None:
+    server.stop()
+    with pytest.raises(UserError, match="cannot be reached"):
+        open_store(remote.folder)
+    back = threading.Timer(1.0, server.start)
+    back.start()
+    try:
+        assert open_store(remote.folder, away_s=60).uri == server.uri
+    finally:
+        back.join()
 
 
 def test_a_store_that_stays_away_is_no_fault_of_a_run(store: Store) -> None:

@@ -52,7 +52,12 @@ class StudyStorage:
 
 
 def open_storage(
-    url: str | None, name: str, folder: Path, heartbeat_s: int, requeue: Requeue
+    url: str | None,
+    name: str,
+    folder: Path,
+    heartbeat_s: int,
+    requeue: Requeue,
+    away_s: float = 0.0,
 ) -> StudyStorage:
     """Open the storage of the study ``name``, made if absent.
 
@@ -62,6 +67,7 @@ def open_storage(
         folder: of this machine's journals and locks.
         heartbeat_s: seconds between signs of life (PostgreSQL).
         requeue: called with each trial of a machine that went silent, once it has failed.
+        away_s: seconds to wait for a server that was there when the command began.
 
     Raises:
         UserError: cannot be reached, read or written, or was made by another Optuna.
@@ -76,7 +82,12 @@ def open_storage(
         return StudyStorage(
             _open_journal(folder / f"{name}.log"), _file_lock(folder, name), folder, home
         )
-    backend, lock = _open_postgres(url, name, heartbeat_s, requeue)
+    _check_postgres(url, away_s)
+    try:
+        # From the beginning, if it is restarted in between.
+        backend, lock = through_restarts(_connect, away_s)(url, name, heartbeat_s, requeue)
+    except Exception as error:
+        raise UserError(f"search.storage: {redact(url)} {_why(error)}") from error
     return StudyStorage(backend, lock, folder, home)
 
 
@@ -148,21 +159,15 @@ def _file_lock(folder: Path, name: str) -> Lock:
     return lock
 
 
-def _open_postgres(
-    url: str, name: str, heartbeat_s: int, requeue: Requeue
-) -> tuple[RDBStorage, Lock]:
+def _check_postgres(url: str, away_s: float) -> None:
     if not url.startswith(POSTGRES):
         raise UserError(
             f"search.storage: '{redact(url)}' is not of the form {POSTGRES}user@host/db"
         )
     if importlib.util.find_spec("psycopg") is None:
         raise UserError("search.storage: PostgreSQL needs: pip install 'psycopg[binary]'")
-    if (reason := unreachable(url)) is not None:
+    if (reason := unreachable(url, away_s)) is not None:
         raise UserError(f"search.storage: {redact(url)} cannot be reached: {reason}")
-    try:
-        return _connect(url, name, heartbeat_s, requeue)
-    except Exception as error:
-        raise UserError(f"search.storage: {redact(url)} {_why(error)}") from error
 
 
 def _connect(url: str, name: str, heartbeat_s: int, requeue: Requeue) -> tuple[RDBStorage, Lock]:

@@ -30,6 +30,7 @@ from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.storage import StudyStorage, open_storage
 from seglab.studies.search.trial import Bench, do_trial
 from seglab.tracking import Store, open_store
+from seglab.tracking.failures import AWAY_S
 
 STOP = "stop"
 _IDLE_S = 1.0
@@ -83,12 +84,12 @@ class DataByBlock:
         return self._opened[key]
 
 
-def open_study_storage(study: Study, store: Store) -> StudyStorage:
-    """Open where the study of this search is kept."""
+def open_study_storage(study: Study, store: Store, away_s: float = 0.0) -> StudyStorage:
+    """Open where the study of this search is kept; wait so long for a server that was there."""
     assert study.search is not None
     search = study.search
     folder = store.folder / "optuna"
-    return open_storage(search.storage, study.name, folder, search.heartbeat_s, requeue)
+    return open_storage(search.storage, study.name, folder, search.heartbeat_s, requeue, away_s)
 
 
 def open_ledger(study: Study, space: Space, storage: StudyStorage, since: datetime) -> Ledger:
@@ -108,8 +109,9 @@ def work(task: Task, reins: Reins) -> int:
         KeyboardInterrupt: told to stop now.
     """
     study = resolve_study(task.document)
-    store = open_store()
-    storage = open_study_storage(study, store)
+    # The parent found both servers there: one that is away now is waited for.
+    store = open_store(away_s=AWAY_S)
+    storage = open_study_storage(study, store, AWAY_S)
     ledger = open_ledger(study, make_space(study), storage, datetime.fromisoformat(task.since))
     owner = take_ownership(storage, study.name)
     bench = Bench(ledger, store, task.parent_run_id, DataByBlock(), reins.stop.is_set)
