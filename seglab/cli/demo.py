@@ -12,7 +12,7 @@ from typing import Any
 from seglab.cli.shell import DONE, Parser
 
 PHANTOMS = Path("data/phantoms")
-PATIENTS, SIZE, SLICES = 48, 96, 40
+PATIENTS, SIZE, SLICES = 24, 96, 40
 
 
 def add_commands(commands: Any) -> None:
