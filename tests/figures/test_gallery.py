@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +22,9 @@ from seglab.evaluation.failures import FailureAnalysis, analyse, explain
 from seglab.evaluation.metrics import score_patient
 from seglab.figures.gallery import write_gallery
 from seglab.figures.sprites import choose_positions, encode
+from tests.chromium import chromium
 
 MakeCase = Callable[..., Case]
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 HOSTILE = "</script><script>document.title='owned'</script><b>&\"'"
 
 
@@ -201,21 +190,9 @@ def full_volume() -> Case:
 
 
 @pytest.fixture
-def browser() -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("chromium or chromedriver is absent")
-    from selenium.webdriver.chrome.service import Service
-
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = selenium.Chrome(options=options, service=Service(driver))
-    yield page
-    page.quit()
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile"), 1280, 900) as page:
+        yield page
 
 
 @pytest.mark.browser
