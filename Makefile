@@ -15,7 +15,7 @@ env: .venv/ready
 	@touch $@
 
 test: env
-	$(BIN)/python -m pytest -m "not real_data and not browser and not postgres"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not browser and not postgres"
 
 fuzz: env
 	$(BIN)/python -m tests.fuzz

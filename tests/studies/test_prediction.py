@@ -3,70 +3,21 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
-from seglab.core.config import Model
-from seglab.core.errors import UserError
-from seglab.core.registry import MODELS
-from seglab.data.cache import CacheSettings
-from seglab.learning.device import Compute
-from seglab.learning.inference import Predictor
-from seglab.learning.postprocess import OperatingPoint
-from seglab.learning.segmenter import Recipe, Segmenter, load_segmenter
-from seglab.studies.model_files import open_model
+from seglab.learning.segmenter import load_segmenter
 from seglab.studies.prediction import Predictions, predict
+from tests.studies.bright_front import COMPUTE, make_segmenter
 
 BRATS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1]])
-COMPUTE = Compute(torch.device("cpu"), "fp32", 1)
-
-
-class BrightFront(nn.Module):
-    """Marks what is bright, in the front half alone: it matters how the head lies."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.level = nn.Parameter(torch.tensor(0.9))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        front = torch.arange(image.shape[-1], device=image.device) < image.shape[-1] / 2
-        return (image - self.level) * 50 * front - 50 * ~front
-
-
-def register() -> None:
-    if "bright-front" not in MODELS:
-
-        @MODELS.register("bright-front")
-        def bright_front(in_channels: int) -> nn.Module:
-            """Marks what is bright in the front half."""
-            return BrightFront()
-
-
-def make_segmenter(upright: bool = False, **point: Any) -> Segmenter:
-    register()
-    recipe = Recipe(
-        name="test",
-        model=Model.model_validate("bright-front"),
-        context=0,
-        precision="fp32",
-        settings=CacheSettings(64, "none", "percentile", "volume", 0),
-        shape=(64, 64),
-        mirror_axis=1 if upright else 0,
-        upright=upright,
-        keeps_volume_scale=True,
-        point=OperatingPoint(**point),
-    )
-    return Segmenter(recipe, Predictor(BrightFront(), COMPUTE, 0))
 
 
 def head(front: int = 15, slices: int = 10) -> np.ndarray:
@@ -276,40 +227,3 @@ def test_a_saved_model_comes_back_the_same(scan: Path, tmp_path: Path) -> None:
     assert back.recipe == segmenter.recipe
     image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
     assert np.array_equal(back.predict(image), segmenter.predict(image))
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "best.ckpt", "best.safetensors", "model.pkl"])
-def test_a_pickle_is_refused_and_its_code_not_run(tmp_path: Path, name: str) -> None:
-    make_segmenter().save(tmp_path)
-    (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    checkpoint = tmp_path / name
-    checkpoint.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-
-    def no_store() -> Any:
-        raise AssertionError("a file needs no store")
-
-    with pytest.raises(UserError, match="safetensors"):
-        open_model(str(checkpoint), no_store)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_what_is_no_model_is_told(tmp_path: Path) -> None:
-    def no_store() -> Any:
-        raise AssertionError("a path needs no store")
-
-    for name, reason in ((str(tmp_path), "no model"), ("./absent.safetensors", "no such")):
-        with pytest.raises(UserError, match=reason):
-            open_model(name, no_store)
-    (tmp_path / "model.json").write_text('{"format": 1, "model": "__import__"}')
-    with pytest.raises(UserError, match=r"model\.json"):
-        open_model(str(tmp_path), no_store)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-import seglab.studies.components  # noqa: F401  (registers)
 from seglab.core.errors import UserError
-from seglab.core.study import resolve_study
-from seglab.studies.search.identity import load_study, open_study
 from seglab.studies.search.ledger import (
     ERROR,
     MOST_DEATHS,
@@ -26,38 +20,10 @@ from seglab.studies.search.ledger import (
     Ledger,
     TooManyFailures,
     clear_locks,
-    requeue,
     take_ownership,
 )
-from seglab.studies.search.space import make_space
-from seglab.studies.search.storage import StudyStorage, cut_torn_line, open_storage
-
-LR = {"low": 1e-4, "high": 1e-1, "log": True}
-DATA = SimpleNamespace(
-    cache=SimpleNamespace(data_hash="d" * 64), split=SimpleNamespace(hash="split")
-)
-Open = Callable[..., Ledger]
-
-
-def open_ledger(folder: Path, data: Any = DATA, base: Any = None, **search: Any) -> Ledger:
-    given = {"space": {"optim.lr": LR}, "trials": 4, "sampler": "random", **search}
-    study = resolve_study(
-        {
-            "name": "s",
-            "data": {"source": "brats-h5", "root": "nowhere"},
-            "search": given,
-            **(base or {}),
-        }
-    )
-    assert study.search is not None
-    storage = open_storage(study.search.storage, "s", folder, 20, requeue)
-    space = make_space(study)
-    open_study("s", space, study.search, data, storage)
-    return Ledger(load_study("s", storage), storage, space, study.search, datetime.now())
-
-
-def states(ledger: Ledger) -> list[str]:
-    return [trial.state.name for trial in ledger.trials]
+from seglab.studies.search.storage import StudyStorage
+from tests.studies.ledgers import DATA, LR, open_ledger, states
 
 
 def test_the_base_config_comes_first_and_the_count_is_the_one_asked_for(tmp_path: Path) -> None:
@@ -193,38 +159,6 @@ def test_a_grid_is_walked_once_and_then_is_finished(tmp_path: Path) -> None:
     assert ledger.finished()
 
 
-def test_a_journal_survives_a_line_that_was_cut_short(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
-    owner = take_ownership(ledger.storage, "s")
-    assert ledger.claim(owner.path.name, 1) is not None
-    journal = tmp_path / "s.log"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code": 5, "wor')
-    again = open_ledger(tmp_path)
-    assert states(again) == ["RUNNING"]
-    assert again.claim(owner.path.name, 1) is not None
-    assert states(open_ledger(tmp_path)) == ["RUNNING", "RUNNING"]
-
-
-@pytest.mark.parametrize("text", [b"", b"a\n", b"a\nbc", b"bc", b"a\n" + b"x" * 9000])
-def test_only_what_follows_the_last_line_break_is_cut(tmp_path: Path, text: bytes) -> None:
-    path = tmp_path / "journal"
-    path.write_bytes(text)
-    cut_torn_line(path)
-    assert path.read_bytes() == text[: text.rfind(b"\n") + 1]
-
-
-def test_the_lock_of_a_killed_writer_is_free_at_once(tmp_path: Path) -> None:
-    open_ledger(tmp_path)
-    code = (
-        "import os, sys; from pathlib import Path\n"
-        "from seglab.studies.search.storage import JournalLock\n"
-        "JournalLock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), 9)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.log")], check=False)
-    assert states(open_ledger(tmp_path)) == ["WAITING"]
-
-
 def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Path) -> None:
     storage = open_ledger(tmp_path).storage
     alive, dead = take_ownership(storage, "s"), take_ownership(storage, "s")
@@ -261,29 +195,6 @@ def test_more_trials_another_pruner_and_another_machine_are_no_change(tmp_path: 
     local = {"data": {"source": "brats-h5", "root": "elsewhere", "workers": 3}}
     ledger = open_ledger(tmp_path, trials=9, pruner={"name": "none"}, base=local)
     assert states(ledger) == ["WAITING"]
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("mysql://me:secret@host/db", "is not of the form postgresql"),
-        ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "cannot be reached"),
-    ],
-)
-def test_a_storage_that_cannot_be_used_is_named_without_its_password(
-    tmp_path: Path, url: str, told: str
-) -> None:
-    if "psycopg" in url:
-        pytest.importorskip("psycopg")
-    with pytest.raises(UserError, match=told) as raised:
-        open_storage(url, "s", tmp_path, 20, requeue)
-    assert "secret" not in str(raised.value)
-
-
-def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
-    (tmp_path / "s.log").write_text('{"op_code": 99, "worker_id": "x"}\nnonsense\n')
-    with pytest.raises(UserError, match=r"s\.log: not a study"):
-        open_storage(None, "s", tmp_path, 20, requeue)
 
 
 def test_what_another_machine_gave_up_is_not_told_twice(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""A network whose answer is known, and the segmenter around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import seglab.studies.components  # noqa: F401
+from seglab.core.config import Model
+from seglab.core.registry import MODELS
+from seglab.data.cache import CacheSettings
+from seglab.learning.device import Compute
+from seglab.learning.inference import Predictor
+from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.segmenter import Recipe, Segmenter
+
+COMPUTE = Compute(torch.device("cpu"), "fp32", 1)
+
+
+class BrightFront(nn.Module):
+    """Marks what is bright, in the front half alone: it matters how the head lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(0.9))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        front = torch.arange(image.shape[-1], device=image.device) < image.shape[-1] / 2
+        return (image - self.level) * 50 * front - 50 * ~front
+
+
+def register() -> None:
+    if "bright-front" not in MODELS:
+
+        @MODELS.register("bright-front")
+        def bright_front(in_channels: int) -> nn.Module:
+            """Marks what is bright in the front half."""
+            return BrightFront()
+
+
+def make_segmenter(upright: bool = False, **point: Any) -> Segmenter:
+    register()
+    recipe = Recipe(
+        name="test",
+        model=Model.model_validate("bright-front"),
+        context=0,
+        precision="fp32",
+        settings=CacheSettings(64, "none", "percentile", "volume", 0),
+        shape=(64, 64),
+        mirror_axis=1 if upright else 0,
+        upright=upright,
+        keeps_volume_scale=True,
+        point=OperatingPoint(**point),
+    )
+    return Segmenter(recipe, Predictor(BrightFront(), COMPUTE, 0))
