@@ -212,9 +212,10 @@ class Store:
         marked when the caller knows better (``dead``: its heartbeat stopped).
         """
         started_here = self.is_local or (self.state(run_id) / LOCK).exists()
-        if self.get_run(run_id).status != "RUNNING" or self.in_use(run_id):
+        # The status last: a run puts its end on record before it lets go of its lock.
+        if self.in_use(run_id) or not (started_here or dead):
             return False
-        if not (started_here or dead):
+        if self.get_run(run_id).status != "RUNNING":
             return False
         self.call(lambda: self.client.set_tag(run_id, INTERRUPTED, redact(reason)))
         self.call(lambda: self.client.set_terminated(run_id, "KILLED"))

@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.tracking import Store, UnknownRun, default_uri, open_store, resume_run, start_run
+from seglab.tracking import (
+    RunInfo,
+    Store,
+    UnknownRun,
+    default_uri,
+    open_store,
+    resume_run,
+    start_run,
+)
 from seglab.tracking.database import prepare_database
 from seglab.tracking.failures import redact
 
@@ -147,6 +155,26 @@ def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
     assert run.tags["seglab.interrupted"] == "killed"
     assert run.end_time is not None
     assert not store.mark_interrupted(run_id, "again")
+
+
+def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(store: Store) -> None:
+    run = start_run(store, "one", "ends")
+
+    class Slow(Store):
+        """Takes so long to answer that the run ends between any two questions."""
+
+        def get_run(self, run_id: str) -> RunInfo:
+            found = super().get_run(run_id)
+            run.finish()
+            return found
+
+        def in_use(self, run_id: str) -> bool:
+            found = super().in_use(run_id)
+            run.finish()
+            return found
+
+    assert not Slow(store.uri, store.folder, store.client).mark_interrupted(run.run_id, "killed")
+    assert store.get_run(run.run_id).status == "FINISHED"
 
 
 def test_an_orphan_does_not_hold_the_run_of_its_killed_parent(store: Store) -> None:

@@ -102,7 +102,7 @@ def write_best(path: Path, study: Study, best: TrialRow, ledger: Ledger) -> None
     header = (
         f"# The best of search '{study.name}': trial {best.number:03d}, "
         f"validation Dice {best.values[0]!r}.\n"
-        "# A search's best is optimistic: see its confirmation over fresh seeds.\n"
+        "# The best of many is optimistic: over fresh seeds it is usually lower.\n"
         f"#   python run_experiment.py {path.name}\n"
     )
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
