@@ -94,9 +94,10 @@ class Store:
 
         Not one that a living process has open, here or, as far as can be known, on another
         machine of a shared server: a run is RUNNING there without a lock here. A run that
-        is being created has no lock yet either.
+        is being created has no lock yet either, and one that has ended since it was read
+        is another's to judge.
         """
-        if self.in_use(run.run_id):
+        if self.in_use(run.run_id) or self.get_run(run.run_id).status != run.status:
             return False
         if run.status != "RUNNING" or (self.state(run.run_id) / LOCK).exists():
             return True

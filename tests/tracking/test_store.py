@@ -15,12 +15,10 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.tracking import (
-    RunInfo,
     Store,
     UnknownRun,
     default_uri,
     open_store,
-    resume_run,
     start_run,
 )
 from seglab.tracking.database import prepare_database
@@ -130,75 +128,6 @@ def test_an_unknown_run_is_named(store: Store) -> None:
         store.get_run("nonsense")
     with pytest.raises(UnknownRun, match=r"0{32}"):
         store.get_run("0" * 32)
-
-
-def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
-    context = multiprocessing.get_context("fork")
-    ids = context.SimpleQueue()
-
-    def start_and_wait() -> None:
-        ids.put(start_run(open_store(store.folder), "one", "killed").run_id)
-        time.sleep(60)
-
-    process = context.Process(target=start_and_wait)
-    process.start()
-    run_id = ids.get()
-    assert store.in_use(run_id)
-    assert not store.mark_interrupted(run_id, "killed")
-    assert store.get_run(run_id).status == "RUNNING"
-    process.kill()
-    process.join()
-    assert not store.in_use(run_id)
-    assert store.mark_interrupted(run_id, "killed")
-    run = store.get_run(run_id)
-    assert run.status == "KILLED"
-    assert run.tags["seglab.interrupted"] == "killed"
-    assert run.end_time is not None
-    assert not store.mark_interrupted(run_id, "again")
-
-
-def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(store: Store) -> None:
-    run = start_run(store, "one", "ends")
-
-    class Slow(Store):
-        """Takes so long to answer that the run ends between any two questions."""
-
-        def get_run(self, run_id: str) -> RunInfo:
-            found = super().get_run(run_id)
-            run.finish()
-            return found
-
-        def in_use(self, run_id: str) -> bool:
-            found = super().in_use(run_id)
-            run.finish()
-            return found
-
-    assert not Slow(store.uri, store.folder, store.client).mark_interrupted(run.run_id, "killed")
-    assert store.get_run(run.run_id).status == "FINISHED"
-
-
-def test_an_orphan_does_not_hold_the_run_of_its_killed_parent(store: Store) -> None:
-    """Data-loader workers are forked with the run open, and outlive a kill -9 for seconds."""
-    reading, writing = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        run = start_run(open_store(store.folder), "one", "killed")
-        orphan = os.fork()
-        if orphan == 0:
-            time.sleep(60)
-            os._exit(0)
-        os.write(writing, f"{run.run_id} {orphan}".encode())
-        time.sleep(60)
-        os._exit(0)
-    run_id, orphan_id = os.read(reading, 100).decode().split()
-    try:
-        assert store.in_use(run_id)
-        os.kill(parent, signal.SIGKILL)
-        os.waitpid(parent, 0)
-        assert not store.in_use(run_id)
-        resume_run(store, run_id).finish()
-    finally:
-        os.kill(int(orphan_id), signal.SIGKILL)
 
 
 def test_writes_wait_for_a_locked_database(store: Store) -> None:
