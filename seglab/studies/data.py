@@ -70,10 +70,14 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
 
 
 def judge_channel(cache: Cache, *, warn: bool = True) -> ImageIdentity:
-    """Tell whether the images look like FLAIR; warn if not, before days of training on them."""
-    wanted = min(IDENTITY_SAMPLE, len(cache.patients))
-    places = np.linspace(0, len(cache.patients) - 1, wanted).round().astype(int)
-    identity = set_identity([_look(cache, cache.patients[i]) for i in places])
+    """Tell whether the images look like FLAIR; warn if not, before days of training on them.
+
+    Of a sealed cache only those are looked at that may be read.
+    """
+    patients = list(cache.by_id.values())
+    wanted = min(IDENTITY_SAMPLE, len(patients))
+    places = np.linspace(0, len(patients) - 1, wanted).round().astype(int)
+    identity = set_identity([_look(cache, patients[i]) for i in places])
     if warn and not identity.ok:
         print(f"warning: {identity.reason}", file=sys.stderr)
     return identity
@@ -105,8 +109,9 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
             file=sys.stderr,
         )
     split = make_split(split_patients(cache, source), config.split)
-    identity = judge_channel(cache, warn=warn)
-    return StudyData(seal(cache, split), split, prepared, identity, len(missing))
+    sealed = seal(cache, split)
+    identity = judge_channel(sealed, warn=warn)
+    return StudyData(sealed, split, prepared, identity, len(missing))
 
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:

@@ -82,6 +82,7 @@ class Promotion:
             "model_version": self.registered.version,
             "confirmatory": self.opened.confirmatory,
             "openings_before": self.opened.openings_before,
+            "patients_seen_before": self.opened.seen_before,
             "operating_point": self.point.to_dict(),
             "onnx": self.onnx,
             **{f"test/{name}": figure.value for name, figure in figures.items()},

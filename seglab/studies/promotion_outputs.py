@@ -20,8 +20,8 @@ from seglab.studies.testing import PROMOTED, FrozenRun, SealedResults
 from seglab.tracking import RunLog
 
 NOT_CONFIRMATORY = (
-    "This test part was opened before. What follows is not confirmatory: choices may have been "
-    "made with these patients in view."
+    "Patients of this test part were in a test that was opened before. What follows is not "
+    "confirmatory: choices may have been made with these patients in view."
 )
 
 
@@ -92,6 +92,7 @@ def results_json(results: SealedResults, opened: OpenedTest) -> dict[str, Any]:
     content = {
         "confirmatory": opened.confirmatory,
         "openings_before": opened.openings_before,
+        "patients_seen_before": opened.seen_before,
         "patients": len(results.patients),
         "frozen": {name: vars(figure) for name, figure in results.frozen.items()},
         "plain": {name: vars(figure) for name, figure in results.plain.items()},

@@ -20,14 +20,17 @@ from seglab.data.cache import CachedPatient, open_cache
 from seglab.studies.data import StudyData
 from seglab.studies.sealed_cache import SealBroken
 from seglab.tracking import RunInfo, RunLog, Store
-from seglab.tracking.claims import holders, take
+from seglab.tracking.claims import all_holders, holders, take
 
 CONFIRMATORY, REASON, OPENED_AT = (
     "seglab.confirmatory",
     "seglab.reopen_reason",
     "seglab.test_opened_at",
 )
-_HASH_DIGITS = 16
+PATIENTS = "seglab.test_patients"
+"""A few digits for each patient of an opened test, by which another one knows them."""
+_HASH_DIGITS, _PATIENT_DIGITS = 16, 8
+_LONGEST_TAG = 5_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class OpenedTest:
     confirmatory: bool
     """Whether nobody had seen these patients' results before."""
     openings_before: int
+    """Of this very test part."""
+    seen_before: int
+    """Patients of it who were in a test that was opened before."""
 
     def unseal(self, data: StudyData) -> StudyData:
         """Return the data of a run with the opened patients in reach.
@@ -77,7 +83,8 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
     """Open the test part for the run ``log``, once; put on record before it is handed out.
 
     The seal is of the patients, their slices and their truth: other settings of the
-    cache, another fold or another source of the same volumes do not renew it.
+    cache, another fold or another source of the same volumes do not renew it. Another test
+    part may be opened beside it; where the two share patients, it confirms nothing either.
 
     Args:
         store: where the record is.
@@ -92,10 +99,28 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
     name = _test_hash(data)
     if log.run_id not in {run.run_id for run in holders(store, name)}:
         # Tags go to the store before the claim does: whoever finds it open can read why.
-        log.tags({REASON: reopen, OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        log.tags(
+            {
+                REASON: reopen,
+                OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                PATIENTS: " ".join(sorted(_digests(data)))[:_LONGEST_TAG],
+            }
+        )
     before = take(store, log.run_id, name, lambda runs: _refuse_opened(runs, data, reopen))
-    log.tags({CONFIRMATORY: str(not before).lower()})
-    return OpenedTest(data.split.test, name, not before, len(before))
+    seen = len(data.split.test) if before else _seen_before(store, log.run_id, data)
+    log.tags({CONFIRMATORY: str(not seen).lower()})
+    return OpenedTest(data.split.test, name, not seen, len(before), seen)
+
+
+def _seen_before(store: Store, run_id: str, data: StudyData) -> int:
+    """Count the test patients whose results another opening may have shown."""
+    own = _digests(data)
+    others = [run.tags.get(PATIENTS, "") for run in all_holders(store) if run.run_id != run_id]
+    return len(own & {digest for text in others for digest in text.split()})
+
+
+def _digests(data: StudyData) -> set[str]:
+    return {_digest([_content(patient)])[:_PATIENT_DIGITS] for patient in _test_patients(data)}
 
 
 def _refuse_opened(before: Sequence[RunInfo], data: StudyData, reopen: str | None) -> None:
@@ -117,17 +142,24 @@ def _test_hash(data: StudyData) -> str:
     Raises:
         UserError: there is no test part, or no tumour in it.
     """
-    if not data.split.test:
-        raise UserError("split.fractions has no test share: there is nothing to promote on")
-    by_id = {patient.patient_id: patient for patient in data.cache.patients}
-    patients = [by_id[name] for name in data.split.test]
+    patients = _test_patients(data)
     if not any(patient.tumour_px.any() for patient in patients):
         raise UserError(
             f"none of the {len(patients)} test patients has tumour: no Dice can be measured; "
             "another split.seed or more patients would have one"
         )
-    text = json.dumps([_content(patient) for patient in patients])
-    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
+    return _digest([_content(patient) for patient in patients])[:_HASH_DIGITS]
+
+
+def _test_patients(data: StudyData) -> list[CachedPatient]:
+    if not data.split.test:
+        raise UserError("split.fractions has no test share: there is nothing to promote on")
+    by_id = {patient.patient_id: patient for patient in data.cache.patients}
+    return [by_id[name] for name in data.split.test]
+
+
+def _digest(content: list[list[object]]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _content(patient: CachedPatient) -> list[object]:

@@ -27,6 +27,11 @@ def holders(store: Store, thing: str) -> list[RunInfo]:
     return sorted(runs, key=lambda run: run.start_time)
 
 
+def all_holders(store: Store) -> list[RunInfo]:
+    """Runs that have taken anything."""
+    return store.find_runs(tags={STATE: TAKEN})
+
+
 def take(
     store: Store,
     run_id: str,

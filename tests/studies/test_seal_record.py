@@ -130,6 +130,22 @@ def test_the_seal_is_of_patients_slices_and_truth(store: Store, data: StudyData)
             opened.unseal(other)
 
 
+def test_another_test_part_with_a_patient_seen_before_confirms_nothing(
+    store: Store, data: StudyData
+) -> None:
+    train, val, test = data.split.train, data.split.val, data.split.test
+    parts = (
+        (Split(train=train, val=val, test=test), True, 0),
+        (Split(train=train[1:], val=(*val, test[1]), test=(test[0], train[0])), False, 1),
+        (Split(train=train[:1], val=test, test=val), True, 0),
+    )
+    for split, is_confirmatory, seen in parts:
+        with begin(store) as log:
+            opened = open_test(store, log, replace(data, split=split), None)
+        assert (opened.confirmatory, opened.openings_before) == (is_confirmatory, 0)
+        assert opened.seen_before == seen
+
+
 def test_without_a_test_part_or_a_tumour_in_it_nothing_opens(store: Store, data: StudyData) -> None:
     bare = replace(data, split=Split(train=data.split.train, val=data.split.val, test=()))
     with pytest.raises(UserError, match=r"split\.fractions has no test share"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -33,6 +35,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def config(small_config: Build) -> RunConfig:
     return small_config(split=SPLIT, train={"epochs": 1})
+
+
+def test_the_channel_is_judged_without_the_test_patients(
+    config: RunConfig, phantoms: Path, tmp_path: Path
+) -> None:
+    data = open_data(config)
+    shutil.copytree(phantoms, root := tmp_path / "other")
+    for name in data.split.test:
+        for path in root.rglob(f"volume_{int(name[-3:])}_slice_*.h5"):
+            with h5py.File(path, "r+") as file:
+                file["image"][...] = -file["image"][...]
+    other = open_data(
+        config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    )
+    assert other.split == data.split
+    assert other.cache.data_hash != data.cache.data_hash
+    assert other.identity == data.identity
 
 
 def test_no_pixel_of_a_test_patient_can_be_read(config: RunConfig) -> None:
