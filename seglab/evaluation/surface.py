@@ -20,14 +20,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 TOLERANCE_MM = 2.0
-VOXELS_PER_SEARCH = 50
+VOXELS_PER_SEARCH = 250
 """Voxels that a distance transform handles in the time of one search, measured."""
+_EXACT_PX = 512
+"""Up to here OpenCV's distances, squared, are within 0.1 of the whole numbers they stand for."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,37 @@ def _transformed(
     voxels: BoolArray, surface_to: BoolArray, spacing_mm: tuple[float, float, float]
 ) -> FloatArray:
     """A distance transform of the box: bounded cost for the noise of an untrained network."""
+    slice_mm, row_mm, column_mm = spacing_mm
+    if row_mm == column_mm and max(surface_to.shape[1:]) <= _EXACT_PX:
+        return row_mm * _by_planes(voxels, surface_to, slice_mm / row_mm)
     from scipy.ndimage import distance_transform_edt
 
     found: FloatArray = distance_transform_edt(~surface_to, sampling=spacing_mm)[voxels]
     return found
+
+
+def _by_planes(voxels: BoolArray, surface_to: BoolArray, slice_px: float) -> FloatArray:
+    """Distances in pixels: within each plane by OpenCV, then the least over the planes.
+
+    Exact, since squared distances in a plane are whole numbers (Felzenszwalb &
+    Huttenlocher 2012); several times faster than a transform of the volume, as the planes are
+    only compared where a distance is asked for, nearest first.
+    """
+    squared = np.full(surface_to.shape, np.inf, np.float32)
+    for plane in np.flatnonzero(surface_to.any(axis=(1, 2))):
+        outside = (~surface_to[plane]).view(np.uint8)
+        found = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        squared[plane] = np.rint(found * found)
+    planes, rows, columns = np.nonzero(voxels)
+    best = squared[planes, rows, columns].astype(np.float64)
+    for step in range(1, len(surface_to)):
+        extra = (step * slice_px) ** 2
+        if not np.any(best > extra):
+            break
+        for side in (-step, step):
+            asked = np.flatnonzero(
+                (best > extra) & (planes + side >= 0) & (planes + side < len(surface_to))
+            )
+            there = squared[planes[asked] + side, rows[asked], columns[asked]]
+            best[asked] = np.minimum(best[asked], there.astype(np.float64) + extra)
+    return np.sqrt(best)

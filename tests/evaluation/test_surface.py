@@ -55,7 +55,7 @@ def test_any_masks_score_as_in_monai(pair: tuple[np.ndarray, np.ndarray], spacin
     assert found.nsd_2mm == pytest.approx(monai_scores(pred, truth, spacing)[1], abs=1e-6)
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.9, 1.1)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.9, 1.1), (5.5, 0.4, 0.4)])
 def test_blobs_score_as_in_monai(spacing: tuple) -> None:
     rng = np.random.default_rng(5)
     field = ndimage.gaussian_filter(rng.standard_normal((2, 40, 60, 50)), (0, 3, 3, 3))
@@ -102,6 +102,20 @@ def test_surface_scores_are_symmetric_and_bounded(pair: tuple, spacing: tuple) -
     assert there == back
     assert 0 <= there.hd95_mm <= math.dist((0, 0, 0), np.multiply(pred.shape, spacing))
     assert 0 <= there.nsd_2mm <= 1
+
+
+@pytest.mark.parametrize("size", [40, 512, 700])
+def test_long_distances_are_exact(size: int) -> None:
+    """A network that marks the noise of a whole frame: far from the truth, and near every tie."""
+    spacing = (2.0, 0.4, 0.4)
+    truth = np.zeros((3, size, size), bool)
+    truth[0, 0, 0] = True
+    pred = np.random.default_rng(0).random(truth.shape) < 20_000 / truth.size
+    pred[:2, :6, :6] = True
+    away = np.linalg.norm(np.argwhere(surface(pred)) * spacing, axis=1)
+    scores = surface_scores(pred, truth, spacing)
+    assert scores.hd95_mm == pytest.approx(np.percentile(away, 95), rel=1e-12)
+    assert scores.nsd_2mm == (np.count_nonzero(away <= 2 + 1e-9) + 1) / (len(away) + 1)
 
 
 def test_a_shift_along_slices_is_measured_in_millimetres() -> None:
