@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.budget import with_budget
@@ -26,7 +25,7 @@ from seglab.studies.children import (
     TUNED,
     arm_hash,
 )
-from seglab.studies.data import StudyData, open_data
+from seglab.studies.data import SharedData, StudyData
 from seglab.studies.experiment import FAILED, FINISHED, Outcome, Plan, train_one, try_one
 from seglab.studies.report import report_ablation
 from seglab.studies.tuning import apply_values, tune_arms, tuning_trials
@@ -83,7 +82,7 @@ def folds(study: Study) -> tuple[int, ...]:
 
 def _run_ablation(study: Study, store: Store, *, fresh: bool, confirms: str | None) -> StudyOutcome:
     tuning_trials(study, "")  # refuses a space that an arm does not fit before anything starts
-    data = _Shared()
+    data = SharedData()
     # The baseline's data names the parent: it stays when arms are added or moved.
     with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
@@ -108,19 +107,6 @@ def _run_ablation(study: Study, store: Store, *, fresh: bool, confirms: str | No
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
-
-
-class _Shared:
-    """Opens the cache of each distinct ``data`` and ``split`` block once."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, StudyData] = {}
-
-    def of(self, config: RunConfig) -> StudyData:
-        key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
-        if key not in self._opened:
-            self._opened[key] = open_data(config)
-        return self._opened[key]
 
 
 def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> RunLog:

@@ -114,6 +114,28 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     return StudyData(sealed, split, prepared, identity, len(missing))
 
 
+class SharedData:
+    """Opens the cache of each distinct ``data`` and ``split`` block once.
+
+    Args:
+        warn: as :func:`open_data` does, once of each root.
+    """
+
+    def __init__(self, *, warn: bool = True) -> None:
+        self._warn = warn
+        self._opened: dict[str, StudyData] = {}
+        self._roots: set[tuple[object, ...]] = set()
+
+    def of(self, config: RunConfig) -> StudyData:
+        """Open the data of a run, or return them opened."""
+        key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
+        if key not in self._opened:
+            root = (config.data.root, config.data.source, config.data.channel)
+            self._opened[key] = open_data(config, warn=self._warn and root not in self._roots)
+            self._roots.add(root)
+        return self._opened[key]
+
+
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:
     """Describe the cached patients as a split needs them; one person is one group."""
     groups = person_groups(cache, source)

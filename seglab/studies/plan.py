@@ -16,7 +16,7 @@ from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.ablation import folds
 from seglab.studies.budget import with_budget
-from seglab.studies.data import StudyData, open_data
+from seglab.studies.data import SharedData, StudyData
 from seglab.studies.tuning import tuning_trials
 
 
@@ -85,7 +85,8 @@ def make_plan(study: Study) -> StudyPlan:
     """
     study = with_budget(study)
     tuning_trials(study, "")  # refuses a space that an arm does not fit
-    data = {arm: open_data(config) for arm, config in study.arms.items()}
+    shared = SharedData()
+    data = {arm: shared.of(config) for arm, config in study.arms.items()}
     first = next(iter(data.values()))
     parts = {"train": first.split.train, "validation": first.split.val, "test": first.split.test}
     return StudyPlan(

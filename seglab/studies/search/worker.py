@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, TextIO
 
-from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
-from seglab.studies.data import StudyData, open_data
+from seglab.studies.data import SharedData
 from seglab.studies.search.identity import load_study
 from seglab.studies.search.ledger import Ledger, TooManyFailures, requeue, take_ownership
 from seglab.studies.search.space import Space, make_space
@@ -70,20 +69,6 @@ class Reins:
         _thread.interrupt_main()
 
 
-class DataByBlock:
-    """Opens the cache of each distinct ``data`` block once."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, StudyData] = {}
-
-    def __call__(self, config: RunConfig) -> StudyData:
-        """Return the data of a run."""
-        key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
-        if key not in self._opened:
-            self._opened[key] = open_data(config, warn=False)
-        return self._opened[key]
-
-
 def open_study_storage(study: Study, store: Store, away_s: float = 0.0) -> StudyStorage:
     """Open where the study of this search is kept; wait so long for a server that was there."""
     assert study.search is not None
@@ -114,7 +99,7 @@ def work(task: Task, reins: Reins) -> int:
     storage = open_study_storage(study, store, AWAY_S)
     ledger = open_ledger(study, make_space(study), storage, datetime.fromisoformat(task.since))
     owner = take_ownership(storage, study.name)
-    bench = Bench(ledger, store, task.parent_run_id, DataByBlock(), reins.stop.is_set)
+    bench = Bench(ledger, store, task.parent_run_id, SharedData(warn=False).of, reins.stop.is_set)
     try:
         while not reins.stop.is_set() and not ledger.finished():
             claim = ledger.claim(owner.path.name, task.threads)
