@@ -52,6 +52,17 @@ def test_root_may_be_any_folder_above_the_files(tmp_path: Path, above: str) -> N
     assert not volume.contiguous
 
 
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    for index in (3, 4):
+        write_slice(tmp_path / "disk/data", 7, index)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "data").symlink_to(tmp_path / "disk/data")
+    (tmp_path / "disk/data/loop").symlink_to(root)
+    (root / "again").symlink_to(tmp_path / "disk/data")
+    assert read_only_patient(root).slice_indices.tolist() == [3, 4]
+
+
 def test_channel_selects_the_modality(tmp_path: Path) -> None:
     write_slice(tmp_path, 1, 5)
     source = open_source("brats-h5", tmp_path, 3)

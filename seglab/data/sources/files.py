@@ -24,13 +24,20 @@ MAX_DEFLATE_RATIO = 1032
 def walk(root: Path) -> Iterator[Path]:
     """Yield the files at and below ``root`` in a fixed order, hidden ones left out.
 
+    Links to folders are followed, each folder once: large sets often lie on another disk.
+
     Raises:
         UserError: the root is missing or not a folder, or a folder cannot be listed.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"data root {root} {what}")
-    for folder, below, names in os.walk(root, onerror=_cannot_list):
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below[:] = []
+            continue
+        seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = Path(folder)
         yield from (here / name for name in sorted(names) if not name.startswith("."))
