@@ -13,6 +13,9 @@ from seglab.core.progress import progress
 from seglab.tracking.failures import explained
 from seglab.tracking.store import Store
 
+RECORD = ".seglab-run"
+"""In the folder of a download: the run's id, and below it the files that were fetched whole."""
+
 
 @dataclass(frozen=True)
 class DownloadReport:
@@ -34,8 +37,8 @@ class Artifact:
 def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -> DownloadReport:
     """Copy the artifacts of ``run_id`` to ``out``, keeping their folders.
 
-    A file that is there with its full size is not fetched again, so the same
-    call continues a broken download; a file appears only when it is whole.
+    A file that an earlier call fetched and that has its full size is not fetched again,
+    so the same call continues a broken download; a file appears only when it is whole.
 
     Args:
         store: where the run is.
@@ -44,21 +47,53 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
         pattern: shell pattern over the whole path or the file's name; None takes all.
 
     Raises:
-        UserError: no such run, nothing matches, an artifact's name leads out of ``out``,
-            or ``out`` cannot be written.
+        UserError: no such run, nothing matches, an artifact's name leads out of ``out``;
+            ``out`` holds another run's files or cannot be written.
     """
     store.get_run(run_id)
-    wanted = [found for found in list_artifacts(store, run_id) if _matches(found.path, pattern)]
+    logged = [found for found in list_artifacts(store, run_id) if found.path != RECORD]
+    wanted = [found for found in logged if _matches(found.path, pattern)]
     if not wanted and pattern is not None:
         raise UserError(f"no artifact of run {run_id} matches '{pattern}'")
     with explained(str(out)):
-        out.mkdir(parents=True, exist_ok=True)
+        fetched = _begin(out, run_id)
         targets = {found: safe_target(out, found.path) for found in wanted}
-        missing = [found for found in wanted if not _is_whole(targets[found], found.size)]
+        missing = [
+            found
+            for found in wanted
+            if found.path not in fetched or not _is_whole(targets[found], found.size)
+        ]
         for found in progress(missing, "download", unit="file"):
             _fetch(store, run_id, found.path, targets[found])
+            with (out / RECORD).open("a", encoding="utf-8") as record:
+                record.write(f"\n{found.path}")
     total = sum(target.stat().st_size for target in targets.values())
     return DownloadReport(run_id, tuple(found.path for found in wanted), total)
+
+
+def _begin(out: Path, run_id: str) -> set[str]:
+    """Take the folder for a run, and return which of its files were fetched before.
+
+    Files that lie there without a record may be of any run, however well their sizes fit.
+
+    Raises:
+        UserError: the folder is another run's.
+    """
+    record = out / RECORD
+    known = [""]
+    if record.is_file() and not record.is_symlink():
+        known = record.read_text(encoding="utf-8", errors="replace").split("\n")
+    if known[0] == run_id:
+        return set(known[1:])
+    if known[0]:
+        raise UserError(
+            f"{out} holds files of run {known[0][:40]}: choose another folder for run {run_id}"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)
+    with record.open("x", encoding="utf-8") as file:  # follows no link
+        file.write(run_id)
+    return set()
 
 
 def list_artifacts(store: Store, run_id: str) -> list[Artifact]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.tracking import Store, download, start_run
-from seglab.tracking.artifacts import safe_target
+from seglab.tracking.artifacts import RECORD, safe_target
 
 CONTENT = {
     "config.yaml": b"name: x\n",
@@ -41,7 +41,7 @@ def _hashes(out: Path) -> dict[str, str]:
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in out.rglob("*")
-        if path.is_file()
+        if path.is_file() and path != out / RECORD
     }
 
 
@@ -86,6 +86,51 @@ def test_a_broken_download_goes_on(
     assert torn.read_bytes() == CONTENT["overlays/worst.png"]
     assert (out / "config.yaml").read_bytes() == CONTENT["config.yaml"]
     assert whole.stat().st_mtime_ns == stamp
+
+
+def test_a_folder_is_of_one_run(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    first, second = (_logged(store, tmp_path / name) for name in "ab")
+    out = tmp_path / "out"
+    download(store, first, out, "*.yaml")
+    before = _hashes(out)
+    with pytest.raises(UserError, match=f"{out} holds files of run {first}.*another folder"):
+        download(store, second, out)
+    assert main(["artifacts", second, "--out", str(out)]) == 2
+    assert first in capsys.readouterr().err
+    assert _hashes(out) == before
+    assert download(store, first, out).files == tuple(sorted(CONTENT))
+
+
+def test_a_file_of_unknown_origin_is_not_trusted_for_its_size(store: Store, tmp_path: Path) -> None:
+    """Also not after a call that took the folder and came no further."""
+    run_id = _logged(store, tmp_path)
+    out = tmp_path / "out"
+    names = ("config.yaml", "overlays/worst.png")
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(bytes(len(CONTENT[name])))
+    download(store, run_id, out, "*.yaml")
+    assert (out / names[0]).read_bytes() == CONTENT[names[0]]
+    download(store, run_id, out)
+    assert (out / names[1]).read_bytes() == CONTENT[names[1]]
+
+
+def test_a_downloaded_folder_can_be_logged_and_downloaded_again(
+    store: Store, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    download(store, _logged(store, tmp_path), first)
+    with start_run(store, "downloads", "copy") as run:
+        run.artifact(first, "")
+    download(store, run.run_id, second)
+    assert _hashes(second) == _hashes(first)
+    assert download(store, run.run_id, second).files == tuple(sorted(CONTENT))
 
 
 def test_the_command_downloads_from_a_server(
