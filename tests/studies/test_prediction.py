@@ -13,6 +13,7 @@ from PIL import Image
 
 import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
+from seglab.data.scans import find_scans
 from seglab.learning.segmenter import load_segmenter
 from seglab.studies.prediction import Predictions, predict
 from tests.studies.bright_front import COMPUTE, make_segmenter
@@ -143,6 +144,43 @@ def test_tiff_slices_are_turned_for_a_model_of_other_storage(tmp_path: Path) -> 
     assert len(masks) == 10
     assert (np.stack(masks)[3:6, 12:18, 20:26] == 255).all()
     assert one.volume_ml is None
+
+
+def test_a_tiff_of_several_pages_is_a_volume_of_its_own(tmp_path: Path) -> None:
+    """Not one of the slices that its name would make it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    grey = (np.moveaxis(head(), -1, 0).swapaxes(1, 2) / 6).astype(np.uint8)
+    for number, length in ((1, 10), (2, 7)):
+        first, *rest = map(Image.fromarray, grey[:length])
+        first.save(folder / f"patient_{number}.tif", save_all=True, append_images=rest)
+    Image.fromarray(grey[4]).save(folder / "patient_3.tif")
+    found = predict(make_segmenter(upright=True), [folder], tmp_path / "out")
+    assert not found.failed
+    pages = {}
+    for one in found.outputs:
+        with Image.open(one.mask) as mask:
+            pages[one.mask.name] = getattr(mask, "n_frames", 1)
+    assert pages == {"patient_1_pred.tif": 10, "patient_2_pred.tif": 7, "patient_pred.tif": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("foo.tif", "foo_1.tif", "foo_2.tif"), [("foo.tif",), ("foo_1.tif", "foo_2.tif")]),
+        (("volume_1.h5", "volume_1_slice_0.h5"), [("volume_1.h5",), ("volume_1_slice_0.h5",)]),
+        (("foo.nii", "foo.nii.gz"), [("foo.nii",), ("foo.nii.gz",)]),
+    ],
+)
+def test_only_what_has_the_name_of_a_slice_is_one(
+    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, ...]]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    scans, failed = find_scans([tmp_path])
+    assert not failed
+    assert sorted(tuple(path.name for path in scan.files) for scan in scans) == expected
+    assert len({scan.name for scan in scans}) == len(scans)
 
 
 def bad_files(folder: Path, good: Path) -> dict[str, str]:

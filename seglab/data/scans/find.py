@@ -30,6 +30,8 @@ _SLICE_NAMES = {".h5": h5.NAME, ".tif": tif.NAME, ".tiff": tif.NAME}
 def find_scans(inputs: Sequence[Path]) -> tuple[list[Scan], list[tuple[Path, str]]]:
     """Find the scans that files and folders hold; slices of one volume become one scan.
 
+    Slices are told by their names; a TIFF of several pages is a volume, whatever its name.
+
     In a folder, segmentations and, beside a FLAIR, other modalities are passed over; a
     file that is named is taken as it is.
 
@@ -76,15 +78,27 @@ def _in_folder(folder: Path) -> Iterator[Path]:
 def _group(files: Iterable[Path]) -> list[Scan]:
     groups: dict[tuple[type[Scan], Path, str], list[Path]] = {}
     for path in files:
-        suffix = suffix_of(path)
-        pattern = _SLICE_NAMES.get(suffix)
-        match = pattern.fullmatch(path.name) if pattern else None
-        name = match[1] if match else path.name[: -len(suffix)]
-        groups.setdefault((KINDS[suffix], path.parent, name), []).append(path)
+        kind, stack = KINDS[suffix_of(path)], _stack_of(path)
+        # A file that is no slice is a group of its own: no other has its path.
+        key = (kind, path, _stem(path)) if stack is None else (kind, path.parent, stack)
+        groups.setdefault(key, []).append(path)
     return [
         kind(name, tuple(sorted(paths, key=lambda path: natural_key(path.name))))
         for (kind, _, name), paths in groups.items()
     ]
+
+
+def _stack_of(path: Path) -> str | None:
+    """Name the volume that a file is a slice of; None where it is a scan by itself."""
+    pattern = _SLICE_NAMES.get(suffix_of(path))
+    match = pattern.fullmatch(path.name) if pattern else None
+    if match is None or (pattern is tif.NAME and tif.has_pages(path)):
+        return None
+    return match[1]
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(suffix_of(path))]
 
 
 def _unique_names(scans: list[Scan]) -> list[Scan]:

@@ -30,7 +30,7 @@ class TifScan(Scan):
         images = [page for path in self.files for page in _read_tif(path)]
         refuse_mixed(self.files, images)
         matches = [NAME.fullmatch(path.name) for path in self.files]
-        if len(images) == len(self.files) > 1:
+        if len(self.files) > 1:  # each of one page, see ``has_pages``
             numbers = [int(match[2]) for match in matches if match]
         else:
             numbers = list(range(len(images)))
@@ -47,6 +47,15 @@ class TifScan(Scan):
         return written(
             target, lambda path: pages[0].save(path, save_all=True, append_images=pages[1:])
         )
+
+
+def has_pages(path: Path) -> bool:
+    """Whether one file is a stack by itself; False for one that cannot be read."""
+    try:
+        with reading_tiff(path) as file:
+            return int(getattr(file, "n_frames", 1)) > 1
+    except UserError:  # told when the scan is read
+        return False
 
 
 def _read_tif(path: Path) -> list[Image]:
