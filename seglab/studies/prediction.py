@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
-from seglab.data.identity import image_identity
+from seglab.data.identity import ImageIdentity, image_identity
 from seglab.data.scans import Pixels, Scan, check_image, find_scans
 from seglab.data.sources import Volume
 from seglab.figures.pixels import write_png
@@ -147,9 +147,17 @@ def _identity(recipe: Recipe, volume: Volume, mask: NDArray[np.bool_]) -> list[s
     if not alone.ok:
         return [alone.reason]
     if not mask.any():
-        return ["no tumour was found: if there is one, is this FLAIR?"]
+        return [_no_tumour(alone)]
     if recipe.reference is None:
         return []
     outlined = image_identity(volume.image, mask.astype(np.uint8), mirror_axis=recipe.mirror_axis)
     faint = recipe.reference.faint(outlined.lesion_z)
     return [] if faint is None else [faint]
+
+
+def _no_tumour(alone: ImageIdentity) -> str:
+    """What can be said of the channel without a tumour: that it is not T2, or nothing."""
+    asked = "no tumour was found: if there is one, is this FLAIR?"
+    if math.isnan(alone.csf_brightness):
+        return f"{asked} It {alone.reason}"
+    return f"{asked} {alone.reason} is not T2's; T1 is told by its tumour alone"

@@ -13,6 +13,7 @@ from PIL import Image
 
 import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
+from seglab.data.identity import image_identity
 from seglab.data.scans import find_scans
 from seglab.learning.segmenter import load_segmenter
 from seglab.studies.prediction import Predictions, predict
@@ -265,3 +266,17 @@ def test_a_saved_model_comes_back_the_same(scan: Path, tmp_path: Path) -> None:
     assert back.recipe == segmenter.recipe
     image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
     assert np.array_equal(back.predict(image), segmenter.predict(image))
+
+
+def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
+    nothing = make_segmenter(smallest_component_px=10**6)
+    one = only(predict(nothing, [scan], tmp_path / "out"))
+    (told,) = (text for text in one.warnings if text.startswith("no tumour was found"))
+    image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
+    figure = image_identity(image).csf_brightness
+    assert f"CSF brightness {figure:+.2f}" in told
+    small = np.zeros_like(head())
+    small[25:34, 25:34] = head()[25:34, 25:34]
+    path = write_nifti(tmp_path / "in" / "small.nii.gz", small, BRATS)
+    one = only(predict(nothing, [path], tmp_path / "out"))
+    assert any("no tumour" in text and "too little tissue" in text for text in one.warnings)
