@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from seglab.cli.shell import DONE, Parser
+from seglab.core.errors import UserError
 
+EXPERIMENT = "demo"
 PHANTOMS = Path("data/phantoms")
 PATIENTS, SIZE, SLICES = 24, 96, 40
 
@@ -36,7 +39,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         ("phantom patients", main.main, ["data", "phantom", "--out", str(PHANTOMS), *phantom]),
         ("ablation: which loss?", train.main, ["experiments/demo.yaml"]),
         ("search", sweep.main, ["experiments/sweeps/demo.yaml", *workers]),
-        ("promotion: one sealed test", main.main, ["promote", "demo"]),
+        ("promotion: one sealed test", promote_once, []),
         ("leaderboard and report", _end, []),
     )
     started = time.perf_counter()
@@ -51,11 +54,31 @@ def _demo(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def promote_once(argv: Sequence[str]) -> int:
+    """Promote the best run, unless an earlier demo did: its test opens only once."""
+    from seglab.cli import main
+    from seglab.tracking import open_store
+
+    ended = open_store().find_runs(EXPERIMENT, {"seglab.kind": "promotion"}, ["FINISHED"])
+    if not ended:
+        return main.main(["promote", EXPERIMENT, *argv])
+    dice = ended[0].metrics.get("test/dice", math.nan)
+    print(
+        f"promotion {ended[0].run_id} opened the sealed test before: test Dice {dice:.4f}. It "
+        "opens once; the report shows what it said",
+        file=sys.stderr,
+    )
+    return DONE
+
+
 def _end(argv: Sequence[str]) -> int:
     from seglab.cli import main
     from seglab.cli.promote import leaderboard
     from seglab.studies.candidates import find_candidates
     from seglab.tracking import open_store
 
-    print(leaderboard(find_candidates(open_store(), "demo")))
-    return main.main(["report", "demo", *argv])
+    try:
+        print(leaderboard(find_candidates(open_store(), EXPERIMENT)))
+    except UserError as error:  # runs that somebody added cannot be ranked together
+        print(f"no leaderboard: {error}", file=sys.stderr)
+    return main.main(["report", EXPERIMENT, *argv])

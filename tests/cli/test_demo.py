@@ -1,0 +1,29 @@
+"""The demo tells its story again as often as it is asked to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seglab.cli.demo import EXPERIMENT, promote_once
+from seglab.tracking import open_store, start_run
+
+
+def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store()
+    start_run(store, EXPERIMENT, "broken off", {"seglab.kind": "promotion"}).fail("stopped")
+    assert promote_once([]) == 2  # promotes, and there is nothing to promote
+    with start_run(store, EXPERIMENT, "promotion", {"seglab.kind": "promotion"}) as promotion:
+        promotion.metrics({"test/dice": 0.8125}, step=0)
+    before = len(store.find_runs(EXPERIMENT))
+    capsys.readouterr()
+    assert promote_once([]) == 0
+    told = capsys.readouterr().err
+    assert promotion.run_id in told
+    assert "0.8125" in told
+    assert len(store.find_runs(EXPERIMENT)) == before
