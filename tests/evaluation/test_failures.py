@@ -171,6 +171,33 @@ def test_a_jump_is_the_truths_fault_only_if_the_prediction_does_not_jump() -> No
     assert list(inconsistent_slices(skipped, LARGE, space)) == [20]
 
 
+def squares(slices: range, jump: int = 0) -> Mask:
+    """A square of 12 pixels in each of the slices, every other one ``jump`` to the right."""
+    mask = NOTHING.copy()
+    for index in slices:
+        left = 20 + jump * (index % 2)
+        mask[index, 26:38, left : left + 12] = True
+    return mask
+
+
+def test_the_overlap_that_is_told_is_of_slices_that_were_doubted() -> None:
+    """Not of those where the truth ends and the prediction does not."""
+    truth, prediction = squares(range(10, 30), jump=6), squares(range(8, 33))
+    told = paragraph(explain(case(truth, prediction, bright=prediction)))
+    assert "by as little as 50% where the prediction's overlap by 100%" in told
+
+
+def test_a_slice_left_empty_between_two_is_told_as_that() -> None:
+    truth = squares(range(10, 30))
+    truth[20] = False
+    explained = explain(case(truth, squares(range(10, 30)), bright=squares(range(10, 30))))
+    assert explained.cause is Cause.TRUTH
+    told = paragraph(explained)
+    assert "In slice 20 the expert outlined nothing between two slices" in told
+    assert "nan" not in told
+    assert " 0%" not in told
+
+
 def test_brain_quantiles_are_numpys() -> None:
     image = np.random.default_rng(1).integers(0, 200, (5, 40, 40)).astype(np.uint8)
     oracle = np.quantile(

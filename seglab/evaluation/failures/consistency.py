@@ -38,6 +38,25 @@ def neighbour_overlap(mask: Bool) -> NDArray[np.float64]:
     return overlap
 
 
+def doubtful_pairs(truth: Bool, prediction: Bool, space: Space) -> NDArray[np.intp]:
+    """Find neighbours whose truth does not line up although the prediction does.
+
+    Args:
+        truth: (S, H, W).
+        prediction: (S, H, W).
+        space: the patient's grid; without contiguous slices nothing can be said.
+
+    Returns:
+        Positions along S of the first slice of every pair.
+    """
+    if not space.contiguous or len(truth) < 3:
+        return np.array([], dtype=np.intp)
+    overlap, predicted = neighbour_overlap(truth), neighbour_overlap(prediction)
+    with np.errstate(invalid="ignore"):
+        doubtful = (overlap < LINED_UP[space.thin]) & (predicted >= overlap + SMOOTHER)
+    return np.flatnonzero(doubtful)
+
+
 def inconsistent_slices(truth: Bool, prediction: Bool, space: Space) -> NDArray[np.intp]:
     """Find slices whose truth does not line up with a neighbour's although the prediction does.
 
@@ -52,11 +71,9 @@ def inconsistent_slices(truth: Bool, prediction: Bool, space: Space) -> NDArray[
     """
     if not space.contiguous or len(truth) < 3:
         return np.array([], dtype=np.intp)
-    limit = LINED_UP[space.thin]
-    overlap, predicted = neighbour_overlap(truth), neighbour_overlap(prediction)
-    with np.errstate(invalid="ignore"):
-        pairs = np.flatnonzero((overlap < limit) & (predicted >= overlap + SMOOTHER))
-    return np.union1d(np.union1d(pairs, pairs + 1), _gaps(truth, prediction, limit))
+    pairs = doubtful_pairs(truth, prediction, space)
+    gaps = _gaps(truth, prediction, LINED_UP[space.thin])
+    return np.union1d(np.union1d(pairs, pairs + 1), gaps)
 
 
 def _gaps(truth: Bool, prediction: Bool, limit: float) -> NDArray[np.intp]:

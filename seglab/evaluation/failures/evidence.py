@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from seglab.evaluation.case import Case
-from seglab.evaluation.failures.consistency import neighbour_overlap
+from seglab.evaluation.failures.consistency import doubtful_pairs, neighbour_overlap
 from seglab.evaluation.failures.intensity import IntensityRange
 from seglab.evaluation.failures.location import HeadFrame
 from seglab.evaluation.failures.regions import Kind
@@ -70,8 +70,8 @@ class PatientEvidence:
     tumour_contrast: float
     """As ``RegionEvidence.contrast``, of the whole truth; NaN without tumour."""
     truth_overlap: float
-    """Least overlap of neighbouring slices of the truth, and of the prediction there; NaN
-    where no slice was doubted."""
+    """Least overlap of neighbouring slices of the truth that were doubted, and of the prediction
+    there; NaN where none was, or only a slice left empty between two."""
     predicted_overlap: float
     intensity_excess: float
     """See :meth:`IntensityRange.excess`; NaN where the training range is unknown."""
@@ -212,7 +212,7 @@ def measure_patient(
     tumour = case.truth != 0
     truth, predicted = math.nan, math.nan
     if doubted:
-        truth, predicted = _worst_overlap(case)
+        truth, predicted = _worst_overlap(case, tissue.space)
     return PatientEvidence(
         unit=tissue.space.unit,
         rim=tissue.space.rim,
@@ -226,13 +226,15 @@ def measure_patient(
     )
 
 
-def _worst_overlap(case: Case) -> tuple[float, float]:
-    """Overlap in truth and in prediction where they differ most; (0, …) beside an empty slice."""
-    truth, predicted = (
-        np.nan_to_num(neighbour_overlap(mask != 0)) for mask in (case.truth, case.prediction)
-    )
-    pair = int((predicted - truth).argmax())
-    return float(truth[pair]), float(predicted[pair])
+def _worst_overlap(case: Case, space: Space) -> tuple[float, float]:
+    """Overlap in truth and in prediction of the doubted pair whose truth overlaps least."""
+    truth, prediction = case.truth != 0, case.prediction != 0
+    pairs = doubtful_pairs(truth, prediction, space)
+    if not pairs.size:
+        return math.nan, math.nan
+    overlap = neighbour_overlap(truth)
+    worst = pairs[overlap[pairs].argmin()]
+    return float(overlap[worst]), float(neighbour_overlap(prediction)[worst])
 
 
 def end_slices(case: Case) -> NDArray[np.bool_]:

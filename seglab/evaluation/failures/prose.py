@@ -157,6 +157,11 @@ def _brightness(value: float) -> str:
 
 
 def _truth(region: RegionEvidence, patient: PatientEvidence) -> str:
+    if np.isnan(patient.truth_overlap):
+        return (
+            f"{_slices(region)} the expert outlined nothing between two slices whose outlines "
+            "overlap, where the prediction goes on"
+        )
     return (
         f"{_slices(region)} the expert's outline changes abruptly: neighbouring slices overlap by "
         f"as little as {patient.truth_overlap:.0%} where the prediction's overlap by "
