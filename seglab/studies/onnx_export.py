@@ -13,6 +13,7 @@ from seglab.tracking import RunLog
 
 ONNX = "seglab.onnx"
 """Tag of a promotion run and of its model: how the file compares, or why there is none."""
+LONGEST = 500
 FOLDER, FILE = "onnx", "model.onnx"
 
 
@@ -30,7 +31,7 @@ def log_onnx(log: RunLog, segmenter: Segmenter, data: StudyData) -> str:
             export_onnx(segmenter, path)
             check = check_onnx(segmenter, path, data.cache, data.split.val)
         except Exception as error:  # exporter and runtime raise what they like
-            found = f"none: {type(error).__name__}: {str(error).strip().splitlines()[0]}"[:500]
+            found = absence(error)
         else:
             log.json({**vars(check), "equal": check.equal, "tolerance": TOLERANCE,
                       "mask_tolerance": MASK_TOLERANCE}, f"{FOLDER}/check.json")  # fmt: skip
@@ -41,3 +42,9 @@ def log_onnx(log: RunLog, segmenter: Segmenter, data: StudyData) -> str:
         print(f"warning: no ONNX file: {found.removeprefix('none: ')}", file=sys.stderr)
     log.tags({ONNX: found})
     return found
+
+
+def absence(error: Exception) -> str:
+    """Say why there is no file, in a line that fits a tag; an error may be without words."""
+    lines = str(error).strip().splitlines()
+    return ": ".join(["none", type(error).__name__, *lines[:1]])[:LONGEST]
