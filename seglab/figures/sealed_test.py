@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITION_BINS = 10
+SCORES = (("dice", "Dice", BLUE, "o"), ("iou", "IoU", ORANGE, "s"))
 
 
 def patient_plot(scores: Sequence[PatientScore]) -> Figure:
-    """Dice and IoU of every patient, sorted, and Dice against the size of the tumour."""
+    """Dice and IoU of every patient: sorted, and against the size of the tumour."""
     known = sorted((s for s in scores if np.isfinite(s.dice)), key=lambda s: s.dice)
     figure = new_figure(12, 4.2)
     ranked, sized = figure.subplots(1, 2)
     rank = np.arange(1, len(known) + 1)
-    for name, colour, marker in (("dice", BLUE, "o"), ("iou", ORANGE, "s")):
-        values = [getattr(score, name) for score in known]
-        label = f"{name.capitalize() if name == 'dice' else 'IoU'}, mean {mean(values):.3f}"
+    for key, name, colour, marker in SCORES:
+        values = [getattr(score, key) for score in known]
+        label = f"{name}, mean {mean(values):.3f}"
         ranked.plot(rank, values, marker, markersize=4.5, color=unit(colour), label=label)
         ranked.axhline(mean(values), color=unit(colour), linewidth=1, linestyle="--")
     ranked.set_ylim(0, 1)
@@ -41,12 +42,15 @@ def patient_plot(scores: Sequence[PatientScore]) -> Figure:
 def _against_size(axes: Axes, scores: Sequence[PatientScore]) -> None:
     in_ml = all(np.isfinite(score.truth_ml) for score in scores)
     sizes = [score.truth_ml if in_ml else score.truth_px for score in scores]
-    axes.plot(sizes, [score.dice for score in scores], "o", markersize=4.5, color=unit(BLUE))
+    for key, name, colour, marker in SCORES:
+        values = [getattr(score, key) for score in scores]
+        axes.plot(sizes, values, marker, markersize=4.5, color=unit(colour), label=name)
     if sizes:
         _log_scale(axes)
     axes.set_ylim(0, 1)
     unit_name = "ml" if in_ml else "pixels"
-    tidy(axes, x=f"true tumour, {unit_name} (log)", y="Dice", title="Dice and tumour size")
+    tidy(axes, x=f"true tumour, {unit_name} (log)", y="score", title="Scores and tumour size")
+    axes.legend(frameon=False, loc="best")
 
 
 def _log_scale(axes: Axes) -> None:
