@@ -9,6 +9,7 @@ candidates on the same fold.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -87,31 +88,49 @@ def find_candidates(store: Store, name: str) -> Candidates:
     """Find the runs that ``name`` stands for: an experiment, an ablation or search, or a run.
 
     Raises:
-        UserError: no such experiment or run, or none of its runs has finished.
+        UserError: no such experiment or run, none of its runs has finished, or they were
+            validated on different patients.
     """
     try:
         run = store.get_run(name)
     except UnknownRun:
         runs, what = _of_experiment(store, name), f"experiment '{name}'"
     else:
-        kind = run.tags.get("seglab.kind")
-        if kind == "promotion":
-            raise UserError(f"run {name} is itself a promotion; name the run or the experiment")
-        if kind not in PARENTS and run.status != "FINISHED":
-            raise UserError(f"run {name} ({run.name}) is {run.status}, not FINISHED")
-        runs = store.find_runs(parent_run_id=name) if kind in PARENTS else [run]
-        what = f"run {name} ({run.name})"
+        runs, what = _of_run(store, run), f"run {name} ({run.name})"
     trained = [run for run in runs if run.tags.get("seglab.kind") in TRAINED]
     finished = [run for run in trained if run.status == "FINISHED"]
     scored = [run for run in finished if math.isfinite(run.metrics.get(DICE, math.nan))]
     if not scored:
         states = ", ".join(sorted({run.status for run in trained})) or "none was started"
         raise UserError(f"{what} has no finished run with a {DICE} to promote ({states})")
-    unfinished = len(trained) - len(finished)
-    if len({_fold(run) for run in scored}) > 1:
-        return _rank_folds(scored, unfinished)
-    ranked = sorted(scored, key=lambda run: (-run.metrics[DICE], run.start_time))
+    _refuse_mixed_splits(scored, what)
+    return rank(scored, unfinished=len(trained) - len(finished))
+
+
+def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
+    """Rank finished runs with a validation Dice, all of one split."""
+    if len({_fold(run) for run in runs}) > 1:
+        return _rank_folds(runs, unfinished)
+    ranked = sorted(runs, key=lambda run: (-run.metrics[DICE], run.start_time))
     return Candidates(ranked, unfinished)
+
+
+def _refuse_mixed_splits(runs: Sequence[RunInfo], what: str) -> None:
+    """Refuse runs of one fold on different splits: the one with the easiest patients would win."""
+    folds: dict[str, Counter[str]] = {}
+    for run in runs:
+        split = run.tags.get("seglab.split_hash", "unknown")
+        folds.setdefault(_fold(run), Counter())[split] += 1
+    for splits in folds.values():
+        if len(splits) > 1:
+            told = ", ".join(
+                f"{split[:8]} ({count} run{'s' if count > 1 else ''})"
+                for split, count in splits.most_common()
+            )
+            raise UserError(
+                f"{what} has runs of {len(splits)} different splits: {told}. Each was validated "
+                "on patients of its own, so none is the best; name a RUN to promote instead"
+            )
 
 
 def _rank_folds(runs: Sequence[RunInfo], unfinished: int) -> Candidates:
@@ -144,6 +163,22 @@ def _group(run: RunInfo) -> tuple[str | None, ...]:
 
 def _fold(run: RunInfo) -> str:
     return run.tags.get(FOLD, "0")
+
+
+def _of_run(store: Store, run: RunInfo) -> list[RunInfo]:
+    kind = run.tags.get("seglab.kind", "unknown")
+    if kind in PARENTS:
+        return store.find_runs(parent_run_id=run.run_id)
+    if kind == "promotion":
+        raise UserError(f"run {run.run_id} is itself a promotion; name the run or the experiment")
+    if kind not in TRAINED:
+        raise UserError(
+            f"run {run.run_id} ({run.name}) is of kind {kind}: only runs of kind "
+            f"{' or '.join(TRAINED)} are promoted, or the best of an {' or '.join(PARENTS)}"
+        )
+    if run.status != "FINISHED":
+        raise UserError(f"run {run.run_id} ({run.name}) is {run.status}, not FINISHED")
+    return [run]
 
 
 def _of_experiment(store: Store, name: str) -> list[RunInfo]:

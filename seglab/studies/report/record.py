@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.studies.candidates import DICE, PROMOTED_RUN, TRAINED
+from seglab.studies.candidates import DICE, PROMOTED_RUN, TRAINED, rank
 from seglab.studies.children import CONFIRMS
 from seglab.studies.report.document import Picture
 from seglab.tracking import RunInfo, Store, download
@@ -36,13 +36,13 @@ class StudyRecord:
 
     @cached_property
     def best(self) -> RunInfo | None:
-        """The finished training run of the highest validation Dice."""
+        """The finished training run of the highest validation Dice, as a promotion ranks them."""
         scored = [
             run
             for run in self.of_kind(*TRAINED)
             if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
         ]
-        return max(scored, key=lambda run: (run.metrics[DICE], -run.start_time), default=None)
+        return rank(scored).best if scored else None
 
     @cached_property
     def promotion(self) -> RunInfo | None:
