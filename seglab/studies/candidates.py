@@ -22,6 +22,8 @@ from seglab.tracking import RunInfo, Store, UnknownRun
 DICE = "val/dice"
 TRAINED = ("train", "trial")
 PARENTS = ("ablation", "sweep")
+TRIAL, BASE_TRIAL = "seglab.trial", "0"
+"""Tag of a trial's run: its number. That of the base config is 0."""
 PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
 """Tags of a promotion: the run it chose, and the one that was evaluated beside it."""
 
@@ -192,22 +194,27 @@ def _of_experiment(store: Store, name: str) -> list[RunInfo]:
 
 
 def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
-    """Find the finished run of the ablation's baseline arm that is nearest to ``run``.
+    """Find the finished run of the baseline, in the same ablation or search, nearest to ``run``.
 
+    That is a run of the ablation's baseline arm, or the search's trial of the base config.
     The same fold always; the same seed if it finished, else the best by validation
-    Dice. None where ``run`` is no child of an ablation, or is the baseline itself.
+    Dice. None where ``run`` is no child of either, or is of the baseline itself.
     """
     if run.parent_run_id is None:
         return None
-    arm = store.get_run(run.parent_run_id).tags.get(BASELINE)
-    if arm is None or arm == run.tags.get(ARM):
+    parent = store.get_run(run.parent_run_id)
+    if parent.tags.get("seglab.kind") == "sweep":
+        kind, tag, wanted = "trial", TRIAL, BASE_TRIAL
+    else:
+        kind, tag, wanted = "train", ARM, parent.tags.get(BASELINE, "")
+    if run.tags.get(tag) == wanted:
         return None
     runs = [
         other
         for other in store.find_runs(parent_run_id=run.parent_run_id, statuses=["FINISHED"])
-        if other.tags.get(ARM) == arm
-        and other.tags.get("seglab.kind") == "train"
-        and other.tags.get(FOLD, "0") == run.tags.get(FOLD, "0")
+        if other.tags.get(tag) == wanted
+        and other.tags.get("seglab.kind") == kind
+        and _fold(other) == _fold(run)
     ]
     return min(
         runs,

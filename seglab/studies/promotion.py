@@ -107,8 +107,8 @@ def promote(
         store: where the runs are, and the record of openings.
         name: experiment, ablation, search or run.
         reopen: why the test is opened again, where it was.
-        baseline: run id to compare with under the same seal; None takes the ablation's
-            baseline arm, if ``name`` is of an ablation.
+        baseline: run id to compare with under the same seal; None takes the run of the
+            ablation's baseline arm or of the search's base config, if there is one.
         overrides: ``key=value`` for paths and devices of this machine.
         tell: called with the candidates before any work is done.
 

@@ -8,7 +8,7 @@ import pytest
 
 from seglab.cli.main import main
 from seglab.core.errors import UserError
-from seglab.studies.candidates import find_candidates
+from seglab.studies.candidates import find_baseline, find_candidates
 from seglab.studies.report.record import read_record
 from seglab.tracking import Store, open_store, start_run
 
@@ -76,3 +76,22 @@ def test_what_is_no_training_run_is_not_promoted(store: Store) -> None:
     run_id = finished(store, "again", 0.5, kind="reproduction", reproduces="x")
     with pytest.raises(UserError, match="kind reproduction: only runs of kind train or trial"):
         find_candidates(store, run_id)
+
+
+def test_the_baseline_of_a_search_is_its_base_config(store: Store) -> None:
+    parents = [start_run(store, "search", "sweep", {"seglab.kind": "sweep"}) for _ in range(2)]
+    trials = [
+        finished(store, "search", dice, parents[0].run_id, kind="trial", trial=number)
+        for number, dice in enumerate((0.5, 0.8, 0.6))
+    ]
+    lost = start_run(
+        store, "search", "trial", {"seglab.kind": "trial", "seglab.trial": "0"}, parents[1].run_id
+    )
+    lost.fail("out of memory")
+    alone = finished(store, "search", 0.7, parents[1].run_id, kind="trial", trial=1)
+    for name in ("search", parents[0].run_id, trials[1]):
+        base = find_baseline(store, find_candidates(store, name).best)
+        assert base is not None
+        assert base.run_id == trials[0]
+    assert find_baseline(store, store.get_run(trials[0])) is None
+    assert find_baseline(store, store.get_run(alone)) is None

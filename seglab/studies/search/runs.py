@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 
 from seglab.core.errors import UserError
 from seglab.core.study import Study
+from seglab.studies.candidates import TRIAL
 from seglab.studies.data import StudyData
 from seglab.studies.search.ledger import ERROR, RETRY_OF, RUN, Ledger
 from seglab.studies.search.notes import note_study
 from seglab.studies.search.storage import StudyStorage
-from seglab.studies.search.trial import TRIAL
 from seglab.tracking import (
     RunInfo,
     RunLog,

@@ -16,6 +16,7 @@ from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.search import Search
 from seglab.learning.training import EpochResult
 from seglab.models import count_parameters
+from seglab.studies.candidates import TRIAL
 from seglab.studies.data import StudyData
 from seglab.studies.experiment import (
     FAILED,
@@ -32,7 +33,6 @@ from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, ma
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
 from seglab.tracking.failures import StoreAway, print_traceback
 
-TRIAL = "seglab.trial"
 PRUNED, FAILURE = "seglab.pruned_at_epoch", "seglab.error"
 FIRST, SECONDS, PARAMETERS = "val/dice", "cost/train_seconds", "cost/parameters_m"
 _LEAST_FREE_BYTES = 20_000_000
