@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from seglab.cli.shell import DONE, Parser, add_json, print_json
@@ -20,7 +21,7 @@ def add_commands(commands: Any) -> None:
         "  python -m seglab reproduce losses@champion\n"
         "  python -m seglab reproduce results/checkpoints/best.safetensors",
     )
-    parser.add_argument("run", metavar="RUN", help="run id, its checkpoint or name@alias")
+    parser.add_argument("run", metavar="RUN", help="run id, its checkpoint or registered model")
     parser.add_argument("overrides", nargs="*", metavar="data.root=DIR",
                         help="paths as they are on this machine")  # fmt: skip
     add_json(parser)
@@ -32,9 +33,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from seglab.studies.reproduce import reproduce
     from seglab.tracking import open_store
 
-    found = reproduce(open_store(), arguments.run, arguments.overrides)
-    for text in found.environment:
-        print(f"environment: {text}", file=sys.stderr)
+    found = reproduce(open_store(), arguments.run, arguments.overrides, _warn)
     if arguments.json:
         print_json(found.to_json())
         return DONE
@@ -44,3 +43,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         print(f"run {found.new_run_id} differs from {found.run_id}:")
         print("\n".join(f"  {text}" for text in found.differences))
     return DONE
+
+
+def _warn(environment: Sequence[str]) -> None:
+    if environment:
+        print("warning: this is not as it was, so the result may differ:", file=sys.stderr)
+    for text in environment:
+        print(f"environment: {text}", file=sys.stderr)

@@ -13,7 +13,7 @@ from seglab.studies.candidates import PROMOTED_RUN
 from seglab.studies.rebuild import CHECKPOINT, fetch
 from seglab.studies.recipe import CHECKPOINTS
 from seglab.tracking import RunInfo, Store, UnknownRun
-from seglab.tracking.registry import fetch_segmenter, find_registered
+from seglab.tracking.registry import Registered, fetch_segmenter, find_registered
 
 WEIGHTS_SUFFIX = ".safetensors"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -61,8 +61,26 @@ def find_trained_run(store: Store, name: str) -> RunInfo:
             raise UserError(f"{name}: its {RECIPE} names no run")
         return store.get_run(recipe.run_id)
     if "@" in name or "/" in name:
-        return store.get_run(find_registered(store, name).tags[PROMOTED_RUN])
-    return store.get_run(name)
+        return store.get_run(_promoted_run(find_registered(store, name)))
+    try:
+        return store.get_run(name)
+    except UnknownRun as unknown:
+        if _RUN_ID.fullmatch(name):
+            raise
+        try:
+            registered = find_registered(store, name)
+        except UserError as error:
+            raise UserError(f"{unknown}; {error}") from None
+    return store.get_run(_promoted_run(registered))
+
+
+def _promoted_run(registered: Registered) -> str:
+    if PROMOTED_RUN not in registered.tags:
+        raise UserError(
+            f"version {registered.version} of model '{registered.name}' was not registered by a "
+            f"promotion: it does not say which run trained it (tag {PROMOTED_RUN})"
+        )
+    return registered.tags[PROMOTED_RUN]
 
 
 def _looks_like_path(name: str) -> bool:

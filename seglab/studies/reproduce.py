@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,19 @@ class Reproduction:
         }
 
 
-def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reproduction:
+def reproduce(
+    store: Store,
+    name: str,
+    overrides: Sequence[str] = (),
+    tell: Callable[[Sequence[str]], None] = lambda _: None,
+) -> Reproduction:
     """Train a finished run again and compare.
 
     Args:
         store: where the run is; the rerun joins its experiment as a ``reproduction``.
         name: a training run or a trial, or its checkpoint or registered model.
         overrides: ``key=value`` for paths and devices of this machine.
+        tell: called, before anything is trained, with how code, versions and machine differ.
 
     Raises:
         UserError: not a finished training run, or the data or split is another.
@@ -78,6 +84,7 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reprodu
     data = open_data(config)
     refuse_other_data(run, data)
     environment = compare_environment(before, run)
+    tell(environment)
     plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={"seglab.reproduces": run_id})
     outcome = train_one(plan, store, data, fresh=True)
     differences = compare_results(store, run, store.get_run(outcome.run_id))

@@ -18,11 +18,11 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.sources import open_source
 from seglab.learning.segmenter import RECIPE
-from seglab.studies.candidates import find_candidates
+from seglab.studies.candidates import PROMOTED_RUN, find_candidates
 from seglab.studies.experiment import Plan, train_one
-from seglab.studies.model_files import open_model
+from seglab.studies.model_files import find_trained_run, open_model
 from seglab.studies.rebuild import CHECKPOINT, load_trained
-from seglab.studies.reproduce import compare_results, reproduce
+from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
 from seglab.tracking import RunInfo, Store, download, open_store, start_run
 
 Build = Callable[..., RunConfig]
@@ -150,6 +150,49 @@ def test_weights_alone_are_no_model(small_config: Build, store: Store, tmp_path:
     shutil.copy(tmp_path / CHECKPOINT, alone)
     with pytest.raises(UserError, match=RECIPE):
         open_model(str(alone), lambda: store)
+
+
+def test_other_versions_are_told_before_anything_is_trained(
+    small_config: Build, store: Store, tmp_path: Path
+) -> None:
+    run_id = trained(store, small_config(name="older"))
+    download(store, run_id, tmp_path, ENVIRONMENT)
+    path = tmp_path / ENVIRONMENT
+    content = json.loads(path.read_text())
+    content["versions"]["torch"] = "0.0.1"
+    path.write_text(json.dumps(content))
+    store.client.log_artifact(run_id, str(path))
+
+    class Stop(Exception):
+        pass
+
+    def tell(environment: Any) -> None:
+        assert any(text.startswith("torch: 0.0.1 before, ") for text in environment)
+        raise Stop
+
+    with pytest.raises(Stop):
+        reproduce(store, run_id, tell=tell)
+    assert not store.find_runs("older", {"seglab.kind": "reproduction"})
+
+
+def test_a_registered_model_names_the_run_to_repeat(store: Store) -> None:
+    """In all the ways that a prediction takes; and one that others registered names none."""
+    with start_run(store, "made", "r", {"seglab.kind": "train"}) as run:
+        pass
+    source = f"{store.client.get_run(run.run_id).info.artifact_uri}/model"
+    for name, tags in (("ours", {PROMOTED_RUN: run.run_id}), ("theirs", {})):
+        store.client.create_registered_model(name)
+        made = store.client.create_model_version(name, source, run.run_id, tags=tags)
+        store.client.set_registered_model_alias(name, "champion", made.version)
+    for form in ("{}", "{}@champion", "{}/1", "models:/{}@champion"):
+        assert find_trained_run(store, form.format("ours")).run_id == run.run_id
+        with pytest.raises(UserError, match="'theirs' was not registered by a promotion"):
+            find_trained_run(store, form.format("theirs"))
+    assert find_trained_run(store, run.run_id).run_id == run.run_id
+    with pytest.raises(UserError, match=r"no run 'our' .*did you mean 'ours'"):
+        find_trained_run(store, "our")
+    with pytest.raises(UserError, match=f"^no run '{'0' * 32}'"):
+        find_trained_run(store, "0" * 32)
 
 
 def test_a_checkpoint_names_the_run_to_repeat(
