@@ -92,9 +92,12 @@ def place(extent: Extent, shape: tuple[int, int], settings: CacheSettings) -> Bo
 
 def cut(stack: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
     """Take the box out of (S, H, W); zero where it reaches outside."""
-    out = np.zeros((len(stack), box.height, box.width), stack.dtype)
     inside, frame = _overlap(box, stack.shape[1:])
-    out[:, *inside] = stack[:, *frame]
+    found = stack[:, *frame]
+    if found.shape[1:] == (box.height, box.width):
+        return np.array(found, order="C")
+    out = np.zeros((len(stack), box.height, box.width), stack.dtype)
+    out[:, *inside] = found
     return out
 
 

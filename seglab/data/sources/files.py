@@ -102,7 +102,7 @@ def binary_mask(path: Path, labels: NDArray[Any]) -> NDArray[np.uint8]:
     """
     if labels.dtype.kind == "f" and np.isnan(labels).any():
         raise UserError(f"{path} holds mask values that are NaN")
-    return np.ascontiguousarray(labels > 0, dtype=np.uint8)
+    return np.ascontiguousarray(labels > 0).view(np.uint8)
 
 
 def check_same_shape(path: Path, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
