@@ -16,10 +16,13 @@
 
   // ---- overview -------------------------------------------------------------------------
 
+  // A tumour below 1 ml is itself the cause, also where no wrong voxel is put down to it.
+  const carries = (c, cause) => c.cause === cause || cause in c.causes;
+
   function chosenCases() {
     const found = data.cases.filter(
       (c) =>
-        (filter.cause === null || c.cause === filter.cause) &&
+        (filter.cause === null || carries(c, filter.cause)) &&
         (filter.rule === null || c.rules.includes(filter.rule)),
     );
     const order = at("order").value;
@@ -38,12 +41,18 @@
     body.append(
       make("strong", { title: entry.id }, entry.id),
       make("div", { class: "dice" }, dice(entry.dice)),
-      make("div", { class: "why" }, entry.cause),
+      make("div", { class: "why" }, entry.cause, alsoChosen(entry)),
       make("div", { class: "tags" }, entry.rules.join(" · ")),
     );
     const node = make("button", { class: "card", type: "button" }, picture, body);
     node.addEventListener("click", () => open(entry));
     return node;
+  }
+
+  function alsoChosen(entry) {
+    const cause = filter.cause;
+    if (cause === null || cause === entry.cause) return "";
+    return make("small", {}, ` · ${cause} ${percent(entry.causes[cause])}`);
   }
 
   function showCards() {
@@ -72,10 +81,11 @@
     for (const c of data.causes) {
       const bar = make("i");
       bar.style.width = `${(100 * (c.share ?? 0)) / most}%`;
+      const patients = data.cases.filter((one) => carries(one, c.name)).length;
       const button = filterButton(
-        "cause", c.name, c.rule, make("span", {}, c.name), make("span", { class: "track" }, bar),
+        "cause", c.name, `${c.rule} Named first for ${c.patients}.`, make("span", {}, c.name), make("span", { class: "track" }, bar),
         make("b", {}, percent(c.share)),
-        make("em", {}, `${c.patients} patient${c.patients === 1 ? "" : "s"}`),
+        make("em", {}, `${patients} patient${patients === 1 ? "" : "s"}`),
       );
       button.classList.add("cause");
       at("causes").append(button);

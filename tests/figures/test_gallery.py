@@ -244,6 +244,35 @@ def test_it_works_in_a_sandboxed_frame(make_case: MakeCase, tmp_path: Path, brow
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_cause_shows_everybody_who_has_it(
+    make_case: MakeCase, tmp_path: Path, browser: Any
+) -> None:
+    """Also where another is named first; the count beside a cause is that of its patients."""
+    from selenium.webdriver.common.by import By
+
+    cases = [make_case(f"P{off}", off=off) for off in (3, 5, 12)]
+    truth = cases[0].truth
+    score = score_patient("exact", truth, truth, None, True, surface=False)
+    cases.append(replace(cases[0], patient_id="exact", prediction=truth, score=score))
+    data = data_of(written(tmp_path, cases))
+    browser.get((tmp_path / "gallery" / "index.html").as_uri())
+    assert any(cause["patients"] == 0 < cause["share"] for cause in data["causes"])
+    for cause in data["causes"]:
+        expected = {one["id"] for one in data["cases"] if cause["name"] in one["causes"]}
+        expected |= {one["id"] for one in data["cases"] if cause["name"] == one["cause"]}
+        name = f'[data-filter="cause"][data-value="{cause["name"]}"]'
+        button = browser.find_element(By.CSS_SELECTOR, name)
+        button.click()
+        shown = browser.find_elements(By.CSS_SELECTOR, ".card strong")
+        assert {one.text for one in shown} == expected
+        assert button.find_element(By.TAG_NAME, "em").text.split()[0] == str(len(expected))
+        for card in browser.find_elements(By.CSS_SELECTOR, ".card .why"):
+            assert cause["name"] in card.text
+        button.click()
+
+
 def _marked(browser: Any) -> str:
     return str(browser.execute_script("return document.getElementById('marked').toDataURL()"))
 
