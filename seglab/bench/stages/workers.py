@@ -45,7 +45,7 @@ class Crew:
         return sum(_private_kb(worker.pid, file) for worker in self.workers) / 1e3
 
 
-@stage("workers", "training", "images/s", goal=Goal(1))
+@stage("workers", "training", "images/s", goal=Goal(1.1))
 def workers(material: Material) -> Measurement:
     """Two workers of a sweep, each with its share of the cores, against one with all of them."""
     config = material.config({"train": {"samples_per_epoch": material.scale.few_samples}})
