@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -67,6 +68,42 @@ def test_a_dead_workers_trial_goes_on_with_its_number_and_parameters(tmp_path: P
     assert taken[1].params == held.params
     assert taken[1].threads == 1  # results repeat with the threads they began with
     assert taken[1].doomed is None
+
+
+def test_a_killed_trial_goes_on_wherever_its_folder_and_whatever_its_machine_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_ledger(tmp_path / "before")
+    owner = take_ownership(before.storage, "s")
+    held = before.claim(owner.path.name, 1)
+    assert held is not None
+    owner.release()
+    (tmp_path / "before").rename(tmp_path / "after")
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+    after = open_ledger(tmp_path / "after")
+    heir = take_ownership(after.storage, "s")
+    taken = after.claim(heir.path.name, 1)
+    assert taken is not None
+    assert (taken.trial.number, taken.params) == (0, held.params)
+
+
+def test_fewer_trials_than_were_begun_are_not_overshot(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, trials=4)
+    owner = take_ownership(ledger.storage, "s")
+    first, *_ = [ledger.claim(owner.path.name, 1) for _ in range(4)]
+    assert first is not None
+    ledger.tell(first.trial, TrialState.COMPLETE, [0.5])
+    owner.release()
+    fewer = open_ledger(tmp_path, trials=2)
+    heir = take_ownership(fewer.storage, "s")
+    taken = fewer.claim(heir.path.name, 1)
+    assert taken is not None
+    assert taken.trial.number == 1
+    assert fewer.claim(heir.path.name, 1) is None
+    more = open_ledger(tmp_path, trials=4)
+    taken = more.claim(heir.path.name, 1)
+    assert taken is not None
+    assert taken.trial.number == 2  # put down, not lost
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import glob
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
@@ -86,13 +86,15 @@ class Ledger:
             trials = self.trials
             _check_failures(trials, self.since)
             self.study.sampler = build_sampler(self.search, len(trials))
-            for frozen in trials:
-                if frozen.state == TrialState.RUNNING and self._is_orphan(frozen):
-                    return self._adopt(frozen, owner)
-            open_ = sum(t.state in (*DONE, TrialState.RUNNING) for t in trials)
-            if open_ >= self.search.trials or not self._prepare_next(trials):
+            running = [t for t in trials if t.state == TrialState.RUNNING]
+            orphans = [t for t in running if self._is_orphan(t)]
+            done = sum(t.state in DONE for t in trials)
+            # Fewer may be asked for now than were begun: the rest of the orphans stays put down.
+            if done + len(running) - len(orphans) >= self.search.trials:
                 return None
-            return self._begin(owner, threads)
+            if orphans:
+                return self._adopt(orphans[0], owner)
+            return self._begin(owner, threads) if self._prepare_next(trials) else None
 
     def check_failures(self) -> None:
         """Raise :class:`TooManyFailures` if the last ten trials all failed."""
@@ -119,26 +121,15 @@ class Ledger:
             return True
 
     def keep_alive(self) -> None:
-        """Give a sign of life for trials of this machine that wait for a worker."""
-        for frozen in self._orphans():
-            self.beat(frozen._trial_id)
+        """Give a sign of life for every trial of this machine, at work or waiting for a worker."""
+        for frozen in self.trials:
+            if frozen.state == TrialState.RUNNING and self._is_of_here(frozen):
+                self.beat(frozen._trial_id)
 
     def beat(self, trial_id: int) -> None:
         """Give a sign of life, where the storage keeps them."""
         if isinstance(self.storage.backend, RDBStorage):
             self.storage.backend.record_heartbeat(trial_id)
-
-    def give_up_silent(self) -> None:
-        """Fail the trials of machines that went silent, and queue their copies."""
-        if self.storage.beats:
-            with self.storage.lock("claim"):
-                self.keep_alive()
-                fail_stale_trials(self.study)
-
-    def _orphans(self) -> Iterator[FrozenTrial]:
-        for frozen in self.trials:
-            if frozen.state == TrialState.RUNNING and self._is_orphan(frozen):
-                yield frozen
 
     def _is_orphan(self, frozen: FrozenTrial) -> bool:
         """Whether nobody works on a running trial, as far as this machine can know.
@@ -148,9 +139,16 @@ class Ledger:
         owner = frozen.user_attrs.get(OWNER)
         if owner is None:
             return True
-        if owner["home"] != self.storage.home:
-            return False
-        return not is_locked(self.storage.folder / owner["lock"])
+        return self._is_of_here(frozen) and not is_locked(self.storage.folder / owner["lock"])
+
+    def _is_of_here(self, frozen: FrozenTrial) -> bool:
+        """Whether this machine can tell if a trial's owner lives.
+
+        A journal lies beside the locks: whoever reads it has them, whatever the folder and the
+        machine are called by now.
+        """
+        owner = frozen.user_attrs.get(OWNER)
+        return owner is None or not self.storage.beats or owner["home"] == self.storage.home
 
     def _adopt(self, frozen: FrozenTrial, owner: str) -> Claim:
         epoch = frozen.user_attrs.get(PROGRESS, {}).get("epoch", 0)

@@ -25,6 +25,7 @@ from seglab.studies.search.live import Live
 from seglab.studies.search.report import publish
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.runs import open_sweep, settle_runs
+from seglab.studies.search.silence import Watch
 from seglab.studies.search.space import Space, make_space, probes
 from seglab.studies.search.worker import Task, open_ledger, open_study_storage
 from seglab.tracking import RunLog, Store, sync
@@ -134,14 +135,12 @@ def _mind(study: Study, ledger: Ledger, parent: RunLog, workers: int, wishes: Wi
 
 
 def _watch(crew: Crew, ledger: Ledger, live: Live, wishes: Wishes) -> None:
-    next_round = 0.0
+    watch = Watch(ledger)
     while crew.mend():
         _obey(crew, wishes)
         if wishes.interrupts > 1:
             return
-        if time.monotonic() >= next_round:
-            ledger.give_up_silent()
-            next_round = time.monotonic() + ledger.search.heartbeat_s
+        watch.look()
         live.look()
         time.sleep(_LOOK_S)
     live.look()

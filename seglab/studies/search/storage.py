@@ -43,7 +43,8 @@ class StudyStorage:
     folder: Path
     """On this machine: of locks, and of the journal if there is one."""
     home: str
-    """Names this machine and folder; what was started elsewhere cannot be continued here."""
+    """Names this machine and folder among those that share a database: what was started
+    elsewhere cannot be continued here."""
 
     @property
     def beats(self) -> bool:
