@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from seglab.core.locks import FileLock
-from seglab.tracking.failures import redact
+from seglab.tracking.failures import StoreAway, redact
 from seglab.tracking.messages import (
     artifact_message,
     batch_message,
@@ -38,7 +38,7 @@ class RunLog:
     """Logs one run. Made by :func:`start_run` or :func:`resume_run`.
 
     As a context manager it ends the run truthfully if nobody else did: FINISHED,
-    interrupted on Ctrl-C, FAILED on any other exception.
+    interrupted on Ctrl-C or where a store stays away, FAILED on any other exception.
 
     While the store is away everything is kept under ``state`` and sent later, in
     order. After a resume, a metric that the store has for a step is not logged
@@ -191,6 +191,8 @@ class RunLog:
             self.finish()
         elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             self.interrupt(type(error).__name__)
+        elif isinstance(error, StoreAway):  # nothing is wrong with the run
+            self.interrupt(str(error))
         else:
             self.fail(error)
 

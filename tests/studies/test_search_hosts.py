@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from seglab.studies.search.storage import open_storage
 from seglab.tracking import open_store
 from tests.faults.servers import MlflowServer, PostgresServer
 from tests.studies.search_runs import (
+    ROOT,
     assert_runs_equal_trials,
     start,
     trials,
@@ -23,14 +25,22 @@ from tests.studies.search_runs import (
     worker_pids,
 )
 
+IMPATIENT = "from seglab.studies.search import patience; patience.AWAY_S = 3.0"
+"""Of a process's start: a database is waited for a shorter time."""
+
 
 @pytest.fixture
-def postgres() -> Iterator[str]:
+def database() -> Iterator[PostgresServer]:
     pytest.importorskip("psycopg")
     if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
     with PostgresServer() as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture
+def postgres(database: PostgresServer) -> str:
+    return database.url
 
 
 @pytest.mark.slow
@@ -90,6 +100,43 @@ def test_a_machine_that_dies_for_good_is_stood_in_for(
         assert not open_store().find_runs("tiny", statuses=["RUNNING"])
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.parametrize(("end", "status"), [("patience", 2), ("Ctrl-C", 130)])
+def test_a_database_that_stays_away_ends_the_command_in_good_order(
+    write: Callable[..., Path], tmp_path: Path, database: PostgresServer, end: str, status: int
+) -> None:
+    url = database.url.replace("postgres@", "postgres:secret@")
+    path = write(epochs=15, trials=1, storage=url)
+    (tmp_path / "sitecustomize.py").write_text(IMPATIENT if end == "patience" else "")
+    process = start(path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    wait_until(lambda: has_progressed(database.url))
+    database.stop()
+    try:
+        if end == "Ctrl-C":
+            time.sleep(2)
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)  # the other patience is five minutes
+    finally:
+        database.start()
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    assert "secret" not in err
+    if end == "patience":
+        assert "search.storage: the database of the study went away" in err
+    out, err = start(path).communicate(timeout=300)
+    assert json.loads(out)["trials"] == {"complete": 1, "pruned": 0, "failed": 0}, err
+    assert_runs_equal_trials(database.url)
+
+
+def has_progressed(url: str) -> bool:
+    """Whether a trial has ended an epoch."""
+    try:
+        return any(trial.user_attrs.get("progress") for trial in trials(url))
+    except KeyError:
+        return False
 
 
 def is_at_work(host: Path, url: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -12,13 +13,20 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
 from seglab.core.errors import UserError
 from seglab.studies.search.ledger import requeue
-from seglab.studies.search.patience import PatientStorage, is_cut_off, through_restarts
+from seglab.studies.search.patience import (
+    PatientStorage,
+    StudyAway,
+    is_cut_off,
+    through_restarts,
+    waiting_unless,
+)
 from seglab.studies.search.storage import open_storage
-from tests.faults.servers import PostgresServer
+from tests.faults.servers import PostgresServer, free_port
 
 
 @pytest.mark.slow
@@ -69,6 +77,40 @@ def test_nothing_that_reaches_the_database_is_impatient() -> None:
     settings = {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
     for name in asked - settings:
         assert hasattr(getattr(PatientStorage, name), "__wrapped__"), name
+
+
+@pytest.fixture
+def nobody() -> Callable[[], object]:
+    """Asks a database that is not there."""
+    pytest.importorskip("psycopg")
+    engine = create_engine(f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/db")
+    return engine.connect
+
+
+def test_one_that_stays_away_is_told_in_words_for_people(nobody: Callable[[], object]) -> None:
+    with pytest.raises(
+        StudyAway, match=r"search\.storage: the database .* does not answer"
+    ) as told:
+        through_restarts(nobody, away_s=0.1)()
+    assert isinstance(told.value, UserError)
+    assert "secret" not in str(told.value)
+
+
+def test_who_is_to_stop_waits_for_no_database(nobody: Callable[[], object]) -> None:
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            through_restarts(nobody)()
+        except BaseException as error:
+            failures.append(error)
+
+    with waiting_unless(lambda: True):
+        ask()
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert [type(failure) for failure in failures] == [KeyboardInterrupt, StudyAway]
 
 
 def test_what_the_database_refuses_is_not_asked_again(tmp_path: Path) -> None:

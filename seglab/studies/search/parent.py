@@ -22,6 +22,7 @@ from seglab.studies.search.crew import Crew
 from seglab.studies.search.identity import open_study
 from seglab.studies.search.ledger import Ledger, clear_locks
 from seglab.studies.search.live import Live
+from seglab.studies.search.patience import StudyAway, waiting_unless
 from seglab.studies.search.report import publish
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.runs import open_sweep, settle_runs
@@ -78,11 +79,7 @@ def run_search(
     ledger = open_ledger(study, space, storage, datetime.now())
     with open_sweep(study, store, begun, data, storage) as parent:
         wishes = Wishes(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
-        try:
-            _mind(study, ledger, parent, workers, wishes)
-        finally:
-            sync(store)  # an outage may have kept back how a run ended
-            settle_runs(store, ledger, parent.run_id)
+        _do_trials(study, ledger, parent, workers, wishes)
         if wishes.interrupts:
             raise KeyboardInterrupt
         with storage.lock("report"):
@@ -114,6 +111,17 @@ def check_networks(space: Space, data: StudyData) -> None:
             seen.add(key)
             channels = 2 * config.data.context + 1
             build_model(config.model, channels, (int(height), int(width)), pretrained=False)
+
+
+def _do_trials(study: Study, ledger: Ledger, parent: RunLog, workers: int, wishes: Wishes) -> None:
+    """Have the trials done, and see to it that their runs tell the truth however that ends."""
+    with waiting_unless(lambda: wishes.interrupts > 0):
+        try:
+            _mind(study, ledger, parent, workers, wishes)
+        finally:
+            sync(parent.store)  # an outage may have kept back how a run ended
+            if not isinstance(sys.exception(), StudyAway):
+                settle_runs(parent.store, ledger, parent.run_id)
 
 
 def _mind(study: Study, ledger: Ledger, parent: RunLog, workers: int, wishes: Wishes) -> None:

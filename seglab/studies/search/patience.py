@@ -1,15 +1,19 @@
-"""A PostgreSQL storage that outlives a restart of its server."""
+"""A PostgreSQL storage that outlives a restart of its server, and lets nobody wait in vain."""
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import DBAPIError
+
+from seglab.tracking.failures import StoreAway
 
 AWAY_S = 300.0
 """How long a server that was there is waited for."""
@@ -26,6 +30,24 @@ _BESIDE = (
 """What Optuna's cache in front of a storage asks it for, beside the public questions."""
 
 
+class StudyAway(StoreAway):
+    """The study's database was there and does not answer any more."""
+
+
+_wishes: list[Callable[[], bool]] = []
+"""What says that this process is to wait no longer."""
+
+
+@contextmanager
+def waiting_unless(is_stopped: Callable[[], bool]) -> Iterator[None]:
+    """Within the block nobody waits for a database any longer once ``is_stopped``."""
+    _wishes.append(is_stopped)
+    try:
+        yield
+    finally:
+        _wishes.remove(is_stopped)
+
+
 def is_cut_off(error: BaseException) -> bool:
     """Whether the connection was cut or could not be made: the database undid what was asked."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
@@ -38,22 +60,36 @@ def is_cut_off(error: BaseException) -> bool:
     return state is None or state.startswith(("08", "57P"))
 
 
-def through_restarts(action: Callable[..., Any], away_s: float = AWAY_S) -> Callable[..., Any]:
+def through_restarts(action: Callable[..., Any], away_s: float | None = None) -> Callable[..., Any]:
     """Return ``action`` done again, from its beginning, while the database is away.
 
+    Args:
+        action: what to do.
+        away_s: seconds to wait for the database; None takes ``AWAY_S``.
+
     Raises:
-        DBAPIError, StorageInternalError: it is away for longer than ``away_s`` seconds.
+        StudyAway: it is away for longer than ``away_s`` seconds.
+        KeyboardInterrupt: the process is to stop, as :func:`waiting_unless` has it. Another
+            thread than the main one, which nobody interrupts, gives up as if the time was over.
     """
 
     @functools.wraps(action)
     def patient(*arguments: Any, **named: Any) -> Any:
-        deadline = time.monotonic() + away_s
+        deadline = time.monotonic() + (AWAY_S if away_s is None else away_s)
         while True:
             try:
                 return action(*arguments, **named)
             except (DBAPIError, StorageInternalError) as error:
-                if not is_cut_off(error) or time.monotonic() > deadline:
+                if not is_cut_off(error):
                     raise
+                is_stopped = any(wish() for wish in _wishes)
+                if is_stopped and threading.current_thread() is threading.main_thread():
+                    raise KeyboardInterrupt from None
+                if is_stopped or time.monotonic() > deadline:
+                    raise StudyAway(
+                        "search.storage: the database of the study went away and does not answer; "
+                        "the same command goes on once it does"
+                    ) from error
             time.sleep(AGAIN_S)
 
     return patient

@@ -20,7 +20,7 @@ from optuna.storages.journal._file import BaseJournalFileLock  # exported nowher
 
 from seglab.core.errors import UserError
 from seglab.core.locks import FileLock
-from seglab.studies.search.patience import PatientStorage, through_restarts
+from seglab.studies.search.patience import PatientStorage, StudyAway, through_restarts
 from seglab.tracking.failures import mendable, redact, unreachable
 
 if TYPE_CHECKING:
@@ -224,6 +224,8 @@ def _advisory_lock(engine: Engine, name: str) -> Lock:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, StudyAway) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # it was not there to go away
     words = str(error)
     if isinstance(error, UserError):
         return words
