@@ -14,6 +14,8 @@ from torch import nn
 
 from seglab.core.errors import UserError
 
+_PROBE_BYTES = 1 << 20
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file and put it in place of ``path`` in one step.
@@ -30,9 +32,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch reports a full disk as RuntimeError, safetensors as its own error.
-        raise UserError(f"{path}: the checkpoint cannot be written: {error}") from error
+        cause = error if isinstance(error, OSError) else _refusal(temporary) or error
+        raise UserError(f"{path}: the checkpoint cannot be written: {cause}") from cause
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Ask the disk itself why nothing more can be written to a file; torch does not tell."""
+    try:
+        with path.open("ab") as stream:
+            stream.write(bytes(_PROBE_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, str]) -> None:

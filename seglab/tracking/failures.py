@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import sys
@@ -34,9 +35,12 @@ _AWAY = (
     "connection already closed",
     "terminating connection",
 )
+_NO_SPACE = "no space is left"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MENDABLE = {
-    "database or disk is full": "no space is left",
-    "no space left on device": "no space is left",
+    "database or disk is full": _NO_SPACE,
+    "no space left on device": _NO_SPACE,
+    "disk quota exceeded": _NO_SPACE,
     "attempt to write a readonly database": "it is read-only",
     "read-only file system": "it is read-only",
     "permission denied": "permission is denied",
@@ -80,6 +84,16 @@ def mendable(error: BaseException) -> str | None:
     text = str(error).lower()
     reasons = (reason for sign, reason in _MENDABLE.items() if sign in text)
     return next(reasons, None)
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Say whether ``error``, or one that led to it, is of a disk or a quota that is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "errno", None) in _FULL or mendable(seen) == _NO_SPACE:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def unreachable(uri: str, away_s: float = 0.0) -> str | None:

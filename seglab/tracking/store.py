@@ -36,6 +36,10 @@ class UnknownRun(UserError):
     """The store has no run of this id."""
 
 
+class RunInUse(UserError):
+    """Another living process of this machine has the run open."""
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """One run as the store has it; ``metrics`` holds the last value of each."""
@@ -226,7 +230,8 @@ class Store:
         """Take a run for this process, until :meth:`leave` or its death.
 
         Raises:
-            UserError: another living process of this machine has it.
+            RunInUse: another living process of this machine has it.
+            UserError: nothing can be written there.
         """
         with explained(str(self.folder)):
             self.state(run_id).mkdir(parents=True, exist_ok=True)
@@ -234,7 +239,7 @@ class Store:
             deadline = time.monotonic() + CLAIM_S
             while not lock.try_acquire():
                 if time.monotonic() > deadline:
-                    raise UserError(f"run {run_id} is open in another process")
+                    raise RunInUse(f"run {run_id} is open in another process")
                 time.sleep(0.05)
             return lock
 

@@ -8,14 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 
-from seglab.studies.search.ledger import requeue
+import seglab.studies.components  # noqa: F401  (registers)
+from seglab.core.study import load_study
+from seglab.studies.data import open_data
+from seglab.studies.search.bench import Bench
+from seglab.studies.search.identity import open_study
+from seglab.studies.search.ledger import Claim, requeue, take_ownership
+from seglab.studies.search.space import make_space
 from seglab.studies.search.storage import StudyStorage, open_storage
-from seglab.tracking import open_store
+from seglab.studies.search.worker import open_ledger, open_study_storage
+from seglab.tracking import open_store, start_run
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "KILLED"}
@@ -53,6 +61,26 @@ def assert_runs_equal_trials(url: str | None = None) -> None:
         assert ("seglab.pruned_at_epoch" in run.tags) == (trial.state.name == "PRUNED")
         if trial.state.name == "COMPLETE":
             assert trial.values == [run.metrics["val/dice"]]
+
+
+def bench_of(path: Path) -> Bench:
+    """Begin the search of a file, and sit down to it as its worker does."""
+    study, store = load_study(path), open_store()
+    assert study.search is not None
+    data, space = open_data(study.run), make_space(study)
+    storage = open_study_storage(study, store)
+    open_study(study.name, space, study.search, data, storage)
+    ledger = open_ledger(study, space, storage, datetime.now())
+    parent = start_run(store, study.name, "parent")
+    return Bench(ledger, store, parent.run_id, lambda _: data, lambda: False)
+
+
+def claim_next(bench: Bench) -> Claim:
+    """Claim a trial as a worker that has just started."""
+    owner = take_ownership(bench.ledger.storage, bench.ledger.study.study_name)
+    claim = bench.ledger.claim(owner.path.name, 1)
+    assert claim is not None
+    return claim
 
 
 def start(path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

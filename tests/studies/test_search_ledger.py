@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from seglab.core.errors import UserError
@@ -241,7 +242,9 @@ def test_what_another_machine_gave_up_is_not_told_twice(tmp_path: Path) -> None:
     assert claim is not None
     other: StudyStorage = open_ledger(tmp_path).storage
     other.backend.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
-    assert not ledger.tell(claim.trial, TrialState.COMPLETE, [0.5])
+    with pytest.raises(UpdateFinishedTrialError):
+        ledger.tell(claim.trial, TrialState.COMPLETE, [0.5])
+    ledger.release(claim.trial)
     assert states(ledger) == ["FAIL"]
 
 

@@ -26,6 +26,7 @@ def test_a_silent_machine_loses_its_trial_to_a_copy(tmp_path: Path) -> None:
     assert not is_given_up()  # it may be just after an outage
     wait_until(is_given_up, wait_s=60)
     assert near.trials[1].user_attrs[RETRY_OF] == 0
+    assert near.silence(0) == "its machine went silent; trial 001 repeats it"
 
 
 def test_a_machine_keeps_its_own_trials_through_an_outage(tmp_path: Path) -> None:

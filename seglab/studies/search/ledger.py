@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -19,6 +20,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -110,15 +112,25 @@ class Ledger:
 
     def release(self, trial: Trial) -> None:
         """Put a trial down in good order: whoever comes next goes on with it."""
-        trial.set_user_attr(OWNER, None)
+        with suppress(UpdateFinishedTrialError):  # another machine has given it up
+            trial.set_user_attr(OWNER, None)
 
-    def tell(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Record how a trial ended; False if another machine had given this one up."""
+    def tell(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Record how a trial ended.
+
+        Raises:
+            UpdateFinishedTrialError: another machine had given it up.
+        """
         with self.storage.lock("claim"):
             if self.storage.backend.get_trial(trial._trial_id).state != TrialState.RUNNING:
-                return False
+                raise UpdateFinishedTrialError(f"trial {trial.number} was given up")
             self.study.tell(trial, values, state)
-            return True
+
+    def silence(self, number: int) -> str:
+        """Say what became of a trial that other machines gave up."""
+        heirs = (t.number for t in self.trials if t.user_attrs.get(RETRY_OF) == number)
+        heir = next((f"trial {heir:03d}" for heir in heirs), "another trial")
+        return f"its machine went silent; {heir} repeats it"
 
     def keep_alive(self) -> None:
         """Give a sign of life for every trial of this machine, at work or waiting for a worker."""

@@ -12,11 +12,12 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.candidates import TRIAL
 from seglab.studies.data import StudyData
-from seglab.studies.search.ledger import ERROR, RETRY_OF, RUN, Ledger
+from seglab.studies.search.endings import PRUNED, end_pruned
+from seglab.studies.search.ledger import ERROR, RUN, Ledger
 from seglab.studies.search.notes import note_study
 from seglab.studies.search.storage import StudyStorage
 from seglab.tracking import (
-    RunInfo,
+    RunInUse,
     RunLog,
     Store,
     UnknownRun,
@@ -70,10 +71,8 @@ def _reopen(store: Store, run_id: str, name: str) -> RunLog:
             f"study '{name}' logs to run {run_id}, which {redact(store.uri)} does not have: "
             "use the store it began with, or give this search another name: name=…"
         ) from None
-    except UserError as error:
-        if "another process" in str(error):
-            raise UserError(f"search '{name}' is running in another process here") from None
-        raise
+    except RunInUse:
+        raise UserError(f"search '{name}' is running in another process here") from None
 
 
 def settle_runs(store: Store, ledger: Ledger, parent_run_id: str) -> None:
@@ -83,22 +82,18 @@ def settle_runs(store: Store, ledger: Ledger, parent_run_id: str) -> None:
     before it could go on and another run took its place.
     """
     trials = {str(t.number): t for t in ledger.trials}
-    heirs = {t.user_attrs[RETRY_OF]: t.number for t in trials.values() if RETRY_OF in t.user_attrs}
     for run in store.find_runs(ledger.space.base.name, parent_run_id=parent_run_id):
         trial = trials.get(run.tags.get(TRIAL, ""))
-        if trial is None or run.status in {"FINISHED", "FAILED"} or store.in_use(run.run_id):
+        if trial is None or run.status == "FAILED" or store.in_use(run.run_id):
             continue
         if trial.state == TrialState.FAIL:
-            heir = heirs.get(trial.number)
-            went = f"its machine went silent; trial {heir:03d} repeats it" if heir else "failed"
-            _fail(store, run, trial.user_attrs.get(ERROR, went))
+            reason = trial.user_attrs.get(ERROR) or ledger.silence(trial.number)
+            resume_run(store, run.run_id).fail(reason)
+        elif run.status == "FINISHED":
+            continue
+        elif trial.state == TrialState.PRUNED and PRUNED in run.tags:
+            end_pruned(store, run)
         elif trial.user_attrs.get(RUN, run.run_id) != run.run_id:
-            _fail(store, run, f"superseded by run {trial.user_attrs[RUN]}")
+            resume_run(store, run.run_id).fail(f"superseded by run {trial.user_attrs[RUN]}")
         elif trial.state == TrialState.RUNNING:
             store.mark_interrupted(run.run_id, "its worker died")
-
-
-def _fail(store: Store, run: RunInfo, reason: str) -> None:
-    if "seglab.pruned_at_epoch" in run.tags:
-        return
-    resume_run(store, run.run_id).fail(reason)

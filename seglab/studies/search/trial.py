@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import torch
 from optuna.trial import TrialState
 
-from seglab.core.config import RunConfig, flatten
-from seglab.core.errors import TrainingDiverged, UserError
+from seglab.core.errors import UserError
 from seglab.core.search import Search
 from seglab.learning.training import EpochResult
 from seglab.models import count_parameters
 from seglab.studies.candidates import TRIAL
-from seglab.studies.data import StudyData
 from seglab.studies.experiment import (
     FAILED,
     FINISHED,
     OpenRun,
     Plan,
-    drop_training_state,
     is_unfinished,
     open_run,
 )
-from seglab.studies.search.ledger import ERROR, PROGRESS, RUN, Claim, Ledger
-from seglab.studies.search.notes import note_trial
+from seglab.studies.search.bench import Bench, latest_run, name_run
+from seglab.studies.search.endings import FAILURE, PRUNED, end_badly, end_pruned
+from seglab.studies.search.ledger import ERROR, PROGRESS, Claim
+from seglab.studies.search.patience import StudyAway
 from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
-from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
-from seglab.tracking.failures import StoreAway, print_traceback
+from seglab.tracking.failures import StoreAway
 
-PRUNED, FAILURE = "seglab.pruned_at_epoch", "seglab.error"
 FIRST, SECONDS, PARAMETERS = "val/dice", "cost/train_seconds", "cost/parameters_m"
-_LEAST_FREE_BYTES = 20_000_000
-_LONGEST_ERROR = 1000
 
 
 class Stopped(KeyboardInterrupt):
     """The search is to end: the run is interrupted, the trial can go on later."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a worker has at hand for every trial."""
-
-    ledger: Ledger
-    store: Store
-    parent_run_id: str
-    open_data: Callable[[RunConfig], StudyData]
-    stopping: Callable[[], bool]
-
-    @property
-    def search(self) -> Search:
-        """The search block of the file."""
-        return self.ledger.search
 
 
 def plan_trial(claim: Claim, bench: Bench) -> Plan:
@@ -87,7 +64,7 @@ def do_trial(claim: Claim, bench: Bench) -> bool:
     Raises:
         Stopped: the search ends first; the trial was put down in good order.
         UserError: nothing can be recorded any more: the disk is full, or the server of
-            the runs does not come back.
+            the runs or of the study does not come back.
     """
     try:
         if claim.doomed is not None:
@@ -95,15 +72,13 @@ def do_trial(claim: Claim, bench: Bench) -> bool:
         plan = plan_trial(claim, bench)
         if not _settle(claim, bench):
             _train(claim, plan, bench)
+    except StudyAway:  # nobody is there to take it back
+        raise
     except (KeyboardInterrupt, StoreAway):
         bench.ledger.release(claim.trial)
         raise
     except Exception as error:  # whatever it is, the search goes on
-        _check_disk(bench.store)
-        is_fit = isinstance(error, UserError | TrainingDiverged)
-        if not is_fit:
-            print_traceback()
-        fail_trial(claim, bench, error)
+        is_fit = end_badly(claim, bench, error)
     else:
         is_fit = True
         if not torch.cuda.is_available():
@@ -120,6 +95,7 @@ def _settle(claim: Claim, bench: Bench) -> bool:
     if run.status == FINISHED:
         _complete(claim, bench, run.run_id, run.metrics)
     elif PRUNED in run.tags:
+        end_pruned(bench.store, run)
         bench.ledger.tell(claim.trial, TrialState.PRUNED)
     elif run.status == FAILED and not is_unfinished(run, bench.store):
         claim.trial.set_user_attr(ERROR, run.tags.get(FAILURE, "unknown"))
@@ -129,40 +105,34 @@ def _settle(claim: Claim, bench: Bench) -> bool:
     return True
 
 
-def latest_run(claim: Claim, bench: Bench) -> RunInfo | None:
-    """Return the newest run of a trial, if it has one."""
-    runs = bench.store.find_runs(
-        bench.ledger.space.base.name,
-        {TRIAL: str(claim.trial.number)},
-        parent_run_id=bench.parent_run_id,
-    )
-    return runs[0] if runs else None
-
-
 def _train(claim: Claim, plan: Plan, bench: Bench) -> None:
     with open_run(plan, bench.store, bench.open_data(plan.config)) as run:
-        _name_run(claim, bench, run.log.run_id)
-        for row in run.trainer.progress.history:
-            _report(claim, plan, row)
-        for result in run.epochs():
-            _report(claim, plan, {"epoch": result.epoch, **result.metrics})
-            if _is_hopeless(claim, plan, result, bench):
-                run.prune(result.epoch)
+        name_run(claim, bench, run.log.run_id)
+        for epoch in _judged_epochs(claim, plan, run, bench):
+            if _is_hopeless(claim, plan, epoch, bench):
+                run.prune(epoch)
                 bench.ledger.tell(claim.trial, TrialState.PRUNED)
                 return
-            if bench.stopping() and not result.is_last:
-                raise Stopped
         outcome = run.conclude(pictures=_leads(run, bench))
     _complete(claim, bench, outcome.run_id, outcome.metrics)
 
 
-def _name_run(claim: Claim, bench: Bench, run_id: str) -> None:
-    """Tie the trial to its run, once."""
-    trial = claim.trial
-    if trial.user_attrs.get(RUN) != run_id:
-        trial.set_user_attr(RUN, run_id)
-        run = bench.store.get_run(run_id)
-        note_trial(bench.ledger.study, trial._trial_id, bench.store, run)
+def _judged_epochs(claim: Claim, plan: Plan, run: OpenRun, bench: Bench) -> Iterator[int]:
+    """Train; yields each epoch that is in the study now, to be judged there.
+
+    The last one of a run that goes on is yielded too: its worker may have died in between.
+    """
+    history = run.trainer.progress.history
+    for row in history:
+        _report(claim, plan, row)
+    if history:
+        yield int(history[-1]["epoch"])
+    for result in run.epochs():
+        _report(claim, plan, {"epoch": result.epoch, **result.metrics})
+        _note_patients(claim, result, bench)
+        yield result.epoch
+        if bench.stopping() and not result.is_last:
+            raise Stopped
 
 
 def _report(claim: Claim, plan: Plan, row: dict[str, float]) -> None:
@@ -176,13 +146,17 @@ def _report(claim: Claim, plan: Plan, row: dict[str, float]) -> None:
     trial.set_user_attr(PROGRESS, progress)
 
 
-def _is_hopeless(claim: Claim, plan: Plan, result: EpochResult, bench: Bench) -> bool:
-    trial, search, epochs = claim.trial, bench.search, plan.config.train.epochs
-    if search.pruner.name == "wilcoxon":
+def _note_patients(claim: Claim, result: EpochResult, bench: Bench) -> None:
+    """Give the pruner that compares patient by patient what it asks for."""
+    if bench.search.pruner.name == "wilcoxon":
         scores = [score.dice for score in sorted(result.scores, key=lambda s: s.patient_id)]
-        known = trial.user_attrs.get(PATIENTS, {})
-        trial.set_user_attr(PATIENTS, {**known, str(result.epoch): scores})
-    if not is_judged(search.pruner, result.epoch, epochs):
+        known = claim.trial.user_attrs.get(PATIENTS, {})
+        claim.trial.set_user_attr(PATIENTS, {**known, str(result.epoch): scores})
+
+
+def _is_hopeless(claim: Claim, plan: Plan, epoch: int, bench: Bench) -> bool:
+    trial, search, epochs = claim.trial, bench.search, plan.config.train.epochs
+    if not is_judged(search.pruner, epoch, epochs):
         return False
     trial.study.pruner = build_pruner(search.pruner, epochs)
     # Asked of every trial: halving compares others with what it was asked about.
@@ -191,7 +165,7 @@ def _is_hopeless(claim: Claim, plan: Plan, result: EpochResult, bench: Bench) ->
 
 
 def _complete(claim: Claim, bench: Bench, run_id: str, metrics: dict[str, float]) -> None:
-    _name_run(claim, bench, run_id)
+    name_run(claim, bench, run_id)
     values = _objectives(metrics, bench.search)
     if any(math.isnan(value) for value in values):
         raise UserError("val/dice is not a number: no validation patient has a tumour")
@@ -220,47 +194,6 @@ def _leads(run: OpenRun, bench: Bench) -> bool:
         for other in bench.ledger.trials
         if other.state == TrialState.COMPLETE
     )
-
-
-def fail_trial(claim: Claim, bench: Bench, error: Exception) -> None:
-    """Record a failure in the study, and in a run if training did not come that far."""
-    expected = isinstance(error, UserError | TrainingDiverged)
-    reason = str(error) if expected else f"{type(error).__name__}: {error}"
-    reason = " ".join(reason.split())[:_LONGEST_ERROR]
-    run = latest_run(claim, bench)
-    if run is None:
-        run_id = _start_failed(claim, bench, reason)
-    else:
-        run_id = run.run_id
-        if run.status not in {FINISHED, FAILED} and PRUNED not in run.tags:
-            resume_run(bench.store, run_id).fail(reason)
-        drop_training_state(bench.store.state(run_id))
-    _name_run(claim, bench, run_id)
-    claim.trial.set_user_attr(ERROR, reason)
-    bench.ledger.tell(claim.trial, TrialState.FAIL)
-
-
-def _start_failed(claim: Claim, bench: Bench, reason: str) -> str:
-    base, number = bench.ledger.space.base, claim.trial.number
-    tags = {
-        **environment_tags(),
-        "seglab.kind": "trial",
-        "seglab.arm": f"trial {number:03d}",
-        "seglab.seed": str(base.seed),
-        "seglab.study": bench.ledger.study.study_name,
-        TRIAL: str(number),
-    }
-    name = f"trial {number:03d} · seed {base.seed}"
-    log = start_run(bench.store, base.name, name, tags, bench.parent_run_id)
-    log.params(flatten(base.to_dict()) | claim.params)
-    log.fail(reason)
-    return log.run_id
-
-
-def _check_disk(store: Store) -> None:
-    """A full disk fails every trial alike: the search stops, and its trial can go on later."""
-    if shutil.disk_usage(store.folder).free < _LEAST_FREE_BYTES:
-        raise UserError(f"{store.folder}: no space is left; free some, the same command goes on")
 
 
 def _free_memory() -> None:

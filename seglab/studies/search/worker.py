@@ -23,16 +23,19 @@ from typing import Any, TextIO
 from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.studies.data import SharedData
+from seglab.studies.search.bench import Bench
 from seglab.studies.search.identity import load_study
 from seglab.studies.search.ledger import Ledger, TooManyFailures, requeue, take_ownership
+from seglab.studies.search.patience import waiting_unless
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.storage import StudyStorage, open_storage
-from seglab.studies.search.trial import Bench, do_trial
+from seglab.studies.search.trial import do_trial
 from seglab.tracking import Store, open_store
-from seglab.tracking.failures import AWAY_S
+from seglab.tracking.failures import AWAY_S, is_out_of_space, redact
 
 STOP = "stop"
 _IDLE_S = 1.0
+_LAST_BEAT_S = 2.0
 DONE, OUR_FAULT, USER_ERROR, SPENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -101,17 +104,25 @@ def work(task: Task, reins: Reins) -> int:
     owner = take_ownership(storage, study.name)
     bench = Bench(ledger, store, task.parent_run_id, SharedData(warn=False).of, reins.stop.is_set)
     try:
-        while not reins.stop.is_set() and not ledger.finished():
-            claim = ledger.claim(owner.path.name, task.threads)
-            if claim is None:
-                reins.stop.wait(_IDLE_S)
-                continue
-            with Pulse(ledger, claim.trial._trial_id):
-                is_fit = do_trial(claim, bench)
-            if not is_fit:
-                return SPENT
+        with waiting_unless(reins.stop.is_set):
+            return _do_trials(bench, owner.path.name, task.threads, reins)
     finally:
         owner.remove()
+
+
+def _do_trials(bench: Bench, owner: str, threads: int, reins: Reins) -> int:
+    ledger = bench.ledger
+    while not reins.stop.is_set() and not ledger.finished():
+        claim = None
+        with suppress(TooManyFailures):  # unless another worker's trial ends well, the parent stops
+            claim = ledger.claim(owner, threads)
+        if claim is None:
+            reins.stop.wait(_IDLE_S)
+            continue
+        with Pulse(ledger, claim.trial._trial_id):
+            is_fit = do_trial(claim, bench)
+        if not is_fit:
+            return SPENT
     return DONE
 
 
@@ -135,7 +146,7 @@ class Pulse:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_LAST_BEAT_S)  # it may wait for a database that is away
 
 
 def main() -> int:
@@ -147,13 +158,16 @@ def main() -> int:
     try:
         reins.listen(sys.stdin)
         return work(task, reins)
-    except TooManyFailures:
-        return DONE  # the parent counts them too, and says so
     except UserError as error:
-        print(f"worker {os.getpid()}: {error}", file=sys.stderr)
+        print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        if not is_out_of_space(error):
+            raise
+        print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
+        return USER_ERROR
 
 
 if __name__ == "__main__":
