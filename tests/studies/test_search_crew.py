@@ -8,10 +8,13 @@ import signal
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from seglab.core.errors import UserError
 from seglab.core.study import load_study
+from seglab.studies.search import crew as crew_module
 from seglab.studies.search.crew import Crew
 from seglab.studies.search.worker import Task
 from tests.studies.search_runs import assert_runs_equal_trials, start, trials, wait_until
@@ -33,6 +36,13 @@ training.train_step = hungry
 """Of a process's start: the first step of all training finds no memory."""
 
 
+DEAD_AT_ONCE = """
+import os, sys
+if "seglab.studies.search.worker" in sys.orig_argv:
+    os._exit(9)
+"""
+
+
 @pytest.mark.slow
 def test_who_found_no_memory_does_no_other_trial(
     write: Callable[..., Path], tmp_path: Path
@@ -46,6 +56,23 @@ def test_who_found_no_memory_does_no_other_trial(
     assert len({*others}) == 1
     assert first not in others
     assert "died" not in err
+
+
+def test_workers_that_die_early_end_the_search_however_long_a_start_takes(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEAD_AT_ONCE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    study, now = load_study(write()), 0.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(crew_module, "time", clock)
+    crew = Crew(Task(study.document, "none", 1, datetime.now().isoformat()), 1, [])
+    for _ in range(5):
+        before = crew.pids
+        wait_until(lambda: crew.mend() and crew.pids != before)  # noqa: B023
+        now += 30
+    with pytest.raises(UserError, match=r"6 workers died .*status 9"):
+        wait_until(lambda: not crew.mend())
 
 
 def test_a_worker_that_dies_after_all_were_told_to_stop_is_not_replaced(

@@ -183,6 +183,24 @@ def test_ten_failures_in_a_row_stop_the_search_and_a_success_forgives(tmp_path: 
     assert later.claim(owner.path.name, 1) is not None  # a new command tries again
 
 
+def test_ten_failures_wait_for_what_may_end_better(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, trials=40)
+    owner = take_ownership(ledger.storage, "s")
+    running, *others = [ledger.claim(owner.path.name, 1) for _ in range(MOST_FAILURES + 1)]
+    assert running is not None
+    for claim in others:
+        assert claim is not None
+        claim.trial.set_user_attr(ERROR, "out of memory")
+        ledger.tell(claim.trial, TrialState.FAIL)
+    ledger.check_failures()
+    ledger.release(running.trial)
+    with pytest.raises(TooManyFailures):
+        ledger.check_failures()
+    ledger.tell(running.trial, TrialState.COMPLETE, [0.5])
+    ledger.check_failures()
+    assert ledger.claim(owner.path.name, 1) is not None
+
+
 def test_a_grid_is_walked_once_and_then_is_finished(tmp_path: Path) -> None:
     ledger = open_ledger(
         tmp_path, sampler="grid", trials=50, space={"optim.lr": {"choices": [1e-3, 2e-3, 4e-3]}}

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[3]
 _MODULE = "seglab.studies.search.worker"
 _STOP_NOW_S = 20.0
 _MOST_EARLY_DEATHS = 5
-_EARLY_S = 60.0
+"""For each worker, one after the other."""
+_EARLY_S = 120.0
 
 
 class Crew:
@@ -29,7 +30,8 @@ class Crew:
     def __init__(self, task: Task, size: int, gpus: list[str]) -> None:
         self._task, self._gpus = task, gpus
         self._workers: dict[int, subprocess.Popen[str]] = {}
-        self._early_deaths: list[float] = []
+        self._began: dict[int, float] = {}
+        self._early_deaths = 0
         self._stopping = False
         for slot in range(size):
             self._start(slot)
@@ -56,7 +58,7 @@ class Crew:
             text=True,
             start_new_session=True,
         )
-        self._workers[slot] = worker
+        self._workers[slot], self._began[slot] = worker, time.monotonic()
         self._tell(worker, self._task.to_line())
 
     @staticmethod
@@ -81,18 +83,23 @@ class Crew:
                 raise UserError("a worker cannot go on, for the reason it gave above")
             if code in (DONE, INTERRUPTED) or self._stopping:
                 continue
-            if code != SPENT:  # as often as trials fail, which the ledger limits
-                self._note_death(worker.pid, code)
+            if code == SPENT:  # as often as trials fail, which the ledger limits
+                self._early_deaths = 0
+            else:
+                self._note_death(slot, worker.pid, code)
             self._start(slot)
         return bool(self._workers)
 
-    def _note_death(self, pid: int, code: int) -> None:
+    def _note_death(self, slot: int, pid: int, code: int) -> None:
         cause = f"signal {-code}" if code < 0 else f"status {code}"
         print(f"worker {pid} died ({cause}); another takes its place", file=sys.stderr)
-        now = time.monotonic()
-        self._early_deaths = [at for at in self._early_deaths if now - at < _EARLY_S] + [now]
-        if len(self._early_deaths) > _MOST_EARLY_DEATHS * max(1, len(self._workers) + 1):
-            raise UserError(f"{len(self._early_deaths)} workers died within a minute ({cause})")
+        is_early = time.monotonic() - self._began[slot] < _EARLY_S
+        self._early_deaths = self._early_deaths + 1 if is_early else 0
+        if self._early_deaths > _MOST_EARLY_DEATHS * max(1, len(self._workers) + 1):
+            raise UserError(
+                f"{self._early_deaths} workers died one after the other, each within "
+                f"{_EARLY_S / 60:.0f} minutes ({cause})"
+            )
 
     def stop_after_epoch(self) -> None:
         """Ask every worker to end its epoch, put its trial down and leave."""

@@ -99,8 +99,15 @@ class Ledger:
             return self._begin(owner, threads) if self._prepare_next(trials) else None
 
     def check_failures(self) -> None:
-        """Raise :class:`TooManyFailures` if the last ten trials all failed."""
-        _check_failures(self.trials, self.since)
+        """Raise if the last ten trials all failed, and none is at work that may end better.
+
+        Raises:
+            TooManyFailures: so it is.
+        """
+        trials = self.trials
+        running = (t for t in trials if t.state == TrialState.RUNNING)
+        if all(self._is_orphan(t) for t in running):
+            _check_failures(trials, self.since)
 
     def finished(self) -> bool:
         """Whether as many trials as asked for have come to an end."""

@@ -150,9 +150,9 @@ def _watch(crew: Crew, ledger: Ledger, live: Live, wishes: Wishes) -> None:
             return
         watch.look()
         live.look()
+        ledger.check_failures()
         time.sleep(_LOOK_S)
     live.look()
-    ledger.check_failures()
 
 
 def _obey(crew: Crew, wishes: Wishes) -> None:
