@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,9 +49,10 @@ def dataset_message(name: str, digest: str, source: str, context: str, profile: 
     }
 
 
-def status_message(status: str) -> Message:
-    """The end of a run, at the time of now."""
-    return {"do": "status", "status": status, "end_time": time.time_ns() // 1_000_000}
+def status_message(status: str, past_tags: Sequence[str] = ()) -> Message:
+    """The end of a run, at the time of now; tags that are not true any more are removed."""
+    now = time.time_ns() // 1_000_000
+    return {"do": "status", "status": status, "end_time": now, "past_tags": list(past_tags)}
 
 
 def send(client: MlflowClient, run_id: str, message: Message, folder: Path) -> None:
@@ -104,7 +105,20 @@ def _send_dataset(client: MlflowClient, run_id: str, message: Message, _: Path) 
 
 
 def _send_status(client: MlflowClient, run_id: str, message: Message, _: Path) -> None:
+    for key in message.get("past_tags", ()):
+        _remove_tag(client, run_id, key)
     client.set_terminated(run_id, message["status"], message["end_time"])
+
+
+def _remove_tag(client: MlflowClient, run_id: str, key: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if key in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, key)
+    except MlflowException as error:  # another machine was faster
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 _SENDERS: dict[str, Callable[[MlflowClient, str, Message, Path], None]] = {

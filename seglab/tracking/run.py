@@ -163,7 +163,9 @@ class RunLog:
         try:
             if tags:
                 self.tags(tags)
-            self._outbox.put(status_message(status))
+            # Of a run that several machines share one may have been interrupted before.
+            past = [INTERRUPTED] if status == "FINISHED" else []
+            self._outbox.put(status_message(status, past))
             is_told = self._outbox.flush(_LAST_WAIT_S)
             if not is_told:
                 self._tell_pending()
@@ -234,7 +236,8 @@ def resume_run(store: Store, run_id: str) -> RunLog:
     """Open a run again after it was interrupted, or its process died.
 
     Raises:
-        UserError: no such run, or a living process has it open.
+        UnknownRun: no such run.
+        RunInUse: a living process has it open.
     """
     store.get_run(run_id)
     lock = store.claim(run_id)

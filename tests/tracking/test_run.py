@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from seglab.core.errors import UserError
 from seglab.tracking import RunLog, Store, UnknownRun, resume_run, start_run
+from seglab.tracking.failures import StoreAway
+from seglab.tracking.store import INTERRUPTED
 
 
 def _artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
@@ -235,3 +237,21 @@ def test_a_missing_artifact_is_a_fault_of_the_caller(store: Store, tmp_path: Pat
     with pytest.raises(FileNotFoundError):
         run.artifact(tmp_path / "absent.png")
     run.finish()
+
+
+def test_a_run_that_finished_was_not_interrupted(any_store: Store) -> None:
+    """Of several machines that share a run one is stopped, and another ends the work."""
+    run = start_run(any_store, "shared", "sweep")
+    any_store.client.set_tag(run.run_id, INTERRUPTED, "the time was up")
+    any_store.client.set_terminated(run.run_id, "KILLED")
+    run.finish()
+    found = any_store.get_run(run.run_id)
+    assert found.status == "FINISHED"
+    assert INTERRUPTED not in found.tags
+
+
+def test_a_run_whose_store_stays_away_is_interrupted_not_failed(store: Store) -> None:
+    with pytest.raises(StoreAway), start_run(store, "away", "unet · seed 0") as run:
+        raise StoreAway("the server does not answer")
+    found = store.get_run(run.run_id)
+    assert (found.status, found.tags[INTERRUPTED]) == ("KILLED", "the server does not answer")
