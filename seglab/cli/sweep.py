@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +83,8 @@ def _describe(outcome: SearchOutcome) -> str:
         params = " ".join(f"{key}={value}" for key, value in outcome.best.params.items())
         number, dice = outcome.best.number, outcome.best.values[0]
         lines.append(f"best: trial {number:03d}, val Dice {dice:.4f}  {params}")
-        lines.append(f"run it again: python run_experiment.py {outcome.best_config}")
+        again = shlex.quote(str(outcome.best_config))
+        lines.append(f"run it again: python run_experiment.py {again}")
         lines.append(f"figures: {outcome.report}")
     for row in outcome.front:
         dice, cost = row.values

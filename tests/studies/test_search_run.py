@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 import seglab.studies.components  # noqa: F401  (registers)
 from seglab.cli import sweep, train
 from seglab.core.study import load_study
-from seglab.studies.data import open_data
 from seglab.studies.search.ledger import requeue
 from seglab.studies.search.parent import run_search
+from seglab.studies.search.results import summarise, write_best
 from seglab.studies.search.storage import open_storage
 from seglab.studies.search.worker import Reins, Task, work
-from seglab.tracking import open_store, start_run
+from seglab.tracking import open_store
 from tests.studies.search_runs import (
     assert_runs_equal_trials,
+    bench_of,
+    claim_next,
     epochs_done,
     start,
     trials,
@@ -33,11 +37,9 @@ from tests.studies.search_runs import (
 
 
 def test_a_worker_trains_what_is_asked(write: Callable[..., Path]) -> None:
-    study, store = load_study(write()), open_store()
-    begin(study, store)
-    parent = start_run(store, "tiny", "parent")
-    work(Task(study.document, parent.run_id, 1, datetime.now().isoformat()), Reins())
-    parent.finish()
+    study = load_study(path := write())
+    parent_run_id = bench_of(path).parent_run_id
+    work(Task(study.document, parent_run_id, 1, datetime.now().isoformat()), Reins())
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 2
     assert_runs_equal_trials()
     assert trials()[0].params == {"optim.lr": study.run.optim.lr}
@@ -69,13 +71,22 @@ def assert_noted() -> None:
         assert f"/#/experiments/{run.experiment_id}/runs/{run.run_id})" in note
 
 
-def begin(study: Any, store: Any) -> None:
-    from seglab.studies.search.identity import open_study
-    from seglab.studies.search.space import make_space
-    from seglab.studies.search.worker import open_study_storage
-
-    storage = open_study_storage(study, store)
-    open_study(study.name, make_space(study), study.search, open_data(study.run), storage)
+def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[..., Path]) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("name: tiny", "name: two words"))
+    bench = bench_of(path)
+    bench.ledger.tell(claim_next(bench).trial, TrialState.COMPLETE, [0.5])
+    study = load_study(path)
+    outcome = summarise(study, bench.ledger, bench.parent_run_id)
+    assert outcome.best is not None
+    best = bench.ledger.storage.folder / "two words.best.yaml"
+    write_best(best, study, outcome.best, bench.ledger)
+    told = sweep._describe(replace(outcome, best_config=best, report=best))
+    for text in (best.read_text(), told):
+        (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
+        words = shlex.split(line[line.index("python") :])
+        assert words[:2] == ["python", "run_experiment.py"]
+        assert [Path(word).resolve() for word in words[2:]] == [best.resolve()]
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--workers", "--timeout"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,9 +104,14 @@ def write_best(path: Path, study: Study, best: TrialRow, ledger: Ledger) -> None
         f"# The best of search '{study.name}': trial {best.number:03d}, "
         f"validation Dice {best.values[0]!r}.\n"
         "# The best of many is optimistic: over fresh seeds it is usually lower.\n"
-        f"#   python run_experiment.py {path.name}\n"
+        f"#   python run_experiment.py {shlex.quote(str(_from_here(path)))}\n"
     )
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it is typed in the folder of the command, which does not name that folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def summarise(study: Study, ledger: Ledger, parent_run_id: str) -> SearchOutcome:
