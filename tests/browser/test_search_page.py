@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_whole_numbers_stand_where_they_belong(opened: Open) -> None:
     assert set(epochs) == {1, 2, 3, 4}
     steps = [epochs[i + 1] - epochs[i] for i in (1, 2, 3)]
     assert steps == pytest.approx([steps[0]] * 3)
+
+
+def test_numbers_to_choose_from_stand_in_their_order(opened: Open) -> None:
+    widths = [16, 8, 16, 8]
+    rows = [replace(row(i, 0.5), params={"width": width}) for i, width in enumerate(widths)]
+    places = along_x(opened(rows), "Dice against each parameter")
+    assert places[8] < places[16]
 
 
 def test_the_best_the_base_and_a_failures_reason_are_named(opened: Open) -> None:
