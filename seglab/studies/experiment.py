@@ -134,9 +134,13 @@ class OpenRun:
 
 
 def drop_training_state(state: Path) -> None:
-    """An ended run is not continued: its training state is only in the way."""
+    """An ended run is not continued: its training state is only in the way.
+
+    So is what a process was writing when it was killed.
+    """
     for name in (LAST, BEST):
-        (state / name).unlink(missing_ok=True)
+        for path in (state / name, *state.glob(f".{name}.*")):
+            path.unlink(missing_ok=True)
     if state.is_dir() and not any(state.iterdir()):
         state.rmdir()
 

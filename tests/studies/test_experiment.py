@@ -112,11 +112,12 @@ def test_a_run_killed_between_its_weights_and_its_checkpoint_begins_again(
     plan = Plan(small_config(name="cut"), "cut")
     run = open_run(plan, store, open_data(plan.config))
     next(run.epochs())
-    (run.log.state / LAST).unlink()
+    (run.log.state / LAST).rename(run.log.state / f".{LAST}.4711")  # half written
     run.log._lock.release()  # as its process's death does
     outcome = train_one(plan, store)
     (found,) = store.find_runs("cut")
     assert (found.run_id, found.status) == (run.log.run_id, "FINISHED")
+    assert not run.log.state.exists()
     assert outcome.metrics["val/dice"] == whole_dice(small_config, store)
     assert steps(store, found.run_id)["val/dice"] == [1, 2, 3, 4]
 
