@@ -1,8 +1,8 @@
-"""Fixtures of searches."""
+"""Fixtures of stores and searches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,31 @@ import pytest
 import yaml
 
 from seglab.data.phantom import write_phantom
+from seglab.tracking import Store, open_store
+from tests.faults.servers import PostgresServer
 from tests.studies.search_runs import SEARCH
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that the tests of a file share."""
+    return open_store(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture
+def this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands use the store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+
+
+@pytest.fixture
+def database() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, or a skip that says what is missing."""
+    pytest.importorskip("psycopg")
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

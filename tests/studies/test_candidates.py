@@ -10,17 +10,9 @@ from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.studies.candidates import find_baseline, find_candidates
 from seglab.studies.report.record import read_record
-from seglab.tracking import Store, open_store, start_run
+from seglab.tracking import Store, start_run
 
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("candidates") / "mlruns")
-
-
-@pytest.fixture(autouse=True)
-def _this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+pytestmark = pytest.mark.usefixtures("this_store")
 
 
 def finished(

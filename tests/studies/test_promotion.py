@@ -21,20 +21,13 @@ from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import open_model
 from seglab.studies.promotion import promote
 from seglab.studies.rebuild import load_trained
-from seglab.tracking import Store, download, open_store, start_run
+from seglab.tracking import Store, download, start_run
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
 Build = Callable[..., RunConfig]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("promotion") / "mlruns")
-
-
-@pytest.fixture(autouse=True)
-def _this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+pytestmark = pytest.mark.usefixtures("this_store")
 
 
 @pytest.fixture

@@ -13,16 +13,11 @@ from seglab.studies import promotion as room
 from seglab.studies import promotion_begun
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
-from seglab.tracking import Store, open_store
+from seglab.tracking import Store
 
 Build = Callable[..., RunConfig]
 STEPS = ("_log_frozen", "_evaluate", "log_pictures", "register_champion")
 """Before the test is opened, and three times after it."""
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("begun") / "mlruns")
 
 
 def trained(store: Store, small_config: Build, name: str) -> str:

@@ -23,19 +23,12 @@ from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import find_trained_run, open_model
 from seglab.studies.rebuild import CHECKPOINT, load_trained
 from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
-from seglab.tracking import RunInfo, Store, download, open_store, start_run
+from seglab.tracking import RunInfo, Store, download, start_run
 
 Build = Callable[..., RunConfig]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("reproduce") / "mlruns")
-
-
-@pytest.fixture(autouse=True)
-def _this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+pytestmark = pytest.mark.usefixtures("this_store")
 
 
 def trained(store: Store, config: RunConfig) -> str:

@@ -27,11 +27,6 @@ SPLIT = {"fractions": [0.4, 0.3, 0.3]}
 Build = Callable[..., RunConfig]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("sealed") / "mlruns")
-
-
 @pytest.fixture
 def config(small_config: Build) -> RunConfig:
     return small_config(split=SPLIT, train={"epochs": 1})

@@ -15,12 +15,12 @@ from seglab.core.errors import UserError
 from seglab.studies.candidates import TRIAL
 from seglab.studies.search import trial as trial_module
 from seglab.studies.search.bench import Bench
-from seglab.studies.search.endings import PRUNED
 from seglab.studies.search.ledger import ERROR, requeue
 from seglab.studies.search.runs import settle_runs
 from seglab.studies.search.trial import do_trial
 from seglab.tracking import RunInfo, start_run
 from seglab.tracking.failures import is_out_of_space
+from seglab.tracking.run import PRUNED
 from tests.faults.tmpfs import enlarge
 from tests.studies.ledgers import states
 from tests.studies.search_runs import assert_runs_equal_trials, bench_of, claim_next, trials

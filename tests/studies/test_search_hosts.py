@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,15 +27,6 @@ from tests.studies.search_runs import (
 
 IMPATIENT = "from seglab.studies.search import patience; patience.AWAY_S = 3.0"
 """Of a process's start: a database is waited for a shorter time."""
-
-
-@pytest.fixture
-def database() -> Iterator[PostgresServer]:
-    pytest.importorskip("psycopg")
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture

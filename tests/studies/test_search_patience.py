@@ -31,43 +31,41 @@ from tests.faults.servers import PostgresServer, free_port
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_every_call_goes_through_a_restart_and_is_done_once(tmp_path: Path) -> None:
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
-    with PostgresServer() as server:
-        storage = open_storage(server.url, "s", tmp_path, 20, requeue)
-        plain = RDBStorage(server.url, heartbeat_interval=20)
-        study = optuna.create_study(storage=storage.backend, study_name="s")
-        study.ask()
+def test_every_call_goes_through_a_restart_and_is_done_once(
+    database: PostgresServer, tmp_path: Path
+) -> None:
+    storage = open_storage(database.url, "s", tmp_path, 20, requeue)
+    plain = RDBStorage(database.url, heartbeat_interval=20)
+    study = optuna.create_study(storage=storage.backend, study_name="s")
+    study.ask()
+    plain.get_all_studies()
+    database.restart()
+    with pytest.raises((DBAPIError, StorageInternalError)) as cut:
         plain.get_all_studies()
-        server.restart()
-        with pytest.raises((DBAPIError, StorageInternalError)) as cut:
-            plain.get_all_studies()
-        assert is_cut_off(cut.value)
+    assert is_cut_off(cut.value)
+    study.ask()
+    with storage.lock("claim"):
+        database.restart()
         study.ask()
-        with storage.lock("claim"):
-            server.restart()
-            study.ask()
-        with storage.lock("claim"):
-            assert [trial.number for trial in study.trials] == [0, 1, 2]
-        storage.backend.record_heartbeat(study.trials[-1]._trial_id)
+    with storage.lock("claim"):
+        assert [trial.number for trial in study.trials] == [0, 1, 2]
+    storage.backend.record_heartbeat(study.trials[-1]._trial_id)
 
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_who_starts_while_the_database_is_away_waits_for_it(tmp_path: Path) -> None:
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
-    with PostgresServer() as server:
-        server.stop()
-        with pytest.raises(UserError, match="cannot be reached"):
-            open_storage(server.url, "s", tmp_path, 20, requeue)
-        back = threading.Timer(1.0, server.start)
-        back.start()
-        try:
-            assert open_storage(server.url, "s", tmp_path, 20, requeue, away_s=60).beats
-        finally:
-            back.join()
+def test_who_starts_while_the_database_is_away_waits_for_it(
+    database: PostgresServer, tmp_path: Path
+) -> None:
+    database.stop()
+    with pytest.raises(UserError, match="cannot be reached"):
+        open_storage(database.url, "s", tmp_path, 20, requeue)
+    back = threading.Timer(1.0, database.start)
+    back.start()
+    try:
+        assert open_storage(database.url, "s", tmp_path, 20, requeue, away_s=60).beats
+    finally:
+        back.join()
 
 
 def test_nothing_that_reaches_the_database_is_impatient() -> None:
