@@ -27,6 +27,7 @@ from seglab.tracking import (
     start_run,
 )
 from seglab.tracking.failures import StoreAway, print_traceback, redact
+from seglab.tracking.run import PRUNED
 
 FINISHED, FAILED, KILLED, RUNNING = "FINISHED", "FAILED", "KILLED", "RUNNING"
 
@@ -225,7 +226,7 @@ def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
 def is_unfinished(run: RunInfo, store: Store) -> bool:
     """Whether a run has something left to do: a training that was stopped, or that an error
     of the machine (no space, no memory) ended after a checkpoint."""
-    if "seglab.pruned_at_epoch" in run.tags:
+    if PRUNED in run.tags:
         return False
     if run.status == FAILED:
         return (store.state(run.run_id) / LAST).is_file()

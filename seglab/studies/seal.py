@@ -20,7 +20,7 @@ from seglab.data.cache import CachedPatient, open_cache
 from seglab.studies.data import StudyData
 from seglab.studies.sealed_cache import SealBroken
 from seglab.tracking import RunInfo, RunLog, Store
-from seglab.tracking.claims import all_holders, holders, take
+from seglab.tracking.claims import holders, take
 
 CONFIRMATORY, REASON, OPENED_AT = (
     "seglab.confirmatory",
@@ -107,6 +107,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
             }
         )
     before = take(store, log.run_id, name, lambda runs: _refuse_opened(runs, data, reopen))
+    # An opening of this very test showed all of them, also one that is on record without names.
     seen = len(data.split.test) if before else _seen_before(store, log.run_id, data)
     log.tags({CONFIRMATORY: str(not seen).lower()})
     return OpenedTest(data.split.test, name, not seen, len(before), seen)
@@ -115,7 +116,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
 def _seen_before(store: Store, run_id: str, data: StudyData) -> int:
     """Count the test patients whose results another opening may have shown."""
     own = _digests(data)
-    others = [run.tags.get(PATIENTS, "") for run in all_holders(store) if run.run_id != run_id]
+    others = [run.tags.get(PATIENTS, "") for run in holders(store) if run.run_id != run_id]
     return len(own & {digest for text in others for digest in text.split()})
 
 

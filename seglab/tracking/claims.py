@@ -21,15 +21,11 @@ ATTEMPTS = 8
 FIRST_WAIT_S = 0.2
 
 
-def holders(store: Store, thing: str) -> list[RunInfo]:
-    """Runs that have taken ``thing``, oldest first."""
-    runs = store.find_runs(tags={THING: thing, STATE: TAKEN})
+def holders(store: Store, thing: str | None = None) -> list[RunInfo]:
+    """Runs that have taken ``thing``, or anything, oldest first."""
+    wanted = {} if thing is None else {THING: thing}
+    runs = store.find_runs(tags={**wanted, STATE: TAKEN})
     return sorted(runs, key=lambda run: run.start_time)
-
-
-def all_holders(store: Store) -> list[RunInfo]:
-    """Runs that have taken anything."""
-    return store.find_runs(tags={STATE: TAKEN})
 
 
 def take(

@@ -42,15 +42,13 @@ def doubtful_pairs(truth: Bool, prediction: Bool, space: Space) -> NDArray[np.in
     """Find neighbours whose truth does not line up although the prediction does.
 
     Args:
-        truth: (S, H, W).
+        truth: (S, H, W), of contiguous slices.
         prediction: (S, H, W).
-        space: the patient's grid; without contiguous slices nothing can be said.
+        space: the patient's grid.
 
     Returns:
         Positions along S of the first slice of every pair.
     """
-    if not space.contiguous or len(truth) < 3:
-        return np.array([], dtype=np.intp)
     overlap, predicted = neighbour_overlap(truth), neighbour_overlap(prediction)
     with np.errstate(invalid="ignore"):
         doubtful = (overlap < LINED_UP[space.thin]) & (predicted >= overlap + SMOOTHER)

@@ -17,6 +17,7 @@ from seglab.studies.report.record import CONFIRMATION, StudyRecord
 from seglab.studies.report.sections import lead
 from seglab.studies.report.study_setting import SHORT, duration, facts
 from seglab.tracking import RunInfo
+from seglab.tracking.run import PRUNED
 
 MOST_ROWS = 20
 SHOWN = ("forest", "patients", "learning")
@@ -165,7 +166,7 @@ def _trials(trials: Sequence[RunInfo], names: Sequence[str]) -> Table:
     rows = [
         [
             run.tags.get("seglab.arm", run.name),
-            "pruned" if "seglab.pruned_at_epoch" in run.tags else _status(run),
+            "pruned" if PRUNED in run.tags else _status(run),
             tables.number(run.metrics.get(DICE), 4),
             duration(run.metrics.get("cost/train_seconds", 0.0)),
             *(short(run.params.get(name, "–")) for name in names),

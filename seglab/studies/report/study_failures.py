@@ -11,6 +11,7 @@ from seglab.studies.report.document import Block, Bullets, Cell, Section, Table,
 from seglab.studies.report.record import StudyRecord
 from seglab.studies.report.tables import number
 from seglab.tracking import RunInfo
+from seglab.tracking.run import PRUNED
 
 GALLERY = "gallery/index.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -93,7 +94,7 @@ def _unfinished(record: StudyRecord) -> list[Block]:
 
 
 def _went_wrong(run: RunInfo) -> bool:
-    return run.status != "FINISHED" and "seglab.pruned_at_epoch" not in run.tags
+    return run.status != "FINISHED" and PRUNED not in run.tags
 
 
 def _word(run: RunInfo) -> str:

@@ -18,8 +18,8 @@ from seglab.studies.search.bench import Bench, latest_run, name_run
 from seglab.studies.search.ledger import ERROR, Claim
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
 from seglab.tracking.failures import is_out_of_space, print_traceback
+from seglab.tracking.run import PRUNED
 
-PRUNED, FAILURE = "seglab.pruned_at_epoch", "seglab.error"
 _LEAST_FREE_BYTES = 20_000_000
 _LONGEST_ERROR = 1000
 

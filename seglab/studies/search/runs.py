@@ -12,7 +12,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.candidates import TRIAL
 from seglab.studies.data import StudyData
-from seglab.studies.search.endings import PRUNED, end_pruned
+from seglab.studies.search.endings import end_pruned
 from seglab.studies.search.ledger import ERROR, RUN, Ledger
 from seglab.studies.search.notes import note_study
 from seglab.studies.search.storage import StudyStorage
@@ -26,6 +26,7 @@ from seglab.tracking import (
     start_run,
 )
 from seglab.tracking.failures import redact
+from seglab.tracking.run import PRUNED
 
 PARENT, CODE = "parent_run_id", "code_hash"
 

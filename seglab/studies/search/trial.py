@@ -23,11 +23,13 @@ from seglab.studies.experiment import (
     open_run,
 )
 from seglab.studies.search.bench import Bench, latest_run, name_run
-from seglab.studies.search.endings import FAILURE, PRUNED, end_badly, end_pruned
+from seglab.studies.search.endings import end_badly, end_pruned
 from seglab.studies.search.ledger import ERROR, PROGRESS, Claim
 from seglab.studies.search.patience import StudyAway
 from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
 from seglab.tracking.failures import StoreAway
+from seglab.tracking.run import ERROR as FAILURE
+from seglab.tracking.run import PRUNED
 
 FIRST, SECONDS, PARAMETERS = "val/dice", "cost/train_seconds", "cost/parameters_m"
 
