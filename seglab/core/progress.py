@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
-from tqdm import tqdm
-
 Item = TypeVar("Item")
 
 
@@ -23,6 +21,10 @@ def progress(
 
     ``TQDM_DISABLE`` in the environment silences it: processes that share a terminal set it.
     """
+    if not sys.stderr.isatty() or "TQDM_DISABLE" in os.environ:
+        return items
+    from tqdm import tqdm
+
     bar: Iterable[Item] = tqdm(
         items,
         desc=description,
@@ -30,7 +32,6 @@ def progress(
         unit=unit,
         delay=delay_s,
         file=sys.stderr,
-        disable=not sys.stderr.isatty() or "TQDM_DISABLE" in os.environ,
         leave=False,
     )
     return bar
@@ -38,5 +39,7 @@ def progress(
 
 def say(text: str) -> None:
     """Print on stdout, above whatever bar is being drawn."""
+    from tqdm import tqdm
+
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()

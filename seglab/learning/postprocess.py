@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
 Bool = NDArray[np.bool_]
@@ -78,18 +77,22 @@ class Mirrored(nn.Module):
 
 def fill_holes(mask: Bool) -> Bool:
     """Fill, slice by slice, the background that touches no border of (S, H, W)."""
+    from scipy.ndimage import binary_fill_holes
+
     filled = mask.copy()
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
-        filled[index] = ndimage.binary_fill_holes(mask[index])
+        filled[index] = binary_fill_holes(mask[index])
     return filled
 
 
 def label_components(mask: Bool, slice_indices: NDArray[Any]) -> Labels:
     """Number the components (26 neighbours) of (S, H, W) from 1; 0 is background."""
+    from scipy.ndimage import label
+
     labels = np.zeros(mask.shape, np.int32)
     found = 0
     for run in _runs(slice_indices):
-        part, count = ndimage.label(mask[run], structure=np.ones((3, 3, 3)))
+        part, count = label(mask[run], structure=np.ones((3, 3, 3)))
         labels[run] = np.where(part > 0, part + found, 0)
         found += count
     return labels

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from seglab.core.config import Data
 from seglab.data.normalise import Method, Scope
-from seglab.data.sources import Source
+
+if TYPE_CHECKING:  # workers that fill a cache start without them
+    from seglab.core.config import Data
+    from seglab.data.sources import Source
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from seglab.evaluation.case import Case
 from seglab.evaluation.failures.consistency import doubtful_pairs, neighbour_overlap
@@ -149,7 +148,9 @@ class Tissue:
         return (float(region.mean()) - float(ring.mean())) / max(float(ring.std()), 1.0)
 
     def _ring(self, mask: Bool) -> Bool:
-        distance = ndimage.distance_transform_edt(~mask, sampling=self.space.step[1:])
+        from scipy.ndimage import distance_transform_edt
+
+        distance = distance_transform_edt(~mask, sampling=self.space.step[1:])
         return np.asarray((distance > RING[0]) & (distance <= RING[1]))
 
 

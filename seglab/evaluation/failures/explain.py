@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from seglab.evaluation.case import Case
 from seglab.evaluation.failures.causes import Cause, patient_cause, region_cause
@@ -80,10 +79,12 @@ def explain(case: Case, training_range: IntensityRange | None = None) -> Explana
 
 
 def _measure_regions(tissue: Tissue, partition: Partition) -> list[RegionEvidence]:
+    from scipy.ndimage import find_objects
+
     wrong = int(np.count_nonzero(partition.labels))
     rim = margin(tissue.space)
     regions = []
-    boxes = ndimage.find_objects(partition.labels)
+    boxes = find_objects(partition.labels)
     for number, (kind, box) in enumerate(zip(partition.kinds, boxes, strict=True), start=1):
         wider = widen(box, rim)
         mask = partition.labels[wider] == number

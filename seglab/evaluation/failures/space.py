@@ -8,8 +8,6 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from seglab.evaluation.case import Case
 
@@ -60,10 +58,12 @@ class Space:
 
     def label(self, mask: Bool) -> tuple[NDArray[np.int32], int]:
         """Number the connected pieces of ``mask`` (S, H, W) from 1; corners connect."""
+        from scipy.ndimage import label
+
         structure = np.ones((3, 3, 3), dtype=bool)
         if not self.contiguous:
             structure[[0, 2]] = False
-        labels, count = ndimage.label(mask, structure)
+        labels, count = label(mask, structure)
         return np.asarray(labels, dtype=np.int32), int(count)
 
     def distances(self, points: Bool, mask: Bool) -> NDArray[np.float32]:
@@ -72,9 +72,12 @@ class Space:
         Returns:
             (n,) for the n voxels of ``points`` in C order; infinite where ``mask`` is empty.
         """
+        from scipy.ndimage import binary_erosion
+        from scipy.spatial import KDTree
+
         step = np.array(self.step if self.contiguous else (SEPARATE, *self.step[1:]))
         # The nearest voxel of a mask is always one of its border.
-        border = mask & ~ndimage.binary_erosion(mask)
+        border = mask & ~binary_erosion(mask)
         if not border.any():
             return np.full(np.count_nonzero(points), np.inf, dtype=np.float32)
         tree = KDTree(np.argwhere(border) * step)
