@@ -35,7 +35,7 @@ class Scale:
     slices: int = 36
     files: int = 3_000
     """Slice files of the stages that fill a cache."""
-    volumes: int = 72
+    volumes: int = 120
     """NIfTI volumes, likewise."""
     samples: int = 480
     """Slices of the stages that make batches."""

@@ -22,7 +22,7 @@ class TutorialScript:
         network: of one input channel.
         train: files trained on in an epoch.
         validation: files validated on after it.
-        shape: (h, w) every slice is resized to.
+        shape: (h, w) every slice is resized to, before it is scaled to [0, 1].
         augmentation: of the training slices.
         batch_size: of both loaders.
     """
@@ -40,12 +40,13 @@ class TutorialScript:
         self.optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         self.loss = nn.BCEWithLogitsLoss()
         resize = A.Resize(*shape)
-        training = SliceFiles(train, A.Compose([resize, augmentation]))
+        scale = A.Normalize(normalization="min_max")
+        training = SliceFiles(train, A.Compose([resize, scale, augmentation]))
         self.train_loader = DataLoader(
             training, batch_size, shuffle=True, num_workers=WORKERS, drop_last=True
         )
         self.validation_loader = DataLoader(
-            SliceFiles(validation, A.Compose([resize])), batch_size, num_workers=WORKERS
+            SliceFiles(validation, A.Compose([resize, scale])), batch_size, num_workers=WORKERS
         )
 
     def __call__(self) -> float:

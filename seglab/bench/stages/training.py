@@ -86,9 +86,9 @@ def _against_bare(material: Material, augmentation: str) -> Measurement:
     once = {"samples_per_epoch": None, "tumour_fraction": None}
     config = material.config({"augment": augmentation, "train": once})
     with shipped(config) as ours:
-        loader, compute = ours.run.trainer.loader, ours.run.trainer.compute
-        bare = BareLoop(config, ours.run.data.cache, loader.draw(0), compute)
-        measured = _compare(material, ours, bare)
+        contestants: dict[str, Callable[[], None]] = {"ours": ours, "bare": _bare_loop(ours)}
+        seconds = in_turn(contestants, material.scale.rounds)
+        measured = compare_rates(ours.images, seconds["ours"], seconds["bare"])
         return replace(measured, split=split_of(ours))
 
 
@@ -110,5 +110,15 @@ def _against_tutorial(
 
 
 def _compare(material: Material, ours: ShippedEpochs, theirs: Callable[[], object]) -> Measurement:
-    seconds = in_turn({"ours": ours, "theirs": theirs}, material.scale.rounds)
-    return compare_rates(ours.images, seconds["ours"], seconds["theirs"])
+    """Compare epochs, and tell how far anybody could get with this network and precision."""
+    contestants: dict[str, Callable[[], object]]
+    contestants = {"ours": ours, "theirs": theirs, "bare": _bare_loop(ours)}
+    seconds = in_turn(contestants, material.scale.rounds)
+    measured = compare_rates(ours.images, seconds["ours"], seconds["theirs"])
+    limit = compare_rates(ours.images, seconds["bare"], seconds["theirs"]).ratio
+    return replace(measured, note=f"a bare loop, which reads and augments nothing: {limit:.1f}×")
+
+
+def _bare_loop(ours: ShippedEpochs) -> BareLoop:
+    trainer, cache = ours.run.trainer, ours.run.data.cache
+    return BareLoop(trainer.config, cache, trainer.loader.draw(0), trainer.compute)
