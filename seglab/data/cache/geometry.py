@@ -130,11 +130,11 @@ def resize_masks(stack: UInt8, shape: tuple[int, int]) -> UInt8:
     if stack.shape[1:] == shape:
         return stack
     out = np.zeros((len(stack), *shape), np.uint8)
-    for index in np.flatnonzero(stack.any(axis=(1, 2))):
+    for index in np.flatnonzero(stack.view(np.bool_).any(axis=(1, 2))):
         coverage = np.empty(shape, np.uint16)
         _resize_into(coverage[None], stack[index : index + 1] * np.uint16(FULL))
         # Not the sum of the coverage: interpolating to a finer grid does not keep it.
-        area = int(stack[index].sum(dtype=np.int64)) * coverage.size / stack[index].size
+        area = np.count_nonzero(stack[index]) * coverage.size / stack[index].size
         _mark_most_covered(out[index], coverage, max(1, round(area)))
     return out
 
