@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
-import math
 import os
 import signal
 import sys
@@ -13,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from seglab.core.documents import json_text
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.tracking.failures import print_traceback, redact
 
@@ -91,17 +90,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def print_json(values: Any) -> None:
     """Print one JSON object; a number that does not exist is null."""
-    print(json.dumps(_finite(values), indent=2, default=str))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value
+    print(json_text(values))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

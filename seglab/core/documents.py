@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -205,6 +206,20 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def json_text(value: Any) -> str:
+    """Write JSON; a number that does not exist is null, for JSON has no word for it."""
+    return json.dumps(finite(value), indent=2, default=str)
+
+
+def finite(value: Any) -> Any:
+    """Replace what is no finite number by None, in mappings and sequences too."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def nest(path: str, value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seglab.core.documents import finite
 from seglab.evaluation.intervals import Interval
 from seglab.evaluation.published import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED
 from seglab.evaluation.scores import summarise, write_csv
@@ -102,17 +103,7 @@ def results_json(results: SealedResults, opened: OpenedTest) -> dict[str, Any]:
         "published": [vars(one) for one in PUBLISHED],
         "caveat": CAVEAT,
     }
-    finite: dict[str, Any] = _finite(content)
-    return finite
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return dict(finite(content))
 
 
 def sealed_document(results: SealedResults, opened: OpenedTest) -> Document:

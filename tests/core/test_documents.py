@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seglab.core.documents import (
+    json_text,
     merge,
     nest,
     parse_json,
@@ -135,6 +137,15 @@ def test_an_override_of_a_thousand_levels_is_refused(key: str) -> None:
 def test_what_is_not_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
+
+
+def test_numbers_that_do_not_exist_are_null_in_json() -> None:
+    values = {"a": [math.nan, (1.5, -math.inf)], "b": {"c": math.inf, "d": 0.0}, "e": Path("f")}
+    assert parse_json(json_text(values)) == {
+        "a": [None, [1.5, None]],
+        "b": {"c": None, "d": 0.0},
+        "e": "f",
+    }
 
 
 plain = st.recursive(

@@ -17,11 +17,11 @@ import optuna
 import seglab.studies.components  # noqa: F401  (registers)
 from seglab.core.study import load_study
 from seglab.studies.data import open_data
-from seglab.studies.search.bench import Bench
 from seglab.studies.search.identity import open_study
 from seglab.studies.search.ledger import Claim, requeue, take_ownership
 from seglab.studies.search.space import make_space
 from seglab.studies.search.storage import StudyStorage, open_storage
+from seglab.studies.search.workbench import Workbench
 from seglab.studies.search.worker import open_ledger, open_study_storage
 from seglab.tracking import open_store, start_run
 
@@ -63,7 +63,7 @@ def assert_runs_equal_trials(url: str | None = None) -> None:
             assert trial.values == [run.metrics["val/dice"]]
 
 
-def bench_of(path: Path) -> Bench:
+def workbench_of(path: Path) -> Workbench:
     """Begin the search of a file, and sit down to it as its worker does."""
     study, store = load_study(path), open_store()
     assert study.search is not None
@@ -72,13 +72,13 @@ def bench_of(path: Path) -> Bench:
     open_study(study.name, space, study.search, data, storage)
     ledger = open_ledger(study, space, storage, datetime.now())
     parent = start_run(store, study.name, "parent")
-    return Bench(ledger, store, parent.run_id, lambda _: data, lambda: False)
+    return Workbench(ledger, store, parent.run_id, lambda _: data, lambda: False)
 
 
-def claim_next(bench: Bench) -> Claim:
+def claim_next(workbench: Workbench) -> Claim:
     """Claim a trial as a worker that has just started."""
-    owner = take_ownership(bench.ledger.storage, bench.ledger.study.study_name)
-    claim = bench.ledger.claim(owner.path.name, 1)
+    owner = take_ownership(workbench.ledger.storage, workbench.ledger.study.study_name)
+    claim = workbench.ledger.claim(owner.path.name, 1)
     assert claim is not None
     return claim
 

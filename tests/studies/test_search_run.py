@@ -26,19 +26,19 @@ from seglab.studies.search.worker import Reins, Task, work
 from seglab.tracking import open_store
 from tests.studies.search_runs import (
     assert_runs_equal_trials,
-    bench_of,
     claim_next,
     epochs_done,
     start,
     trials,
     wait_until,
+    workbench_of,
     worker_pids,
 )
 
 
 def test_a_worker_trains_what_is_asked(write: Callable[..., Path]) -> None:
     study = load_study(path := write())
-    parent_run_id = bench_of(path).parent_run_id
+    parent_run_id = workbench_of(path).parent_run_id
     work(Task(study.document, parent_run_id, 1, datetime.now().isoformat()), Reins())
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 2
     assert_runs_equal_trials()
@@ -74,13 +74,13 @@ def assert_noted() -> None:
 def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[..., Path]) -> None:
     path = write()
     path.write_text(path.read_text().replace("name: tiny", "name: two words"))
-    bench = bench_of(path)
-    bench.ledger.tell(claim_next(bench).trial, TrialState.COMPLETE, [0.5])
+    workbench = workbench_of(path)
+    workbench.ledger.tell(claim_next(workbench).trial, TrialState.COMPLETE, [0.5])
     study = load_study(path)
-    outcome = summarise(study, bench.ledger, bench.parent_run_id)
+    outcome = summarise(study, workbench.ledger, workbench.parent_run_id)
     assert outcome.best is not None
-    best = bench.ledger.storage.folder / "two words.best.yaml"
-    write_best(best, study, outcome.best, bench.ledger)
+    best = workbench.ledger.storage.folder / "two words.best.yaml"
+    write_best(best, study, outcome.best, workbench.ledger)
     told = sweep._describe(replace(outcome, best_config=best, report=best))
     for text in (best.read_text(), told):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]

@@ -15,7 +15,7 @@ import yaml
 from seglab.core.study import load_study
 from seglab.studies.data import open_data
 from seglab.studies.search.worker import Reins, Task, work
-from tests.studies.search_runs import bench_of, trials
+from tests.studies.search_runs import trials, workbench_of
 
 Dices = list[tuple[list[float], dict[int, float]]]
 
@@ -34,7 +34,7 @@ def searched(
         document["data"] |= {"root": str(data), "cache": str(folder / "cache")}
         path.write_text(yaml.safe_dump(document))
         monkeypatch.chdir(folder)
-        study, parent_run_id = load_study(path), bench_of(path).parent_run_id
+        study, parent_run_id = load_study(path), workbench_of(path).parent_run_id
         work(Task(study.document, parent_run_id, 1, datetime.now().isoformat()), Reins())
         return [(trial.values, trial.intermediate_values) for trial in trials()]
 

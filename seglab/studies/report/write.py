@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from seglab.core.documents import json_text
 from seglab.core.errors import UserError
 from seglab.studies.children import collect
 from seglab.studies.comparison import ComparedAblation, compare_ablation
@@ -120,7 +120,7 @@ def write_folder(folder: Path, document: Document, result: ComparedAblation) -> 
         (folder / "report.md").write_text(render_markdown(document), encoding="utf-8")
         for picture in document.pictures:
             (folder / FIGURES / f"{picture.name}.png").write_bytes(picture.png)
-        numbers = json.dumps(_finite(all_numbers(result)), indent=2, default=str)
+        numbers = json_text(all_numbers(result))
         (folder / "comparison.json").write_text(f"{numbers}\n", encoding="utf-8")
         _write_csv(folder / "comparison.csv", result.to_json()["arms"])
         _write_csv(folder / "patients.csv", patient_rows(result))
@@ -199,12 +199,3 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _finite(value: Any) -> Any:
-    """A number that does not exist is null: JSON has no other word for it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

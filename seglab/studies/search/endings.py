@@ -14,8 +14,8 @@ from seglab.core.config import flatten
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.studies.candidates import TRIAL
 from seglab.studies.experiment import FAILED, RUNNING, drop_training_state
-from seglab.studies.search.bench import Bench, latest_run, name_run
 from seglab.studies.search.ledger import ERROR, Claim
+from seglab.studies.search.workbench import Workbench, latest_run, name_run
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
 from seglab.tracking.failures import is_out_of_space, print_traceback
 from seglab.tracking.run import PRUNED
@@ -24,23 +24,23 @@ _LEAST_FREE_BYTES = 20_000_000
 _LONGEST_ERROR = 1000
 
 
-def end_badly(claim: Claim, bench: Bench, error: Exception) -> bool:
+def end_badly(claim: Claim, workbench: Workbench, error: Exception) -> bool:
     """Record what an error made of a trial; returns whether this process is fit for another.
 
     Raises:
         UserError: a disk is full, which fails every trial alike: the search stops, and this
             trial goes on later.
     """
-    if _meets_full_disk(error, bench.store.folder):
+    if _meets_full_disk(error, workbench.store.folder):
         reason = f"no space is left: {' '.join(str(error).split())}"
-        put_down(claim, bench, reason)
+        put_down(claim, workbench, reason)
         raise UserError(f"{reason}; free some, and the same command goes on") from error
     is_silent = isinstance(error, UpdateFinishedTrialError)
     is_fit = is_silent or isinstance(error, UserError | TrainingDiverged)
     if not is_fit:
         print_traceback()
-    if is_silent or not fail_trial(claim, bench, error):
-        give_away(claim, bench)
+    if is_silent or not fail_trial(claim, workbench, error):
+        give_away(claim, workbench)
     return is_fit
 
 
@@ -56,28 +56,28 @@ def end_pruned(store: Store, run: RunInfo) -> None:
     drop_training_state(store.state(run.run_id))
 
 
-def put_down(claim: Claim, bench: Bench, reason: str) -> None:
+def put_down(claim: Claim, workbench: Workbench, reason: str) -> None:
     """Leave a trial and its run to be continued, as far as a full disk lets that be written."""
     with suppress(OSError):
-        bench.ledger.release(claim.trial)
+        workbench.ledger.release(claim.trial)
     with suppress(Exception):
-        run = latest_run(claim, bench)
+        run = latest_run(claim, workbench)
         if run is not None and run.status == FAILED:
-            resume_run(bench.store, run.run_id).interrupt(reason)
+            resume_run(workbench.store, run.run_id).interrupt(reason)
 
 
-def give_away(claim: Claim, bench: Bench) -> None:
+def give_away(claim: Claim, workbench: Workbench) -> None:
     """End the run of a trial that another machine gave up while this one was silent."""
     number = claim.trial.number
-    reason = bench.ledger.silence(number)
+    reason = workbench.ledger.silence(number)
     print(f"trial {number:03d} is given up here: {reason}", file=sys.stderr)
-    run = latest_run(claim, bench)
+    run = latest_run(claim, workbench)
     if run is not None:
-        resume_run(bench.store, run.run_id).fail(reason)
-        drop_training_state(bench.store.state(run.run_id))
+        resume_run(workbench.store, run.run_id).fail(reason)
+        drop_training_state(workbench.store.state(run.run_id))
 
 
-def fail_trial(claim: Claim, bench: Bench, error: Exception) -> bool:
+def fail_trial(claim: Claim, workbench: Workbench, error: Exception) -> bool:
     """Record a failure in the study, and in a run if training did not come that far.
 
     Returns:
@@ -86,35 +86,35 @@ def fail_trial(claim: Claim, bench: Bench, error: Exception) -> bool:
     expected = isinstance(error, UserError | TrainingDiverged)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
     reason = " ".join(reason.split())[:_LONGEST_ERROR]
-    run = latest_run(claim, bench)
+    run = latest_run(claim, workbench)
     if run is None:
-        run_id = _start_failed(claim, bench, reason)
+        run_id = _start_failed(claim, workbench, reason)
     else:
         run_id = run.run_id
         if run.status != FAILED:
-            resume_run(bench.store, run_id).fail(reason)
-        drop_training_state(bench.store.state(run_id))
+            resume_run(workbench.store, run_id).fail(reason)
+        drop_training_state(workbench.store.state(run_id))
     try:
-        name_run(claim, bench, run_id)
+        name_run(claim, workbench, run_id)
         claim.trial.set_user_attr(ERROR, reason)
-        bench.ledger.tell(claim.trial, TrialState.FAIL)
+        workbench.ledger.tell(claim.trial, TrialState.FAIL)
     except UpdateFinishedTrialError:
         return False
     return True
 
 
-def _start_failed(claim: Claim, bench: Bench, reason: str) -> str:
-    base, number = bench.ledger.space.base, claim.trial.number
+def _start_failed(claim: Claim, workbench: Workbench, reason: str) -> str:
+    base, number = workbench.ledger.space.base, claim.trial.number
     tags = {
         **environment_tags(),
         "seglab.kind": "trial",
         "seglab.arm": f"trial {number:03d}",
         "seglab.seed": str(base.seed),
-        "seglab.study": bench.ledger.study.study_name,
+        "seglab.study": workbench.ledger.study.study_name,
         TRIAL: str(number),
     }
     name = f"trial {number:03d} · seed {base.seed}"
-    log = start_run(bench.store, base.name, name, tags, bench.parent_run_id)
+    log = start_run(workbench.store, base.name, name, tags, workbench.parent_run_id)
     log.params(flatten(base.to_dict()) | claim.params)
     log.fail(reason)
     return log.run_id

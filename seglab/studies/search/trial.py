@@ -22,13 +22,13 @@ from seglab.studies.experiment import (
     is_unfinished,
     open_run,
 )
-from seglab.studies.search.bench import Bench, latest_run, name_run
 from seglab.studies.search.endings import end_badly, end_pruned
 from seglab.studies.search.ledger import ERROR, PROGRESS, Claim
 from seglab.studies.search.patience import StudyAway
 from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
+from seglab.studies.search.workbench import Workbench, latest_run, name_run
 from seglab.tracking.failures import StoreAway
-from seglab.tracking.run import ERROR as FAILURE
+from seglab.tracking.run import ERROR as RUN_ERROR
 from seglab.tracking.run import PRUNED
 
 FIRST, SECONDS, PARAMETERS = "val/dice", "cost/train_seconds", "cost/parameters_m"
@@ -38,24 +38,24 @@ class Stopped(KeyboardInterrupt):
     """The search is to end: the run is interrupted, the trial can go on later."""
 
 
-def plan_trial(claim: Claim, bench: Bench) -> Plan:
+def plan_trial(claim: Claim, workbench: Workbench) -> Plan:
     """Build the run that a trial is to become.
 
     Raises:
         UserError: its parameters make no valid config.
     """
-    config = bench.ledger.space.build(claim.params)
+    config = workbench.ledger.space.build(claim.params)
     train = config.train.model_copy(update={"threads": claim.threads})
     return Plan(
         config=config.model_copy(update={"train": train}),
         arm=f"trial {claim.trial.number:03d}",
         kind="trial",
-        parent_run_id=bench.parent_run_id,
-        tags={TRIAL: str(claim.trial.number), "seglab.study": bench.ledger.study.study_name},
+        parent_run_id=workbench.parent_run_id,
+        tags={TRIAL: str(claim.trial.number), "seglab.study": workbench.ledger.study.study_name},
     )
 
 
-def do_trial(claim: Claim, bench: Bench) -> bool:
+def do_trial(claim: Claim, workbench: Workbench) -> bool:
     """Carry a claimed trial to its end, whatever that is, and tell the study.
 
     Returns:
@@ -71,16 +71,16 @@ def do_trial(claim: Claim, bench: Bench) -> bool:
     try:
         if claim.doomed is not None:
             raise UserError(claim.doomed)
-        plan = plan_trial(claim, bench)
-        if not _settle(claim, bench):
-            _train(claim, plan, bench)
+        plan = plan_trial(claim, workbench)
+        if not _settle(claim, workbench):
+            _train(claim, plan, workbench)
     except StudyAway:  # nobody is there to take it back
         raise
     except (KeyboardInterrupt, StoreAway):
-        bench.ledger.release(claim.trial)
+        workbench.ledger.release(claim.trial)
         raise
     except Exception as error:  # whatever it is, the search goes on
-        is_fit = end_badly(claim, bench, error)
+        is_fit = end_badly(claim, workbench, error)
     else:
         is_fit = True
         if not torch.cuda.is_available():
@@ -89,37 +89,37 @@ def do_trial(claim: Claim, bench: Bench) -> bool:
     return is_fit
 
 
-def _settle(claim: Claim, bench: Bench) -> bool:
+def _settle(claim: Claim, workbench: Workbench) -> bool:
     """Tell the study of a run that ended before its worker could; False if there is none."""
-    run = latest_run(claim, bench)
+    run = latest_run(claim, workbench)
     if run is None:
         return False
     if run.status == FINISHED:
-        _complete(claim, bench, run.run_id, run.metrics)
+        _complete(claim, workbench, run.run_id, run.metrics)
     elif PRUNED in run.tags:
-        end_pruned(bench.store, run)
-        bench.ledger.tell(claim.trial, TrialState.PRUNED)
-    elif run.status == FAILED and not is_unfinished(run, bench.store):
-        claim.trial.set_user_attr(ERROR, run.tags.get(FAILURE, "unknown"))
-        bench.ledger.tell(claim.trial, TrialState.FAIL)
+        end_pruned(workbench.store, run)
+        workbench.ledger.tell(claim.trial, TrialState.PRUNED)
+    elif run.status == FAILED and not is_unfinished(run, workbench.store):
+        claim.trial.set_user_attr(ERROR, run.tags.get(RUN_ERROR, "unknown"))
+        workbench.ledger.tell(claim.trial, TrialState.FAIL)
     else:
         return False
     return True
 
 
-def _train(claim: Claim, plan: Plan, bench: Bench) -> None:
-    with open_run(plan, bench.store, bench.open_data(plan.config)) as run:
-        name_run(claim, bench, run.log.run_id)
-        for epoch in _judged_epochs(claim, plan, run, bench):
-            if _is_hopeless(claim, plan, epoch, bench):
+def _train(claim: Claim, plan: Plan, workbench: Workbench) -> None:
+    with open_run(plan, workbench.store, workbench.open_data(plan.config)) as run:
+        name_run(claim, workbench, run.log.run_id)
+        for epoch in _judged_epochs(claim, plan, run, workbench):
+            if _is_hopeless(claim, plan, epoch, workbench):
                 run.prune(epoch)
-                bench.ledger.tell(claim.trial, TrialState.PRUNED)
+                workbench.ledger.tell(claim.trial, TrialState.PRUNED)
                 return
-        outcome = run.conclude(pictures=_leads(run, bench))
-    _complete(claim, bench, outcome.run_id, outcome.metrics)
+        outcome = run.conclude(pictures=_leads(run, workbench))
+    _complete(claim, workbench, outcome.run_id, outcome.metrics)
 
 
-def _judged_epochs(claim: Claim, plan: Plan, run: OpenRun, bench: Bench) -> Iterator[int]:
+def _judged_epochs(claim: Claim, plan: Plan, run: OpenRun, workbench: Workbench) -> Iterator[int]:
     """Train; yields each epoch that is in the study now, to be judged there.
 
     The last one of a run that goes on is yielded too: its worker may have died in between.
@@ -131,9 +131,9 @@ def _judged_epochs(claim: Claim, plan: Plan, run: OpenRun, bench: Bench) -> Iter
         yield int(history[-1]["epoch"])
     for result in run.epochs():
         _report(claim, plan, {"epoch": result.epoch, **result.metrics})
-        _note_patients(claim, result, bench)
+        _note_patients(claim, result, workbench)
         yield result.epoch
-        if bench.stopping() and not result.is_last:
+        if workbench.stopping() and not result.is_last:
             raise Stopped
 
 
@@ -148,16 +148,16 @@ def _report(claim: Claim, plan: Plan, row: dict[str, float]) -> None:
     trial.set_user_attr(PROGRESS, progress)
 
 
-def _note_patients(claim: Claim, result: EpochResult, bench: Bench) -> None:
+def _note_patients(claim: Claim, result: EpochResult, workbench: Workbench) -> None:
     """Give the pruner that compares patient by patient what it asks for."""
-    if bench.search.pruner.name == "wilcoxon":
+    if workbench.search.pruner.name == "wilcoxon":
         scores = [score.dice for score in sorted(result.scores, key=lambda s: s.patient_id)]
         known = claim.trial.user_attrs.get(PATIENTS, {})
         claim.trial.set_user_attr(PATIENTS, {**known, str(result.epoch): scores})
 
 
-def _is_hopeless(claim: Claim, plan: Plan, epoch: int, bench: Bench) -> bool:
-    trial, search, epochs = claim.trial, bench.search, plan.config.train.epochs
+def _is_hopeless(claim: Claim, plan: Plan, epoch: int, workbench: Workbench) -> bool:
+    trial, search, epochs = claim.trial, workbench.search, plan.config.train.epochs
     if not is_judged(search.pruner, epoch, epochs):
         return False
     trial.study.pruner = build_pruner(search.pruner, epochs)
@@ -166,12 +166,12 @@ def _is_hopeless(claim: Claim, plan: Plan, epoch: int, bench: Bench) -> bool:
     return is_worse and not claim.is_base and may_prune(search.pruner, trial.study)
 
 
-def _complete(claim: Claim, bench: Bench, run_id: str, metrics: dict[str, float]) -> None:
-    name_run(claim, bench, run_id)
-    values = _objectives(metrics, bench.search)
+def _complete(claim: Claim, workbench: Workbench, run_id: str, metrics: dict[str, float]) -> None:
+    name_run(claim, workbench, run_id)
+    values = _objectives(metrics, workbench.search)
     if any(math.isnan(value) for value in values):
         raise UserError("val/dice is not a number: no validation patient has a tumour")
-    bench.ledger.tell(claim.trial, TrialState.COMPLETE, values)
+    workbench.ledger.tell(claim.trial, TrialState.COMPLETE, values)
 
 
 def _objectives(metrics: Mapping[str, float], search: Search) -> list[float]:
@@ -180,7 +180,7 @@ def _objectives(metrics: Mapping[str, float], search: Search) -> list[float]:
     return [metrics.get(key, math.nan) for key in wanted]
 
 
-def _leads(run: OpenRun, bench: Bench) -> bool:
+def _leads(run: OpenRun, workbench: Workbench) -> bool:
     """Whether no complete trial is as good: pictures take long, and nobody looks at the others'."""
     progress = run.trainer.progress
     dice, *cost = _objectives(
@@ -189,11 +189,11 @@ def _leads(run: OpenRun, bench: Bench) -> bool:
             SECONDS: progress.train_seconds,
             PARAMETERS: count_parameters(run.trainer.network) / 1e6,
         },
-        bench.search,
+        workbench.search,
     )
     return not any(
         other.values[0] >= dice and other.values[1:] <= cost
-        for other in bench.ledger.trials
+        for other in workbench.ledger.trials
         if other.state == TrialState.COMPLETE
     )
 

@@ -23,13 +23,13 @@ from typing import Any, TextIO
 from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.studies.data import SharedData
-from seglab.studies.search.bench import Bench
 from seglab.studies.search.identity import load_study
 from seglab.studies.search.ledger import Ledger, TooManyFailures, requeue, take_ownership
 from seglab.studies.search.patience import waiting_unless
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.storage import StudyStorage, open_storage
 from seglab.studies.search.trial import do_trial
+from seglab.studies.search.workbench import Workbench
 from seglab.tracking import Store, open_store
 from seglab.tracking.failures import AWAY_S, is_out_of_space, redact
 
@@ -102,16 +102,18 @@ def work(task: Task, reins: Reins) -> int:
     storage = open_study_storage(study, store, AWAY_S)
     ledger = open_ledger(study, make_space(study), storage, datetime.fromisoformat(task.since))
     owner = take_ownership(storage, study.name)
-    bench = Bench(ledger, store, task.parent_run_id, SharedData(warn=False).of, reins.stop.is_set)
+    workbench = Workbench(
+        ledger, store, task.parent_run_id, SharedData(warn=False).of, reins.stop.is_set
+    )
     try:
         with waiting_unless(reins.stop.is_set):
-            return _do_trials(bench, owner.path.name, task.threads, reins)
+            return _do_trials(workbench, owner.path.name, task.threads, reins)
     finally:
         owner.remove()
 
 
-def _do_trials(bench: Bench, owner: str, threads: int, reins: Reins) -> int:
-    ledger = bench.ledger
+def _do_trials(workbench: Workbench, owner: str, threads: int, reins: Reins) -> int:
+    ledger = workbench.ledger
     while not reins.stop.is_set() and not ledger.finished():
         claim = None
         with suppress(TooManyFailures):  # unless another worker's trial ends well, the parent stops
@@ -120,7 +122,7 @@ def _do_trials(bench: Bench, owner: str, threads: int, reins: Reins) -> int:
             reins.stop.wait(_IDLE_S)
             continue
         with Pulse(ledger, claim.trial._trial_id):
-            is_fit = do_trial(claim, bench)
+            is_fit = do_trial(claim, workbench)
         if not is_fit:
             return SPENT
     return DONE

@@ -15,7 +15,7 @@ from seglab.tracking import RunInfo, Store
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workbench:
     """What a worker has at hand for every trial."""
 
     ledger: Ledger
@@ -30,20 +30,20 @@ class Bench:
         return self.ledger.search
 
 
-def latest_run(claim: Claim, bench: Bench) -> RunInfo | None:
+def latest_run(claim: Claim, workbench: Workbench) -> RunInfo | None:
     """Return the newest run of a trial, if it has one."""
-    runs = bench.store.find_runs(
-        bench.ledger.space.base.name,
+    runs = workbench.store.find_runs(
+        workbench.ledger.space.base.name,
         {TRIAL: str(claim.trial.number)},
-        parent_run_id=bench.parent_run_id,
+        parent_run_id=workbench.parent_run_id,
     )
     return runs[0] if runs else None
 
 
-def name_run(claim: Claim, bench: Bench, run_id: str) -> None:
+def name_run(claim: Claim, workbench: Workbench, run_id: str) -> None:
     """Tie the trial to its run, once."""
     trial = claim.trial
     if trial.user_attrs.get(RUN) != run_id:
         trial.set_user_attr(RUN, run_id)
-        run = bench.store.get_run(run_id)
-        note_trial(bench.ledger.study, trial._trial_id, bench.store, run)
+        run = workbench.store.get_run(run_id)
+        note_trial(workbench.ledger.study, trial._trial_id, workbench.store, run)
