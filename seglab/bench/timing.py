@@ -12,6 +12,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Call every contestant once a round and time it: a noisy neighbour then hits all alike.
 
+    The order turns round with every round, for what comes second finds another machine.
+
     Args:
         contestants: name → what to time.
         rounds: timed calls of each.
@@ -24,8 +26,9 @@ def in_turn(
         for call in contestants.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, call in contestants.items():
+    for turn in range(rounds):
+        order = list(contestants.items())
+        for name, call in order if turn % 2 == 0 else reversed(order):
             started = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - started)

@@ -111,7 +111,7 @@ class TrainLoader:
         return stream.permutation(np.concatenate(parts))
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the augmented batches of one epoch, prepared one step ahead in a thread."""
+        """Yield the augmented batches of one epoch, prepared a few steps ahead in a thread."""
         return ahead(self._epoch(epoch))
 
     def split(self, epoch: int) -> Iterator[Rows]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from seglab.bench.stage import Unavailable
 from seglab.core.config import RunConfig
-from seglab.data.cache import Cache
+from seglab.data.cache import Cache, open_cache
 from seglab.data.loader import Rows
 from seglab.learning.device import Compute
 from seglab.models import build_model
@@ -52,20 +53,20 @@ class MonaiTraining:
 
     Args:
         config: of the run it stands beside.
-        cache: of its data.
+        folder: the cache of its data.
         rows: slices trained on in an epoch.
         validation: slices validated on after it.
         compute: of the run.
     """
 
     def __init__(
-        self, config: RunConfig, cache: Cache, rows: Rows, validation: Rows, compute: Compute
+        self, config: RunConfig, folder: Path, rows: Rows, validation: Rows, compute: Compute
     ) -> None:
-        require_monai()
         from monai.data import CacheDataset, ThreadDataLoader
         from monai.losses import DiceCELoss
         from monai.metrics import DiceMetric
 
+        cache = open_cache(folder)
         height, width = cache.images.shape[1:]
         self.network, self.compute = build_model(config.model, 1, (height, width)), compute
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from seglab.bench.references.cached import usual_augmentation
 from seglab.bench.references.slice_files import SliceFiles
+from seglab.core.config import RunConfig
+from seglab.models import build_model
 
 WORKERS = 2
 
@@ -19,29 +22,27 @@ class TutorialScript:
     """One h5 file an item, float32, two workers, a loss read every step.
 
     Args:
-        network: of one input channel.
+        config: of the run it stands beside; its network gets one channel.
         train: files trained on in an epoch.
         validation: files validated on after it.
         shape: (h, w) every slice is resized to, before it is scaled to [0, 1].
-        augmentation: of the training slices.
-        batch_size: of both loaders.
+        mirror_axis: of the slices as they are in the files.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        config: RunConfig,
         train: Sequence[Path],
         validation: Sequence[Path],
         shape: tuple[int, int],
-        augmentation: A.Compose,
-        batch_size: int,
+        mirror_axis: int,
     ) -> None:
-        self.network = network
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        self.network, batch_size = build_model(config.model, 1, shape), config.train.batch_size
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         self.loss = nn.BCEWithLogitsLoss()
         resize = A.Resize(*shape)
         scale = A.Normalize(normalization="min_max")
-        training = SliceFiles(train, A.Compose([resize, scale, augmentation]))
+        training = SliceFiles(train, A.Compose([resize, scale, usual_augmentation(mirror_axis)]))
         self.train_loader = DataLoader(
             training, batch_size, shuffle=True, num_workers=WORKERS, drop_last=True
         )

@@ -16,6 +16,7 @@ from seglab.bench.references.slice_files import SliceFiles
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
 from seglab.bench.timing import fastest, in_turn
 from seglab.data.loader import TrainLoader
+from seglab.learning.batches import HostBatches
 from seglab.studies.data import open_data
 
 PLAIN_FACTOR = 40
@@ -51,9 +52,9 @@ def _full_frame(material: Material) -> Mapping[str, Any]:
 
 
 def _against(material: Material, ours: TrainLoader, theirs: Dataset[Any]) -> Measurement:
-    """Compare with the fastest of DataLoaders with 0, 1 and 2 workers."""
+    """Compare tensors for the network with those of DataLoaders with 0, 1 and 2 workers."""
     usual = loaders(theirs, ours.config.train.batch_size)
-    contestants = {"ours": partial(_run_epoch, ours)}
+    contestants = {"ours": partial(_run_epoch, HostBatches(ours, material.compute))}
     contestants |= {name: partial(run_through, loader) for name, loader in usual.items()}
     seconds = in_turn(contestants, material.scale.rounds)
     own = seconds.pop("ours")
@@ -63,5 +64,5 @@ def _against(material: Material, ours: TrainLoader, theirs: Dataset[Any]) -> Mea
     return replace(measured, note=f"the reference is fastest with {best}")
 
 
-def _run_epoch(loader: TrainLoader) -> None:
-    run_through(loader.epoch(0))
+def _run_epoch(batches: HostBatches) -> None:
+    run_through(batches.epoch(0))

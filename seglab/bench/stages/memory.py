@@ -23,7 +23,7 @@ SMALL_SET = 100
 def memory(material: Material) -> Measurement:
     """Memory that training on all slices takes beyond training on 100, against the cache's size."""
     once = material.config()
-    # Phantoms: nothing to seal.
+    # Of any patient: how much memory it takes is all that is learnt.
     cache, full = Cache(open_data(once).cache.path), material.scale.full_set
     large = repeat_cache(cache, material.scratch / "large", full)
     small = repeat_cache(cache, material.scratch / "small", SMALL_SET)

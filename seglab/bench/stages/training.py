@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import numpy as np
 
 from seglab.bench.material import Material
 from seglab.bench.references.bare import BareLoop
-from seglab.bench.references.cached import usual_augmentation
 from seglab.bench.references.monai_training import MonaiTraining, require_monai
 from seglab.bench.references.tutorial import TutorialScript
+from seglab.bench.script import Epoch, Script
 from seglab.bench.shipped import ShippedEpochs, shipped
 from seglab.bench.split import split_of
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
@@ -21,7 +23,6 @@ from seglab.bench.timing import in_turn
 from seglab.core.config import RunConfig
 from seglab.data.sources import open_source
 from seglab.learning.inference import brain_rows
-from seglab.models import build_model
 
 
 @stage("epoch-plain", "training", "images/s", goal=Goal(0.93))
@@ -59,10 +60,11 @@ def against_monai(material: Material) -> Measurement:
     with shipped(config) as ours:
         data, trainer = ours.run.data, ours.run.trainer
         rows = [brain_rows(data.cache, data.cache.by_id[name]) for name in data.split.val]
-        theirs = MonaiTraining(
-            config, data.cache, trainer.loader.draw(0), np.concatenate(rows), trainer.compute
+        folder, drawn = data.cache.path, trainer.loader.draw(0)
+        training = partial(
+            MonaiTraining, config, folder, drawn, np.concatenate(rows), trainer.compute
         )
-        return _compare(material, ours, theirs)
+        return _compare(material, ours, training)
 
 
 def _short(material: Material, *overrides: Mapping[str, Any]) -> RunConfig:
@@ -98,22 +100,26 @@ def _against_tutorial(
     with shipped(config) as ours:
         data = ours.run.data
         height, width = shape or data.cache.images.shape[1:]
-        theirs = TutorialScript(
-            build_model(config.model, 1, (height, width)),
-            _files(config, data.split.train)[: ours.images],
+        files = islice(cycle(_files(config, data.split.train)), ours.images)
+        script = partial(
+            TutorialScript,
+            config,
+            list(files),
             _files(config, data.split.val),
-            (height, width),
-            usual_augmentation(data.cache.mirror_axis),
-            config.train.batch_size,
+            (int(height), int(width)),
+            data.cache.mirror_axis,
         )
-        return _compare(material, ours, theirs)
+        return _compare(material, ours, script)
 
 
-def _compare(material: Material, ours: ShippedEpochs, theirs: Callable[[], object]) -> Measurement:
+def _compare(
+    material: Material, ours: ShippedEpochs, reference: Callable[[], Epoch]
+) -> Measurement:
     """Compare epochs, and tell how far anybody could get with this network and precision."""
-    contestants: dict[str, Callable[[], object]]
-    contestants = {"ours": ours, "theirs": theirs, "bare": _bare_loop(ours)}
-    seconds = in_turn(contestants, material.scale.rounds)
+    with Script(reference) as theirs:
+        contestants: dict[str, Epoch]
+        contestants = {"ours": ours, "theirs": theirs, "bare": _bare_loop(ours)}
+        seconds = in_turn(contestants, material.scale.rounds)
     measured = compare_rates(ours.images, seconds["ours"], seconds["theirs"])
     limit = compare_rates(ours.images, seconds["bare"], seconds["theirs"]).ratio
     return replace(measured, note=f"a bare loop, which reads and augments nothing: {limit:.1f}×")

@@ -52,21 +52,29 @@ def workers(material: Material) -> Measurement:
     cache = open_data(config).cache.path
     with ExitStack() as stack:
         crews = {
-            name: stack.enter_context(_crew(material, cache, count))
-            for name, count in (("ours", WORKERS), ("one", 1))
+            name: stack.enter_context(_crew(material, cache, count, threads))
+            for name, count, threads in (
+                ("ours", WORKERS, max(1, available_cores() // WORKERS)),
+                ("one", 1, available_cores()),
+                ("one thread", 1, 1),
+            )
         }
         seconds = in_turn(crews, material.scale.rounds)
         copied = crews["ours"].copied_mb(cache / IMAGES)
     count = material.scale.few_samples
     measured = compare_rates(count, [s / WORKERS for s in seconds["ours"]], seconds["one"])
-    return replace(measured, note=f"{copied:.0f} MB of the cache is copied, the rest shared")
+    alone = compare_rates(count, seconds["one thread"], seconds["one"]).ratio
+    return replace(
+        measured,
+        note=f"one worker with one thread: {alone:.1f}×; "
+        f"{copied:.0f} MB of the cache is copied, the rest shared",
+    )
 
 
 @contextmanager
-def _crew(material: Material, cache: Path, count: int) -> Iterator[Crew]:
-    threads = max(1, available_cores() // count)
+def _crew(material: Material, cache: Path, count: int, threads: int) -> Iterator[Crew]:
     train = {"threads": threads, "samples_per_epoch": material.scale.few_samples}
-    path = material.scratch / f"{count}-workers.yaml"
+    path = material.scratch / f"{count}-workers-{threads}.yaml"
     path.write_text(yaml.safe_dump(material.config({"train": train}).to_dict()), encoding="utf-8")
     command = [sys.executable, "-m", epoch_worker.__name__, str(path), str(cache)]
     root = Path(epoch_worker.__file__).parents[2]
