@@ -14,14 +14,15 @@ from typing import Any
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names in glibc's ``malloc.h``."""
 _NEVER_TRIM = 2**31 - 1
-_LARGEST_KEPT = 2**30
+_LARGEST_KEPT = 2**30, 2**25
+"""Blocks from the heap, bytes: what is wished for, and all that older versions take."""
 
 
 def keep_freed_memory() -> None:
     """From now on, keep what this process frees."""
     mallopt = _libc("mallopt")
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+    # The second without the first would map, and clear, each block anew.
+    if mallopt is not None and any(mallopt(_M_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT):
         mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
 
 
