@@ -19,7 +19,8 @@ def bce(*, pos_weight: PositiveWeight = 1.0) -> Loss:
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
         logits, mask = widen(logits, mask)
-        weight = logits.new_tensor(pos_weight)
+        # Filled where the logits are: copied from the processor it would make every step wait.
+        weight = logits.new_full((), pos_weight)
         return F.binary_cross_entropy_with_logits(logits, mask, pos_weight=weight)
 
     return loss
