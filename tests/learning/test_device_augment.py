@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -12,6 +13,7 @@ import pytest
 import torch
 from albumentations.augmentations.geometric.functional import generate_displacement_fields
 from scipy.stats import ks_2samp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seglab.core.registry import AUGMENTATIONS
 from seglab.data.augment import Augmenter
@@ -134,6 +136,28 @@ def test_warp_moves_every_pixel_as_opencv_does(edges: str) -> None:
         expected = cv2.remap(masks[i], *maps, cv2.INTER_NEAREST)
         assert np.mean(nearest[i] != expected) < 0.005
         assert nearest[i].any()
+
+
+class Tf32(TorchDispatchMode):
+    """Rounds the factors of matrix products to the 10 bits of mantissa that TF32 has."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in {"mm", "bmm", "addmm", "baddbmm"}:
+            bits = [(a.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF for a in args]
+            args = [rounded.view(torch.float32) for rounded in bits]
+        return func(*args, **(kwargs or {}))
+
+
+def test_pixels_come_from_the_same_place_where_matrix_products_are_rounded() -> None:
+    device = on_device(Warp(Affine(20, 0.2, 0.1), Elastic(100, 5, "replicate"), p=1), (240, 240))
+    drawn = {k: torch.from_numpy(v) for k, v in device.draw(np.random.default_rng(0), 8).items()}
+    exact = device.source(**drawn)
+    with Tf32():
+        rounded = device.source(**drawn)
+    assert not torch.equal(rounded, exact)
+    assert float((rounded - exact).abs().max()) * 240 / 2 < 0.02
 
 
 def correlation_length(fields: np.ndarray, axis: int) -> float:
