@@ -1,9 +1,10 @@
 """When ``torch.compile`` pays, and how it is used.
 
 Compiling takes one to two minutes and then saves a share of every step, so it needs a
-run of some length. The run's work is known before it starts, its time is not: the
-threshold is what a GPU that trains at 150 TFLOP/s does in ten minutes. On a processor
-compiling saves nothing (0.94 to 1.05 times the speed).
+run of ten minutes or more. The run's work is known before it starts, its time is not,
+and is estimated: a GPU trains at 150 TFLOP/s, but no step takes less than the processor
+needs to launch its operators one by one. On a processor compiling saves nothing (0.94 to
+1.05 times the speed).
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from seglab.learning.batches import say_once
 Backend = Callable[..., Any]
 
 LEAST_SECONDS = 600.0
-LEAST_GFLOP = LEAST_SECONDS * 150e3
+_GFLOP_PER_SECOND = 150e3
+_LAUNCH_S = 5e-3
+"""Of an eager step: some thousand operators, their gradients and the optimizer; an estimate."""
 
 
-def repays_compiling(gflop: float, max_seconds: float | None) -> bool:
-    """Whether a GPU run of so many GFLOP, or of so many seconds at most, is long enough."""
-    return gflop >= LEAST_GFLOP and (max_seconds or LEAST_SECONDS) >= LEAST_SECONDS
+def repays_compiling(gflop: float, steps: int, max_seconds: float | None) -> bool:
+    """Whether a GPU run of so much work, or of so many seconds at most, is long enough."""
+    seconds = max(gflop / _GFLOP_PER_SECOND, steps * _LAUNCH_S)
+    return min(seconds, max_seconds or seconds) >= LEAST_SECONDS
 
 
 class Forward:

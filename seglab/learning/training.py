@@ -90,9 +90,10 @@ class Trainer:
     def _repays_compiling(self, hw: tuple[int, int]) -> bool:
         if self.compute.device.type != "cuda":
             return False
-        images = self.loader.samples * self.config.train.epochs
-        gflops = images * 3 * gflops_per_image(self.network, self.channels, hw)
-        return repays_compiling(gflops, self.config.train.max_seconds)
+        train = self.config.train
+        images, steps = (train.epochs * each for each in (self.loader.samples, self.loader.batches))
+        gflop = images * 3 * gflops_per_image(self.network, self.channels, hw)
+        return repays_compiling(gflop, steps, train.max_seconds)
 
     @property
     def predictor(self) -> Predictor:

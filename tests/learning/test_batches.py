@@ -14,7 +14,6 @@ from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
 from seglab.learning import batches as module
 from seglab.learning.batches import DeviceBatches, HostBatches, TensorBatch, choose_batches
-from seglab.learning.compiling import Forward, repays_compiling
 from seglab.learning.device import Compute, choose_compute
 from seglab.learning.training import Trainer, fit, train_step
 from seglab.losses.boundary import signed_distance_there
@@ -194,43 +193,3 @@ def test_no_batch_reads_from_the_device(small_config: Build, name: str) -> None:
     with ReadBacks() as waits:  # the mode only sees its own thread
         assert list(batches._epoch(0))
     assert waits.found == []
-
-
-def test_only_long_runs_repay_compiling() -> None:
-    full = 14 * 40_000 * 3
-    assert not repays_compiling(full * 6.6, None)  # base 16 at 128²: a minute or two
-    assert repays_compiling(full * 84, None)  # base 64 at 240²
-    assert not repays_compiling(full * 84, 300.0)
-    assert repays_compiling(full * 84, 3600.0)
-
-
-def test_a_machine_that_cannot_compile_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    def no_compiler(*_: object) -> None:
-        raise RuntimeError("no C compiler")
-
-    images, network = torch.rand(2, 3), torch.nn.Linear(3, 1)
-    forward = Forward(network, compiles=True, backend=no_compiler)
-    assert torch.equal(forward(images, is_full=True), network(images))
-    assert torch.equal(forward(images, is_full=True), network(images))
-    assert not forward.is_compiled
-    assert capsys.readouterr().err.count("no C compiler") == 1
-
-
-def test_only_full_batches_run_compiled_and_with_the_same_weights() -> None:
-    seen = []
-
-    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
-        seen.append(graph)
-        return graph.forward
-
-    network = torch.nn.Linear(3, 1)
-    forward = Forward(network, compiles=True, backend=backend)
-    forward(torch.rand(1, 3), is_full=False)
-    assert not seen
-    images = torch.rand(4, 3)
-    forward(images, is_full=True)
-    with torch.no_grad():
-        network.weight.zero_()
-    assert torch.equal(forward(images, is_full=True), network.bias.expand(4, 1))
-    assert len(seen) == 1
-    assert forward.is_compiled

@@ -1,0 +1,57 @@
+"""What is compiled, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from seglab.learning.compiling import Forward, repays_compiling
+
+
+def test_only_long_runs_repay_compiling() -> None:
+    steps, full = 14 * 40_000 // 32, 14 * 40_000 * 3
+    assert not repays_compiling(full * 6.6, steps, None)  # base 16 at 128²: a minute or two
+    assert repays_compiling(full * 84, steps, None)  # base 64 at 240²
+    assert not repays_compiling(full * 84, steps, 300.0)
+    assert repays_compiling(full * 84, steps, 3600.0)
+
+
+def test_many_steps_repay_compiling_however_small() -> None:
+    assert repays_compiling(1.0, 200_000, None)
+    assert not repays_compiling(1.0, 60_000, None)
+    assert not repays_compiling(1.0, 200_000, 300.0)
+
+
+def test_a_machine_that_cannot_compile_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    images, network = torch.rand(2, 3), torch.nn.Linear(3, 1)
+    forward = Forward(network, compiles=True, backend=no_compiler)
+    assert torch.equal(forward(images, is_full=True), network(images))
+    assert torch.equal(forward(images, is_full=True), network(images))
+    assert not forward.is_compiled
+    assert capsys.readouterr().err.count("no C compiler") == 1
+
+
+def test_only_full_batches_run_compiled_and_with_the_same_weights() -> None:
+    seen = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        seen.append(graph)
+        return graph.forward
+
+    network = torch.nn.Linear(3, 1)
+    forward = Forward(network, compiles=True, backend=backend)
+    forward(torch.rand(1, 3), is_full=False)
+    assert not seen
+    images = torch.rand(4, 3)
+    forward(images, is_full=True)
+    with torch.no_grad():
+        network.weight.zero_()
+    assert torch.equal(forward(images, is_full=True), network.bias.expand(4, 1))
+    assert len(seen) == 1
+    assert forward.is_compiled
