@@ -36,6 +36,7 @@ class Forward:
 
     The weights are the network's own: checkpoints and validation do not see the
     difference. A smaller last batch of an epoch is not worth a second compilation.
+    Making one that compiles drops what earlier ones have compiled.
 
     Args:
         network: from (B,C,H,W) to logits (B,1,H,W).
@@ -47,7 +48,7 @@ class Forward:
         self, network: nn.Module, *, compiles: bool, backend: str | Backend = "inductor"
     ) -> None:
         self.network = network
-        self._compiled = torch.compile(network, backend=backend) if compiles else None
+        self._compiled = _compile(network, backend) if compiles else None
 
     @property
     def is_compiled(self) -> bool:
@@ -74,6 +75,17 @@ class Forward:
             self._compiled = None
             return None
         return logits
+
+
+def _compile(network: nn.Module, backend: str | Backend) -> Callable[..., torch.Tensor]:
+    """Compile for the one shape that full batches of a run have.
+
+    What is compiled is kept by code, not by network: the runs that a process had before
+    count as other shapes of this one, which from the second on would be compiled for any
+    size and after the eighth not at all.
+    """
+    torch.compiler.reset()
+    return torch.compile(network, backend=backend, dynamic=False)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What is compiled, and when."""
+"""What is compiled, when, and that each run of a process gets its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seglab.learning.compiling import Forward, repays_compiling
+from seglab.models.unet import UNet
 
 
 def test_only_long_runs_repay_compiling() -> None:
@@ -55,3 +56,25 @@ def test_only_full_batches_run_compiled_and_with_the_same_weights() -> None:
     assert torch.equal(forward(images, is_full=True), network.bias.expand(4, 1))
     assert len(seen) == 1
     assert forward.is_compiled
+
+
+def test_every_run_of_a_process_is_compiled_for_its_own_shape() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        assert all(isinstance(each, torch.Tensor) for each in inputs)  # else a size is a symbol
+        (image,) = (each for each in inputs if each.shape[:2] == (5, 3))
+        shapes.append(tuple(image.shape))
+        return graph.forward
+
+    runs = []
+    for number in range(10):  # torch gives up on the same code after eight
+        image = torch.rand(5, 3, 8 + 4 * (number % 4), 8 + 4 * (number % 3))
+        forward = Forward(UNet(3, 1 + number % 2, depth=1), compiles=True, backend=backend)
+        runs.append((forward, image))
+        for _ in range(2):
+            forward(image, is_full=True)
+    first, image = runs[0]  # a run that goes on while others have begun
+    first(image, is_full=True)
+    assert shapes == [tuple(image.shape) for _, image in [*runs, runs[0]]]
+    assert all(forward.is_compiled for forward, _ in runs)
