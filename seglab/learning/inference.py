@@ -31,14 +31,24 @@ class Predictor:
     context: int
     batch_size: int = 32
 
+    @property
+    def fills_batches(self) -> bool:
+        """Whether a smaller batch is filled up by repeating its slices.
+
+        cuDNN tries its algorithms anew for every size of a batch, which takes longer than
+        the slices more; without batch statistics they do not change the others.
+        """
+        return self.compute.device.type == "cuda"
+
     def logits(self, cache: Cache, rows: Rows) -> Iterator[tuple[Rows, torch.Tensor]]:
         """Yield rows and their logits (B,1,h,w) float32 at cache scale, batch by batch."""
         self.network.eval()
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
-            images = self.compute.images(gather(cache, part, self.context))
+            shown = np.resize(part, self.batch_size) if self.fills_batches else part
+            images = self.compute.images(gather(cache, shown, self.context))
             with torch.inference_mode(), self.compute.autocast():
-                logits = self.network(images)
+                logits = self.network(images)[: len(part)]
             yield part, logits.float()
 
     def native(self, cache: Cache, patient: CachedPatient) -> Float32:

@@ -13,16 +13,28 @@ from seglab.core.config import RunConfig
 from seglab.data.cache import to_native
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.device import Compute
-from seglab.learning.inference import Predictor, build_case, evaluate
+from seglab.learning.inference import Predictor, brain_rows, build_case, evaluate
+from seglab.models.unet import UNet
 from seglab.studies.data import StudyData, open_data
 
 
 class Bright(nn.Module):
     """Takes for tumour what is brighter than a threshold: no weights, a known answer."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(image))
         middle = image.shape[1] // 2
         return (image[:, middle : middle + 1] - 0.4) * 20
+
+
+class Filling(Predictor):
+    """Fills its batches wherever it runs."""
+
+    fills_batches = True  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -60,6 +72,30 @@ def test_batches_and_neighbours_change_nothing(
     reference = predictor().native(data.cache, patient)
     other = predictor(batch_size, context).native(data.cache, patient)
     assert np.allclose(reference, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [5, 7, 64])
+def test_filled_batches_have_one_size_and_change_nothing(data: StudyData, batch_size: int) -> None:
+    network = UNet(3, 2, depth=2)
+    for name in data.split.val:
+        rows = brain_rows(data.cache, data.cache.by_id[name])
+        assert len(rows) % batch_size
+        plain, filling = (
+            kind(network, Compute(torch.device("cpu"), "fp32", 1), 1, batch_size)
+            for kind in (Predictor, Filling)
+        )
+        pairs = zip(plain.logits(data.cache, rows), filling.logits(data.cache, rows), strict=True)
+        for (part, logits), (same_part, same_logits) in pairs:
+            assert np.array_equal(part, same_part)
+            torch.testing.assert_close(same_logits, logits, rtol=1e-5, atol=1e-5)
+    counting = Filling(Bright(), filling.compute, 0, batch_size)
+    evaluate(counting, data.cache, data.split.val, 0.5)
+    assert set(counting.network.sizes) == {batch_size}
+
+
+def test_batches_are_filled_on_a_gpu_alone() -> None:
+    assert not predictor().fills_batches
+    assert Predictor(Bright(), Compute(torch.device("cuda"), "bf16", 1), 0).fills_batches
 
 
 def test_a_case_carries_the_score_of_its_own_prediction(data: StudyData) -> None:
