@@ -8,11 +8,12 @@ nothing waits for the device.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol
+from functools import cache, partial
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -21,6 +22,8 @@ from seglab.learning.augment.augmenter import DeviceAugmenter
 from seglab.learning.augment.transform import Slices
 from seglab.learning.device import Compute, network_input
 from seglab.learning.resident import ResidentSlices, fits
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,22 @@ class Batches(Protocol):
     augmented_on: str
     """Type of the device that augments."""
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether slices lie on the device, whose memory :meth:`make_room` gives back."""
+
     def epoch(self, epoch: int) -> Iterator[TensorBatch]:
         """Yield the batches of one epoch; the same for the same seed and epoch."""
 
-    def make_room(self) -> bool:
-        """Give device memory back after it ran out; False if none can be given."""
+    def make_room(self) -> None:
+        """Read slices from the cache from now on, and give the memory of others back."""
 
 
 class HostBatches:
     """Read and augmented on the processor."""
 
     augmented_on = "cpu"
+    is_resident = False
 
     def __init__(self, loader: TrainLoader, compute: Compute) -> None:
         self.loader, self.compute = loader, compute
@@ -62,9 +70,8 @@ class HostBatches:
             images, masks = self.compute.images(batch.images), self.compute.masks(batch.masks)
             yield TensorBatch(images, masks, batch.rows)
 
-    def make_room(self) -> bool:
+    def make_room(self) -> None:
         """Nothing is kept on the device."""
-        return False
 
 
 class DeviceBatches:
@@ -89,6 +96,8 @@ class DeviceBatches:
         self._augment = DeviceAugmenter(transforms, loader.config.seed, compute.device)
         self._resident: ResidentSlices | None = None
         self._may_stay = True
+        self._reading = threading.Lock()
+        """Held while slices are read: nobody holds on to those that are given up."""
 
     @property
     def is_resident(self) -> bool:
@@ -100,31 +109,27 @@ class DeviceBatches:
         self._move_in()
         return ahead(self._epoch(epoch))
 
-    def make_room(self) -> bool:
+    def make_room(self) -> None:
         """Drop the slices from the device and read them from the cache from now on."""
-        was_resident = self.is_resident
-        self._move_out()
-        return was_resident
+        with self._reading:
+            self._may_stay, self._resident = False, None
+            torch.cuda.empty_cache()
+            say_once("the training slices do not fit on the device: they stay in the host's cache")
 
     def _epoch(self, epoch: int) -> Iterator[TensorBatch]:
         for step, rows in enumerate(self.loader.split(epoch)):
-            try:
-                batch = self._batch(epoch, step, rows)
-            except torch.OutOfMemoryError:
-                if not self.make_room():
-                    raise
-                batch = None
-            yield batch or self._batch(epoch, step, rows)
+            yield with_room(self, partial(self._batch, epoch, step, rows))
 
     def _batch(self, epoch: int, step: int, rows: Rows) -> TensorBatch:
-        images, masks = self._augment(self._read(rows), (epoch, step))
+        with self._reading:
+            slices = self._read(rows)
+        images, masks = self._augment(slices, (epoch, step))
         return TensorBatch(network_input(images), masks, rows)
 
     def _read(self, rows: Rows) -> Slices:
         cache, context = self.loader.cache, self.loader.config.data.context
-        resident = self._resident  # the training thread may drop it meanwhile
-        if resident is not None:
-            return resident.slices(rows, context)
+        if self._resident is not None:
+            return self._resident.slices(rows, context)
         grey = self.compute.grey(gather(cache, rows, context))
         return grey, self.compute.masks(cache.masks(rows))
 
@@ -136,12 +141,24 @@ class DeviceBatches:
             if fits(cache, self.patients, device):
                 self._resident = ResidentSlices(cache, self.patients, device)
         if not self.is_resident:
-            self._move_out()
+            self.make_room()
 
-    def _move_out(self) -> None:
-        self._may_stay, self._resident = False, None
-        torch.cuda.empty_cache()
-        say_once("the training slices do not fit on the device: they stay in the host's cache")
+
+def with_room(batches: Batches, attempt: Callable[[], Result]) -> Result:
+    """Return what ``attempt`` does; once more if memory runs out and some can be had.
+
+    Batches are made in another thread than steps are taken, and memory may run out in
+    both: room that the other has made in the meantime is room too.
+    """
+    was_resident = batches.is_resident
+    try:
+        return attempt()
+    except torch.OutOfMemoryError:
+        if not was_resident:
+            raise
+    # Outside of the handler: the error holds on to what the attempt had allocated.
+    batches.make_room()
+    return attempt()
 
 
 def choose_batches(loader: TrainLoader, patients: Sequence[str], compute: Compute) -> Batches:

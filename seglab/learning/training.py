@@ -20,7 +20,7 @@ from seglab.data.cache import Cache
 from seglab.data.loader import TrainLoader
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
-from seglab.learning.batches import TensorBatch, choose_batches
+from seglab.learning.batches import TensorBatch, choose_batches, with_room
 from seglab.learning.checkpoint import load_state, load_weights, save_state, save_weights
 from seglab.learning.compiling import Forward, repays_compiling
 from seglab.learning.device import Compute
@@ -202,13 +202,15 @@ def _in_time(trainer: Trainer) -> Iterator[TensorBatch]:
 
 def _step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
     """Take a step; once more if the device has no memory left and some can be had."""
-    try:
+    optimizer = trainer.optimizer
+    is_first = not optimizer.state
+
+    def attempt() -> torch.Tensor:
+        if is_first:  # memory may run out between two moments, which are only made together
+            optimizer.state.clear()
         return train_step(trainer, batch)
-    except torch.OutOfMemoryError:
-        if not trainer.batches.make_room():
-            raise
-    # Outside of the handler: the error holds on to what the step had allocated.
-    return train_step(trainer, batch)
+
+    return with_room(trainer.batches, attempt)
 
 
 def train_step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
 from seglab.learning import batches as module
-from seglab.learning.batches import DeviceBatches, HostBatches, TensorBatch, choose_batches
+from seglab.learning.batches import (
+    DeviceBatches,
+    HostBatches,
+    TensorBatch,
+    choose_batches,
+    with_room,
+)
 from seglab.learning.device import Compute, choose_compute
-from seglab.learning.training import Trainer, fit, train_step
+from seglab.learning.training import Trainer, _step, fit, train_step
 from seglab.losses.boundary import signed_distance_there
 from seglab.studies.data import StudyData, open_data
 
@@ -66,10 +73,10 @@ def test_without_augmentation_device_and_processor_give_the_same_batches(
 def test_where_the_slices_lie_changes_nothing(small_config: Build) -> None:
     trainer, _ = trainer_on_device(small_config(data={"context": 1}))
     resident = list(trainer.batches.epoch(1))
-    assert trainer.batches.make_room()
-    assert not trainer.batches.make_room()
+    assert trainer.batches.is_resident
+    trainer.batches.make_room()
     hosted = list(trainer.batches.epoch(1))
-    assert not trainer.batches.is_resident  # type: ignore[attr-defined]
+    assert not trainer.batches.is_resident
     assert all(equal(one, other) for one, other in zip(resident, hosted, strict=True))
 
 
@@ -107,9 +114,53 @@ def test_out_of_memory_gives_the_slices_up_and_goes_on(
         trainer, data = trainer_on_device(config)
         trainer.loss = OutOnce(trainer.loss, at)
         results.append([r.metrics["train/loss"] for r in fit(trainer, data.split.val)])
-        assert trainer.batches.is_resident == (at == 0)  # type: ignore[attr-defined]
+        assert trainer.batches.is_resident == (at == 0)
     assert results[0] == results[1]
     assert capsys.readouterr().err.count("do not fit on the device") == 1
+
+
+def test_room_that_another_thread_has_made_meanwhile_is_used(small_config: Build) -> None:
+    trainer, _ = trainer_on_device(small_config())
+    batches, tries = trainer.batches, []
+    list(batches.epoch(0))
+
+    def attempt() -> str:
+        tries.append(batches.is_resident)
+        if len(tries) == 1:
+            thread = threading.Thread(target=batches.make_room)
+            thread.start()
+            thread.join()
+            raise torch.OutOfMemoryError("as on a full GPU")
+        return "done"
+
+    assert with_room(batches, attempt) == "done"
+    assert tries == [True, False]
+
+
+@pytest.mark.parametrize("made", [0, 1, 9])
+def test_out_of_memory_while_the_optimizer_makes_its_state(
+    small_config: Build, monkeypatch: pytest.MonkeyPatch, made: int
+) -> None:
+    config = small_config(optim={"name": "adamw"}, model={"norm": "instance"})
+    whole, _ = trainer_on_device(config)
+    batch = next(iter(whole.batches.epoch(0)))
+    _step(whole, batch)
+    trainer, _ = trainer_on_device(config)
+    batch = next(iter(trainer.batches.epoch(0)))
+    zeros, calls = torch.zeros_like, []
+
+    def full(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == made + 1:
+            raise torch.OutOfMemoryError("as on a full GPU")
+        return zeros(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros_like", full)
+    _step(trainer, batch)
+    monkeypatch.undo()
+    assert len(calls) > made + 1
+    pairs = zip(whole.network.parameters(), trainer.network.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_out_of_memory_is_raised_when_nothing_can_be_given_up(small_config: Build) -> None:

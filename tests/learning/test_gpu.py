@@ -90,7 +90,7 @@ def test_slices_that_do_not_fit_stay_with_the_host(
     monkeypatch.setattr(resident, "LARGEST_SHARE", 1e-9)
     trainer, data = trainer_on(small_config, "cuda")
     next(fit(trainer, data.split.val))
-    assert not trainer.batches.is_resident  # type: ignore[attr-defined]
+    assert not trainer.batches.is_resident
 
 
 def test_a_gpu_that_is_full_gives_the_slices_up(small_config: Build) -> None:
@@ -105,7 +105,7 @@ def test_a_gpu_that_is_full_gives_the_slices_up(small_config: Build) -> None:
 
     trainer.loss = greedy
     next(fit(trainer, data.split.val))
-    assert not trainer.batches.is_resident  # type: ignore[attr-defined]
+    assert not trainer.batches.is_resident
 
 
 def test_compiled_and_eager_agree(small_config: Build) -> None:
