@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +16,9 @@ from seglab.learning.device import to_device
 
 LARGEST_SHARE = 0.4
 """Of the memory that is free before the first step; networks need the rest."""
+
+WORKERS_PER_GPU = "SEGLAB_WORKERS_PER_GPU"
+"""Environment variable: processes among which a GPU's share is divided, 1 without it."""
 
 _CHUNK = 512
 
@@ -60,8 +64,15 @@ def fits(cache: Cache, patients: Iterable[str], device: torch.device) -> bool:
         return True
     kept = kept_rows(cache, patients)
     slice_bytes = sum(math.prod(a.shape[1:]) for a in (cache.images, cache.masks_packed))
+    share = LARGEST_SHARE / int(os.environ.get(WORKERS_PER_GPU, "1"))
+    return bool(len(kept) * slice_bytes <= share * free_bytes(device))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that this process can have, with what earlier runs left to its allocator."""
     free, _ = torch.cuda.mem_get_info(device)
-    return bool(len(kept) * slice_bytes <= LARGEST_SHARE * free)
+    kept_by = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free) + kept_by
 
 
 def _upload(array: np.ndarray, rows: Rows, device: torch.device) -> torch.Tensor:

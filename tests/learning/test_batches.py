@@ -22,6 +22,7 @@ from seglab.learning.batches import (
     with_room,
 )
 from seglab.learning.device import Compute, choose_compute
+from seglab.learning.resident import LARGEST_SHARE, WORKERS_PER_GPU, fits, kept_rows
 from seglab.learning.training import Trainer, _step, fit, train_step
 from seglab.losses.boundary import signed_distance_there
 from seglab.studies.data import StudyData, open_data
@@ -88,6 +89,30 @@ def test_training_on_device_batches_repeats_and_learns(small_config: Build) -> N
         losses.append([r.metrics["train/loss"] for r in fit(trainer, data.split.val)])
     assert losses[0] == losses[1]
     assert losses[0][-1] < 0.6 * losses[0][0]
+
+
+@pytest.mark.parametrize(
+    ("unused", "workers", "expected"),
+    [(0, None, False), (2**20, None, True), (2**20, "1", True), (2**20, "2", False)],
+)
+def test_slices_may_take_their_share_of_what_is_free_or_kept_unused(
+    small_config: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    unused: int,
+    workers: str | None,
+    expected: bool,
+) -> None:
+    data = open_data(small_config())
+    rows = kept_rows(data.cache, data.split.train)
+    wanted = sum(a[rows].nbytes for a in (data.cache.images, data.cache.masks_packed))
+    free = int(wanted / LARGEST_SHARE) + 1 - 2**20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2**40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2**30 + unused)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
+    monkeypatch.delenv(WORKERS_PER_GPU, raising=False)
+    if workers:
+        monkeypatch.setenv(WORKERS_PER_GPU, workers)
+    assert fits(data.cache, data.split.train, GPU.device) == expected
 
 
 class OutOnce:

@@ -14,6 +14,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.core.study import load_study
+from seglab.learning.resident import WORKERS_PER_GPU
 from seglab.studies.search import crew as crew_module
 from seglab.studies.search.crew import Crew
 from seglab.studies.search.worker import Task
@@ -40,6 +41,14 @@ DEAD_AT_ONCE = """
 import os, sys
 if "seglab.studies.search.worker" in sys.orig_argv:
     os._exit(9)
+"""
+
+TELLS_WHAT_IT_WAS_GIVEN = """
+import json, os, sys
+if "seglab.studies.search.worker" in sys.orig_argv:
+    with open(f"given-{os.getpid()}", "w") as stream:
+        json.dump(dict(os.environ), stream)
+    os._exit(0)
 """
 
 
@@ -87,3 +96,29 @@ def test_a_worker_that_dies_after_all_were_told_to_stop_is_not_replaced(
     replaced = crew.pids
     crew.stop_now()
     assert replaced == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shares"), [([], [None]), (["4"], ["3"]), (["4", "7"], ["2", "1", "2"])]
+)
+def test_workers_share_the_cores_and_the_gpus(
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[str],
+    shares: list[str | None],
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TELLS_WHAT_IT_WAS_GIVEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for variable in ("CUDA_VISIBLE_DEVICES", WORKERS_PER_GPU):
+        monkeypatch.delenv(variable, raising=False)
+    task = Task(load_study(write()).document, "none", 2, datetime.now().isoformat())
+    crew = Crew(task, 3, gpus)
+    pids = crew.pids
+    wait_until(lambda: not crew.mend())
+    for slot, pid in enumerate(pids):
+        given = json.loads((tmp_path / f"given-{pid}").read_text())
+        assert given["OMP_NUM_THREADS"] == "2"
+        assert given.get("CUDA_VISIBLE_DEVICES") == (gpus[slot % len(gpus)] if gpus else None)
+        assert given.get(WORKERS_PER_GPU) == shares[slot % len(shares)]

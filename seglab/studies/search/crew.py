@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seglab.core.errors import UserError
+from seglab.learning.resident import WORKERS_PER_GPU
 from seglab.studies.search.worker import DONE, INTERRUPTED, SPENT, STOP, USER_ERROR, Task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,7 +29,7 @@ class Crew:
     """
 
     def __init__(self, task: Task, size: int, gpus: list[str]) -> None:
-        self._task, self._gpus = task, gpus
+        self._task, self._size, self._gpus = task, size, gpus
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._began: dict[int, float] = {}
         self._early_deaths = 0
@@ -41,20 +42,24 @@ class Crew:
         """Process ids of the workers that live."""
         return [worker.pid for worker in self._workers.values()]
 
-    def _start(self, slot: int) -> None:
+    def _environment(self, slot: int) -> dict[str, str]:
+        """What the worker in ``slot`` is given: its share of the cores, a GPU or part of one."""
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        given = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(self._task.threads)}
         # Bars of several workers would run over each other and over the parent's own line.
-        quiet = {"TQDM_DISABLE": "1"}
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | quiet
+        given["TQDM_DISABLE"] = "1"
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
-        else:
-            environment["OMP_NUM_THREADS"] = str(self._task.threads)
+            place, count = slot % len(self._gpus), len(self._gpus)
+            given["CUDA_VISIBLE_DEVICES"] = self._gpus[place]
+            given[WORKERS_PER_GPU] = str(len(range(place, self._size, count)))
+        return os.environ | given
+
+    def _start(self, slot: int) -> None:
         worker = subprocess.Popen(
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=sys.stderr,
-            env=environment,
+            env=self._environment(slot),
             text=True,
             start_new_session=True,
         )
