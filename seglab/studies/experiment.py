@@ -98,7 +98,10 @@ class OpenRun:
 
     def epochs(self) -> Iterator[EpochResult]:
         """Train; each result is logged and saved before it is yielded."""
-        for result in fit(self.trainer, self.data.split.val):
+        for number, result in enumerate(fit(self.trainer, self.data.split.val)):
+            if number == 0:  # whether compiling works shows in the first step
+                compiled = str(self.trainer.forward.is_compiled).lower()
+                self.log.tags({"seglab.compiled": compiled})
             self.log.metrics(result.metrics, step=result.epoch)
             self.trainer.save(self.log.state, is_best=result.is_best)
             yield result
@@ -165,7 +168,6 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
             "seglab.device": str(compute.device),
             "seglab.precision": compute.precision,
             "seglab.augmented_on": trainer.batches.augmented_on,
-            "seglab.compiled": str(trainer.forward.is_compiled).lower(),
             "seglab.weights": loaded_weights(trainer.network)["source"],
         }
         tags = {**environment_tags(), **facts, **identity, **plan.tags}
