@@ -94,3 +94,21 @@ def load_state(path: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{path}: not a training state ({type(error).__name__}); remove it"
         ) from None
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of the generators that a run on ``device`` draws from, for :func:`save_state`."""
+    state = {"random": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Let the generators go on from :func:`random_state`.
+
+    A state that a run on the processor left, or an earlier version, has none of a GPU.
+    """
+    torch.set_rng_state(state["random"])
+    if device.type == "cuda" and "random_cuda" in state:
+        torch.cuda.set_rng_state(state["random_cuda"], device)

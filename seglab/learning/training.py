@@ -21,7 +21,14 @@ from seglab.data.loader import TrainLoader
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
 from seglab.learning.batches import TensorBatch, choose_batches, with_room
-from seglab.learning.checkpoint import load_state, load_weights, save_state, save_weights
+from seglab.learning.checkpoint import (
+    load_state,
+    load_weights,
+    random_state,
+    save_state,
+    save_weights,
+    set_random_state,
+)
 from seglab.learning.compiling import Forward, repays_compiling
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
@@ -110,7 +117,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state(),
             "progress": vars(self.progress),
-            "random": torch.get_rng_state(),
+            **random_state(self.compute.device),
         }
         save_state(folder / LAST, state)
 
@@ -123,7 +130,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rate.load(state["rate"])
         self.progress = Progress(**state["progress"])
-        torch.set_rng_state(state["random"])
+        set_random_state(state, self.compute.device)
         return True
 
     def load_best(self, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,14 @@ def test_batches_equal_those_made_by_torch_on_the_processor(
         difference = (ours.images.cpu() - theirs.images).abs()
         assert float(difference.mean()) < 0.005  # a grey level is 0.016
         assert float((ours.masks.cpu() != theirs.masks).float().mean()) < 0.005
+
+
+def test_a_resumed_run_draws_what_an_unbroken_one_does(small_config: Build, tmp_path: Path) -> None:
+    trainer, _ = trainer_on(small_config, "cuda")
+    trainer.save(tmp_path, is_best=False)
+    drawn = torch.rand(5, device="cuda")
+    assert trainer.resume(tmp_path)
+    assert torch.equal(torch.rand(5, device="cuda"), drawn)
 
 
 def test_noise_repeats_from_the_seed(small_config: Build) -> None:

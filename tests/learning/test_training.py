@@ -11,6 +11,7 @@ import torch
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.registry import LOSSES
+from seglab.learning.checkpoint import load_state, random_state, save_state, set_random_state
 from seglab.learning.device import choose_compute
 from seglab.learning.training import BEST, LAST, EpochResult, Trainer, _advance, fit
 from seglab.studies.data import StudyData, open_data
@@ -75,6 +76,23 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         for t in (whole, resumed)
     ]
     assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize("is_from_gpu", [True, False])
+def test_the_generator_of_a_gpu_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_from_gpu: bool
+) -> None:
+    # torch.cuda's two functions, with a generator of the processor in the place of the GPU's.
+    generator, gpu = torch.Generator(), torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: generator.get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: generator.set_state(state))
+    save_state(tmp_path / LAST, random_state(gpu if is_from_gpu else torch.device("cpu")))
+    here, there = torch.rand(5), torch.rand(5, generator=generator)
+    state = load_state(tmp_path / LAST)
+    assert state is not None
+    set_random_state(state, gpu)
+    assert torch.equal(torch.rand(5), here)
+    assert torch.equal(torch.rand(5, generator=generator), there) == is_from_gpu
 
 
 def test_training_learns(small_config: Build) -> None:
