@@ -81,6 +81,33 @@ def test_slices_come_first_neither_flipped_nor_transposed(tmp_path: Path) -> Non
     assert volume.contiguous
 
 
+@pytest.mark.parametrize("axes", ["RAS", "ARI", "SPL", "PIR"])
+def test_a_volume_is_the_same_however_it_was_stored(tmp_path: Path, axes: str) -> None:
+    affine = np.diag([-0.5, -0.75, 3.0, 1.0])
+    wanted = nib.orientations.axcodes2ornt(axes)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), wanted)
+    for part, values in (("flair", flair()), ("seg", labels())):
+        turned = nib.Nifti1Image(values, affine).as_reoriented(turn)
+        nib.save(turned, tmp_path / f"P_{part}.nii.gz")
+    volume = read_only_patient(tmp_path)
+    assert np.array_equal(volume.image, np.moveaxis(flair(), -1, 0))
+    assert np.array_equal(volume.mask, np.moveaxis(labels(), -1, 0) > 0)
+    assert volume.spacing_mm == (3.0, 0.5, 0.75)
+
+
+def test_a_mask_that_lies_otherwise_than_its_image_is_refused(tmp_path: Path) -> None:
+    write_patient(tmp_path, "P")
+    nib.save(nib.Nifti1Image(labels(), np.diag([2, -1, 1, 1])), tmp_path / "P_seg.nii.gz")
+    with pytest.raises(UserError, match=r"P_seg.nii.gz: its axes point to RPS, .* to LPS"):
+        read_only_patient(tmp_path)
+
+
+def test_a_mask_that_states_no_axes_is_taken_to_lie_as_its_image(tmp_path: Path) -> None:
+    write_patient(tmp_path, "P")
+    nib.save(nib.Nifti1Image(labels(), np.eye(4)), tmp_path / "P_seg.nii.gz")
+    assert np.array_equal(read_only_patient(tmp_path).mask[2], labels()[:, :, 2] > 0)
+
+
 def test_header_scaling_is_applied(tmp_path: Path) -> None:
     write_patient(tmp_path, "P")
     image = nib.Nifti1Image(flair(), np.eye(4))

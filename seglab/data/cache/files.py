@@ -17,7 +17,7 @@ from seglab.core.explain import explain
 from seglab.core.progress import progress
 from seglab.data.cache.index import Index
 
-FORMAT = 3
+FORMAT = 4
 """Goes up with every change of what a cache holds or how it is made."""
 INDEX = "index.json"
 STAMP = "verified.json"

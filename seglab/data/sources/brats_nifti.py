@@ -19,11 +19,13 @@ from seglab.data.sources.files import (
     same_name,
 )
 from seglab.data.sources.nifti import read_nifti
+from seglab.data.sources.orientation import AXES, stated_axes, turn_to_brats
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 _FILE = re.compile(r"(.+)_(flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?", re.IGNORECASE)
 _ODD_LABELS = re.compile(r".*seg.*\.nii(?:\.gz)?", re.IGNORECASE)
 _GRADES = ("HGG", "LGG")
+BRATS_AXES = "".join(AXES)
 
 Parts = dict[str, Path]
 """A modality or ``seg`` → its file, for one patient."""
@@ -53,11 +55,16 @@ class BratsNifti(Source):
         return [self._patient(patient_id, parts) for patient_id, parts in self._cases.items()]
 
     def read(self, patient: Patient) -> Volume:
-        """Read the chosen modality and the merged labels; see ``Source``."""
+        """Read the chosen modality and the merged labels as BraTS lies; see ``Source``."""
         image_path, mask_path = (self._file(patient, part) for part in self._wanted)
         image, spacing_mm = read_nifti(image_path)
         labels, _ = read_nifti(mask_path)
         check_same_shape(mask_path, image.shape, labels.shape)
+        axes = _axes(image_path, mask_path)
+        turn = turn_to_brats(image_path) if axes != BRATS_AXES else None
+        if turn is not None:
+            image, labels = (np.ascontiguousarray(turn.forth(each)) for each in (image, labels))
+            spacing_mm = None if spacing_mm is None else turn.spacing(spacing_mm)
         return Volume(
             patient_id=patient.patient_id,
             image=finite_image(image_path, image),
@@ -124,6 +131,17 @@ class BratsNifti(Source):
                 return path
         where = patient.files[0].parent if patient.files else self.root
         raise UserError(f"{where} has no file {patient.patient_id}_{part}.nii or .nii.gz")
+
+
+def _axes(image_path: Path, mask_path: Path) -> str | None:
+    """Where the axes of both files point to, as far as their headers tell."""
+    axes, of_mask = stated_axes(image_path), stated_axes(mask_path)
+    if axes and of_mask and axes != of_mask:
+        raise UserError(
+            f"{mask_path}: its axes point to {of_mask}, those of {image_path.name} to {axes}: "
+            "image and mask must lie alike"
+        )
+    return axes
 
 
 def _part(path: Path) -> str | None:
