@@ -12,7 +12,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from seglab.core.errors import UserError
 from seglab.core.explain import explain
@@ -110,8 +118,8 @@ class Data(Block):
 
     source: str
     """Kind of files; ``python -m seglab list sources``."""
-    root: Annotated[Path, Field(json_schema_extra=LOCAL)]
-    """Folder of the files."""
+    root: Annotated[Path, Field(json_schema_extra=LOCAL), AfterValidator(Path.expanduser)]
+    """Folder of the files; ``~`` is the user's home."""
     channel: Annotated[int, Field(ge=0, le=3)] | None = None
     """Channel read as FLAIR; None takes the source's documented one."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128

@@ -166,12 +166,16 @@ def _baseline_section(results: SealedResults) -> list[Section]:
             [base.arm, f"{base.mean:.4f}", "", "", "", ""],
             [
                 PROMOTED, f"{row.mean:.4f}", f"{row.diff:+.4f}",
-                f"{row.ci_low:+.4f} to {row.ci_high:+.4f}", f"{row.p:.3g}", row.verdict,
+                _limits(row.ci_low, row.ci_high), f"{row.p:.3g}", row.verdict,
             ],
         ],
         "Paired over patients, Wilcoxon's signed-rank test; each run at its own frozen setting.",
     )  # fmt: skip
     return [Section("Against the baseline", [table])]
+
+
+def _limits(low: float, high: float) -> str:
+    return "one patient: no interval" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
 
 
 def _published_table(dice: Interval) -> Table:

@@ -57,6 +57,7 @@ def test_goals(goal: Goal, text: str, met: bool) -> None:
 def test_groups_and_names_choose_stages_in_the_order_of_the_table() -> None:
     names = [stage.name for stage in choose(["memory", "prepare"], "cpu")]
     assert names == ["prepare-h5", "prepare-nifti", "prepare-all", "memory"]
+    assert [stage.name for stage in choose(["batches"], "cpu")] == ["batches"]
     assert len(choose([], "cpu")) == sum(stage.device == "cpu" for stage in STAGES.values())
 
 

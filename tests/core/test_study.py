@@ -36,6 +36,14 @@ def test_the_hash_follows_the_meaning_and_not_the_machine(tmp_path: Path) -> Non
         assert load(tmp_path, "", change).run.hash() != base
 
 
+def test_a_root_in_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    study = load(tmp_path, "", "data.root=~/brats")
+    assert study.run.data.root == tmp_path / "home" / "brats"
+
+
 def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
     flat = flatten(load(tmp_path, "loss: tversky").run.to_dict())
     assert flat["loss.name"] == "tversky"

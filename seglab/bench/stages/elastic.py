@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import albumentations as A
-import cv2
 import numpy as np
 from albumentations.augmentations.geometric.functional import generate_displacement_fields
 from numpy.typing import NDArray
@@ -41,8 +38,7 @@ def elastic(material: Material) -> Measurement:
     ours = Warp(elastic=Elastic(ALPHA, SIGMA, "replicate"), p=1)
     theirs = A.ElasticTransform(alpha=ALPHA, sigma=SIGMA, p=1)
     contestants = {"ours": partial(_apply, ours, pairs), "theirs": partial(_apply, theirs, pairs)}
-    with _one_thread():
-        seconds = in_turn(contestants, ROUNDS)
+    seconds = in_turn(contestants, ROUNDS)
     measured = compare_rates(len(pairs), seconds["ours"], seconds["theirs"])
     return replace(measured, note=compare_displacements(size))
 
@@ -96,17 +92,6 @@ def statistics(fields: Fields) -> dict[str, float]:
         "SD": float(fields.std()),
         "correlation length": below - 1 + float(fraction),
     }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let OpenCV use one thread, as in training: the other cores have other slices."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
 
 
 def _apply(transform: A.DualTransform, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -111,12 +111,14 @@ def sealed_sentence(record: StudyRecord) -> str:
     run = record.promotion
     if run is None:
         return NOT_OPENED
-    low, high = (run.metrics.get(f"test/dice_ci_{end}") for end in ("low", "high"))
+    low, high = (_known(run.metrics.get(f"test/dice_ci_{end}")) for end in ("low", "high"))
+    known = math.isfinite(low) and math.isfinite(high)
+    limits = f"95 % interval {interval(low, high)}" if known else "no interval"
+    count = run.metrics.get("test/patients")
     firmness = "confirmatory" if run.tags.get("seglab.confirmatory") == "true" else "not confirming"
     return (
         f"Sealed test, {firmness}: Dice {number(run.metrics.get('test/dice'))} "
-        f"(95 % interval {interval(_known(low), _known(high))}) "
-        f"over {number(run.metrics.get('test/patients'), 0)} patients."
+        f"({limits}) over {number(count, 0)} patient{'' if count == 1 else 's'}."
     )
 
 
