@@ -49,6 +49,8 @@ _prepared: list[Epoch] = []
 def _forget_our_settings() -> None:
     # Set when seglab is imported, read when torch is: which is later.
     os.environ.pop("OMP_WAIT_POLICY", None)
+    # A process that was spawned spawns its own, and workers of a DataLoader are forked.
+    multiprocessing.set_start_method(None, force=True)
 
 
 def _prepare(make: Callable[[], Epoch]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from seglab.bench.script import Epoch, Script
 def _write_down(file: Path) -> None:
     policy = os.environ.get("OMP_WAIT_POLICY", "the runtime's own")
     with file.open("a", encoding="utf-8") as out:
-        print(os.getpid(), policy, sep=";", file=out)
+        print(os.getpid(), policy, multiprocessing.get_start_method(), sep=";", file=out)
 
 
 def _make(file: Path) -> Epoch:
@@ -28,4 +29,5 @@ def test_a_script_is_called_in_one_other_process_without_our_settings(tmp_path: 
     assert first == second
     assert int(first[0]) != os.getpid()
     assert first[1] == "the runtime's own"
+    assert first[2] == multiprocessing.get_all_start_methods()[0]  # what a script has
     assert os.environ["OMP_WAIT_POLICY"]  # of this process, set by seglab
