@@ -19,13 +19,12 @@ from seglab.data.sources.files import (
     same_name,
 )
 from seglab.data.sources.nifti import read_nifti
-from seglab.data.sources.orientation import AXES, stated_axes, turn_to_brats
+from seglab.data.sources.orientation import Turn, turn_to_brats
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 _FILE = re.compile(r"(.+)_(flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?", re.IGNORECASE)
 _ODD_LABELS = re.compile(r".*seg.*\.nii(?:\.gz)?", re.IGNORECASE)
 _GRADES = ("HGG", "LGG")
-BRATS_AXES = "".join(AXES)
 
 Parts = dict[str, Path]
 """A modality or ``seg`` → its file, for one patient."""
@@ -60,9 +59,8 @@ class BratsNifti(Source):
         image, spacing_mm = read_nifti(image_path)
         labels, _ = read_nifti(mask_path)
         check_same_shape(mask_path, image.shape, labels.shape)
-        axes = _axes(image_path, mask_path)
-        turn = turn_to_brats(image_path) if axes != BRATS_AXES else None
-        if turn is not None:
+        turn = _common_turn(image_path, mask_path)
+        if turn is not None and turn.is_needed:
             image, labels = (np.ascontiguousarray(turn.forth(each)) for each in (image, labels))
             spacing_mm = None if spacing_mm is None else turn.spacing(spacing_mm)
         return Volume(
@@ -133,15 +131,15 @@ class BratsNifti(Source):
         raise UserError(f"{where} has no file {patient.patient_id}_{part}.nii or .nii.gz")
 
 
-def _axes(image_path: Path, mask_path: Path) -> str | None:
-    """Where the axes of both files point to, as far as their headers tell."""
-    axes, of_mask = stated_axes(image_path), stated_axes(mask_path)
-    if axes and of_mask and axes != of_mask:
+def _common_turn(image_path: Path, mask_path: Path) -> Turn | None:
+    """How to turn both files; a mask that states no axes is taken to lie as its image."""
+    turn, of_mask = turn_to_brats(image_path), turn_to_brats(mask_path)
+    if turn and of_mask and turn.axes != of_mask.axes:
         raise UserError(
-            f"{mask_path}: its axes point to {of_mask}, those of {image_path.name} to {axes}: "
-            "image and mask must lie alike"
+            f"{mask_path}: its axes point to {of_mask.axes}, those of {image_path.name} to "
+            f"{turn.axes}: image and mask must lie alike"
         )
-    return axes
+    return turn
 
 
 def _part(path: Path) -> str | None:

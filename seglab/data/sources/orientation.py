@@ -17,8 +17,15 @@ AXES = ("L", "P", "S")
 class Turn:
     """Between the axes of a file and those of BraTS."""
 
+    axes: str
+    """Where those of the file point to: "LPS" if it lies as BraTS does."""
     there: NDArray[Any]
     back_again: NDArray[Any]
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the file lies otherwise than BraTS."""
+        return self.axes != "".join(AXES)
 
     def forth(self, stack: NDArray[Any]) -> NDArray[Any]:
         """(S, H, W) as stored to (S, H, W) as BraTS lies."""
@@ -46,20 +53,13 @@ def _oriented(stack: NDArray[Any], transform: NDArray[Any]) -> NDArray[Any]:
 
 def turn_to_brats(path: Path) -> Turn | None:
     """How to turn a file; None where its header states no orientation."""
-    from nibabel.orientations import axcodes2ornt, ornt_transform
+    from nibabel.orientations import axcodes2ornt, ornt2axcodes, ornt_transform
 
     here, brats = _orientation(path), axcodes2ornt(AXES)
     if here is None:
         return None
-    return Turn(ornt_transform(here, brats), ornt_transform(brats, here))
-
-
-def stated_axes(path: Path) -> str | None:
-    """Where the axes of a file point to, "LPS" in BraTS; None where its header does not say."""
-    from nibabel.orientations import ornt2axcodes
-
-    here = _orientation(path)
-    return None if here is None else "".join(ornt2axcodes(here))
+    axes = "".join(ornt2axcodes(here))
+    return Turn(axes, ornt_transform(here, brats), ornt_transform(brats, here))
 
 
 def _orientation(path: Path) -> NDArray[Any] | None:
