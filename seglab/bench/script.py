@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from types import TracebackType
+from contextlib import contextmanager
 
 Epoch = Callable[[], object]
 
 
-class Script:
-    """Makes a contestant in another process, and calls it there.
+@contextmanager
+def script(make: Callable[[], Epoch]) -> Iterator[Epoch]:
+    """Make a contestant in another process; what is yielded calls it there, and waits for it.
 
     How seglab waits, keeps memory and counts threads is a part of what is measured: none of
     it may speed the reference up.
@@ -20,27 +21,10 @@ class Script:
     Args:
         make: gives what is called; picklable, as all that it holds.
     """
-
-    def __init__(self, make: Callable[[], Epoch]) -> None:
-        self._make = make
-
-    def __enter__(self) -> Script:
-        context = multiprocessing.get_context("spawn")
-        self._process = ProcessPoolExecutor(1, context, initializer=_forget_our_settings)
-        self._process.submit(_prepare, self._make).result()
-        return self
-
-    def __call__(self) -> None:
-        """Call it once, and wait for it."""
-        self._process.submit(_call).result()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.shutdown()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_forget_our_settings) as process:
+        process.submit(_prepare, make).result()
+        yield lambda: process.submit(_call).result()
 
 
 _prepared: list[Epoch] = []

@@ -105,14 +105,13 @@ def choose(names: Sequence[str], device: str) -> list[Stage]:
     for name in names:
         if name not in known:
             raise unknown_name("stage", name, known)
-    wanted = set(names) or known
     # "batches" is a stage and a group: the stage is meant.
-    groups = wanted - {stage.name for stage in STAGES.values()} if names else wanted
+    groups = set(names) - set(STAGES)
     ordered = sorted(STAGES.values(), key=lambda stage: GROUPS.index(stage.group))
     chosen = [
         stage
         for stage in ordered
-        if stage.device == device and (stage.name in wanted or stage.group in groups)
+        if stage.device == device and (not names or stage.name in names or stage.group in groups)
     ]
     if not chosen:
         raise UserError(f"--stages {' '.join(names)}: none of them is measured on {device}")

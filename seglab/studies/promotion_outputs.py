@@ -20,6 +20,7 @@ from seglab.studies.seal import OpenedTest
 from seglab.studies.testing import PROMOTED, FrozenRun, SealedResults
 from seglab.tracking import RunLog
 
+NO_INTERVAL = "one patient: no interval"
 NOT_CONFIRMATORY = (
     "Patients of this test part were in a test that was opened before. What follows is not "
     "confirmatory: choices may have been made with these patients in view."
@@ -175,7 +176,7 @@ def _baseline_section(results: SealedResults) -> list[Section]:
 
 
 def _limits(low: float, high: float) -> str:
-    return "one patient: no interval" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
+    return NO_INTERVAL if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
 
 
 def _published_table(dice: Interval) -> Table:
@@ -191,5 +192,5 @@ def interval_text(figure: Interval) -> str:
     if math.isnan(figure.value):
         return "–"
     if math.isnan(figure.low):
-        return f"{figure.value:.4f} (one patient: no interval)"
+        return f"{figure.value:.4f} ({NO_INTERVAL})"
     return f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"

@@ -7,7 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from seglab.bench.script import Epoch, Script
+from seglab.bench.script import Epoch, script
 
 
 def _write_down(file: Path) -> None:
@@ -22,9 +22,9 @@ def _make(file: Path) -> Epoch:
 
 def test_a_script_is_called_in_one_other_process_without_our_settings(tmp_path: Path) -> None:
     file = tmp_path / "calls"
-    with Script(partial(_make, file)) as script:
-        script()
-        script()
+    with script(partial(_make, file)) as call:
+        call()
+        call()
     first, second = (line.split(";") for line in file.read_text().splitlines())
     assert first == second
     assert int(first[0]) != os.getpid()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 from seglab.bench.material import Material
 from seglab.bench.references.slice_files import read_all
 from seglab.bench.references.volumes import load_all
+from seglab.bench.script import Epoch, script
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
 from seglab.bench.timing import in_turn
 from seglab.data.cache import CacheSettings, prepare
@@ -90,9 +90,8 @@ def _in_turn(
     ours: Callable[[], None], loop: Loop, paths: Sequence[Path], rounds: int = ROUNDS
 ) -> tuple[list[float], list[float]]:
     """Time both; the loop in a process of its own, which our way of using memory does not speed."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as script:
-        script.submit(loop, []).result()  # imports
-        contestants = {"ours": ours, "loop": lambda: script.submit(loop, paths).result()}
+    with script(partial(partial, loop, paths)) as theirs:
+        contestants: dict[str, Epoch] = {"ours": ours, "loop": theirs}
         seconds = in_turn(contestants, rounds, warm_up=False)
     return seconds["ours"], seconds["loop"]
 

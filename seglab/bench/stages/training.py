@@ -15,7 +15,7 @@ from seglab.bench.material import Material
 from seglab.bench.references.bare import BareLoop
 from seglab.bench.references.monai_training import MonaiTraining, require_monai
 from seglab.bench.references.tutorial import TutorialScript
-from seglab.bench.script import Epoch, Script
+from seglab.bench.script import Epoch, script
 from seglab.bench.shipped import ShippedEpochs, shipped
 from seglab.bench.split import split_of
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
@@ -101,7 +101,7 @@ def _against_tutorial(
         data = ours.run.data
         height, width = shape or data.cache.images.shape[1:]
         files = islice(cycle(_files(config, data.split.train)), ours.images)
-        script = partial(
+        training = partial(
             TutorialScript,
             config,
             list(files),
@@ -109,14 +109,14 @@ def _against_tutorial(
             (int(height), int(width)),
             data.cache.mirror_axis,
         )
-        return _compare(material, ours, script)
+        return _compare(material, ours, training)
 
 
 def _compare(
     material: Material, ours: ShippedEpochs, reference: Callable[[], Epoch]
 ) -> Measurement:
     """Compare epochs, and tell how far anybody could get with this network and precision."""
-    with Script(reference) as theirs:
+    with script(reference) as theirs:
         contestants: dict[str, Epoch]
         contestants = {"ours": ours, "theirs": theirs, "bare": _bare_loop(ours)}
         seconds = in_turn(contestants, material.scale.rounds)

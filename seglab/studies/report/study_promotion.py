@@ -112,8 +112,7 @@ def sealed_sentence(record: StudyRecord) -> str:
     if run is None:
         return NOT_OPENED
     low, high = (_known(run.metrics.get(f"test/dice_ci_{end}")) for end in ("low", "high"))
-    known = math.isfinite(low) and math.isfinite(high)
-    limits = f"95 % interval {interval(low, high)}" if known else "no interval"
+    limits = "no interval" if math.isnan(low) else f"95 % interval {interval(low, high)}"
     count = run.metrics.get("test/patients")
     firmness = "confirmatory" if run.tags.get("seglab.confirmatory") == "true" else "not confirming"
     return (
