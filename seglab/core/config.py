@@ -9,90 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
+from seglab.core.blocks import Block, Component, Fraction, PositiveInt
 from seglab.core.errors import UserError
-from seglab.core.explain import explain
-from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES, Registry
+from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
 
 LOCAL = {"local": True}
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+_NAME = re.compile(r"\w[\w .-]{0,99}")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
-class Block(BaseModel):
-    """A frozen mapping that refuses unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, given: Any) -> Any:
-        """YAML reads ``yes`` as true, which Python takes for 1."""
-        for key, value in given.items() if isinstance(given, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and bool not in _types(field.annotation):
-                raise ValueError(f"{key}: {str(value).lower()} is not a number or a name")
-        return given
+def _experiment_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        allowed = "letters, digits, spaces, '.', '_' and '-', at most 100"
+        raise ValueError(f"a name is made of {allowed}, and begins with a letter, digit or '_'")
+    return name
 
 
-def _types(annotation: Any) -> set[Any]:
-    """The plain types that an annotation allows, unions and containers opened."""
-    inner = {part for argument in get_args(annotation) for part in _types(argument)}
-    return inner or {annotation}
-
-
-class Component(BaseModel):
-    """A registered name with its options; a bare string is a name with defaults."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    registry: ClassVar[Registry[Any]]
-    default: ClassVar[str]
-    """Taken where only options are given."""
-
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            given = {"name": given}
-        if not isinstance(given, dict):
-            return given
-        name, block = str(given.get("name", cls.default)), cls.__name__.lower()
-        options = {key: value for key, value in given.items() if key != "name"}
-        try:
-            return {"name": name, **cls.registry.options(name, options)}
-        except ValidationError as error:
-            raise explain(error, cls.registry[name].options, f"{block}.") from None
-        except UserError as error:
-            raise UserError(f"{block}.name: {error}") from None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The validated options, defaults filled in."""
-        return dict(self.model_extra or {})
-
-    def build(self, *context: Any) -> Any:
-        """Build the component with the context its registry asks for."""
-        return self.registry.build(self.name, self.options, *context)
+def _device_name(name: str) -> str:
+    if not _DEVICE.fullmatch(name):
+        raise ValueError("a device is auto, cpu, cuda, or cuda:1 and so on")
+    return name
 
 
 class Model(Component):
@@ -224,9 +166,7 @@ class Train(Block):
     """Training time after which no further step is taken (equal-seconds budgets)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device is faster in it."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", json_schema_extra=LOCAL)] = (
-        "auto"
-    )
+    device: Annotated[str, Field(json_schema_extra=LOCAL), AfterValidator(_device_name)] = "auto"
     """``auto``: a GPU where there is one."""
     threads: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processor threads; 0 takes every core this process may use."""
@@ -244,7 +184,8 @@ class Evaluation(Block):
 class RunConfig(Block):
     """All that decides one training run."""
 
-    name: Annotated[str, Field(pattern=r"^[\w][\w .-]{0,99}$")]
+    name: Annotated[str, AfterValidator(_experiment_name)]
+    """Of the experiment that MLflow files the run under."""
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data
     split: Split = Split()

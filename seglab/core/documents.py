@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, first_line
 
 MAX_BYTES = 200_000
 """The largest file that is read: PyYAML takes up to two seconds for as much."""
@@ -101,8 +101,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{origin}, line {line}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{origin}: not valid YAML: {reason}") from None
+        raise UserError(f"{origin}: not valid YAML: {first_line(error)}") from None
     return parsed
 
 
@@ -121,21 +120,24 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
     """
     text = _read_text(path)
-    path = path.resolve()
-    if path in _seen:
-        chain = " -> ".join(p.name for p in (*_seen, path))
-        raise UserError(f"{path.name}: base: goes round in a circle: {chain}")
+    chain = (*_seen, path.resolve())
+    if chain[-1] in _seen:
+        names = " -> ".join(one.name for one in chain)
+        raise UserError(f"{path}: base: goes round in a circle: {names}")
     if len(_seen) > MAX_DEPTH:
-        raise UserError(f"{path.name}: base: more than {MAX_DEPTH} files one on another")
-    document = parse_yaml(text, path.name)
+        raise UserError(f"{path}: base: more than {MAX_DEPTH} files one on another")
+    document = parse_yaml(text, str(path))
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-        raise UserError(f"{path.name}: expected 'key: value' lines at the top level")
+        raise UserError(f"{path}: expected 'key: value' lines at the top level")
     base = document.pop("base", None)
     if base is None:
         return document
     if not isinstance(base, str):
-        raise UserError(f"{path.name}: base: must be the name of one file, not {base!r}")
-    return merge(read_document(path.parent / base, (*_seen, path)), document)
+        raise UserError(f"{path}: base: must be the name of one file, not {base!r}")
+    below = chain[-1].parent / base  # beside the file itself, where ``path`` is a link to it
+    if not below.exists():
+        raise UserError(f"{path}: base: {below} does not exist")
+    return merge(read_document(below, chain), document)
 
 
 def _read_text(path: Path) -> str:

@@ -18,6 +18,11 @@ class TrainingDiverged(Exception):
     """The loss stopped being finite; carries where it happened."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in one line; its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def nearest(name: object, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest choice, or an empty string."""
     matches = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)

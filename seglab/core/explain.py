@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from seglab.core.errors import UserError, nearest
 
+BLOCK_TYPES = {"model_type", "model_attributes_type", "dict_type"}
 
-def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> UserError:
-    """Name the key path, the value and what is allowed, for the first thing that is wrong."""
+
+def explain(
+    error: ValidationError,
+    schema: type[BaseModel],
+    prefix: str = "",
+    also: Sequence[str] = (),
+) -> UserError:
+    """Name the key path, the value and what is allowed, for the first thing that is wrong.
+
+    Args:
+        error: of validating ``schema``.
+        schema: of the values.
+        prefix: path of ``schema`` in the file, with its dot.
+        also: keys that the file may have beside those of ``schema``.
+    """
     first = error.errors()[0]
-    path = (prefix + ".".join(str(part) for part in first["loc"])).rstrip(".")
+    location = first["loc"]
+    path = (prefix + ".".join(str(part) for part in location)).rstrip(".")
     if first["type"] == "extra_forbidden":
-        keys = _keys_beside(schema, first["loc"])
-        name = first["loc"][-1]
+        keys = list(_block_at(schema, location[:-1]).model_fields)
+        keys += also if len(location) == 1 else ()
+        name = location[-1]
         return UserError(
             f"unknown key '{path}'{nearest(name, keys)}; choose one of: {', '.join(sorted(keys))}"
         )
     if first["type"] == "missing":
+        if location and isinstance(location[-1], int):
+            return UserError(f"{path.rpartition('.')[0]}: too few values: {_short(first['input'])}")
         return UserError(f"key '{path}' is missing: it has no default")
     message = str(first["msg"]).removeprefix("Value error, ")
+    block = _block_at(schema, location)
+    if first["type"] in BLOCK_TYPES and location and block is not schema:
+        message = f"it has keys of its own ({', '.join(sorted(block.model_fields))})"
+        if "name" in block.model_fields and isinstance(first["input"], str):
+            message += f", as in {path}.name={first['input']}"
     hint = ""
     if first["type"] in {"literal_error", "enum"} and "expected" in first.get("ctx", {}):
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
@@ -31,16 +55,16 @@ def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -
     )
 
 
-def _keys_beside(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """List the keys that the block at ``location`` does have."""
+def _block_at(schema: type[BaseModel], location: Sequence[Any]) -> type[BaseModel]:
+    """The block that ``location`` lies in, as far as blocks go."""
     block = schema
-    for part in location[:-1]:
+    for part in location:
         field = block.model_fields.get(str(part))
         inner = field.annotation if field else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
         block = inner
-    return list(block.model_fields)
+    return block
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from seglab.core.config import Block, PositiveInt
+from seglab.core.blocks import Block, PositiveInt
 from seglab.core.documents import merge
 
 Value = str | int | float | bool | None

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from seglab.core.config import Block, PositiveInt, RunConfig, flatten
+from seglab.core.blocks import Block, PositiveInt
+from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, read_document
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.explain import explain
@@ -84,7 +85,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     shared = {key: value for key, value in document.items() if key not in STUDY_KEYS}
     seeds = _seeds(document, shared)
     shared["seed"] = seeds[0]
-    run = build_run(shared)
+    run = build_run(shared, also=STUDY_KEYS)
     arms = _arms(document.get("arms"), shared, run)
     study = Study(
         name=run.name,
@@ -107,12 +108,17 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     return study
 
 
-def build_run(values: Mapping[str, Any]) -> RunConfig:
-    """Validate one run's config; raises ``UserError`` naming key, value and choices."""
+def build_run(values: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
+    """Validate one run's config; raises ``UserError`` naming key, value and choices.
+
+    Args:
+        values: as a YAML holds them.
+        also: keys that may stand beside them where they come from.
+    """
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise explain(error, RunConfig) from None
+        raise explain(error, RunConfig, also=also) from None
 
 
 def _block(schema: type[BaseModel], given: Any, prefix: str) -> Any:

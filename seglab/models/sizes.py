@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, first_line
 from seglab.models.network import Network, Padded, meta_copy
 
 LARGEST_SIDE = 1024
@@ -72,7 +72,7 @@ def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str |
     except NotImplementedError:  # an operation without a shape rule proves nothing
         return None
     except (RuntimeError, AssertionError, ValueError) as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return first_line(error)
     if logits.shape == (1, 1, *hw):
         return None
     return f"its output is {tuple(logits.shape)}, not {(1, 1, *hw)}"

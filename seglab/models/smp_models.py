@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, first_line
 from seglab.core.registry import MODELS
 from seglab.models.encoders import (
     TIMM,
@@ -113,8 +113,7 @@ def _construct(
         if file is not None and from_timm:
             raise misfit(file, error) from error
         raise UserError(
-            f"model.encoder: smp's {architecture} cannot use '{encoder}': "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"model.encoder: smp's {architecture} cannot use '{encoder}': {first_line(error)}"
         ) from error
     if file is not None and not from_timm:
         load_smp_encoder(net.encoder, file)

@@ -40,6 +40,12 @@ def test_a_circle_of_bases_is_named(tmp_path: Path) -> None:
         read_document(path)
 
 
+def test_a_base_that_is_absent_is_named_with_the_file_that_asks_for_it(tmp_path: Path) -> None:
+    path = write(tmp_path, child="base: other.yaml")
+    with pytest.raises(UserError, match=rf"^{path}: base: .*other\.yaml does not exist$"):
+        read_document(path)
+
+
 def test_another_component_replaces_the_options_of_the_first() -> None:
     lower = {"loss": {"name": "bce", "pos_weight": 3}}
     assert merge(lower, {"loss": {"name": "dice"}}) == {"loss": {"name": "dice"}}
