@@ -100,9 +100,13 @@ def appearance(
 
 
 def scale_of(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Median, and interquartile range / 1.349 (the σ of a normal distribution; > 0)."""
+    """Median, and interquartile range / 1.349 (the σ of a normal distribution).
+
+    The range is NaN where it is 0: nothing can be measured in it.
+    """
     quarter, middle, three_quarters = np.percentile(values, (25, 50, 75))
-    return float(middle), max(float(three_quarters - quarter) / 1.349, 1e-6)
+    spread = float(three_quarters - quarter) / 1.349
+    return float(middle), spread if spread > 0 else float("nan")
 
 
 def median_appearance(measured: Sequence[Appearance]) -> Appearance:

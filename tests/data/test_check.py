@@ -144,6 +144,7 @@ def test_set_without_one_readable_file_is_no_evidence(tmp_path: Path) -> None:
     assert (report.patients, report.slices, report.example) == (1, 0, None)
     assert [bad.file for bad in report.bad_files] == ["volume_1_slice_0.h5"]
     assert not report.identity.ok
+    assert "identity: UNKNOWN: " in report.to_text()
     json.dumps(report.to_json(), allow_nan=False)
 
 

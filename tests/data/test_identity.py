@@ -43,6 +43,12 @@ def look(image: np.ndarray, lesion: np.ndarray, axis: int = 0) -> Appearance:
     return appearance(image, outline, inside, lesion, axis)
 
 
+def test_without_a_spread_there_is_no_unit_to_measure_in() -> None:
+    image, mark = head(spots=100, lesion=50)
+    image[disk(60, 60, 45) & ~mark] = 100
+    assert np.isnan(look(image, mark).lesion_z)
+
+
 NOTHING = np.zeros((SIDE, SIDE), bool)
 
 

@@ -107,6 +107,15 @@ def test_volume_uses_the_spacing_of_the_file(tmp_path: Path) -> None:
     assert one.mask.suffix == ".nii"
 
 
+def test_a_suffix_in_capitals_is_the_same_suffix(scan: Path, tmp_path: Path) -> None:
+    expected = only(predict(make_segmenter(), [scan], tmp_path / "a"))
+    capitals = tmp_path / "CASE.NII.GZ"
+    capitals.write_bytes(scan.read_bytes())
+    one = only(predict(make_segmenter(), [capitals], tmp_path / "b"))
+    assert one.mask.name == "CASE_pred.nii.gz"
+    assert np.array_equal(nib.load(one.mask).dataobj, nib.load(expected.mask).dataobj)
+
+
 def test_an_unstated_orientation_is_taken_as_stored_and_told(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "in" / "a.nii.gz", head(), np.eye(4))
     one = only(predict(make_segmenter(), [path], tmp_path / "out"))

@@ -53,6 +53,13 @@ class Identity:
     """One line with the figure that decided."""
     channels: tuple[ChannelEvidence, ...]
 
+    @property
+    def verdict(self) -> str:
+        """``ok`` in a word: also where nothing could be measured."""
+        if self.ok:
+            return "ok"
+        return "WRONG CHANNEL" if self.channels[self.channel].patients else "UNKNOWN"
+
     def to_json(self) -> dict[str, Any]:
         """``ok``, ``channel`` and ``evidence``; figures that are not known are None."""
         evidence = {

@@ -102,7 +102,7 @@ class CheckReport:
         if self.tcga_patients and not self.shared_patients:
             yield f"  {self.tcga_patients} patients have a TCGA id: other public sets may hold them"
         yield ""
-        yield f"identity: {'ok' if self.identity.ok else 'WRONG CHANNEL'}: {self.identity.reason}"
+        yield f"identity: {self.identity.verdict}: {self.identity.reason}"
         yield from _channel_table(self.identity.channels, self.identity.channel)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from seglab.data.scans.base import Bool, Pixels, Scan, written
 from seglab.data.sources.files import finite_image
-from seglab.data.sources.nifti import read_nifti
+from seglab.data.sources.nifti import is_gzipped, read_nifti
 from seglab.data.sources.orientation import turn_to_brats
 
 
@@ -50,7 +50,7 @@ class NiftiScan(Scan):
         if header["cal_max"]:  # how bright the image was shown; a mask would be black
             header["cal_min"], header["cal_max"] = 0, 1
         data = np.ascontiguousarray(np.moveaxis(stored, 0, -1), np.uint8)
-        suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
+        suffix = ".nii.gz" if is_gzipped(path) else ".nii"
         # Without an affine of its own the header's stays, with its codes.
         return save_nifti(type(image)(data, None, header), folder / f"{self.name}_pred{suffix}")
 

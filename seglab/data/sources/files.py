@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, first_line
 
 MAX_SIDE_PX = 1024
 """Longest side of a slice that is read: headers can lie, and memory is allocated after them."""
@@ -31,7 +31,8 @@ def walk(root: Path) -> Iterator[Path]:
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"data root {root} {what}")
+        where = "" if root.is_absolute() else f" (it was looked for in {Path.cwd()})"
+        raise UserError(f"data root {root} {what}{where}")
     seen: set[str] = set()
     for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
@@ -55,6 +56,19 @@ def check_file(path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    """Build the error for a file that its library cannot read.
+
+    Args:
+        path: of the file.
+        kind: what it should be, as "TIFF".
+        error: what the library said.
+    """
+    if isinstance(error, PermissionError):
+        return UserError(f"{path} may not be read by this user: permission denied")
+    return UserError(f"{path} cannot be read as {kind} (truncated?): {first_line(error)}")
 
 
 def same_name(first: Path, second: Path, what: str) -> UserError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.core.errors import UserError
-from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape
+from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape, unreadable
 
 if TYPE_CHECKING:
     import h5py
@@ -48,8 +48,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as HDF5 (truncated download?): {reason}") from error
+        raise unreadable(path, "HDF5", error) from error
 
 
 def numeric_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:

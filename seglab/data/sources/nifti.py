@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape
+from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape, unreadable
 from seglab.data.sources.inflate import DAMAGED, open_gzip
 
 MAX_OFFSET_BYTES = 2**24
@@ -51,17 +51,21 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float] | N
         OSError, EOFError, ValueError, MemoryError, OverflowError,
         ImageFileError, HeaderDataError, *DAMAGED,
     ) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as NIfTI (truncated?): {reason}") from error
+        raise unreadable(path, "NIfTI", error) from error
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # ``finite_image`` tells
             values = values.astype(np.float32, copy=False)
     return _slices_first(values), _spacing_mm(image)
 
 
+def is_gzipped(path: Path) -> bool:
+    """Whether the name says so, as nibabel takes it: in capitals too."""
+    return path.suffix.lower() == ".gz"
+
+
 def _read_values(path: Path, proxy: Any) -> NDArray[Any]:
     """Read and scale what nibabel's proxy stands for, by our own way of inflating."""
-    if path.suffix.lower() != ".gz":
+    if not is_gzipped(path):
         return np.asarray(proxy)
     from nibabel.arrayproxy import ArrayProxy
 
@@ -91,7 +95,7 @@ def _check_extensions(path: Path) -> None:
 
     Of a header that is not NIfTI nibabel says so itself.
     """
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+    with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
         start = file.read(4)
         order = next((o for o in "<>" if start in _starts(o)), None)
         if order is None:
@@ -126,7 +130,7 @@ def _check_header(path: Path, image: Any) -> None:
         raise UserError(f"{path} holds {dtype}, not plain numbers")
     offset = int(image.dataobj.offset)
     needed = int(np.prod(shape)) * dtype.itemsize + offset
-    ratio = MAX_DEFLATE_RATIO if path.suffix == ".gz" else 1
+    ratio = MAX_DEFLATE_RATIO if is_gzipped(path) else 1
     if offset > MAX_OFFSET_BYTES or needed > path.stat().st_size * ratio:
         raise UserError(
             f"{path} declares {needed} bytes of data, which {path.stat().st_size} bytes "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.sources.files import check_file, check_shape
+from seglab.data.sources.files import check_file, check_shape, unreadable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,8 +35,7 @@ def reading_tiff(path: Path) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as error:  # Pillow names no common class for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as TIFF (truncated?): {reason}") from error
+        raise unreadable(path, "TIFF", error) from error
 
 
 def pixels(image: Any) -> NDArray[Any]:
