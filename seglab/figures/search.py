@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,7 +80,7 @@ def importances(found: Sequence[Importance]) -> Figure:
     return figure
 
 
-def parallel(rows: Sequence[TrialRow]) -> Figure:
+def parallel(rows: Sequence[TrialRow], log_keys: Collection[str] = ()) -> Figure:
     """Every complete trial as a line across its parameters, coloured by Dice."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -94,7 +94,10 @@ def parallel(rows: Sequence[TrialRow]) -> Figure:
     shade = ScalarMappable(
         Normalize(min(dice, default=0), max(dice, default=1)), colormaps["viridis"]
     )
-    scales = [Scale.of([row.params[key] for row in complete if key in row.params]) for key in keys]
+    scales = [
+        Scale.of([row.params[key] for row in complete if key in row.params], log=key in log_keys)
+        for key in keys
+    ]
     for row in complete:
         points = [
             (place, scale.place(row.params[key]))
@@ -115,7 +118,7 @@ def parallel(rows: Sequence[TrialRow]) -> Figure:
     return figure
 
 
-def slices(rows: Sequence[TrialRow]) -> Figure:
+def slices(rows: Sequence[TrialRow], log_keys: Collection[str] = ()) -> Figure:
     """Dice against each parameter by itself."""
     keys = searched_keys(rows)
     columns = min(len(keys), 4) or 1
@@ -125,14 +128,14 @@ def slices(rows: Sequence[TrialRow]) -> Figure:
     for axes in panels[len(keys) :]:
         axes.set_visible(False)
     for axes, key in zip(panels, keys, strict=False):
-        _slice(axes, rows, key)
+        _slice(axes, rows, key, log=key in log_keys)
     _legend(panels[0])
     return figure
 
 
-def _slice(axes: Axes, rows: Sequence[TrialRow], key: str) -> None:
+def _slice(axes: Axes, rows: Sequence[TrialRow], key: str, *, log: bool) -> None:
     with_key = [row for row in rows if key in row.params and row.values]
-    scale = Scale.of([row.params[key] for row in with_key])
+    scale = Scale.of([row.params[key] for row in with_key], log=log)
     for state in ("complete", "pruned"):
         chosen = [row for row in with_key if row.state == state]
         if chosen:

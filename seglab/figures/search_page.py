@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,11 @@ _TEMPLATE = Path(__file__).with_name("search_page.html")
 
 
 def search_page(
-    name: str, rows: Sequence[TrialRow], found: Sequence[Importance], second: str
+    name: str,
+    rows: Sequence[TrialRow],
+    found: Sequence[Importance],
+    second: str,
+    log_keys: Collection[str] = (),
 ) -> str:
     """Return HTML that needs no network: hover for a trial, click to follow it in every picture.
 
@@ -23,12 +27,14 @@ def search_page(
         rows: its trials.
         found: parameter importance, an evaluator each.
         second: name of the second objective, or ``none``.
+        log_keys: parameters that were drawn on a logarithmic scale.
     """
     data = {
         "name": name,
         "second": second,
         "cost": COSTS.get(second, second),
         "keys": searched_keys(rows),
+        "log": sorted(log_keys),
         "colours": {state: "#{:02x}{:02x}{:02x}".format(*rgb) for state, rgb in STATES.items()},
         "importance": [asdict(one) for one in found],
         "trials": [{**asdict(row), "ranks": rank_curve(row, rows)} for row in rows],

@@ -91,13 +91,19 @@ class Scale:
     log: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> Scale:
-        """Choose the scale that suits ``values``; logarithmic over more than a decade."""
+    def of(cls, values: Sequence[Any], *, log: bool = False) -> Scale:
+        """Choose the scale that suits ``values``.
+
+        Args:
+            values: of one parameter.
+            log: it was drawn on a logarithmic scale; one over more than a decade is shown so
+                in any case.
+        """
         numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
         if not values or len(numbers) < len(values) or len(set(values)) < 3:
             return cls(tuple(sorted(dict.fromkeys(values), key=lambda v: (str(type(v)), v))))
         low, high = min(numbers), max(numbers)
-        return cls((), low, high, log=low > 0 and high / low > 10)
+        return cls((), low, high, log=low > 0 and (log or high / low > 10))
 
     def place(self, value: Any) -> float:
         """Height of ``value``."""

@@ -48,6 +48,14 @@ def test_a_scale_of_numbers_keeps_their_order_and_fills_its_length(values: list[
     assert (places[0], places[-1]) == pytest.approx((0, 1))
 
 
+def test_what_was_drawn_on_a_log_scale_is_shown_on_one() -> None:
+    values = [0.001, 0.002, 0.004]
+    assert Scale.of(values, log=True).place(0.002) == pytest.approx(0.5)
+    assert Scale.of(values).place(0.002) == pytest.approx(1 / 3)
+    page = search_page("any", ROWS, FOUND, "none", {"optim.lr"})
+    assert '"log": ["optim.lr"]' in page
+
+
 def test_a_scale_of_names_gives_each_its_own_place() -> None:
     scale = Scale.of(["dice", "bce", "dice", None, True])
     places = [scale.place(value) for value in ("dice", "bce", None, True)]

@@ -14,6 +14,8 @@ from optuna.importance import (
     get_param_importances,
 )
 
+from seglab.core.errors import first_line
+from seglab.core.search import Search
 from seglab.core.study import Study
 from seglab.figures import search as draw
 from seglab.figures.search_page import search_page
@@ -36,22 +38,27 @@ def publish(study: Study, ledger: Ledger, parent: RunLog) -> SearchOutcome:
     write_best(best_config, study, outcome.best, ledger)
     parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
     found = importances(ledger.study)
-    second = ledger.search.second_objective
-    _log_figures(outcome, found, second, parent)
-    report.write_text(search_page(study.name, outcome.rows, found, second), encoding="utf-8")
+    second, log_keys = ledger.search.second_objective, _log_keys(ledger.search)
+    _log_figures(outcome, found, ledger.search, parent)
+    page = search_page(study.name, outcome.rows, found, second, log_keys)
+    report.write_text(page, encoding="utf-8")
     parent.artifact(report, _FOLDER)
     return replace(outcome, best_config=best_config, report=report)
 
 
+def _log_keys(search: Search) -> set[str]:
+    return {key for key, domain in search.space.items() if domain.log}
+
+
 def _log_figures(
-    outcome: SearchOutcome, found: Sequence[Importance], second: str, parent: RunLog
+    outcome: SearchOutcome, found: Sequence[Importance], search: Search, parent: RunLog
 ) -> None:
-    rows = outcome.rows
+    rows, second, log_keys = outcome.rows, search.second_objective, _log_keys(search)
     figures = {
         "history": draw.history(rows),
         "importance": draw.importances(found),
-        "parallel": draw.parallel(rows),
-        "slices": draw.slices(rows),
+        "parallel": draw.parallel(rows, log_keys),
+        "slices": draw.slices(rows, log_keys),
         "time": draw.time_spent(rows),
     }
     if any(row.curve for row in rows):
@@ -88,5 +95,5 @@ def _importance(study: optuna.Study, name: str, evaluator: BaseImportanceEvaluat
                 study, evaluator=evaluator, target=lambda t: -t.values[0]
             )
     except (ValueError, RuntimeError) as error:  # values all alike, among others
-        return Importance(name, {}, str(error).splitlines()[0])
+        return Importance(name, {}, first_line(error))
     return Importance(name, shares)
