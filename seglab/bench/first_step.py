@@ -10,15 +10,17 @@ from typing import Any
 
 def main(file: str) -> None:
     """Start the experiment ``file``; the process is gone as soon as a step is done."""
+    import seglab.studies.components  # noqa: F401  (first, as the command does: it brings torch)
+    from seglab.core.study import load_study
+
+    study = load_study(Path(file))
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    register_optimizer_step_post_hook(_leave)
-    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
-    from seglab.core.study import load_study
     from seglab.studies.ablation import run_study
     from seglab.tracking import open_store
 
-    outcome = run_study(load_study(Path(file)), open_store(), fresh=True)
+    register_optimizer_step_post_hook(_leave)
+    outcome = run_study(study, open_store(), fresh=True)
     raise SystemExit(f"{file}: no training step was made: {outcome.runs[0].error}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from seglab.models.network import meta_copy
 
@@ -21,6 +20,8 @@ def gflops_per_image(network: nn.Module, in_channels: int, hw: tuple[int, int]) 
     counted, element-wise operations are not; padding is. A training step costs about
     three times as much. Only shapes are computed: ``network`` stays as it is.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which takes a while
+
     image = torch.empty(1, in_channels, *hw, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta_copy(network)(image)

@@ -1,6 +1,9 @@
 """Importing this registers every source, model, loss and augmentation a YAML may name."""
 
-import seglab.data.augment
-import seglab.data.sources
-import seglab.losses
-import seglab.models  # noqa: F401
+from seglab.core.imports import collector_paused
+
+with collector_paused():
+    import seglab.data.augment
+    import seglab.data.sources
+    import seglab.losses
+    import seglab.models  # noqa: F401

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seglab.core.errors import UserError
+from seglab.core.imports import collector_paused
 from seglab.tracking.database import DATABASE, SQLITE, prepare_database, sqlite_uri
 from seglab.tracking.failures import explained, patiently, redact, unreachable
 from seglab.tracking.quiet import settle_mlflow
@@ -48,7 +49,7 @@ def _open_local(database: Path) -> Store:
     if set("?#%") & set(str(database)):
         raise UserError(f"{folder}: MLflow cannot use a folder with '?', '#' or '%' in its path")
     uri = sqlite_uri(database)
-    with explained(str(folder)):
+    with explained(str(folder)), collector_paused():  # MLflow is imported, and much with it
         patiently(lambda: prepare_database(database))
         if not (os.access(folder, os.W_OK) and os.access(database, os.W_OK)):
             raise PermissionError("permission denied")
@@ -57,7 +58,7 @@ def _open_local(database: Path) -> Store:
 
 def _open_remote(uri: str, folder: Path, away_s: float) -> Store:
     _check_reachable(uri, away_s)
-    with explained(uri):
+    with explained(uri), collector_paused():
         try:
             client = _client(uri)
             patiently(lambda: client.search_experiments(max_results=1), away_s=away_s)
