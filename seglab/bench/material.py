@@ -42,7 +42,11 @@ class Scale:
     thin_slices: int = 16
     """Slices a patient where the reference is slow."""
     few_samples: int = 224
-    """Slices of such an epoch, and half as many at full size."""
+    """Slices of such an epoch: all that 14 patients have."""
+    fewer_patients: int = 13
+    """Of the stage at full size: 9 train and 2 validate."""
+    fewer_samples: int = 144
+    """Slices of its epoch: all that 9 patients have."""
     rounds: int = 3
     arms: int = 20
     cohort: int = 300

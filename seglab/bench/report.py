@@ -38,7 +38,7 @@ def describe(row: Row) -> str:
         str(stage.goal or ""),
         verdict,
     )
-    notes = [stage.meaning, row.skipped or (measured.note if measured else "")]
+    notes = [stage.meaning, row.note]
     text = ". ".join(note for note in notes if note)
     wrapped = textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
     return f"{cells.rstrip()}\n{wrapped}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from seglab.bench.material import Material
 from seglab.bench.stage import Measurement, Stage, Unavailable
+from seglab.bench.timing import CALM, Watch
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,17 @@ class Row:
     measured: Measurement | None
     skipped: str = ""
     """Why it was not measured."""
+    host_took: float = 0.0
+    """Share of the cores that a virtual machine's host gave to others meanwhile."""
+
+    @property
+    def note(self) -> str:
+        """What a reader must know beside the figures."""
+        if self.measured is None:
+            return self.skipped
+        disturbed = f"the host took {self.host_took:.0%} of the cores, the calmest rounds count"
+        notes = [self.measured.note, disturbed if self.host_took > CALM else ""]
+        return "; ".join(note for note in notes if note)
 
     @property
     def met(self) -> bool | None:
@@ -43,6 +55,7 @@ class Row:
             "meaning": self.stage.meaning,
             "note": measured.note if measured else "",
             "split": dict(measured.split) if measured else {},
+            "host_took": self.host_took,
             "skipped": self.skipped or None,
         }
 
@@ -50,7 +63,9 @@ class Row:
 def run_stages(stages: Sequence[Stage], material: Material) -> Iterator[Row]:
     """Yield each row as soon as it is measured; what cannot be measured here is skipped."""
     for stage in stages:
+        watch = Watch()
         try:
-            yield Row(stage, stage.measure(material))
+            measured = stage.measure(material)
+            yield Row(stage, measured, host_took=watch.taken())
         except Unavailable as reason:
             yield Row(stage, None, str(reason))

@@ -18,6 +18,7 @@ TINY = Scale(
     samples=16,
     thin_slices=8,
     few_samples=16,
+    fewer_samples=8,
     rounds=1,
     arms=3,
     cohort=12,

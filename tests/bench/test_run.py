@@ -19,18 +19,10 @@ from seglab.bench.report import describe, figure, summary
 from seglab.bench.run import Row, run_stages
 from seglab.bench.split import split_of
 from seglab.bench.stage import STAGES, Goal, Measurement, choose, compare_rates
-from seglab.bench.timing import in_turn
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 
 ROW = Row(STAGES["epoch"], Measurement(90.0, 100.0, 0.9, split={"forward": 1.0, "backward": 2.0}))
-
-
-def test_contestants_take_turns() -> None:
-    calls: list[str] = []
-    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
-    assert "".join(calls) == "ab" + "ab" + "ba"
-    assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
 
 
 def test_the_ratio_is_the_median_over_pairs() -> None:

@@ -28,8 +28,9 @@ def usual_augmentation(mirror_axis: int) -> A.Compose:
                 p=0.7,
             ),
             A.ElasticTransform(alpha=250, sigma=10, p=0.3),
-            A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.7),
+            # Before brightness: what that takes below 0 has no power.
             A.RandomGamma(gamma_limit=(77, 130), p=0.7),
+            A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.7),
             A.GaussNoise(std_range=(0.0, 0.04), p=0.2),
             A.GaussianBlur(sigma_limit=(0.3, 0.8), blur_limit=0, p=0.1),
         ],

@@ -46,10 +46,13 @@ def against_tutorial(material: Material) -> Measurement:
 @stage("epoch-tutorial-240", "training", "images/s", goal=Goal(4))
 def against_tutorial_uncropped(material: Material) -> Measurement:
     """The same at full size, cropped to the brain, against the script on whole slices."""
-    size, samples = material.scale.size, material.scale.few_samples // 2
-    larger = {"data": {"image_size": size}, "train": {"samples_per_epoch": samples}}
+    scale = material.scale
+    larger = {
+        "data": {"image_size": scale.size, "patients": scale.fewer_patients},
+        "train": {"samples_per_epoch": scale.fewer_samples},
+    }
     config = _short(material, larger)
-    return _against_tutorial(material, config, (size, size))
+    return _against_tutorial(material, config, (scale.size, scale.size))
 
 
 @stage("epoch-monai", "training", "images/s", goal=Goal(1.5))
