@@ -71,11 +71,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(outcome: StudyOutcome) -> str:
-    header = ("run", "seed", "val Dice", "val IoU", "HD95 mm", "train s", "MB", "status")
+    folded = any(run.fold is not None for run in outcome.runs)
+    scores = ("val Dice", "val IoU", "HD95 mm", "train s", "MB", "status")
+    header = ("run", "seed", *(["fold"] if folded else []), *scores)
     rows = [
         (
             run.arm,
             str(run.seed),
+            *(["–" if run.fold is None else str(run.fold + 1)] if folded else []),
             _with_spread(run.metrics, "val/dice"),
             _with_spread(run.metrics, "val/iou"),
             _number(run.metrics.get("val/hd95_mm"), 1),

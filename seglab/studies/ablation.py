@@ -6,12 +6,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from seglab.core.errors import UserError
 from seglab.core.study import Study
+from seglab.studies.alone import alone
 from seglab.studies.budget import with_budget
 from seglab.studies.children import (
     ARM_HASH,
@@ -59,12 +60,19 @@ def run_study(
     """Train everything the study names.
 
     A single run is its own parent. In an ablation a failed arm is reported and
-    the others go on. ``confirms`` names the search whose best trials are the arms.
+    the others go on. While another process trains the same, unless ``fresh`` asks for a
+    second training, its end is waited for. ``confirms`` names the search whose best
+    trials are the arms.
 
     Raises:
         UserError: the data cannot be used, or the only run failed.
     """
     study = with_budget(study)
+    with nullcontext() if fresh else alone(study, store):
+        return _run_study(study, store, fresh=fresh, confirms=confirms)
+
+
+def _run_study(study: Study, store: Store, *, fresh: bool, confirms: str | None) -> StudyOutcome:
     if study.is_ablation or len(folds(study)) > 1:
         return _run_ablation(study, store, fresh=fresh, confirms=confirms)
     (arm,) = study.arms
@@ -93,7 +101,7 @@ def _run_ablation(study: Study, store: Store, *, fresh: bool, confirms: str | No
                 opened = data.of(plan.config)
             except UserError as error:  # an arm's own data block must not end the others
                 print(f"{plan.run_name} failed: {error}", file=sys.stderr)
-                return Outcome("", plan.arm, plan.config.seed, FAILED, {}, error=str(error))
+                return plan.outcome("", FAILED, {}, error=str(error))
             return try_one(plan, store, opened, fresh=fresh)
 
         study = _with_tuned(study, tune_arms(study, parent.run_id, run), parent)

@@ -106,6 +106,8 @@ def find_ablation(store: Store, name: str) -> RunInfo:
                 "no ablation has been run yet; python run_experiment.py FILE.yaml runs one"
             ) from None
         raise unknown_name("ablation", name, {experiment_of(run) for run in parents}) from None
+    if run.run_id in {parent.run_id for parent in parents}:  # its id was not given in full
+        return run
     raise UserError(f"run {name} ({run.name}) is no ablation's parent: nothing to compare")
 
 

@@ -49,6 +49,12 @@ class Plan:
         fold = f" · fold {split.fold + 1}/{split.folds}" if split.folds else ""
         return f"{self.arm} · seed {self.config.seed}{fold}"
 
+    def outcome(self, run_id: str, status: str, metrics: dict[str, float], **more: Any) -> Outcome:
+        """Say what became of it."""
+        split = self.config.split
+        fold = split.fold if split.folds else None
+        return Outcome(run_id, self.arm, self.config.seed, status, metrics, fold=fold, **more)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -59,6 +65,8 @@ class Outcome:
     seed: int
     status: str
     metrics: dict[str, float]
+    fold: int | None = None
+    """From 0; None where there is one validation part."""
     reused: bool = False
     error: str | None = None
     our_fault: bool = False
@@ -70,6 +78,7 @@ class Outcome:
             "run_id": self.run_id,
             "arm": self.arm,
             "seed": self.seed,
+            **({} if self.fold is None else {"fold": self.fold}),
             "status": self.status,
             "val/dice": self.metrics.get("val/dice"),
             "val/iou": self.metrics.get("val/iou"),
@@ -129,12 +138,7 @@ class OpenRun:
         self.log.finish()
         self._ended = True
         drop_training_state(self.log.state)
-        return self.outcome(FINISHED, {**summary, **cost})
-
-    def outcome(self, status: str, metrics: dict[str, float], error: str | None = None) -> Outcome:
-        """Describe how the run ended."""
-        config = self.plan.config
-        return Outcome(self.log.run_id, self.plan.arm, config.seed, status, metrics, error=error)
+        return self.plan.outcome(self.log.run_id, FINISHED, {**summary, **cost})
 
 
 def drop_training_state(state: Path) -> None:
@@ -208,9 +212,7 @@ def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
     """The finished run that this plan would only repeat, if there is one."""
     for run in find_twins(plan, store, data):
         if run.status == FINISHED:
-            return Outcome(
-                run.run_id, plan.arm, plan.config.seed, FINISHED, run.metrics, reused=True
-            )
+            return plan.outcome(run.run_id, FINISHED, run.metrics, reused=True)
     return None
 
 
@@ -271,8 +273,7 @@ def try_one(
     print(f"{plan.run_name} failed: {reason}", file=sys.stderr)
     failed = [] if data is None else find_twins(plan, store, data)
     run_id = failed[0].run_id if failed else ""
-    seed = plan.config.seed
-    return Outcome(run_id, plan.arm, seed, FAILED, {}, error=reason, our_fault=our_fault)
+    return plan.outcome(run_id, FAILED, {}, error=reason, our_fault=our_fault)
 
 
 def show(plan: Plan, result: EpochResult) -> None:

@@ -17,6 +17,7 @@ from seglab.tracking.registry import Registered, fetch_segmenter, find_registere
 
 WEIGHTS_SUFFIX = ".safetensors"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_MAYBE_RUN_ID = re.compile(r"[0-9a-f]{6,32}")
 
 
 def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
@@ -39,7 +40,7 @@ def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
         raise UserError(f"{name}: no such checkpoint")
     store = open_store()
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        if _RUN_ID.fullmatch(name):
+        if _MAYBE_RUN_ID.fullmatch(name):
             try:
                 return _from_run(store, store.get_run(name), Path(folder))
             except UnknownRun:

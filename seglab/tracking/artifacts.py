@@ -42,7 +42,7 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
 
     Args:
         store: where the run is.
-        run_id: the run.
+        run_id: the run; its first characters do.
         out: made if absent.
         pattern: shell pattern over the whole path or the file's name; None takes all.
 
@@ -50,7 +50,7 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
         UserError: no such run, nothing matches, an artifact's name leads out of ``out``;
             ``out`` holds another run's files or cannot be written.
     """
-    store.get_run(run_id)
+    run_id = store.get_run(run_id).run_id
     logged = [found for found in list_artifacts(store, run_id) if found.path != RECORD]
     wanted = [found for found in logged if _matches(found.path, pattern)]
     if not wanted and pattern is not None:

@@ -30,6 +30,7 @@ CLAIM_S = 2
 """How long a claim waits: others hold a lock for a moment only to see whether it is free."""
 INTERRUPTED = "seglab.interrupted"
 PARENT = "mlflow.parentRunId"
+_SHORT_ID = re.compile("[0-9a-f]{6,31}")
 
 
 class UnknownRun(UserError):
@@ -188,8 +189,12 @@ class Store:
     def get_run(self, run_id: str) -> RunInfo:
         """Return one run.
 
+        Args:
+            run_id: whole, or its first characters, as tables show it.
+
         Raises:
             UnknownRun: there is no such run.
+            UserError: several begin so.
         """
         from mlflow.exceptions import MlflowException
 
@@ -198,7 +203,13 @@ class Store:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}") from None
+        begun = self.find_runs() if _SHORT_ID.fullmatch(run_id) else []
+        found = [run for run in begun if run.run_id.startswith(run_id)]
+        if not found:
+            raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}")
+        if len(found) > 1:
+            raise UserError(f"{len(found)} runs begin with '{run_id}': give more of the id")
+        return found[0]
 
     def page(self, run: RunInfo) -> str:
         """Return the address of a run's page: ``make ui``'s, or the server's without a password."""
@@ -234,10 +245,9 @@ class Store:
             UserError: nothing can be written there.
         """
         with explained(str(self.folder)):
-            self.state(run_id).mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.state(run_id) / LOCK)
             deadline = time.monotonic() + CLAIM_S
-            while not lock.try_acquire():
+            while not _try_in_folder(lock):
                 if time.monotonic() > deadline:
                     raise RunInUse(f"run {run_id} is open in another process")
                 time.sleep(0.05)
@@ -248,6 +258,17 @@ class Store:
         lock.remove()
         with suppress(OSError):
             lock.path.parent.rmdir()
+
+
+def _try_in_folder(lock: FileLock) -> bool:
+    """Try a lock whose folder its last holder may have removed, even a moment ago."""
+    try:
+        lock.path.parent.mkdir(parents=True, exist_ok=True)
+        return lock.try_acquire()
+    except (FileNotFoundError, FileExistsError):
+        if lock.path.parent.is_file():
+            raise
+        return False
 
 
 def _folder_name(experiment: str) -> str:

@@ -112,8 +112,7 @@ def test_eight_at_once_on_an_empty_folder(tiny: Path, start: Start) -> None:
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, outputs
     finished = [run for run in runs() if run.status == "FINISHED"]
-    assert len(finished) == len(runs())
-    assert len({run.metrics["val/dice"] for run in finished}) == 1
+    assert len(finished) == len(runs()) == 1, "seven waited for the first"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import folds, run_study
+from seglab.studies.alone import alone
 from seglab.studies.budget import Budgets, Spent, with_budget
 from seglab.studies.children import collect
 from seglab.studies.data import open_data
@@ -134,10 +136,26 @@ def test_folds_predict_every_patient_but_the_test_ones(build: Build, store: Stor
     study = build(name="folds", split={"folds": 2})
     outcome = run_study(study, store)
     assert [run.status for run in outcome.runs] == ["FINISHED", "FINISHED"]
+    assert [run.to_json()["fold"] for run in outcome.runs] == [0, 1]
     (arm,) = collect(store, store.get_run(str(outcome.parent_run_id))).arms
     split = open_data(study.run).split
     assert [s.patient_id for s in arm.scores(0)] == sorted({*split.train, *split.val})
     assert Path(str(outcome.report)).is_file()
+
+
+def test_a_study_is_trained_by_one_process_at_a_time(
+    build: Build, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = build(name="alone")
+    with ThreadPoolExecutor() as pool, alone(study, store):
+        waiting = pool.submit(run_study, study, store)
+        (other,) = run_study(build(name="alone", seeds=[1]), store).runs
+        (beside,) = run_study(study, store, fresh=True).runs
+        while "another process trains 'alone'" not in capsys.readouterr().err:
+            assert not waiting.done()
+    (after,) = waiting.result().runs
+    assert after.reused
+    assert other.run_id != beside.run_id == after.run_id
 
 
 def test_a_fold_that_is_named_runs_alone(build: Build) -> None:

@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,44 @@ def test_an_unknown_run_is_named(store: Store) -> None:
         store.get_run("nonsense")
     with pytest.raises(UnknownRun, match=r"0{32}"):
         store.get_run("0" * 32)
+
+
+def test_the_first_characters_of_an_id_do_unless_several_runs_have_them(store: Store) -> None:
+    runs = [start_run(store, "one", name).run_id for name in ("a", "b")]
+    assert store.get_run(runs[0][:8]).run_id == runs[0]
+    with pytest.raises(UnknownRun, match="no run"):
+        store.get_run(runs[0][:3])
+    unlike = next(digit for digit in "0123" if digit not in (runs[0][7], runs[1][7]))
+    with pytest.raises(UnknownRun, match="no run"):
+        store.get_run(runs[0][:7] + unlike)
+
+
+def test_an_id_that_is_cut_too_short_is_not_guessed(store: Store) -> None:
+    ids = ["abcdef" + digit * 26 for digit in "01"]
+    with closing(sqlite3.connect(store.folder / "mlflow.db")) as database, database:
+        for new in ids:
+            old = start_run(store, "one", "twin").run_id
+            for table in ("runs", "tags"):
+                database.execute(f"UPDATE {table} SET run_uuid = ? WHERE run_uuid = ?", (new, old))
+            database.commit()
+    with pytest.raises(UserError, match="2 runs begin with 'abcdef'"):
+        store.get_run("abcdef")
+    assert store.get_run("abcdef1").run_id == ids[1]
+
+
+def test_a_claim_may_come_while_the_last_holder_clears_away(store: Store) -> None:
+    held: list[int] = []
+
+    def claim_and_leave(number: int) -> None:
+        lock = store.claim("contended")
+        held.append(number)
+        assert held == [number]
+        held.remove(number)
+        store.leave(lock)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(claim_and_leave, range(200)))
+    assert not store.state("contended").exists()
 
 
 def test_writes_wait_for_a_locked_database(store: Store) -> None:
