@@ -19,16 +19,16 @@ class Row:
     measured: Measurement | None
     skipped: str = ""
     """Why it was not measured."""
-    host_took: float = 0.0
-    """Share of the cores that a virtual machine's host gave to others meanwhile."""
+    host_kept: float = 0.0
+    """Share of the processor time that a virtual machine's host kept from it meanwhile."""
 
     @property
     def note(self) -> str:
         """What a reader must know beside the figures."""
         if self.measured is None:
             return self.skipped
-        disturbed = f"the host took {self.host_took:.0%} of the cores, the calmest rounds count"
-        notes = [self.measured.note, disturbed if self.host_took > CALM else ""]
+        disturbed = f"the host kept {self.host_kept:.0%} of the processor time meanwhile"
+        notes = [self.measured.note, disturbed if self.host_kept > CALM else ""]
         return "; ".join(note for note in notes if note)
 
     @property
@@ -55,7 +55,7 @@ class Row:
             "meaning": self.stage.meaning,
             "note": measured.note if measured else "",
             "split": dict(measured.split) if measured else {},
-            "host_took": self.host_took,
+            "host_kept": self.host_kept,
             "skipped": self.skipped or None,
         }
 
@@ -66,6 +66,6 @@ def run_stages(stages: Sequence[Stage], material: Material) -> Iterator[Row]:
         watch = Watch()
         try:
             measured = stage.measure(material)
-            yield Row(stage, measured, host_took=watch.taken())
+            yield Row(stage, measured, host_kept=watch.taken())
         except Unavailable as reason:
             yield Row(stage, None, str(reason))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 CALM = 0.03
-"""Share of the cores that the host of a virtual machine may take from a round."""
+"""Share of its processor time that a virtual machine's host may keep from a round."""
+FEWEST_TICKS = 3
+"""The kernel counts in ticks of 10 ms; fewer tell nothing."""
 _STAT = Path("/proc/stat")
-_STEAL = 8
-"""Column of the kernel's line on all cores: ticks that the host gave to others."""
+
+
+class Ticks(NamedTuple):
+    """What all cores have done since the machine started."""
+
+    busy: int
+    stolen: int
+    """They would have run, but the host let others."""
 
 
 def in_turn(
@@ -20,7 +28,7 @@ def in_turn(
     rounds: int,
     *,
     warm_up: bool = True,
-    stolen: Callable[[], float] | None = None,
+    ticks: Callable[[], Ticks] | None = None,
 ) -> dict[str, list[float]]:
     """Call every contestant once a round and time it: a noisy neighbour then hits all alike.
 
@@ -32,7 +40,7 @@ def in_turn(
         contestants: name → what to time.
         rounds: timed calls of each.
         warm_up: call each once before, untimed.
-        stolen: tells the seconds that the host took so far; None asks the kernel.
+        ticks: tells what the cores did so far; None asks the kernel.
 
     Returns:
         name → seconds of each round.
@@ -41,11 +49,13 @@ def in_turn(
         for call in contestants.values():
             call()
     done: list[tuple[float, dict[str, float]]] = []
-    while len(done) < 2 * rounds and sum(taken <= CALM for taken, _ in done) < rounds:
+    calm = 0
+    while calm < rounds and len(done) < 2 * rounds:
         order = list(contestants.items())
-        watch = Watch(stolen)
-        seconds = _round(order if len(done) % 2 == 0 else order[::-1])
+        watch = Watch(ticks)
+        seconds = _round(order if calm % 2 == 0 else order[::-1])
         done.append((watch.taken(), seconds))
+        calm += done[-1][0] <= CALM
     calmest = sorted(done, key=lambda found: found[0])[:rounds]
     return {name: [seconds[name] for _, seconds in calmest] for name in contestants}
 
@@ -60,25 +70,27 @@ def _round(order: list[tuple[str, Callable[[], object]]]) -> dict[str, float]:
 
 
 class Watch:
-    """Watches, from its making on, how much of the cores the host gives to others."""
+    """Watches, from its making on, how much processor time the host keeps from this machine."""
 
-    def __init__(self, stolen: Callable[[], float] | None = None) -> None:
-        self._stolen = stolen or stolen_seconds
-        self._started, self._before = time.perf_counter(), self._stolen()
+    def __init__(self, ticks: Callable[[], Ticks] | None = None) -> None:
+        self._ticks = ticks or kernel_ticks
+        self._before = self._ticks()
 
     def taken(self) -> float:
-        """Share of the time of all cores; 0 where the kernel does not tell."""
-        passed = (time.perf_counter() - self._started) * (os.cpu_count() or 1)
-        return (self._stolen() - self._before) / max(passed, 1e-9)
+        """Share of the processor time that was asked for; 0 where the kernel does not tell."""
+        now = self._ticks()
+        stolen = now.stolen - self._before.stolen
+        return stolen / (now.busy - self._before.busy + stolen) if stolen >= FEWEST_TICKS else 0.0
 
 
-def stolen_seconds(stat: Path = _STAT) -> float:
-    """Seconds, over all cores, that the host has given to others; 0 where that is not told."""
+def kernel_ticks(stat: Path = _STAT) -> Ticks:
+    """Read what Linux tells of all cores; nothing on other systems."""
     try:
         fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
-        return int(fields[_STEAL]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0
+        user, nice, system, _, _, irq, softirq, stolen = map(int, fields[1:9])
+    except (OSError, ValueError):
+        return Ticks(0, 0)
+    return Ticks(user + nice + system + irq + softirq, stolen)
 
 
 def fastest(seconds: Mapping[str, list[float]]) -> str:

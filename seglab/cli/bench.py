@@ -20,7 +20,8 @@ def add_commands(commands: Any) -> None:
         "bench",
         help="how fast each stage is here, against the naive way",
         description="Measure every stage on this machine, in turn with what most people write.\n"
-        "Makes phantoms in a temporary folder; all stages take about twenty minutes on two cores.",
+        "Makes phantoms in a temporary folder; all stages take about twenty minutes on two cores,\n"
+        "longer where a virtual machine's host disturbs: what it disturbed is repeated.",
         epilog="examples:\n  python -m seglab bench\n"
         "  python -m seglab bench --stages prepare batches --data brats2020 --source brats-h5",
     )

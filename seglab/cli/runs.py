@@ -41,7 +41,7 @@ def _add_artifacts(commands: Any) -> None:
         description="Download a run's artifacts; an interrupted download continues.",
         epilog="example:\n  python -m seglab artifacts RUN_ID --out results",
     )
-    parser.add_argument("run", help="run id")
+    parser.add_argument("run", help="run id, or how it begins")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--pattern", help="only these, e.g. 'overlays/*.png'")
     add_json(parser)

@@ -34,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="run_experiment.py",
         description="Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
-        "of the same config, data and code is continued, a finished one reported.",
+        "of the same config, data and code is continued, a finished one reported,\nand one that "
+        "another process trains is waited for.",
         epilog=EXAMPLE,
     )
     parser.add_argument("file", type=Path, help="an experiment, e.g. experiments/baseline.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
-    parser.add_argument("--fresh", action="store_true", help="train again even if it was done")
+    parser.add_argument("--fresh", action="store_true", help="train it once more, done or not")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
     add_json(parser)
     return run_command(_run, parser.parse_intermixed_args(argv), continues=True)
@@ -73,12 +74,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def _describe(outcome: StudyOutcome) -> str:
     folded = any(run.fold is not None for run in outcome.runs)
     scores = ("val Dice", "val IoU", "HD95 mm", "train s", "MB", "status")
-    header = ("run", "seed", *(["fold"] if folded else []), *scores)
+    header = ("run", "seed", *(["split.fold"] if folded else []), *scores)
     rows = [
         (
             run.arm,
             str(run.seed),
-            *(["–" if run.fold is None else str(run.fold + 1)] if folded else []),
+            *(["–" if run.fold is None else str(run.fold)] if folded else []),
             _with_spread(run.metrics, "val/dice"),
             _with_spread(run.metrics, "val/iou"),
             _number(run.metrics.get("val/hd95_mm"), 1),

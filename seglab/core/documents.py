@@ -119,7 +119,10 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
     """
-    text = _read_text(path)
+    try:
+        text = _read_text(path)
+    except UserError as error:
+        raise UserError(f"{_seen[-1]}: base: {error}" if _seen else str(error)) from None
     chain = (*_seen, path.resolve())
     if chain[-1] in _seen:
         names = " -> ".join(one.name for one in chain)
@@ -135,8 +138,6 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"{path}: base: must be the name of one file, not {base!r}")
     below = chain[-1].parent / base  # beside the file itself, where ``path`` is a link to it
-    if not below.exists():
-        raise UserError(f"{path}: base: {below} does not exist")
     return merge(read_document(below, chain), document)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,10 +42,8 @@ def explain(
         return UserError(f"key '{path}' is missing: it has no default")
     message = str(first["msg"]).removeprefix("Value error, ")
     block = _block_at(schema, location)
-    if first["type"] in BLOCK_TYPES and location and block is not schema:
-        message = f"it has keys of its own ({', '.join(sorted(block.model_fields))})"
-        if "name" in block.model_fields and isinstance(first["input"], str):
-            message += f", as in {path}.name={first['input']}"
+    if first["type"] in BLOCK_TYPES and block is not schema:
+        message = _shape_of(block, path)
     hint = ""
     if first["type"] in {"literal_error", "enum"} and "expected" in first.get("ctx", {}):
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
@@ -53,6 +51,15 @@ def explain(
     return UserError(
         f"{path or 'config'}: {_short(first['input'])} is not allowed: {message}{hint}"
     )
+
+
+def _shape_of(block: type[BaseModel], path: str) -> str:
+    """What a block looks like."""
+    if block.model_config.get("extra") == "allow":  # a component, whose options go by its name
+        return "it is a name, or a block of a name and its options"
+    keys = f"it is a block of keys: {', '.join(sorted(block.model_fields))}"
+    names = get_args(block.model_fields["name"].annotation) if "name" in block.model_fields else ()
+    return f"{keys}; {path}.name is one of: {', '.join(names)}" if names else keys
 
 
 def _block_at(schema: type[BaseModel], location: Sequence[Any]) -> type[BaseModel]:

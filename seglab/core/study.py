@@ -59,6 +59,14 @@ class Study:
         """More than one run, and no search."""
         return self.search is None and (len(self.arms) > 1 or len(self.seeds) > 1)
 
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Folds that are run: all of ``split.folds``, unless ``split.fold`` names one."""
+        split = self.run.split
+        if split.folds is None or "fold" in (self.document.get("split") or {}):
+            return (split.fold,)
+        return tuple(range(split.folds))
+
     def with_seed(self, arm: str, seed: int) -> RunConfig:
         """The config of one child run."""
         return self.arms[arm].model_copy(update={"seed": seed})

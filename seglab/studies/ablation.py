@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,32 +60,24 @@ def run_study(
     """Train everything the study names.
 
     A single run is its own parent. In an ablation a failed arm is reported and
-    the others go on. While another process trains the same, unless ``fresh`` asks for a
-    second training, its end is waited for. ``confirms`` names the search whose best
-    trials are the arms.
+    the others go on. While another process trains the same, its end is waited for,
+    unless ``fresh`` asks for a second training. ``confirms`` names the search whose
+    best trials are the arms.
 
     Raises:
         UserError: the data cannot be used, or the only run failed.
     """
     study = with_budget(study)
-    with nullcontext() if fresh else alone(study, store):
+    with alone(study, store, wait=not fresh):
         return _run_study(study, store, fresh=fresh, confirms=confirms)
 
 
 def _run_study(study: Study, store: Store, *, fresh: bool, confirms: str | None) -> StudyOutcome:
-    if study.is_ablation or len(folds(study)) > 1:
+    if study.is_ablation or len(study.folds) > 1:
         return _run_ablation(study, store, fresh=fresh, confirms=confirms)
     (arm,) = study.arms
     outcome = train_one(Plan(study.with_seed(arm, study.seeds[0]), arm), store, fresh=fresh)
     return StudyOutcome(study.name, None, [outcome])
-
-
-def folds(study: Study) -> tuple[int, ...]:
-    """Folds that are run: all of ``split.folds``, unless the file names one in ``split.fold``."""
-    split = study.run.split
-    if split.folds is None or "fold" in (study.document.get("split") or {}):
-        return (split.fold,)
-    return tuple(range(split.folds))
 
 
 def _run_ablation(study: Study, store: Store, *, fresh: bool, confirms: str | None) -> StudyOutcome:
@@ -143,7 +135,7 @@ def shared_hash(study: Study) -> str:
         arm_hash(study.run),
         study.budget.model_dump_json(),
         study.tune.model_dump_json() if study.tune else "",
-        str(folds(study)),
+        str(study.folds),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -173,7 +165,7 @@ def child_plans(study: Study, hashes: Mapping[str, str], parent_run_id: str) -> 
     In this order an ablation that is stopped early still compares every arm.
     """
     for seed in study.seeds:
-        for fold in folds(study):
+        for fold in study.folds:
             for arm in study.arms:
                 config = study.with_seed(arm, seed)
                 split = config.split.model_copy(update={"fold": fold})

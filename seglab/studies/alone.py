@@ -5,53 +5,64 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from seglab.core.config import RunConfig
 from seglab.core.locks import FileLock
 from seglab.core.study import Study
-from seglab.tracking import RunInUse, Store
+from seglab.tracking import Store, sync
+
+LOCKS = "locks"
+"""Folder in the store's."""
+POLL_S = 0.2
 
 
 @contextmanager
-def alone(study: Study, store: Store) -> Iterator[None]:
+def alone(study: Study, store: Store, *, wait: bool = True) -> Iterator[None]:
     """Hold the study for this process, once no other of this machine does; death lets go of it.
 
     Of several machines that share a server each knows only its own processes.
+
+    Args:
+        study: what is trained; other seeds, arms, files or another store are another study.
+        store: where it is logged.
+        wait: for another process that holds it; without, go on beside it.
     """
-    lock = _claim(study, store)
+    lock = FileLock(store.folder / LOCKS / f"{_identity(study, store)}.lock")
+    if not lock.try_acquire() and wait:
+        _wait(lock, study.name)
+        sync(store)  # what the other could not send during an outage would be trained again
     try:
         yield
     finally:
-        store.leave(lock)
+        lock.remove()
 
 
-def _claim(study: Study, store: Store) -> FileLock:
-    key = f"study-{_everything(study)}"
-    is_told = False
-    while True:
-        try:
-            return store.claim(key)
-        except RunInUse:
-            if not is_told:
-                print(
-                    f"another process trains '{study.name}' with the same settings: waiting for "
-                    "its result (--fresh would train it a second time)",
-                    file=sys.stderr,
-                )
-            is_told = True
+def _wait(lock: FileLock, name: str) -> None:
+    print(
+        f"another process trains '{name}' with the same settings: waiting for its result "
+        "(--fresh would train it a second time)",
+        file=sys.stderr,
+    )
+    while not lock.try_acquire():
+        time.sleep(POLL_S)
 
 
-def _everything(study: Study) -> str:
+def _identity(study: Study, store: Store) -> str:
     """Hash of all that the command asks for."""
     asked = {
+        "store": store.uri,
         "name": study.name,
-        "arms": {
-            arm: (config.hash(), str(config.data.root.resolve()), config.split.fold)
-            for arm, config in study.arms.items()
-        },
+        "arms": {arm: _files_and_settings(config) for arm, config in study.arms.items()},
         "seeds": study.seeds,
+        "folds": study.folds,
         "budget": study.budget.model_dump(),
         "tune": study.tune and study.tune.model_dump(),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _files_and_settings(config: RunConfig) -> list[str]:
+    return [str(config.data.root.resolve()), config.hash()]

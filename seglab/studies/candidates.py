@@ -94,7 +94,9 @@ def find_candidates(store: Store, name: str) -> Candidates:
             validated on different patients.
     """
     try:
-        run = store.get_run(name)
+        # An experiment's name may look like the beginning of an id.
+        known = name in store.experiments().values()
+        run = store.get_run(name) if known else store.find_run(name)
     except UnknownRun:
         runs, what = _of_experiment(store, name), f"experiment '{name}'"
     else:

@@ -99,7 +99,7 @@ def find_ablation(store: Store, name: str) -> RunInfo:
         if name in (experiment_of(run), run.run_id):
             return run
     try:
-        run = store.get_run(name)
+        run = store.find_run(name)
     except UnknownRun:
         if not parents:
             raise UserError(

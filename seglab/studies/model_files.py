@@ -17,7 +17,6 @@ from seglab.tracking.registry import Registered, fetch_segmenter, find_registere
 
 WEIGHTS_SUFFIX = ".safetensors"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_MAYBE_RUN_ID = re.compile(r"[0-9a-f]{6,32}")
 
 
 def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
@@ -40,12 +39,16 @@ def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
         raise UserError(f"{name}: no such checkpoint")
     store = open_store()
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        if _MAYBE_RUN_ID.fullmatch(name):
+        if _RUN_ID.fullmatch(name):
             try:
                 return _from_run(store, store.get_run(name), Path(folder))
             except UnknownRun:
                 pass
-        registered = find_registered(store, name)
+        try:
+            registered = find_registered(store, name)
+        except UserError as unregistered:
+            # A model's name may look like the beginning of an id.
+            return _from_run(store, _begun_by(store, name, unregistered), Path(folder))
         return load_segmenter(fetch_segmenter(store, registered.run_id, Path(folder)))
 
 
@@ -71,8 +74,16 @@ def find_trained_run(store: Store, name: str) -> RunInfo:
         try:
             registered = find_registered(store, name)
         except UserError as error:
-            raise UserError(f"{unknown}; {error}") from None
+            return _begun_by(store, name, UserError(f"{unknown}; {error}"))
     return store.get_run(_promoted_run(registered))
+
+
+def _begun_by(store: Store, name: str, otherwise: UserError) -> RunInfo:
+    """Find the run whose id begins with ``name``; raises ``otherwise`` where there is none."""
+    try:
+        return store.find_run(name)
+    except UnknownRun:
+        raise otherwise from None
 
 
 def _promoted_run(registered: Registered) -> str:

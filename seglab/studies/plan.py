@@ -14,7 +14,6 @@ from seglab.core.study import Study
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
-from seglab.studies.ablation import folds
 from seglab.studies.budget import with_budget
 from seglab.studies.data import SharedData, StudyData
 from seglab.studies.tuning import tuning_trials
@@ -94,7 +93,7 @@ def make_plan(study: Study) -> StudyPlan:
         patients={part: len(names) for part, names in parts.items()},
         split_hash=first.split.hash,
         seeds=study.seeds,
-        folds=len(folds(study)),
+        folds=len(study.folds),
         tuning_trials=study.tune.trials if study.tune else 0,
         arms=[_plan_arm(arm, study.arms[arm], data[arm]) for arm in study.arms],
     )

@@ -163,7 +163,7 @@ def freeze(trained: TrainedRun) -> Frozen:
 def _load_baseline(
     store: Store, best: RunInfo, given: str | None, trained: TrainedRun, overrides: Sequence[str]
 ) -> TrainedRun | None:
-    run = find_baseline(store, best) if given is None else store.get_run(given)
+    run = find_baseline(store, best) if given is None else store.find_run(given)
     if run is None or run.run_id == best.run_id:
         return None
     rival = load_trained(store, run, overrides)

@@ -50,7 +50,7 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
         UserError: no such run, nothing matches, an artifact's name leads out of ``out``;
             ``out`` holds another run's files or cannot be written.
     """
-    run_id = store.get_run(run_id).run_id
+    run_id = store.find_run(run_id).run_id
     logged = [found for found in list_artifacts(store, run_id) if found.path != RECORD]
     wanted = [found for found in logged if _matches(found.path, pattern)]
     if not wanted and pattern is not None:

@@ -189,12 +189,8 @@ class Store:
     def get_run(self, run_id: str) -> RunInfo:
         """Return one run.
 
-        Args:
-            run_id: whole, or its first characters, as tables show it.
-
         Raises:
             UnknownRun: there is no such run.
-            UserError: several begin so.
         """
         from mlflow.exceptions import MlflowException
 
@@ -203,13 +199,20 @@ class Store:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-        begun = self.find_runs() if _SHORT_ID.fullmatch(run_id) else []
-        found = [run for run in begun if run.run_id.startswith(run_id)]
-        if not found:
-            raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}")
+            raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}") from None
+
+    def find_run(self, given: str) -> RunInfo:
+        """Return the run that a person means by an id, or by its first characters.
+
+        Raises:
+            UnknownRun: there is no such run.
+            UserError: several begin so.
+        """
+        runs = self.find_runs() if _SHORT_ID.fullmatch(given) else []
+        found = [run for run in runs if run.run_id.startswith(given)]
         if len(found) > 1:
-            raise UserError(f"{len(found)} runs begin with '{run_id}': give more of the id")
-        return found[0]
+            raise UserError(f"{len(found)} runs begin with '{given}': give more of the id")
+        return found[0] if found else self.get_run(given)
 
     def page(self, run: RunInfo) -> str:
         """Return the address of a run's page: ``make ui``'s, or the server's without a password."""
@@ -247,7 +250,7 @@ class Store:
         with explained(str(self.folder)):
             lock = FileLock(self.state(run_id) / LOCK)
             deadline = time.monotonic() + CLAIM_S
-            while not _try_in_folder(lock):
+            while not lock.try_acquire():
                 if time.monotonic() > deadline:
                     raise RunInUse(f"run {run_id} is open in another process")
                 time.sleep(0.05)
@@ -258,17 +261,6 @@ class Store:
         lock.remove()
         with suppress(OSError):
             lock.path.parent.rmdir()
-
-
-def _try_in_folder(lock: FileLock) -> bool:
-    """Try a lock whose folder its last holder may have removed, even a moment ago."""
-    try:
-        lock.path.parent.mkdir(parents=True, exist_ok=True)
-        return lock.try_acquire()
-    except (FileNotFoundError, FileExistsError):
-        if lock.path.parent.is_file():
-            raise
-        return False
 
 
 def _folder_name(experiment: str) -> str:

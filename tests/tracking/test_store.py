@@ -134,12 +134,12 @@ def test_an_unknown_run_is_named(store: Store) -> None:
 
 def test_the_first_characters_of_an_id_do_unless_several_runs_have_them(store: Store) -> None:
     runs = [start_run(store, "one", name).run_id for name in ("a", "b")]
-    assert store.get_run(runs[0][:8]).run_id == runs[0]
+    assert store.find_run(runs[0][:8]).run_id == runs[0]
     with pytest.raises(UnknownRun, match="no run"):
-        store.get_run(runs[0][:3])
+        store.find_run(runs[0][:3])
     unlike = next(digit for digit in "0123" if digit not in (runs[0][7], runs[1][7]))
     with pytest.raises(UnknownRun, match="no run"):
-        store.get_run(runs[0][:7] + unlike)
+        store.find_run(runs[0][:7] + unlike)
 
 
 def test_an_id_that_is_cut_too_short_is_not_guessed(store: Store) -> None:
@@ -151,8 +151,8 @@ def test_an_id_that_is_cut_too_short_is_not_guessed(store: Store) -> None:
                 database.execute(f"UPDATE {table} SET run_uuid = ? WHERE run_uuid = ?", (new, old))
             database.commit()
     with pytest.raises(UserError, match="2 runs begin with 'abcdef'"):
-        store.get_run("abcdef")
-    assert store.get_run("abcdef1").run_id == ids[1]
+        store.find_run("abcdef")
+    assert store.find_run("abcdef1").run_id == ids[1]
 
 
 def test_a_claim_may_come_while_the_last_holder_clears_away(store: Store) -> None:

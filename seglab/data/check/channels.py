@@ -166,8 +166,8 @@ def _judge(channels: tuple[ChannelEvidence, ...], channel: int) -> tuple[bool, s
     if math.isnan(chosen.csf_brightness):
         return False, f"{what} shows too little tissue to be judged"
     if chosen.looks_like == "unknown":
-        words = _csf_words(chosen, None)
-        return True, f"{what} is not T2: {words}; without tumour no more can be told"
+        words = f"{_csf_words(chosen, None)}; no tumour can be measured, which would tell more"
+        return True, f"{what} is not T2: {words}"
     figures = f"tumour {chosen.lesion_z:+.1f} σ from the brain, {_csf_words(chosen, None)}"
     return True, f"{what} looks like FLAIR: {figures}"
 
