@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import torch
@@ -41,7 +42,7 @@ class TutorialScript:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         self.loss = nn.BCEWithLogitsLoss()
         resize = A.Resize(*shape)
-        scale = A.Normalize(normalization="min_max")
+        scale = A.Lambda(image=_to_unit_range)
         training = SliceFiles(train, A.Compose([resize, scale, usual_augmentation(mirror_axis)]))
         self.train_loader = DataLoader(
             training, batch_size, shuffle=True, num_workers=WORKERS, drop_last=True
@@ -68,3 +69,8 @@ class TutorialScript:
                 overlap = (predicted * masks).sum()
                 scores.append((2 * overlap / (predicted.sum() + masks.sum() + 1e-6)).item())
         return sum(scores) / len(scores)
+
+
+def _to_unit_range(image: Any, **_: Any) -> Any:
+    # A.Normalize leaves -1e-9, of which RandomGamma makes NaN.
+    return (image - image.min()) / (image.max() - image.min() + 1e-8)
