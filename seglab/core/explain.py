@@ -41,6 +41,8 @@ def explain(
             return UserError(f"{path.rpartition('.')[0]}: too few values: {_short(first['input'])}")
         return UserError(f"key '{path}' is missing: it has no default")
     message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] in {"tuple_type", "list_type"}:
+        message = "it is a list, in [brackets]"
     block = _block_at(schema, location)
     if first["type"] in BLOCK_TYPES and block is not schema:
         message = _shape_of(block, path)

@@ -78,7 +78,7 @@ def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
         ("name: a/b", r"name: 'a/b' is not allowed: a name is made of letters, digits"),
         ("train: {device: gpu}", r"train\.device: 'gpu' is not allowed: .*auto, cpu, cuda"),
         ("split: {fractions: [0.8, 0.2]}", r"split\.fractions: too few values: \[0\.8, 0\.2\]"),
-        ("split: {fractions: 0.7}", r"split\.fractions: 0\.7 is not allowed"),
+        ("split: {fractions: 0.7}", r"split\.fractions: 0\.7 is not allowed: it is a list"),
         ("seedz: [1]", r"unknown key 'seedz' \(did you mean 'seed'\?\).*arms, .*seeds, .*train"),
         ("split: {fractions: [1, 1, 1]}", "must add up to 1"),
         ("split: {folds: 3, fold: 3}", "fold 3 does not exist"),
