@@ -79,7 +79,7 @@ def _describe(outcome: StudyOutcome) -> str:
         (
             run.arm,
             str(run.seed),
-            *(["–" if run.fold is None else str(run.fold)] if folded else []),
+            *([str(run.fold)] if folded else []),
             _with_spread(run.metrics, "val/dice"),
             _with_spread(run.metrics, "val/iou"),
             _number(run.metrics.get("val/hd95_mm"), 1),

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ValidationError
 
 from seglab.core.errors import UserError, nearest
 
-BLOCK_TYPES = {"model_type", "model_attributes_type", "dict_type"}
-
 
 def explain(
     error: ValidationError,
@@ -44,7 +42,7 @@ def explain(
     if first["type"] in {"tuple_type", "list_type"}:
         message = "it is a list, in [brackets]"
     block = _block_at(schema, location)
-    if first["type"] in BLOCK_TYPES and block is not schema:
+    if first["type"] == "model_type" and block is not schema:
         message = _shape_of(block, path)
     hint = ""
     if first["type"] in {"literal_error", "enum"} and "expected" in first.get("ctx", {}):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seglab.core.config import RunConfig
 from seglab.core.locks import FileLock
 from seglab.core.study import Study
+from seglab.data.cache.files import digest
 from seglab.tracking import Store, sync
 
 LOCKS = "locks"
 """Folder in the store's."""
-POLL_S = 0.2
 
 
 @contextmanager
@@ -46,8 +44,7 @@ def _wait(lock: FileLock, name: str) -> None:
         "(--fresh would train it a second time)",
         file=sys.stderr,
     )
-    while not lock.try_acquire():
-        time.sleep(POLL_S)
+    lock.acquire(wait_s=math.inf)
 
 
 def _identity(study: Study, store: Store) -> str:
@@ -61,7 +58,7 @@ def _identity(study: Study, store: Store) -> str:
         "budget": study.budget.model_dump(),
         "tune": study.tune and study.tune.model_dump(),
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(asked)[:12]
 
 
 def _files_and_settings(config: RunConfig) -> list[str]:

@@ -96,7 +96,7 @@ def find_ablation(store: Store, name: str) -> RunInfo:
     """
     parents = store.find_runs(tags={"seglab.kind": "ablation"})
     for run in sorted(parents, key=lambda run: CONFIRMS in run.tags):  # keeps newest first
-        if name in (experiment_of(run), run.run_id):
+        if name == experiment_of(run):
             return run
     try:
         run = store.find_run(name)
@@ -106,7 +106,7 @@ def find_ablation(store: Store, name: str) -> RunInfo:
                 "no ablation has been run yet; python run_experiment.py FILE.yaml runs one"
             ) from None
         raise unknown_name("ablation", name, {experiment_of(run) for run in parents}) from None
-    if run.run_id in {parent.run_id for parent in parents}:  # its id was not given in full
+    if run.run_id in {parent.run_id for parent in parents}:
         return run
     raise UserError(f"run {name} ({run.name}) is no ablation's parent: nothing to compare")
 

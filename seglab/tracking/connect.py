@@ -23,6 +23,7 @@ def default_uri(folder: Path = Path("mlruns")) -> str:
     return given or sqlite_uri(folder.absolute() / DATABASE)
 
 
+@collector_paused()  # MLflow is imported, and much with it
 def open_store(folder: Path = Path("mlruns"), away_s: float = 0.0) -> Store:
     """Open the store, ready to use; safe for many processes on a fresh folder.
 
@@ -49,7 +50,7 @@ def _open_local(database: Path) -> Store:
     if set("?#%") & set(str(database)):
         raise UserError(f"{folder}: MLflow cannot use a folder with '?', '#' or '%' in its path")
     uri = sqlite_uri(database)
-    with explained(str(folder)), collector_paused():  # MLflow is imported, and much with it
+    with explained(str(folder)):
         patiently(lambda: prepare_database(database))
         if not (os.access(folder, os.W_OK) and os.access(database, os.W_OK)):
             raise PermissionError("permission denied")
@@ -58,7 +59,7 @@ def _open_local(database: Path) -> Store:
 
 def _open_remote(uri: str, folder: Path, away_s: float) -> Store:
     _check_reachable(uri, away_s)
-    with explained(uri), collector_paused():
+    with explained(uri):
         try:
             client = _client(uri)
             patiently(lambda: client.search_experiments(max_results=1), away_s=away_s)

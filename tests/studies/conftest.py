@@ -9,10 +9,26 @@ from typing import Any
 import pytest
 import yaml
 
+from seglab.core.documents import merge
+from seglab.core.study import Study, resolve_study
 from seglab.data.phantom import write_phantom
 from seglab.tracking import Store, open_store
 from tests.faults.servers import PostgresServer
 from tests.studies.search_runs import SEARCH
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"name": "unet", "base_channels": 4, "depth": 2},
+    "train": {
+        "epochs": 1,
+        "batch_size": 4,
+        "samples_per_epoch": 8,
+        "threads": 1,
+        "device": "cpu",
+    },
+    "evaluation": {"overlays": 0},
+    "split": {"fractions": [0.5, 0.3, 0.2]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +91,19 @@ def write(
         return path
 
     return write_file
+
+
+@pytest.fixture
+def build(phantoms: Path, shared_cache: Path) -> Callable[..., Study]:
+    """Build a study of a second a run on phantoms; keyword arguments are laid over it."""
+    data = {
+        "source": "brats-h5",
+        "root": str(phantoms),
+        "cache": str(shared_cache),
+        "image_size": 64,
+    }
+
+    def build(**overrides: Any) -> Study:
+        return resolve_study(merge({**TINY, "data": data}, overrides))
+
+    return build

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +13,19 @@ import torch
 from torch.nn.functional import softplus
 
 import seglab.studies.components  # noqa: F401
-from seglab.core.documents import merge
 from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
-from seglab.core.study import Study, resolve_study
+from seglab.core.study import Study
 from seglab.studies.ablation import run_study
-from seglab.studies.alone import alone
 from seglab.studies.budget import Budgets, Spent, with_budget
 from seglab.studies.children import collect
 from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan
 from seglab.studies.tuning import TUNING_SEED
-from seglab.tracking import Store, open_store, start_run
-from seglab.tracking.messages import batch_message
-from seglab.tracking.outbox import JOURNAL
+from seglab.tracking import Store, open_store
 from tests.studies.independent import assert_same_figures, logged_dice
 
 Build = Callable[..., Study]
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "model": {"name": "unet", "base_channels": 4, "depth": 2},
-    "train": {
-        "epochs": 1,
-        "batch_size": 4,
-        "samples_per_epoch": 8,
-        "threads": 1,
-        "device": "cpu",
-    },
-    "evaluation": {"overlays": 0},
-    "split": {"fractions": [0.5, 0.3, 0.2]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +33,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         return open_store(tmp_path_factory.mktemp("store") / "mlruns")
-
-
-@pytest.fixture
-def build(phantoms: Path, shared_cache: Path) -> Build:
-    data = {
-        "source": "brats-h5",
-        "root": str(phantoms),
-        "cache": str(shared_cache),
-        "image_size": 64,
-    }
-
-    def build(**overrides: Any) -> Study:
-        return resolve_study(merge({**TINY, "data": data}, overrides))
-
-    return build
 
 
 @LOSSES.register("softplus_of_a_test")
@@ -146,50 +110,6 @@ def test_folds_predict_every_patient_but_the_test_ones(build: Build, store: Stor
     split = open_data(study.run).split
     assert [s.patient_id for s in arm.scores(0)] == sorted({*split.train, *split.val})
     assert Path(str(outcome.report)).is_file()
-
-
-def test_a_study_is_trained_by_one_process_at_a_time(
-    build: Build, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, told = build(name="alone"), StringIO()
-    monkeypatch.setattr(sys, "stderr", told)
-    with ThreadPoolExecutor() as pool, alone(study, store):
-        waiting = pool.submit(run_study, study, store)
-        (other,) = run_study(build(name="alone", seeds=[1]), store).runs
-        (beside,) = run_study(study, store, fresh=True).runs
-        deadline = time.monotonic() + 30
-        while "another process trains 'alone'" not in told.getvalue():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert not waiting.done()
-        kept = keep_back(store)
-    (after,) = waiting.result().runs
-    assert after.reused
-    assert other.run_id != beside.run_id == after.run_id
-    assert store.get_run(kept).tags["late"] == "news", "sent before anything is judged unfinished"
-
-
-def keep_back(store: Store) -> str:
-    """Leave a run whose last message did not reach the store."""
-    run = start_run(store, "outage", "run")
-    message = batch_message(tags={"late": "news"})
-    (run.state / JOURNAL).write_text(json.dumps(message) + "\n", encoding="utf-8")
-    run._lock.release()
-    return run.run_id
-
-
-@pytest.mark.parametrize(
-    "changes", [{"seeds": [1]}, {"train": {"epochs": 2}}, {"split": {"folds": 2}}, {"name": "x"}]
-)
-def test_another_study_is_not_waited_for(
-    build: Build, store: Store, changes: dict[str, Any]
-) -> None:
-    with alone(build(), store), alone(build(**changes), store):
-        pass
-    folded = build(split={"folds": 2, "fold": 0})
-    with alone(build(split={"folds": 2}), store), alone(folded, store):
-        assert len(list((store.folder / "locks").iterdir())) == 2
-    assert not list((store.folder / "locks").iterdir())
 
 
 def test_a_fold_that_is_named_runs_alone(build: Build) -> None:

@@ -38,22 +38,19 @@ def publish(study: Study, ledger: Ledger, parent: RunLog) -> SearchOutcome:
     write_best(best_config, study, outcome.best, ledger)
     parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
     found = importances(ledger.study)
-    second, log_keys = ledger.search.second_objective, _log_keys(ledger.search)
-    _log_figures(outcome, found, ledger.search, parent)
-    page = search_page(study.name, outcome.rows, found, second, log_keys)
+    search = ledger.search
+    _log_figures(outcome, found, search, parent)
+    second = search.second_objective
+    page = search_page(study.name, outcome.rows, found, second, search.log_keys)
     report.write_text(page, encoding="utf-8")
     parent.artifact(report, _FOLDER)
     return replace(outcome, best_config=best_config, report=report)
 
 
-def _log_keys(search: Search) -> set[str]:
-    return {key for key, domain in search.space.items() if domain.log}
-
-
 def _log_figures(
     outcome: SearchOutcome, found: Sequence[Importance], search: Search, parent: RunLog
 ) -> None:
-    rows, second, log_keys = outcome.rows, search.second_objective, _log_keys(search)
+    rows, second, log_keys = outcome.rows, search.second_objective, search.log_keys
     figures = {
         "history": draw.history(rows),
         "importance": draw.importances(found),
