@@ -13,6 +13,7 @@ from seglab.core.documents import read_document
 from seglab.core.study import build_run
 from seglab.data.cache import open_cache
 from seglab.data.loader import TrainLoader
+from seglab.learning.batches import HostBatches
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, fit
 
@@ -59,9 +60,9 @@ def main(config_file: str, cache_folder: str) -> None:
     once = {"samples_per_epoch": None, "tumour_fraction": None}
     reading = config.model_dump() | {"augment": "none", "train": {**vars(config.train), **once}}
     with Peak() as peak:
-        trainer = Trainer(config, cache, names[1:], choose_compute(config.train))
-        next(fit(trainer, names[:1]))
-        for _ in TrainLoader(cache, names[1:], build_run(reading)).epoch(0):
+        compute = choose_compute(config.train)
+        next(fit(Trainer(config, cache, names[1:], compute), names[:1]))
+        for _ in HostBatches(TrainLoader(cache, names[1:], build_run(reading)), compute).epoch(0):
             pass
     print(json.dumps({"peak_mb": peak.mb}))
 

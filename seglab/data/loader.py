@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,6 @@ from seglab.core.errors import UserError
 from seglab.data.augment import Augmenter, Transform
 from seglab.data.cache import Cache, CachedPatient
 
-Item = TypeVar("Item")
 UInt8 = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 
@@ -88,6 +85,7 @@ class TrainLoader:
         self.samples = config.train.samples_per_epoch or len(self.rows)
         self.transforms: Sequence[Transform] = config.augment.build(cache.mirror_axis)
         self._augment = Augmenter(self.transforms, config.seed)
+        self._idle: list[Augmenter] = []
 
     @property
     def batches(self) -> int:
@@ -110,10 +108,6 @@ class TrainLoader:
         )
         return stream.permutation(np.concatenate(parts))
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the augmented batches of one epoch, prepared a few steps ahead in a thread."""
-        return ahead(self._epoch(epoch))
-
     def split(self, epoch: int) -> Iterator[Rows]:
         """Yield the rows of each batch of one epoch."""
         order, size = self.draw(epoch), self.config.train.batch_size
@@ -121,14 +115,25 @@ class TrainLoader:
             yield order[start : start + size]
         yield order[(self.batches - 1) * size :]
 
-    def _epoch(self, epoch: int) -> Iterator[Batch]:
-        first = epoch * self.samples
-        for rows in self.split(epoch):
-            keys = range(first, first + len(rows))
-            first += len(rows)
-            images = gather(self.cache, rows, self.config.data.context)
-            images, masks = self._augment(images, self.cache.masks(rows), keys)
-            yield Batch(images, masks, rows)
+    def batch(self, epoch: int, step: int, rows: Rows) -> Batch:
+        """Read and augment the rows that :meth:`split` gave for one step; from any thread."""
+        first = epoch * self.samples + step * self.config.train.batch_size
+        images = gather(self.cache, rows, self.config.data.context)
+        with self._augmenter() as augment:
+            images, masks = augment(images, self.cache.masks(rows), range(first, first + len(rows)))
+        return Batch(images, masks, rows)
+
+    @contextmanager
+    def _augmenter(self) -> Iterator[Augmenter]:
+        """Lend an augmenter that no other thread uses meanwhile."""
+        try:
+            lent = self._idle.pop()
+        except IndexError:
+            lent = deepcopy(self._augment)
+        try:
+            yield lent
+        finally:
+            self._idle.append(lent)
 
 
 def training_rows(cache: Cache, patients: Iterable[str], slices: str) -> Rows:
@@ -149,42 +154,3 @@ def _draw(rows: Rows, count: int, stream: np.random.Generator) -> Rows:
     rounds = -(-count // max(len(rows), 1))
     drawn = [stream.permutation(rows) for _ in range(rounds)]
     return np.concatenate([*drawn, rows[:0]])[:count]
-
-
-def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
-    """Yield ``items`` while a thread prepares the next ``depth`` of them.
-
-    An exception in the thread is raised here; leaving early stops the thread.
-    """
-    ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(kind: str, value: Item | BaseException | None) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                ready.put((kind, value), timeout=0.1)
-                return
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stop.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    thread = threading.Thread(target=produce, name="batches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "error":
-                raise value  # type: ignore[misc]
-            if kind == "end":
-                return
-            yield value  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()

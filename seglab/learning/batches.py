@@ -17,13 +17,17 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from seglab.data.loader import Rows, TrainLoader, ahead, gather
+from seglab.data.loader import Rows, TrainLoader, gather
+from seglab.learning.ahead import ahead
 from seglab.learning.augment.augmenter import DeviceAugmenter
 from seglab.learning.augment.transform import Slices
 from seglab.learning.device import Compute, network_input
 from seglab.learning.resident import ResidentSlices, fits
 
 Result = TypeVar("Result")
+
+MOST_THREADS = 8
+"""Of those that augment: more would wait for the interpreter's lock."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,24 @@ class Batches(Protocol):
 
 
 class HostBatches:
-    """Read and augmented on the processor."""
+    """Read, augmented and scaled on the processor, in threads."""
 
     augmented_on = "cpu"
     is_resident = False
 
     def __init__(self, loader: TrainLoader, compute: Compute) -> None:
         self.loader, self.compute = loader, compute
+        self.threads = min(compute.threads, MOST_THREADS)
 
     def epoch(self, epoch: int) -> Iterator[TensorBatch]:
-        """Yield what the loader prepares, moved to the device."""
-        for batch in self.loader.epoch(epoch):
-            images, masks = self.compute.images(batch.images), self.compute.masks(batch.masks)
-            yield TensorBatch(images, masks, batch.rows)
+        """Yield what the loader draws, prepared ahead and moved to the device."""
+        steps = enumerate(self.loader.split(epoch))
+        return ahead(partial(self._batch, epoch), steps, self.threads)
+
+    def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
+        batch = self.loader.batch(epoch, *step_rows)
+        images, masks = self.compute.images(batch.images), self.compute.masks(batch.masks)
+        return TensorBatch(images, masks, batch.rows)
 
     def make_room(self) -> None:
         """Nothing is kept on the device."""
@@ -107,7 +116,7 @@ class DeviceBatches:
     def epoch(self, epoch: int) -> Iterator[TensorBatch]:
         """Yield batches prepared ahead; the first call moves the slices to the device."""
         self._move_in()
-        return ahead(self._epoch(epoch))
+        return ahead(partial(self._prepare, epoch), enumerate(self.loader.split(epoch)))
 
     def make_room(self) -> None:
         """Drop the slices from the device and read them from the cache from now on."""
@@ -116,9 +125,8 @@ class DeviceBatches:
             torch.cuda.empty_cache()
             say_once("the training slices do not fit on the device: they stay in the host's cache")
 
-    def _epoch(self, epoch: int) -> Iterator[TensorBatch]:
-        for step, rows in enumerate(self.loader.split(epoch)):
-            yield with_room(self, partial(self._batch, epoch, step, rows))
+    def _prepare(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
+        return with_room(self, partial(self._batch, epoch, *step_rows))
 
     def _batch(self, epoch: int, step: int, rows: Rows) -> TensorBatch:
         with self._reading:

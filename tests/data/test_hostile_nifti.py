@@ -188,3 +188,43 @@ def test_flipped_bits_are_damage_or_data_whoever_inflates(tmp_path: Path) -> Non
         except UserError:
             refused += 1
     assert refused > 250
+
+
+def test_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "P_flair.nii.gz"
+    packed = bytearray(gzip.compress(volume_bytes()))
+    path.write_bytes(packed)
+    read_nifti(path)
+    packed[-8] ^= 1
+    path.write_bytes(packed)
+    with pytest.raises(UserError, match="P_flair"):
+        read_nifti(path)
+
+
+@pytest.mark.parametrize("cut", [100, 352, 400, 500])
+def test_streams_one_after_the_other_are_one_file(tmp_path: Path, cut: int) -> None:
+    """As ``bgzip`` writes, and what ``cat a.gz b.gz`` means."""
+    content, path = bytes(volume_bytes()), tmp_path / "P_flair.nii.gz"
+    path.write_bytes(gzip.compress(content[:cut]) + gzip.compress(content[cut:]))
+    assert np.array_equal(read_nifti(path)[0], np.moveaxis(VALUES, -1, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.37, -12.5), (2, 0), (1, 7)])
+@pytest.mark.parametrize("endianness", "<>")
+def test_values_are_those_of_nibabel(
+    tmp_path: Path, dtype: type, slope: float, intercept: float, endianness: str
+) -> None:
+    header = nib.Nifti1Header(endianness=endianness)
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(slope, intercept)
+    values = np.random.default_rng(0).integers(0, 250, (7, 5, 3)).astype(dtype)
+    path = tmp_path / "x.nii.gz"
+    # Written by hand: nibabel chooses a slope of its own.
+    content = bytearray(nib.Nifti1Image(values, np.eye(4), header).to_bytes())
+    struct.pack_into(f"{endianness}2f", content, SLOPE, slope, intercept)
+    path.write_bytes(gzip.compress(content))
+    expected = np.moveaxis(np.asarray(nib.load(path).dataobj), -1, 0)
+    found = read_nifti(path)[0]
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+    assert (slope, intercept) == (1, 0) or not np.array_equal(found, np.moveaxis(values, -1, 0))

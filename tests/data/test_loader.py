@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.cache import Cache
-from seglab.data.loader import TrainLoader, ahead, gather, neighbour, patient_rows, training_rows
+from seglab.data.loader import Batch, TrainLoader, gather, neighbour, patient_rows, training_rows
 from seglab.studies.data import open_data
 
 
@@ -34,18 +33,22 @@ def loader(cache: Cache, config: RunConfig) -> TrainLoader:
     return TrainLoader(cache, [p.patient_id for p in cache.patients[:5]], config)
 
 
+def epoch(one: TrainLoader, number: int) -> list[Batch]:
+    return [one.batch(number, step, rows) for step, rows in enumerate(one.split(number))]
+
+
 def test_an_epoch_shows_each_slice_once(
     cache: Cache, small_config: Callable[..., RunConfig]
 ) -> None:
     one = loader(cache, small_config())
-    rows = np.concatenate([batch.rows for batch in one.epoch(0)])
+    rows = np.concatenate([batch.rows for batch in epoch(one, 0)])
     assert sorted(rows) == sorted(one.rows)
 
 
 def test_epochs_differ_and_repeat(cache: Cache, small_config: Callable[..., RunConfig]) -> None:
     first, second = loader(cache, small_config()), loader(cache, small_config())
-    list(second.epoch(4))  # what was drawn before does not matter
-    for a, b in zip(first.epoch(1), second.epoch(1), strict=True):
+    epoch(second, 4)  # what was drawn before does not matter
+    for a, b in zip(epoch(first, 1), epoch(second, 1), strict=True):
         assert np.array_equal(a.images, b.images)
         assert np.array_equal(a.masks, b.masks)
     assert not np.array_equal(first.draw(0), first.draw(1))
@@ -57,7 +60,7 @@ def test_batches_add_up_and_none_is_left_alone(
     cache: Cache, small_config: Callable[..., RunConfig], batch_size: int
 ) -> None:
     one = loader(cache, small_config(train={"batch_size": batch_size, "samples_per_epoch": 22}))
-    sizes = [len(batch.rows) for batch in one.epoch(0)]
+    sizes = [len(batch.rows) for batch in epoch(one, 0)]
     assert sum(sizes) == 22
     assert len(sizes) == one.batches
     assert batch_size == 1 or min(sizes) > 1
@@ -108,21 +111,3 @@ def test_context_puts_the_slice_itself_in_the_middle(cache: Cache) -> None:
     assert images.shape == (3, *cache.images.shape[1:], 5)
     assert np.array_equal(images[..., 2], cache.images[rows])
     assert np.array_equal(images[..., 4], cache.images[rows + 2])
-
-
-def test_an_error_in_the_thread_is_raised_where_it_is_waited_for() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise ValueError("broken")
-
-    stream = ahead(items())
-    assert next(stream) == 1
-    with pytest.raises(ValueError, match="broken"):
-        next(stream)
-
-
-def test_leaving_early_ends_the_thread() -> None:
-    stream = ahead(iter(range(1000)))
-    assert next(stream) == 0
-    stream.close()  # type: ignore[attr-defined]
-    assert not [t for t in threading.enumerate() if t.name == "batches" and t.is_alive()]

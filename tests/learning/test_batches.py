@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
+from seglab.data.loader import TrainLoader
 from seglab.learning import batches as module
 from seglab.learning.batches import (
     DeviceBatches,
@@ -69,6 +70,20 @@ def test_without_augmentation_device_and_processor_give_the_same_batches(
     assert trainer.batches.is_resident
     assert len(pairs) == trainer.loader.batches
     assert all(equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("augmentation", ["default", "all"])
+def test_threads_change_nothing(small_config: Build, augmentation: str) -> None:
+    config = small_config(augment={"name": augmentation}, train={"samples_per_epoch": 150})
+    data = open_data(config)
+    epochs = []
+    for threads in (1, 7):
+        compute = Compute(torch.device("cpu"), "fp32", threads)
+        loader = TrainLoader(data.cache, data.split.train, config)
+        batches = HostBatches(loader, compute)
+        epochs.append([*batches.epoch(0), *batches.epoch(1)])
+    assert all(equal(one, other) for one, other in zip(*epochs, strict=True))
+    assert not torch.equal(epochs[0][0].images, epochs[0][1].images)
 
 
 def test_where_the_slices_lie_changes_nothing(small_config: Build) -> None:
@@ -267,5 +282,5 @@ def test_no_batch_reads_from_the_device(small_config: Build, name: str) -> None:
     assert isinstance(batches, DeviceBatches)
     batches._move_in()
     with ReadBacks() as waits:  # the mode only sees its own thread
-        assert list(batches._epoch(0))
+        assert [batches._prepare(0, step) for step in enumerate(trainer.loader.split(0))]
     assert waits.found == []

@@ -56,8 +56,8 @@ def test_no_step_waits_for_the_gpu(small_config: Build, loss: str, is_resident: 
         train_step(trainer, batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in batches._epoch(1):
-            train_step(trainer, batch)
+        for step in enumerate(trainer.loader.split(1)):
+            train_step(trainer, batches._prepare(1, step))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

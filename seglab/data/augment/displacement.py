@@ -54,6 +54,11 @@ class Field:
     """Pixels between nodes."""
     shape: tuple[int, int]
 
+    @functools.cached_property
+    def columns(self) -> np.ndarray:
+        """(n + 2, X) float32: what expands a row of modes, with x and 1 below."""
+        return np.concatenate([self.right.T, self.x[None], np.ones_like(self.x)[None]])
+
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         """Draw the weights z (m, n) float32 of one field."""
         size = self.left.shape[1], self.right.shape[1]
@@ -158,8 +163,7 @@ def source_maps(
         row[:, :modes] = along_x * dx + along_y * dy
         row[:, modes] = along_x
         row[:, modes + 1] = along_y * field.y + shift
-    columns = np.concatenate([field.right.T, field.x[None], np.ones_like(field.x)[None]])
-    at_nodes = product(rows.reshape(-1, modes + 2), columns).reshape(2, len(field.y), -1)
+    at_nodes = product(rows.reshape(-1, modes + 2), field.columns).reshape(2, len(field.y), -1)
     return _between_nodes(field, at_nodes[0]), _between_nodes(field, at_nodes[1])
 
 

@@ -14,6 +14,7 @@ from albumentations.core.type_definitions import Targets
 from seglab.data.augment.displacement import Edges, displacement_field, source_maps
 from seglab.data.augment.transform import Uniform
 
+IDENTITY = np.eye(2, 3)
 CV_CHANNELS = 4
 """OpenCV warps at most so many channels at once with a constant border."""
 
@@ -84,7 +85,7 @@ class Warp(A.DualTransform):  # type: ignore[misc]
             alpha, sigma, edges = self.elastic.alpha, self.elastic.sigma, self.elastic.edges
             field = displacement_field(height, width, alpha, sigma, edges)
             weights = field.draw(self.random_generator)
-            maps = source_maps(field, weights, np.eye(2, 3) if matrix is None else matrix)
+            maps = source_maps(field, weights, IDENTITY if matrix is None else matrix)
         return {"matrix": matrix, "maps": maps}
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:

@@ -67,7 +67,7 @@ def numeric_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if links.get_info(key).type != h5l.TYPE_HARD:
         raise UserError(f"{path}: '{name}' is a link to elsewhere, which is not followed")
     try:
-        dataset = Dataset(h5d.open(file.id, key))
+        dataset = Dataset(h5d.open(file.id, key), readonly=True)
     except KeyError:
         if file.get(name, getclass=True) is Dataset:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,10 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.data.sources.files import MAX_DEFLATE_RATIO, check_file, check_shape, unreadable
-from seglab.data.sources.inflate import DAMAGED, open_gzip
+from seglab.data.sources.inflate import DAMAGED, MAX_TRAILER_BYTES, inflate_gzip, open_gzip
 
 MAX_OFFSET_BYTES = 2**24
 """Between the header and the data lie extensions, which are read whole."""
-MAX_TRAILER_BYTES = 2**16
-"""What may follow the data, and is inflated only to reach the checksum behind it."""
 _HEADERS = {348: ("f", 108), 540: ("q", 168)}
 """Size of a header (NIfTI-1, NIfTI-2) → type and place of the offset of the data."""
 _MOVED_AS = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
@@ -68,10 +67,16 @@ def _read_values(path: Path, proxy: Any) -> NDArray[Any]:
     if not is_gzipped(path):
         return np.asarray(proxy)
     from nibabel.arrayproxy import ArrayProxy
+    from nibabel.volumeutils import apply_read_scaling
 
-    stored = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    size = math.prod(proxy.shape) * proxy.dtype.itemsize
+    content = inflate_gzip(path, proxy.offset + size)
+    if content is not None:
+        stored = np.ndarray(proxy.shape, proxy.dtype, content, proxy.offset, order="F")
+        return np.asarray(apply_read_scaling(stored, proxy.slope, proxy.inter))
+    about = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
     with open_gzip(path) as file:
-        values = np.asarray(ArrayProxy(file, stored))
+        values = np.asarray(ArrayProxy(file, about))
         file.read(MAX_TRAILER_BYTES)  # at the end of the stream its checksum is compared
     return values
 
