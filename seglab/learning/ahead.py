@@ -10,6 +10,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MOST_THREADS = 8
+"""More would wait for the interpreter's lock."""
+
 
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int = 1
@@ -22,8 +25,9 @@ def ahead(
     Args:
         work: called in several threads at once if ``threads`` > 1.
         items: taken in the calling thread, ``threads`` + 2 of them before the first result.
-        threads: at least 1.
+        threads: at least 1; ``MOST_THREADS`` of them are used.
     """
+    threads = min(threads, MOST_THREADS)
     pool = ThreadPoolExecutor(threads, "batches")
     prepared: deque[Future[Result]] = deque()
     try:

@@ -26,9 +26,6 @@ from seglab.learning.resident import ResidentSlices, fits
 
 Result = TypeVar("Result")
 
-MOST_THREADS = 8
-"""Of those that augment: more would wait for the interpreter's lock."""
-
 
 @dataclass(frozen=True)
 class TensorBatch:
@@ -67,12 +64,11 @@ class HostBatches:
 
     def __init__(self, loader: TrainLoader, compute: Compute) -> None:
         self.loader, self.compute = loader, compute
-        self.threads = min(compute.threads, MOST_THREADS)
 
     def epoch(self, epoch: int) -> Iterator[TensorBatch]:
         """Yield what the loader draws, prepared ahead and moved to the device."""
         steps = enumerate(self.loader.split(epoch))
-        return ahead(partial(self._batch, epoch), steps, self.threads)
+        return ahead(partial(self._batch, epoch), steps, self.compute.threads)
 
     def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
         batch = self.loader.batch(epoch, *step_rows)

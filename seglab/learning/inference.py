@@ -15,6 +15,7 @@ from seglab.data.cache import Cache, CachedPatient, to_native
 from seglab.data.loader import Rows, gather, patient_rows
 from seglab.evaluation.case import Case
 from seglab.evaluation.metrics import PatientScore, score_patient
+from seglab.learning.ahead import ahead
 from seglab.learning.device import Compute
 from seglab.losses import Loss
 from seglab.models.folding import fold_normalisation
@@ -97,11 +98,13 @@ def evaluate(
     surface: bool = True,
 ) -> list[PatientScore]:
     """Score every patient named, in that order."""
-    found = [cache.by_id[name] for name in patients]
-    return [
-        score(cache, patient, predictor.native(cache, patient), threshold, surface=surface)
-        for patient in found
-    ]
+    found = (cache.by_id[name] for name in patients)
+    predicted = ((patient, predictor.native(cache, patient)) for patient in found)
+
+    def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
+        return score(cache, *each, threshold, surface=surface)
+
+    return list(ahead(scored, predicted, predictor.compute.threads))
 
 
 def validate(
@@ -117,18 +120,24 @@ def validate(
     """
     if predictor.compute.device.type == "cpu" and predictor.compute.precision == "fp32":
         predictor = replace(predictor, network=fold_normalisation(predictor.network))
-    scores, total, slices = [], 0.0, 0
-    for name in progress(patients, "validation", unit="patient"):
-        patient = cache.by_id[name]
-        maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
-        for rows, logits in predictor.logits(cache, brain_rows(cache, patient)):
-            masks = predictor.compute.masks(cache.masks(rows))
-            total += float(loss(logits, masks)) * len(rows)
-            slices += len(rows)
-            maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
-        native = to_native(maps, patient)
-        scores.append(score(cache, patient, native, threshold, surface=False))
-    return scores, total / max(slices, 1)
+    losses: list[float] = []
+
+    def predicted() -> Iterator[tuple[CachedPatient, Float32]]:
+        for name in progress(patients, "validation", unit="patient"):
+            patient = cache.by_id[name]
+            maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
+            for rows, logits in predictor.logits(cache, brain_rows(cache, patient)):
+                mean = loss(logits, predictor.compute.masks(cache.masks(rows)))
+                losses.extend([float(mean)] * len(rows))
+                maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
+            yield patient, maps
+
+    def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
+        patient, maps = each
+        return score(cache, patient, to_native(maps, patient), threshold, surface=False)
+
+    scores = list(ahead(scored, predicted(), predictor.compute.threads))
+    return scores, sum(losses) / max(len(losses), 1)
 
 
 def build_case(predictor: Predictor, cache: Cache, name: str, threshold: float) -> Case:
