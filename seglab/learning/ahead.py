@@ -28,7 +28,7 @@ def ahead(
         threads: at least 1; ``MOST_THREADS`` of them are used.
     """
     threads = min(threads, MOST_THREADS)
-    pool = ThreadPoolExecutor(threads, "batches")
+    pool = ThreadPoolExecutor(threads, "ahead")
     prepared: deque[Future[Result]] = deque()
     try:
         for item in items:

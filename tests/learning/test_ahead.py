@@ -11,7 +11,7 @@ from seglab.learning.ahead import ahead
 
 
 def left_over() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

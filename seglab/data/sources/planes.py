@@ -7,7 +7,6 @@ as they are stored; whatever is stored in another way is left to HDF5.
 
 from __future__ import annotations
 
-import math
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ def read_planes(dataset: h5py.Dataset, first: int, count: int) -> NDArray[Any]:
 
 
 def _deflated_chunk(dataset: h5py.Dataset) -> Shape | None:
-    """Shape of the chunks if all are in the file, deflated, of values as NumPy keeps them."""
+    """Shape of the chunks if they are deflated, of values as NumPy keeps them."""
     from h5py import h5d, h5t, h5z
 
     plan, stored = dataset.id.get_create_plist(), dataset.id
@@ -50,15 +49,13 @@ def _deflated_chunk(dataset: h5py.Dataset) -> Shape | None:
     if plan.get_filter(0)[0] != h5z.FILTER_DEFLATE:
         return None
     chunk: Shape = plan.get_chunk()
-    there = stored.get_num_chunks() == math.prod(map(_ceil_divide, stored.shape, chunk))
-    plain = stored.get_type().equal(h5t.py_create(stored.dtype, logical=True))
-    return chunk if there and plain else None
+    return chunk if stored.get_type().equal(h5t.py_create(dataset.dtype, logical=True)) else None
 
 
 def _read_chunks(
     dataset: h5py.Dataset, chunk: Shape, first: int, count: int
 ) -> NDArray[Any] | None:
-    """Put (count, H, W) together from its chunks; None where one of them is not deflated."""
+    """Put (count, H, W) together from its chunks; None where one is not deflated or not there."""
     stored, dtype = dataset.id, dataset.dtype
     rows, columns, depth = chunk
     height, width = dataset.shape[:2]
@@ -67,7 +64,10 @@ def _read_chunks(
     for z in range(first // depth * depth, first + count, depth):
         begin, end = max(first, z), min(first + count, z + depth)
         for y, x in product(range(0, height, rows), range(0, width, columns)):
-            left_out, packed = stored.read_direct_chunk((y, x, z))
+            try:
+                left_out, packed = stored.read_direct_chunk((y, x, z))
+            except (OSError, RuntimeError):  # never written, or out of reach: HDF5 tells
+                return None
             if left_out:
                 return None
             if packed == deflated_zeros:  # as most chunks of a mask are
@@ -80,7 +80,3 @@ def _read_chunks(
             inside = np.frombuffer(values, dtype).reshape(chunk)[..., begin - z : end - z]
             target[...] = inside.transpose(2, 0, 1)[:, : target.shape[1], : target.shape[2]]
     return out
-
-
-def _ceil_divide(length: int, step: int) -> int:
-    return -(-length // step)
