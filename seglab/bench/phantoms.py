@@ -7,17 +7,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from seglab.data.cache import Cache
 from seglab.data.cache.files import INDEX, HashedFile, Json, write_index
 from seglab.data.cache.index import IMAGES, MASKS, NATIVE_MASKS, SLICES
-from seglab.data.phantom import make_patient
-from seglab.data.phantom.kaggle import CONTENT
+from seglab.data.phantom import CONTENT, make_patient, write_nifti
 
 DIFFERENT_VOLUMES = 3
 STACK = 155
@@ -35,25 +31,19 @@ def repeat_slices(phantoms: Path, root: Path, files: int) -> None:
 
 
 def write_volumes(root: Path, count: int, size: int) -> None:
-    """Write phantoms as BraTS publishes its patients: gzipped int16 FLAIR and uint8 labels."""
+    """Write phantoms as BraTS publishes its patients: gzipped int16 volumes."""
     root.mkdir()
     for number in range(1, count + 1):
         name = f"BraTS20_Training_{number:03d}"
         folder = root / name
-        folder.mkdir()
         like = (number - 1) % DIFFERENT_VOLUMES + 1
         if like == number:
-            patient = make_patient(0, number, size=size, slices=STACK)
-            _save(folder / f"{name}_flair.nii.gz", patient.image[..., 0].astype(np.int16))
-            _save(folder / f"{name}_seg.nii.gz", patient.labels)
+            write_nifti(folder, name, make_patient(0, number, size=size, slices=STACK))
             continue
+        folder.mkdir()
         first = root / f"BraTS20_Training_{like:03d}"
         for path in first.iterdir():
             _again(path, folder / path.name.replace(first.name, name))
-
-
-def _save(path: Path, stack: NDArray[Any]) -> None:
-    nib.save(nib.Nifti1Image(np.moveaxis(stack, 0, -1), np.eye(4)), path)
 
 
 def _again(path: Path, link: Path) -> None:

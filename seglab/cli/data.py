@@ -30,8 +30,8 @@ def add_commands(commands: Any) -> None:
 def _add_phantom(parts: Any) -> None:
     parser: Parser = parts.add_parser(
         "phantom",
-        help="write synthetic patients in the Kaggle layout",
-        description="Write synthetic patients, in the exact layout of the Kaggle files.",
+        help="write synthetic patients",
+        description="Write synthetic patients in the exact layout of the Kaggle or BraTS files.",
         epilog="example:\n  python -m seglab data phantom --out phantoms --patients 12",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -40,6 +40,9 @@ def _add_phantom(parts: Any) -> None:
     parser.add_argument("--slices", type=int, default=155, help="slices a patient (default 155)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    parser.add_argument(
+        "--layout", choices=("h5", "nifti"), default="h5", help="files of Kaggle (default) or BraTS"
+    )
     add_json(parser)
     parser.set_defaults(do=_phantom)
 
@@ -54,6 +57,7 @@ def _phantom(arguments: argparse.Namespace) -> int:
         slices=arguments.slices,
         seed=arguments.seed,
         workers=arguments.workers,
+        layout=arguments.layout,
     )
     if arguments.json:
         print_json(vars(report))

@@ -15,8 +15,7 @@ from PIL import Image
 
 from seglab.core.errors import UserError
 from seglab.data.check import CheckReport, check
-from seglab.data.phantom import write_phantom
-from seglab.data.phantom.kaggle import CONTENT
+from seglab.data.phantom import CONTENT, write_phantom
 from seglab.data.sources import open_source
 
 PATIENTS, SLICES = 4, 24

@@ -1,4 +1,4 @@
-"""One phantom patient: repeatable, the same at every size, and like a brain."""
+"""One phantom patient: repeatable, the same on every grid, and with the contrasts of real MRI."""
 
 from __future__ import annotations
 
@@ -6,201 +6,143 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from seglab.core.errors import UserError
-from seglab.data.phantom import PhantomPatient, Plant, make_patient
+from seglab.data.identity import image_identity, set_identity
+from seglab.data.phantom import PhantomPatient, make_patient
+from seglab.data.phantom.anatomy import FRAME_MM, Grid, smooth_field
 
 FLAIR, T1, T1CE, T2 = range(4)
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4
 
 
-def small(patient: int, plant: Plant | None = None, seed: int = 0) -> PhantomPatient:
-    return make_patient(seed, patient, size=80, slices=40, plant=plant)
-
-
 @pytest.fixture(scope="module")
 def patients() -> list[PhantomPatient]:
-    return [small(number) for number in range(1, 13)]
+    return [make_patient(0, number, size=80, slices=40) for number in range(1, 13)]
 
 
-def centre_mm(mask: np.ndarray) -> np.ndarray:
-    steps = np.array([155.0, 240.0, 240.0]) / mask.shape
-    return (np.argwhere(mask).mean(0) + 0.5) * steps
+def test_field_equals_scipys_cubic_spline() -> None:
+    grid = Grid(40, 12)
+    field = smooth_field(np.random.default_rng(7), grid, 23.0)
+    counts = [int(np.ceil(mm / 23)) + 4 for mm in FRAME_MM]
+    coefficients = np.random.default_rng(7).standard_normal(counts, dtype=np.float32)
+    # scipy's spline through coefficients c is centred on knot i at position i; ours on i - 1.
+    at = np.meshgrid(*(axis / 23.0 + 1 for axis in grid.axes_mm), indexing="ij")
+    expected = ndimage.map_coordinates(coefficients, at, order=3, prefilter=False)
+    np.testing.assert_allclose(field, expected / (151 / 315) ** 1.5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "slices"), [(240, 155), (239, 154), (96, 155), (32, 8)])
+def test_lattice_is_refined_linearly(size: int, slices: int) -> None:
+    grid = Grid(size, slices)
+    z, x, y = np.meshgrid(*grid.axes_mm, indexing="ij", sparse=True)
+    fine = grid.refine((x + 2 * y - z).astype(np.float32))
+    at = [
+        (np.arange(part.start, part.stop) + 0.5) * step
+        for part, step in zip(grid.window, grid.voxel_mm, strict=True)
+    ]
+    z, x, y = np.meshgrid(*at, indexing="ij", sparse=True)
+    np.testing.assert_allclose(fine, x + 2 * y - z, atol=1e-3)
 
 
 def test_arrays_are_what_the_docstring_says(patients: list[PhantomPatient]) -> None:
     for patient in patients:
         assert patient.image.shape == (40, 80, 80, 4)
-        assert patient.labels.shape == (40, 80, 80)
-        assert patient.image.dtype == np.float32
-        assert patient.labels.dtype == np.uint8
+        assert (patient.image.dtype, patient.labels.dtype) == (np.float32, np.uint8)
+        assert patient.spacing_mm == pytest.approx((155 / 40, 3, 3))
         assert set(np.unique(patient.labels)) <= {0, 1, 2, 4}
         np.testing.assert_array_equal(patient.image, np.rint(patient.image))
         brain = patient.image > 0
         assert (brain == brain[..., :1]).all()
-        assert not (patient.labels[~brain[..., 0]]).any()
+        assert not patient.labels[~brain[..., 0]].any()
         for axis in (1, 2):  # no head is cut off by the frame
-            edges = brain[..., 0].any(tuple({0, 1, 2} - {axis}))[[0, -1]]
-            assert not edges.any()
-
-
-def test_same_seed_same_patient_and_other_seed_another(patients: list[PhantomPatient]) -> None:
-    again = small(3)
-    np.testing.assert_array_equal(again.image, patients[2].image)
-    np.testing.assert_array_equal(again.labels, patients[2].labels)
-    assert again.traits == patients[2].traits
-    assert (small(3, seed=1).labels != again.labels).any()
+            assert not brain[..., 0].any(tuple({0, 1, 2} - {axis}))[[0, -1]].any()
 
 
 def test_a_coarser_grid_shows_the_same_head() -> None:
-    fine = make_patient(0, 4, size=128, slices=48)
-    coarse = make_patient(0, 4, size=64, slices=24)
-    assert coarse.traits.tumour_ml == pytest.approx(fine.traits.tumour_ml, rel=0.1)
-    assert coarse.traits.grade == fine.traits.grade
-    gap = centre_mm(coarse.labels > 0) - centre_mm(fine.labels > 0)
-    assert np.abs(gap).max() < 2.0
-    blocks = fine.image[..., FLAIR].reshape(24, 2, 64, 2, 64, 2)
-    averaged = blocks.mean((1, 3, 5))
-    both = (coarse.image[..., FLAIR] > 0) & (blocks.min((1, 3, 5)) > 0)
+    fine, coarse = (make_patient(0, 6, size=n, slices=3 * n // 8) for n in (192, 64))
+    assert coarse.traits["tumour_ml"] == pytest.approx(fine.traits["tumour_ml"], rel=0.1)
+    averaged = fine.image[..., FLAIR].reshape(24, 3, 64, 3, 64, 3).mean((1, 3, 5))
+    both = (coarse.image[..., FLAIR] > 0) & (averaged > 0)
     assert np.corrcoef(averaged[both], coarse.image[..., FLAIR][both])[0, 1] > 0.75
+    truth = (fine.labels > 0).reshape(24, 3, 64, 3, 64, 3).mean((1, 3, 5)) > 0.5
+    assert 2 * (truth & (coarse.labels > 0)).sum() / (truth.sum() + (coarse.labels > 0).sum()) > 0.9
 
 
-@pytest.mark.parametrize(("size", "slices"), [(32, 8), (33, 9), (50, 155), (240, 8)])
-def test_any_grid_works(size: int, slices: int) -> None:
-    patient = make_patient(0, 3, size=size, slices=slices)
-    assert patient.image.shape == (slices, size, size, 4)
-    assert patient.labels.any()
-
-
-def test_heads_lie_on_their_side(patients: list[PhantomPatient]) -> None:
-    def overlap(brain: np.ndarray, axis: int) -> float:
-        middle = round(float(np.argwhere(brain).mean(0)[axis]) * 2) - (brain.shape[axis] - 1)
-        mirrored = np.roll(np.flip(brain, axis), middle, axis)
-        return float((brain & mirrored).sum() / (brain | mirrored).sum())
-
-    for patient in patients[:4]:
-        brain = patient.image[..., FLAIR] > 0
-        across, along = (np.ptp(np.argwhere(brain), axis=0) + 1)[1:]
-        assert along > 1.15 * across
-        assert overlap(brain, 1) > 0.9 > overlap(brain, 2)
-
-
-def test_channels_agree_with_their_names(patients: list[PhantomPatient]) -> None:
+def test_tissue_has_the_contrasts_of_real_mri(patients: list[PhantomPatient]) -> None:
+    """Signals over the brain's median, as in BraTS volumes 136 and 237."""
+    levels: dict[int, list[np.ndarray]] = {NECROSIS: [], OEDEMA: [], ENHANCING: []}
     for patient in patients:
-        image, labels = patient.image, patient.labels
-        brain = image[..., FLAIR] > 0
-        spread = image[brain].std(0)
-        level = np.median(image[brain], axis=0)
-        oedema = (image[labels == OEDEMA].mean(0) - level) / spread
-        assert int(np.argmax(oedema)) == FLAIR
-        # Fluid: what is far brighter than tissue on T2 and lies outside the tumour.
-        t2 = image[..., T2]
-        fluid = brain & (labels == 0) & (t2 > np.percentile(t2[brain], 98))
-        assert np.median(image[fluid], axis=0)[FLAIR] < 0.85 * level[FLAIR]
-        if np.isin([NECROSIS, ENHANCING], labels).all():
-            rim = image[labels == ENHANCING].mean(0) - image[labels == NECROSIS].mean(0)
-            assert int(np.argmax(rim / spread)) == T1CE
+        level = np.median(patient.image[patient.image[..., FLAIR] > 0], axis=0)
+        for label in np.unique(patient.labels[patient.labels > 0]):
+            inside = patient.image[patient.labels == label]
+            levels[int(label)].append(np.median(inside, axis=0) / level)
+    necrosis, oedema, enhancing = (np.median(levels[label], axis=0) for label in levels)
+    assert oedema[FLAIR] > 1.3
+    assert oedema[T2] > 1.3
+    assert oedema[T1CE] == pytest.approx(1, abs=0.1)
+    assert enhancing[T1CE] > 1.5
+    assert enhancing[T1] < 1.1
+    assert enhancing[FLAIR] == pytest.approx(oedema[FLAIR], abs=0.15)
+    assert necrosis[T1CE] < 0.9
 
 
-def test_low_grade_tumours_do_not_enhance(patients: list[PhantomPatient]) -> None:
-    grades = {patient.traits.grade for patient in patients}
-    assert grades == {"HGG", "LGG"}
-    for patient in patients:
-        if patient.traits.grade == "LGG":
-            assert not (patient.labels == ENHANCING).any()
+def test_identity_of_each_modality_shows(patients: list[PhantomPatient]) -> None:
+    masks = [(patient.labels > 0).astype(np.uint8) for patient in patients]
+    found = [
+        set_identity(
+            [image_identity(p.image[..., c], m) for p, m in zip(patients, masks, strict=True)]
+        )
+        for c in range(4)
+    ]
+    assert [verdict.ok for verdict in found] == [True, False, False, False]
+    # CSF is dark but on T2; the tumour shines on FLAIR and T2 alone.
+    assert [v.csf_brightness > 0 for v in found] == [False, False, False, True]
+    assert [v.lesion_z > 1 for v in found] == [True, False, False, True]
 
 
-def test_most_slices_are_empty(patients: list[PhantomPatient]) -> None:
-    with_tumour = np.concatenate([p.labels.any((1, 2)) for p in patients])
-    assert 0.25 < with_tumour.mean() < 0.5
-
-
-def test_no_threshold_solves_them(patients: list[PhantomPatient]) -> None:
-    scores = []
-    for threshold in np.arange(0.5, 4.0, 0.25):
-        dices = []
-        for patient in patients:
-            flair, truth = patient.image[..., FLAIR], patient.labels > 0
-            inside = flair[flair > 0]
-            found = flair > inside.mean() + threshold * inside.std()
-            dices.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
-        scores.append(np.mean(dices))
-    assert 0.3 < max(scores) < 0.75
-
-
-def test_scanners_differ(patients: list[PhantomPatient]) -> None:
-    levels = [np.median(p.image[..., FLAIR][p.image[..., FLAIR] > 0]) for p in patients]
-    assert np.ptp(levels) / np.median(levels) > 0.5
-
-
-def contrast(patient: PhantomPatient, where: np.ndarray) -> float:
-    """FLAIR of the tumour over that of its surroundings, in units of the brain's spread."""
-    flair = patient.image[..., FLAIR]
-    around = ndimage.binary_dilation(where, iterations=3) & ~where & (flair > 0)
-    return float((flair[where].mean() - flair[around].mean()) / flair[flair > 0].std())
-
-
-def test_planted_tiny_lesion() -> None:
-    patient = small(3, "tiny")
-    assert 0 < patient.traits.tumour_ml < 0.6
-    assert patient.traits.plant == "tiny"
-
-
-def test_planted_faint_lesion() -> None:
-    faint, plain = small(3, "faint"), small(3)
-    assert contrast(faint, faint.labels > 0) < 0.5 * contrast(plain, plain.labels > 0)
-    assert faint.traits.oedema_contrast < 0.25 * plain.traits.oedema_contrast
-    assert faint.labels.any()
-
-
-@pytest.mark.parametrize("number", [3, 5, 8])
-def test_planted_distractor_shines_far_from_the_tumour(number: int) -> None:
-    patient, plain = small(number, "distractor"), small(number)
-    assert patient.traits.distractor is not None
-    at = patient.traits.distractor
-    here = (slice(at[0] - 1, at[0] + 2), slice(at[1] - 1, at[1] + 2), slice(at[2] - 1, at[2] + 2))
-    flair = patient.image[..., FLAIR]
-    assert not patient.labels[here].any()
-    assert flair[here].mean() > np.percentile(flair[flair > 0], 93)
-    assert flair[here].mean() > 1.3 * plain.image[..., FLAIR][here].mean()
-    steps = np.array([155 / 40, 3.0, 3.0])
-    distance = np.sqrt((((np.argwhere(patient.labels > 0) - at) * steps) ** 2).sum(1)).min()
-    assert distance > 15
-
-
-def test_planted_distractor_only_has_no_tumour() -> None:
-    patient = small(3, "distractor_only")
-    assert not patient.labels.any()
-    assert patient.traits.grade is None
-    assert patient.traits.tumour_ml == 0
-
-
-def test_planted_shift_moves_the_truth_of_the_named_slices_only() -> None:
-    patient, plain = small(3, "shifted_truth"), small(3)
-    np.testing.assert_array_equal(patient.image, plain.image)
-    changed = np.flatnonzero((patient.labels != plain.labels).any((1, 2)))
-    assert tuple(changed) == patient.traits.shifted_slices
-    assert len(changed) >= 5
-
-
-def test_planted_intensity_leaves_the_range_of_the_others(patients: list[PhantomPatient]) -> None:
-    def stretch(patient: PhantomPatient) -> float:
-        flair = patient.image[..., FLAIR]
-        outside = flair[(flair > 0) & (patient.labels == 0)]
-        return float(np.percentile(outside, 99) / np.median(outside))
-
-    usual = max(stretch(patient) for patient in patients)
-    for number in (1, 3, 6):
-        assert stretch(small(number, "intensity")) > 1.3 * usual
+WHOLE = (NECROSIS, OEDEMA, ENHANCING)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"size": 31}, "size 31 .* at least 32"),
-        ({"slices": 7}, "slices 7 .* at least 8"),
-        ({"plant": "tinny"}, "tinny.*did you mean 'tiny'"),
-    ],
+    ("channel", "labels", "dice"),
+    [(FLAIR, WHOLE, 0.7), (T1CE, WHOLE, 0.2), (T1CE, (4,), 0.6), (FLAIR, (4,), 0.25)],
 )
-def test_bad_requests_name_the_culprit(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        make_patient(0, 1, **settings)  # type: ignore[arg-type]
+def test_the_best_threshold_finds(
+    patients: list[PhantomPatient], channel: int, labels: tuple[int, ...], dice: float
+) -> None:
+    """Whole tumour shows on FLAIR and enhancing tumour on T1ce; neither is for free."""
+    found = []
+    for patient in patients:
+        image, truth = patient.image[..., channel], np.isin(patient.labels, labels)
+        inside = image[image > 0]
+        for deviations in np.arange(0.25, 4.5, 0.25)[: None if truth.any() else 0]:
+            seen = image > inside.mean() + deviations * inside.std()
+            found.append(2 * (seen & truth).sum() / (seen.sum() + truth.sum()))
+    assert np.reshape(found, (-1, 17)).mean(0).max() == pytest.approx(dice, abs=0.1)
+
+
+def test_patients_differ(patients: list[PhantomPatient]) -> None:
+    volumes = [float(patient.traits["tumour_ml"]) for patient in patients]
+    assert min(volumes) < 20 < 150 < max(volumes)
+    assert {patient.traits["grade"] for patient in patients} == {"HGG", "LGG"}
+    assert {patient.traits["difficulty"] for patient in patients} == {
+        "usual",
+        "faint",
+        "distractor",
+    }
+    for patient in patients:
+        assert (patient.traits["grade"] == "HGG") == (patient.labels == ENHANCING).any()
+    with_tumour = np.concatenate([patient.labels.any((1, 2)) for patient in patients])
+    assert 0.3 < with_tumour.mean() < 0.5
+
+
+def test_hard_patients_are_hard() -> None:
+    usual, faint, distractor = (
+        make_patient(0, 6, size=80, slices=40, difficulty=difficulty)
+        for difficulty in ("usual", "faint", "distractor")
+    )
+    assert faint.traits["tumour_ml"] < 0.3 * usual.traits["tumour_ml"]
+    assert faint.traits["contrast"] < 0.5 * usual.traits["contrast"]
+    np.testing.assert_array_equal(distractor.labels, usual.labels)
+    brighter = distractor.image[..., FLAIR] > 1.25 * usual.image[..., FLAIR]
+    largest = np.bincount(ndimage.label(brighter & (usual.labels == 0))[0].ravel())[1:].max()
+    assert 5 < largest * np.prod(usual.spacing_mm) / 1000 < 60  # millilitres

@@ -1,24 +1,22 @@
-"""The phantom set on disk: exactly the Kaggle layout, complete or absent."""
+"""The phantom set on disk: exactly the layout of Kaggle or BraTS, complete or absent."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.data.phantom import make_patient, write_phantom
-from seglab.data.phantom.kaggle import CONTENT, write_volume
-from seglab.data.sources import open_source
+from seglab.data.phantom import CONTENT, make_patient, write_phantom
+from seglab.data.phantom.write import write_slice
 
 SIZE, SLICES = 64, 10
 
@@ -36,145 +34,103 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_files_hold_the_patient(folder: Path) -> None:
+def test_files_hold_the_patient_on_a_lattice_of_whole_numbers(folder: Path) -> None:
     patient = make_patient(0, 2, size=SIZE, slices=SLICES)
     for index in range(SLICES):
         with h5py.File(folder / CONTENT / f"volume_2_slice_{index}.h5") as file:
-            assert set(file) == {"image", "mask"}
             image, mask = file["image"][()], file["mask"][()]
-            assert file["image"].chunks == (60, 60, 1)
-            assert file["image"].compression == file["mask"].compression == "gzip"
-        assert (image.shape, image.dtype) == ((SIZE, SIZE, 4), np.float64)
-        assert (mask.shape, mask.dtype) == ((SIZE, SIZE, 3), np.uint8)
+            spacing_mm = file["image"].attrs["spacing_mm"]
+        assert (image.dtype, mask.dtype) == (np.float64, np.uint8)
+        assert spacing_mm == pytest.approx((155 / SLICES, 240 / SIZE, 240 / SIZE))
         raw = patient.image[index].astype(np.float64)
         spread = raw.std((0, 1))
         np.testing.assert_allclose(image * spread, (raw - raw.mean((0, 1))) * (spread > 0))
-        labels = mask @ np.array([1, 2, 4], np.uint8)
-        np.testing.assert_array_equal(labels, patient.labels[index])
-
-
-def test_files_state_the_spacing_of_a_head_of_the_usual_size(folder: Path) -> None:
-    source = open_source("brats-h5", folder)
-    volume = source.read(source.patients()[0])
-    assert volume.spacing_mm == pytest.approx((155 / SLICES, 240 / SIZE, 240 / SIZE))
+        np.testing.assert_array_equal(mask @ np.array([1, 2, 4]), patient.labels[index])
+        for channel in np.flatnonzero(raw.max((0, 1)) > 100):
+            values = np.unique(image[..., channel])
+            numbers = (image[..., channel] - values[0]) / np.diff(values).min()
+            np.testing.assert_allclose(numbers, raw[..., channel], atol=0.01)
 
 
 @pytest.mark.real_data
-def test_files_are_built_like_the_real_ones(shared_data: Path, tmp_path: Path) -> None:
-    real_path = next((shared_data / "brats20_h5" / CONTENT).glob("*.h5"))
-    image = np.zeros((1, 240, 240, 4), np.float32)
-    write_volume(tmp_path, 1, image, np.zeros((1, 240, 240), np.uint8))
-    with h5py.File(real_path) as real, h5py.File(tmp_path / "volume_1_slice_0.h5") as ours:
+def test_files_and_tables_are_built_like_the_real_ones(
+    shared_data: Path, folder: Path, tmp_path: Path
+) -> None:
+    content = shared_data / "brats20_h5" / CONTENT
+    image, labels = np.zeros((240, 240, 4), np.float32), np.zeros((240, 240), np.uint8)
+    write_slice(tmp_path / "slice.h5", image, labels, (1, 1, 1))
+    with h5py.File(next(content.glob("*.h5"))) as real, h5py.File(tmp_path / "slice.h5") as ours:
         assert set(real) == set(ours)
         for key in real:
             for trait in ("shape", "dtype", "chunks", "compression", "shuffle"):
                 assert getattr(real[key], trait) == getattr(ours[key], trait), (key, trait)
-
-
-@pytest.mark.real_data
-def test_tables_have_the_columns_of_the_real_ones(shared_data: Path, folder: Path) -> None:
-    real = shared_data / "brats20_h5" / CONTENT
     for name, known in (("meta_data.csv", 4), ("name_mapping.csv", 6)):
-        columns = list(table(real / name)[0])
+        columns = list(table(content / name)[0])
         assert list(table(folder / CONTENT / name)[0])[:known] == columns
 
 
 def test_tables_count_what_the_files_hold(folder: Path) -> None:
     rows = table(folder / CONTENT / "meta_data.csv")
-    assert len(rows) == 30
     for row in rows:
         name = Path(row["slice_path"]).name
-        assert row["slice_path"] == f"/content/data/{name}"
         assert name == f"volume_{row['volume']}_slice_{row['slice']}.h5"
         with h5py.File(folder / CONTENT / name) as file:
             counts = file["mask"][()].sum((0, 1), dtype=int)
         assert [int(row[f"label{plane}_pxl_cnt"]) for plane in range(3)] == counts.tolist()
         assert int(row["target"]) == int(counts.any())
         assert float(row["background_ratio"]) == pytest.approx(1 - counts.sum() / SIZE**2)
-    other = table(folder / "BraTS20 Training Metadata.csv")
-    assert [row["label1_pxl_cnt"] for row in other] == [row["label1_pxl_cnt"] for row in rows]
+    record = json.loads((folder / "phantom.json").read_text())
+    assert (record["synthetic"], record["seed"], record["patients"]) == (True, 0, 3)
+    assert (len(rows), record["tumour_slices"]) == (30, sum(int(row["target"]) for row in rows))
+    names = table(folder / CONTENT / "name_mapping.csv")
+    for trait, row in zip(record["traits"], names, strict=True):
+        assert (trait["patient"], trait["grade"]) == (row["BraTS_2020_subject_ID"], row["Grade"])
+    assert names[2]["BraTS_2020_subject_ID"] == "BraTS20_Training_003"
 
 
-def test_names_and_grades(folder: Path) -> None:
-    rows = table(folder / CONTENT / "name_mapping.csv")
-    expected = [f"BraTS20_Training_{number:03d}" for number in (1, 2, 3)]
-    assert [row["BraTS_2020_subject_ID"] for row in rows] == expected
-    assert {row["TCGA_TCIA_subject_ID"] for row in rows} == {"NA"}
-    traits = json.loads((folder / "phantom.json").read_text())["traits"]
-    assert [row["Grade"] for row in rows] == [trait["grade"] for trait in traits]
+def test_nifti_holds_the_same_patients(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "set", patients=2, size=48, slices=9, workers=1, layout="nifti")
+    patient = make_patient(0, 2, size=48, slices=9)
+    parts = ("flair", "t1", "t1ce", "t2", "seg")
+    expected = (*np.moveaxis(patient.image, -1, 0), patient.labels)
+    for part, stack in zip(parts, expected, strict=True):
+        name = f"BraTS20_Training_002/BraTS20_Training_002_{part}.nii.gz"
+        image = nib.load(tmp_path / "set" / name)
+        assert image.get_data_dtype() == np.int16
+        np.testing.assert_array_equal(np.moveaxis(image.dataobj, -1, 0), stack)
+        assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+        assert image.header.get_zooms() == pytest.approx((5, 5, 155 / 9))
 
 
-def test_patients_depend_on_neither_their_number_nor_the_workers(
-    folder: Path, tmp_path: Path
-) -> None:
-    write_phantom(tmp_path / "two", patients=2, size=SIZE, slices=SLICES, workers=1)
-    for path in (tmp_path / "two" / CONTENT).glob("*.h5"):
+def test_patients_depend_on_the_seed_alone(folder: Path, tmp_path: Path) -> None:
+    write_phantom(tmp_path, patients=2, size=SIZE, slices=SLICES, workers=1)
+    for path in (tmp_path / CONTENT).glob("*.h5"):
         assert path.read_bytes() == (folder / CONTENT / path.name).read_bytes()
+    ours, other = (make_patient(seed, 1, size=SIZE, slices=SLICES) for seed in (0, 1))
+    assert (ours.labels != other.labels).any()
 
 
-def test_same_set_is_reused_and_another_refused(folder: Path) -> None:
+def test_same_set_is_reused_and_anything_else_refused(folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     report = write_phantom(folder, patients=3, size=SIZE, slices=SLICES)
-    assert report.reused
-    assert report.slices == 30
-    with pytest.raises(UserError, match=r"another phantom set .*seed 0 instead of 1"):
+    assert (report.reused, report.slices) == (True, 30)
+    with pytest.raises(UserError, match=r"another phantom set \(seed 0\)"):
         write_phantom(folder, patients=3, size=SIZE, slices=SLICES, seed=1)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def test_planted_patients_are_recorded(tmp_path: Path) -> None:
-    out = tmp_path / "planted"
-    write_phantom(out, patients=2, size=32, slices=8, workers=1, plants={2: "distractor_only"})
-    traits = json.loads((out / "phantom.json").read_text())["traits"]
-    assert [trait["plant"] for trait in traits] == [None, "distractor_only"]
-    rows = table(out / CONTENT / "meta_data.csv")
-    assert all(row["target"] == "0" for row in rows if row["volume"] == "2")
-
-
-def test_foreign_or_damaged_folders_are_refused(tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "thesis.tex").write_text("precious")
+    (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="is not a phantom set"):
-        write_phantom(foreign, patients=1, size=32, slices=8)
-    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
-
-    damaged = tmp_path / "damaged"
-    write_phantom(damaged, patients=1, size=32, slices=8)
-    next((damaged / CONTENT).glob("*.h5")).unlink()
-    with pytest.raises(UserError, match="has lost slices"):
-        write_phantom(damaged, patients=1, size=32, slices=8)
-
-
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    out = tmp_path / "empty"
-    out.mkdir()
-    assert not write_phantom(out, patients=1, size=32, slices=8).reused
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the phantom set to .*file/set"):
-        write_phantom(tmp_path / "file" / "set", patients=1, size=32, slices=8)
+        write_phantom(tmp_path, patients=1, size=32, slices=8)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match=r"cannot write the phantom set to .*thesis.tex/set"):
+        write_phantom(tmp_path / "thesis.tex" / "set", patients=1, size=32, slices=8)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"patients": 0}, "patients 0"),
-        ({"seed": -1}, "seed -1"),
-        ({"workers": -2}, "workers -2"),
-        ({"size": 16}, "size 16"),
-        ({"slices": 2}, "slices 2"),
-        ({"patients": 1, "plants": {2: "tiny"}}, "plant for patient 2"),
-        ({"plants": {1: "fiant"}}, "did you mean 'faint'"),
-    ],
+    ("name", "value"), [("patients", 0), ("seed", -1), ("workers", -2), ("size", 16), ("slices", 2)]
 )
-def test_bad_parameters_write_nothing(
-    tmp_path: Path, settings: dict[str, object], says: str
-) -> None:
-    with pytest.raises(UserError, match=says):
-        write_phantom(tmp_path / "set", **settings)  # type: ignore[arg-type]
+def test_bad_parameters_write_nothing(tmp_path: Path, name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{name} {value} is out of range: at least"):
+        write_phantom(tmp_path / "set", **{name: value})  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -185,12 +141,12 @@ def test_a_kill_leaves_no_half_set_and_the_next_run_cleans_up(tmp_path: Path) ->
         f"write_phantom(Path({str(out)!r}), patients=999, size=32, slices=8, workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    waited_until = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.h5")) and time.monotonic() < waited_until:
+    while not list(tmp_path.rglob("*.h5")) and process.poll() is None:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not out.exists()
     assert list(tmp_path.rglob("*.h5"))
-    write_phantom(out, patients=1, size=32, slices=8)
+    out.mkdir()  # an empty folder is filled
+    assert not write_phantom(out, patients=1, size=32, slices=8).reused
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

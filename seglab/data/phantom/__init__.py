@@ -1,13 +1,6 @@
-"""Synthetic patients in the Kaggle layout, for a first run without any download."""
+"""Synthetic patients with four modalities and BraTS labels, for a first run without download."""
 
-from seglab.data.phantom.patient import PhantomPatient, Plant, Traits, make_patient
-from seglab.data.phantom.write import PhantomReport, write_phantom
+from seglab.data.phantom.patient import PhantomPatient, make_patient
+from seglab.data.phantom.write import CONTENT, write_nifti, write_phantom
 
-__all__ = [
-    "PhantomPatient",
-    "PhantomReport",
-    "Plant",
-    "Traits",
-    "make_patient",
-    "write_phantom",
-]
+__all__ = ["CONTENT", "PhantomPatient", "make_patient", "write_nifti", "write_phantom"]

@@ -1,291 +1,268 @@
-"""A healthy brain: outline, folded cortex, white matter, deep nuclei, ventricles.
+"""A healthy head: outline, folded cortex, white matter, deep nuclei, fluid.
 
-Template coordinates are millimetres with x from the midline, y from the middle of
-the brain (front negative) and z from the bottom of the frame (up).
+Anatomy is defined in millimetres, so that every grid shows the same head. Arrays are (S, H, W)
+= (z, x, y), as BraTS stores them: x runs from right to left, y from front to back, z upwards.
+Template coordinates have x from the midline and y from the middle of the brain. Shapes are
+signed distances in millimetres, negative inside; they vary slowly and are computed on a
+lattice of about 2 mm. Tissue is cut from them on the voxels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.interpolate import BSpline
 
-from seglab.data.phantom.grid import Array, Grid, Mask, SmoothField
-from seglab.data.phantom.shapes import (
-    ellipsoid,
-    inside,
-    smooth_union,
-    tube,
-    within_sheet,
-)
+Array = npt.NDArray[np.floating]
+Point = tuple[float, float, float]
 
-CORTEX_MM = 2.8
-"""Thickness of the cortical ribbon."""
+FRAME_MM = (155.0, 240.0, 240.0)
+"""Extent of the whole frame along (z, x, y), whatever the number of voxels."""
+WINDOW_MM = ((0.0, 155.0), (44.0, 194.0), (30.0, 222.0))
+"""Part of the frame that a head can reach."""
+CORTEX_MM = 2.8  # thickness of the cortical ribbon
 
 
 @dataclass(frozen=True)
-class Points:
-    """The voxels of one brain, flattened.
+class Grid:
+    """A sampling of the frame: ``slices`` × ``size`` × ``size`` voxels."""
 
-    ``x``, ``y``, ``z`` are template coordinates (n,), float32; ``where`` marks the
-    voxels in the grid's window, in the same order.
+    size: int
+    slices: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(S, H, W) of the whole frame."""
+        return self.slices, self.size, self.size
+
+    @property
+    def voxel_mm(self) -> Point:
+        """Voxel edges along (z, x, y)."""
+        return FRAME_MM[0] / self.slices, FRAME_MM[1] / self.size, FRAME_MM[2] / self.size
+
+    @property
+    def edge_mm(self) -> float:
+        """Width over which a voxel averages a boundary."""
+        return max(1.0, math.prod(self.voxel_mm) ** (1 / 3))
+
+    @cached_property
+    def window(self) -> tuple[slice, ...]:
+        """Index ranges of the part of the frame that a head can reach."""
+        return tuple(
+            slice(int(low // step), min(count, math.ceil(high / step)))
+            for (low, high), step, count in zip(WINDOW_MM, self.voxel_mm, self.shape, strict=True)
+        )
+
+    @property
+    def strides(self) -> list[int]:
+        """Voxels from one node of the lattice to the next."""
+        return [2 if step <= 1.3 else 1 for step in self.voxel_mm]
+
+    @cached_property
+    def axes_mm(self) -> list[Array]:
+        """Positions of the lattice's nodes along z, x and y."""
+        return [
+            ((np.arange(part.start, part.stop + 1, stride) + 0.5) * step).astype(np.float32)
+            for part, step, stride in zip(self.window, self.voxel_mm, self.strides, strict=True)
+        ]
+
+    def refine(self, values: Array) -> Array:
+        """From the lattice's nodes to the window's voxels, linear in between."""
+        for axis in (2, 1, 0):  # the innermost axis first: the largest pass copies whole planes
+            if self.strides[axis] == 2:
+                values = values.repeat(2, axis)
+                along = np.moveaxis(values, axis, 0)
+                along[1:-1:2] += along[2::2]
+                along[1:-1:2] *= 0.5
+        depth, height, width = (part.stop - part.start for part in self.window)
+        return values[:depth, :height, :width]
+
+
+def smooth_field(rng: np.random.Generator, grid: Grid, spacing_mm: float) -> Array:
+    """A cubic B-spline on a grid's lattice: zero mean, about unit variance.
+
+    Its coefficients lie ``spacing_mm`` apart in the frame: every grid samples the same field.
     """
+    counts = [math.ceil(mm / spacing_mm) + 4 for mm in FRAME_MM]
+    values = rng.standard_normal(counts, dtype=np.float32)
+    for axis in range(3):
+        along = np.moveaxis(values, axis, 0)
+        knots = spacing_mm * np.arange(-3.0, len(along) + 1)
+        values = np.moveaxis(BSpline(knots, along, 3)(grid.axes_mm[axis]), 0, axis)
+    # Standard deviation of a spline whose coefficients are white, averaged over a cell.
+    return np.asarray(values / (151 / 315) ** 1.5, np.float32, order="C")
 
-    grid: Grid
-    where: Mask
-    x: Array
-    y: Array
-    z: Array
 
-    def of(self, field: SmoothField, derivative: int | None = None) -> Array:
-        """Values (n,) of a field at these points; fields stay fixed to the frame."""
-        values: Array = field.sample(self.grid, derivative)[self.where]
-        return values
+def ellipsoid(at: Sequence[Array], centre: Point, radii: Point) -> Array:
+    """First-order distance to an axis-aligned ellipsoid; exact for a sphere outside its centre."""
+    scaled = [((a - c) / r) ** 2 for a, c, r in zip(at, centre, radii, strict=True)]
+    reach = np.sqrt(sum(scaled))
+    steepness = np.sqrt(sum(s / (r * r) for s, r in zip(scaled, radii, strict=True)))
+    return np.asarray(reach * (reach - 1) / np.maximum(steepness, 1e-6))
 
-    def scatter(self, values: Array) -> Array:
-        """Put values (n,) back into a window of zeros."""
-        window = np.zeros(self.where.shape, np.float32)
-        window[self.where] = values
-        return window
+
+def tube(at: Sequence[Array], knots: Sequence[tuple[float, float, float, float]]) -> Array:
+    """Distance to a chain of tapered capsules through ``(x, y, z, radius)`` knots."""
+    capsules = []
+    for start, end in itertools.pairwise(knots):
+        *along, taper = (b - a for a, b in zip(start, end, strict=True))
+        offset = [a - s for a, s in zip(at, start[:3], strict=True)]
+        dot = sum(o * a for o, a in zip(offset, along, strict=True))
+        t = np.clip(dot / sum(a * a for a in along), 0, 1)
+        away2 = sum((o - t * a) ** 2 for o, a in zip(offset, along, strict=True))
+        capsules.append(np.sqrt(away2) - (start[3] + t * taper))
+    return np.asarray(np.minimum.reduce(capsules))
+
+
+def smooth_union(distances: Sequence[Array], blend_mm: float) -> Array:
+    """Union whose creases are filled to a depth of 0.7 ``blend_mm``."""
+    return np.asarray(-blend_mm * np.logaddexp.reduce([-d / blend_mm for d in distances]))
+
+
+def inside(distance: Array, edge_mm: float) -> Array:
+    """Share of a voxel of width ``edge_mm`` that lies inside a boundary, in [0, 1]."""
+    return np.asarray(np.clip(0.5 - distance / edge_mm, 0, 1))
 
 
 @dataclass(frozen=True)
 class Brain:
-    """Volume shares (n,) of the healthy tissues, and distances the lesions need."""
+    """A head on a grid: shapes on the nodes of its lattice, tissue in its voxels."""
 
-    points: Points
-    depth: Array
-    """Millimetres below the pial surface."""
-    cortex_gap: Array
-    """Millimetres to the nearest cortex; negative within it and below the tentorium."""
+    grid: Grid
+    where: npt.NDArray[np.bool_]
+    """The n voxels of the head, in the grid's window."""
+    at: list[Array]
+    """Template coordinates x, y and z."""
+    pia: Array
     ventricle: Array
-    """Signed millimetres to the ventricles' wall."""
-    csf: Array
-    grey: Array
     nuclei: Array
-    white: Array
+    hemisphere: Array
+    """1 in the folded hemispheres, 0 in cerebellum and brainstem."""
+    clefts: list[tuple[Array, Array]]
+    """Of each set of them two distances: across, and below its floor."""
+    half_width: Array
 
+    def voxels(self, values: Array) -> Array:
+        """Values (n,) at the voxels, from those on the lattice."""
+        return self.grid.refine(values)[self.where]
 
-@dataclass(frozen=True)
-class Anatomy:
-    """What makes one head differ from another; drawn once, sampled by any grid."""
+    @property
+    def white(self) -> Array:
+        """Distance to the hemispheres' white matter."""
+        nearest = np.minimum.reduce([np.hypot(*cleft) for cleft in self.clefts])
+        distance = CORTEX_MM - np.minimum(-self.pia, nearest - self.half_width)
+        return np.where(self.hemisphere > 0.5, distance, np.float32(CORTEX_MM))
 
-    centre_mm: tuple[float, float, float]
-    tilt_rad: tuple[float, float]
-    scale: tuple[float, float, float]
-    ventricle_mm: float
-    """Added to the ventricles' radius."""
-    sulcus_mm: float
-    """Half-width of the sulci at the surface; grows with age."""
-    sulcus_depth_mm: float
-    folds: SmoothField
-    relief: SmoothField
-    """Irregularity of the outline."""
-    sway: SmoothField
-    """Bends what should be straight: midline, ventricles, sulcal floors."""
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> Anatomy:
-        """Draw a head."""
-        age = rng.beta(2.0, 2.0)
-        x, y, z = rng.normal((118.0, 127.0, 0.0), (1.0, 1.5, 1.0))
-        sideways, inplane = rng.normal(0.0, 0.02, 2)
-        across, along, up = rng.normal(1.0, (0.025, 0.025, 0.02)).clip(0.93, 1.06)
-        return cls(
-            centre_mm=(float(x), float(y), float(z)),
-            tilt_rad=(float(sideways), float(inplane)),
-            scale=(float(across), float(along), float(up)),
-            ventricle_mm=float(-1.5 + 4.5 * age + rng.normal(0.0, 0.5)),
-            sulcus_mm=float(0.35 + 0.75 * age + rng.normal(0.0, 0.08)),
-            sulcus_depth_mm=float(rng.uniform(20.0, 28.0)),
-            folds=SmoothField.draw(rng, 8.5, band_pass=True),
-            relief=SmoothField.draw(rng, 9.0),
-            sway=SmoothField.draw(rng, 32.0),
+    @cached_property
+    def tissue(self) -> dict[str, Array]:
+        """Shares (n,) of the healthy tissues in each voxel; they add up to 1."""
+        edge, depth, folded = (
+            self.grid.edge_mm,
+            self.voxels(-self.pia),
+            self.voxels(self.hemisphere),
         )
-
-    def points(self, grid: Grid) -> tuple[Points, Array]:
-        """The brain's voxels on ``grid`` and their depth (n,) below the pial surface, in mm."""
-        z, x, y = np.meshgrid(*grid.axes_mm, indexing="ij", sparse=True)
-        tx, ty, tz = self._to_template(x, y, z)
-        parts = _lobes(np.abs(tx), ty, tz)
-        uneven = self.relief.sample(grid)
-        hull = smooth_union(parts, 7.0) + np.float32(0.8) * uneven
-        where = hull < 0.6
-        pia = smooth_union([part[where] for part in parts], 2.5) + np.float32(0.8) * uneven[where]
-        x, y, z = (np.broadcast_to(axis, where.shape)[where] for axis in (tx, ty, tz))
-        return Points(grid, where, x, y, z), -pia
-
-    def _to_template(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
-        """Undo the pose; the results broadcast together, as the arguments do."""
-        cx, cy, cz = self.centre_mm
-        (sideways, inplane), (across, along, up) = self.tilt_rad, self.scale
-        dx, dy, dz = x - np.float32(cx), y - np.float32(cy), z - np.float32(cz)
-        # Small angles: a shear is a rotation to within a tenth of a millimetre.
-        tx = (dx + np.float32(inplane) * dy + np.float32(sideways) * (dz - 75)) / np.float32(across)
-        ty: Array = np.divide(dy - np.float32(inplane) * dx, np.float32(along))
-        tz: Array = np.divide(dz - np.float32(sideways) * dx - 75, np.float32(up)) + 75
-        return tx, ty, tz
-
-    def build(self, points: Points, depth: Array) -> Brain:
-        """Fill the outline with tissue; ``points`` may be displaced by a mass."""
-        edge = points.grid.edge_mm
-        sway = points.of(self.sway)
-        cerebrum = _is_cerebrum(points)
-        sulcus = self._sulcus_distance(points, sway, cerebrum)
-        openness = np.clip(1.25 - depth / np.float32(24), 0.45, 1.25)
-        openness = openness * np.clip(1 + np.float32(0.45) * points.of(self.relief), 0.3, 2.0)
-        width = np.float32(self.sulcus_mm) * openness
-        ventricle = _ventricles(points, sway) - np.float32(self.ventricle_mm)
-        fluids = [depth, ventricle, _cisterns(points, sway)]
-        csf = np.maximum(within_sheet(sulcus, width, edge), inside(np.minimum.reduce(fluids), edge))
-        cortex_gap = np.minimum(depth, sulcus - width) - np.float32(CORTEX_MM)
-        ribbon = inside(cortex_gap, edge) * cerebrum + self._folia(points, depth) * (1 - cerebrum)
-        nuclei = inside(_deep_nuclei(points, sway), edge)
-        solid = 1 - csf
-        # White matter is not uniform: fibres mix with some grey, more of it deep and behind.
-        ribbon = np.maximum(ribbon, np.clip(np.float32(0.12) * (1 + sway), 0, 0.4))
-        grey = solid * ribbon * (1 - nuclei)
-        white = solid * (1 - ribbon) * (1 - nuclei)
-        spreadable = np.where(cerebrum > 0.5, cortex_gap, np.float32(-CORTEX_MM))
-        return Brain(points, depth, spreadable, ventricle, csf, grey, solid * nuclei, white)
-
-    def _sulcus_distance(self, points: Points, sway: Array, cerebrum: Array) -> Array:
-        """Distance to the nearest fold: zero surfaces of a field, down to a floor, and fissures."""
-        value = points.of(self.folds)
-        slope2 = sum(points.of(self.folds, axis) ** 2 for axis in range(3))
-        across = np.abs(value) / np.sqrt(slope2 + np.float32(1e-4))
-        floor = np.float32(self.sulcus_depth_mm) * (1 + np.float32(0.25) * sway)
-        below = np.maximum(-_convexity(points) - floor, 0)
-        folds = np.hypot(across, below) + np.float32(30) * (1 - cerebrum)
-        fissures = np.minimum(_midline_fissure(points, sway), _sylvian(points, sway))
-        nearest: Array = np.minimum(folds, fissures)
-        return nearest
-
-    def _folia(self, points: Points, depth: Array) -> Array:
-        """Grey share of cerebellum and brainstem: leaves of cortex on a white tree."""
-        x, y, z = np.abs(points.x), points.y, points.z
-        wave_mm = 5.5
-        phase = np.hypot(z - 34, (y - 30) * np.float32(0.9)) + np.float32(0.08) * x
-        leaves = np.sin(
-            phase * np.float32(2 * np.pi / wave_mm) + np.float32(0.6) * points.of(self.sway)
-        )
-        # A voxel that spans a leaf sees its mean: attenuate as a box of that width does.
-        contrast = np.float32(0.35 * np.sinc(min(points.grid.edge_mm / wave_mm, 1.0)))
-        cortex = np.clip(1.15 - depth / np.float32(16), 0.0, 0.75) + contrast * leaves
-        stem = np.maximum(_brainstem(x, y, z), np.float32(-4)) < 0
-        return np.where(stem, np.float32(0.25), np.clip(cortex, 0, 1)).astype(np.float32)
+        gaps = [np.hypot(self.voxels(across), self.voxels(below)) for across, below in self.clefts]
+        gap = np.minimum.reduce(gaps) - self.voxels(self.half_width)
+        csf = inside(np.minimum.reduce([gap, depth, self.voxels(self.ventricle)]), edge)
+        ribbon = inside(np.minimum(depth, gap) - CORTEX_MM, edge)
+        # The leaves of the cerebellum are finer than a voxel: less and less cortex with depth.
+        cortex = ribbon * folded + np.clip(1 - depth / 16, 0.2, 0.7) * (1 - folded)
+        solid, nuclei = 1 - csf, inside(self.voxels(self.nuclei), edge)
+        grey, white = solid * cortex * (1 - nuclei), solid * (1 - cortex) * (1 - nuclei)
+        return {"csf": csf, "grey": grey, "nuclei": solid * nuclei, "white": white}
 
 
-def push_aside(
-    points: Points, centre: tuple[float, float, float], push_mm: float, reach_mm: float
-) -> Points:
-    """Where each point came from before a mass at ``centre`` pushed it outwards."""
-    dx, dy, dz = (
-        a - np.float32(c) for a, c in zip((points.x, points.y, points.z), centre, strict=True)
-    )
-    r = np.sqrt(dx**2 + dy**2 + dz**2) + np.float32(1e-3)
+def build_brain(
+    rng: np.random.Generator, grid: Grid, centre: Point, push_mm: float, reach_mm: float
+) -> Brain:
+    """Draw a head; all but its outline gives way to a mass at ``centre``."""
+    age = float(rng.beta(2.0, 2.0))
+    cx, cy, cz = rng.normal((118.0, 127.0, 75.0), (1.0, 1.5, 1.0)).tolist()
+    across, along, up = rng.normal(1.0, (0.025, 0.025, 0.02)).clip(0.93, 1.06).tolist()
+    z, x, y = np.meshgrid(*grid.axes_mm, indexing="ij", sparse=True)
+    at = [(x - cx) / across, (y - cy) / along, (z - cz) / up + 75]
+    relief, sway = smooth_field(rng, grid, 9.0), smooth_field(rng, grid, 32.0)
+    cerebrum, *lobes = _lobes(at)
+    lobes.append(np.maximum(cerebrum, 51 + 0.04 * np.abs(at[1]) - at[2]))  # the skull's base
+    where = grid.refine(smooth_union(lobes, 2.5) + 0.8 * relief) < 0.6
+    pia = smooth_union(lobes, 0.8) + 0.8 * relief
+    at = _before(at, centre, push_mm, reach_mm)
+    deep = _deep([at[0] - 1.2 * sway, *at[1:]], 4.5 * age - 1.5)
+    # Sulci gape with age, at the surface more than at their floor.
+    width = (0.35 + 0.75 * age) * np.clip(1.25 + pia / 24, 0.45, 1.25)
+    width = width * np.clip(1 + 0.45 * relief, 0.3, 2.0)
+    return Brain(grid, where, at, pia, *deep, *_clefts(rng, grid, at, sway), width)
+
+
+def _before(at: Sequence[Array], centre: Point, push_mm: float, reach_mm: float) -> list[Array]:
+    """Where each point came from before a mass pushed it outwards."""
+    offset = [a - c for a, c in zip(at, centre, strict=True)]
     # Rises from 0 at the centre, peaks near the mass' surface, dies out at a few radii.
-    u = r / np.float32(reach_mm)
-    back = np.float32(push_mm) * u * np.exp((1 - u**2) / 2) / r
-    return replace(points, x=points.x - back * dx, y=points.y - back * dy, z=points.z - back * dz)
+    far2 = sum(o**2 for o in offset) / reach_mm**2
+    back = 1 - push_mm / reach_mm * np.exp((1 - far2) / 2)
+    return [c + back * o for c, o in zip(centre, offset, strict=True)]
 
 
-def _lobes(x: Array, y: Array, z: Array) -> list[Array]:
-    """Distances to cerebrum, temporal lobe, cerebellum and brainstem of one (mirrored) half."""
-    skull_base = np.float32(51) + np.float32(0.04) * np.abs(y) - z
-    cerebrum = np.maximum(_cerebrum(x, y, z), skull_base)
-    cerebellum = ellipsoid(x, y, z, (24.0, 43.0, 33.0), (31.0, 30.0, 25.0))
-    return [cerebrum, _temporal(x, y, z), cerebellum, _brainstem(x, y, z)]
+def _lobes(at: Sequence[Array]) -> list[Array]:
+    """Cerebrum, temporal lobes, cerebellum and brainstem; the head is symmetric."""
+    x, y, z = np.abs(at[0]), *at[1:]
+    stem = [(0, 10, 66, 15), (0, 9, 44, 16), (0, 17, 22, 10), (0, 22, 2, 8)]
+    return [
+        ellipsoid((x / (1 + 0.0012 * y), y, z), (17, 0, 82), (50, 85, 58)),
+        ellipsoid((x, y, z - 0.22 * (y + 12)), (40, -14, 50), (21, 43, 22)),
+        ellipsoid((x, y, z), (24, 43, 33), (31, 30, 25)),
+        tube((x, y, z), stem),
+    ]
 
 
-def _convexity(points: Points) -> Array:
-    """Distance to the convex surface that the folds start from: no folds start at the base."""
-    x, y, z = np.abs(points.x), points.y, points.z
-    return np.minimum(_cerebrum(x, y, z), _temporal(x, y, z))
+def _clefts(
+    rng: np.random.Generator, grid: Grid, at: Sequence[Array], sway: Array
+) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Hemispheres and clefts as ``Brain`` holds them.
+
+    Sulci are the zero surfaces of a field that varies along the brain's surface and hardly
+    with depth, so that they run inwards from it.
+    """
+    x, y, z = at
+    cerebrum, temporal, cerebellum, stem = _lobes(at)
+    hemisphere = 1 - inside(np.maximum(np.minimum(cerebellum - 0.5, stem), z - 58), 2.0)
+    values = rng.standard_normal((24, 34, 34), dtype=np.float32)  # 8 mm apart
+    values = values - ndimage.uniform_filter(values, 3, mode="wrap")  # no wide blank regions
+    radius = np.sqrt((x / 60) ** 2 + (y / 86) ** 2 + ((z - 76) / 60) ** 2) + 0.05
+    out = radius**-0.75 / 8
+    position = [(z - 76) * out + 10.5, x * out + 16, y * out + 16]
+    field = ndimage.map_coordinates(values, position, order=3, prefilter=False, mode="nearest")
+    steps = [float(axis[1] - axis[0]) for axis in grid.axes_mm]
+    folds = field / np.sqrt(sum(part**2 for part in np.gradient(field, *steps)) + 1e-5)
+    floor = -np.minimum(cerebrum, temporal) - float(rng.uniform(15, 22)) * (1 + 0.25 * sway)
+    middle = x - 1.2 * sway
+    bridge = ellipsoid((middle, y, z), (0, 2, 74), (40, 46, 27))
+    beside = np.maximum(35 - np.abs(x), np.abs(y + 14) - 32)
+    return hemisphere, [
+        (folds, np.maximum(floor, 0) + 30 * (1 - hemisphere)),
+        (middle, np.maximum(-bridge, 0)),
+        (z - (69 + 0.22 * (y + 12) + 2 * sway), np.maximum(beside, 0)),  # the Sylvian fissure
+    ]
 
 
-def _cerebrum(x: Array, y: Array, z: Array) -> Array:
-    egg = x / (1 + np.float32(0.0012) * y)
-    return ellipsoid(egg, y, z, (17.0, 0.0, 82.0), (50.0, 85.0, 58.0))
-
-
-def _temporal(x: Array, y: Array, z: Array) -> Array:
-    rising = z - np.float32(0.22) * (y + 12)
-    return ellipsoid(x, y, rising, (40.0, -14.0, 50.0), (21.0, 43.0, 22.0))
-
-
-def _brainstem(x: Array, y: Array, z: Array) -> Array:
-    return tube(x, y, z, [(0, 10, 66, 15), (0, 9, 44, 16), (0, 17, 22, 10), (0, 22, 2, 8)])
-
-
-def _is_cerebrum(points: Points) -> Array:
-    """1 in the folded cerebrum and temporal lobes, 0 in cerebellum and brainstem."""
-    x, y, z = np.abs(points.x), points.y, points.z
-    hind = smooth_union(
-        [ellipsoid(x, y, z, (24.0, 43.0, 33.0), (31.5, 30.5, 25.5)), _brainstem(x, y, z)], 2.0
-    )
-    return 1 - inside(np.maximum(hind, z - 58), 2.0)
-
-
-def _midline_fissure(points: Points, sway: Array) -> Array:
-    x, y, z = points.x - np.float32(1.2) * sway, points.y, points.z
-    bridge = ellipsoid(x, y, z, (0.0, 2.0, 74.0), (40.0, 46.0, 27.0))
-    return np.hypot(x, np.maximum(-bridge, 0))
-
-
-def _sylvian(points: Points, sway: Array) -> Array:
-    """The cleft between the temporal lobe and the lobes above it, ending at the insula."""
-    x, y, z = np.abs(points.x), points.y, points.z
-    sheet = z - (np.float32(69) + np.float32(0.22) * (y + 12) + 2 * sway)
-    beyond = np.maximum(np.maximum(35 - x, np.abs(y + 14) - 32), 0)
-    insula = np.hypot(x - np.float32(37), np.maximum(np.hypot(y + 10, sheet) - 13, 0))
-    cleft: Array = np.minimum(np.hypot(sheet, beyond), insula)
-    return cleft
-
-
-def _cisterns(points: Points, sway: Array) -> Array:
-    """The fluid around the midbrain: wide in front and behind, thin on its sides."""
-    x, y, z = np.abs(points.x), points.y, points.z
-    gap = np.float32(0.3) + np.float32(0.11) * np.abs(y - 10) * np.clip(
-        1 - x / np.float32(16), 0, 1
-    )
-    ring = np.abs(_brainstem(x, y, z) - gap) - np.maximum(gap + np.float32(0.7) * sway, 0)
-    fluid: Array = np.maximum(ring, np.abs(z - 57) - 9)
-    return fluid
-
-
-def _ventricles(points: Points, sway: Array) -> Array:
-    x, y, z = points.x - np.float32(1.2) * sway, points.y, points.z
-    side = np.abs(x)
-    lateral = tube(
-        side,
-        y,
-        z,
-        [
-            (9, -31, 80, 2.5),
-            (8, -20, 86, 4),
-            (9, 2, 92, 3.5),
-            (17, 27, 87, 5),
-            (23, 46, 79, 2.2),
-            (24, 62, 76, 0.3),
-        ],
-    )
-    temporal = tube(side, y, z, [(19, 28, 84, 3.5), (28, 18, 66, 1.8), (32, -6, 56, 0.5)])
-    third = np.maximum(side - np.float32(0.6), ellipsoid(x, y, z, (0, 2, 73), (9, 14, 10)))
-    fourth = ellipsoid(side, y, z, (0, 26, 38), (7, 4.5, 10))
-    return np.minimum(np.minimum(lateral, temporal), np.minimum(third, fourth))
-
-
-def _deep_nuclei(points: Points, sway: Array) -> Array:
-    x, y, z = np.abs(points.x - np.float32(1.2) * sway), points.y, points.z
-    caudate = tube(x, y, z, [(15, -24, 80, 5), (16, -10, 90, 3.5), (19, 10, 93, 2)])
-    lentiform = ellipsoid(x, y, z, (26, -8, 76), (6.5, 17, 10))
-    thalamus = ellipsoid(x, y, z, (11, 12, 78), (9, 14, 9))
-    return np.minimum(np.minimum(caudate, lentiform), thalamus)
-
-
-def lies_in_white_matter(x: float, y: float, z: float, margin_mm: float) -> bool:
-    """Whether a template point is in a hemisphere, off the midline, ``margin_mm`` under the pia."""
-    side, along, up = (np.array([value], np.float32) for value in (abs(x), y, z))
-    cerebrum, temporal, *_ = _lobes(side, along, up)
-    return bool(side[0] > 12 and min(cerebrum[0], temporal[0]) < -margin_mm)
+def _deep(at: Sequence[Array], widened_mm: float) -> tuple[Array, Array]:
+    """Ventricles, and deep nuclei."""
+    half = [np.abs(at[0]), *at[1:]]
+    front = [(9, -31, 80, 2.5), (8, -20, 86, 4), (9, 2, 92, 3.5)]
+    back = [(17, 27, 87, 5), (23, 46, 79, 2.2), (24, 62, 76, 0.3)]
+    lateral = tube(half, [*front, *back])
+    temporal = tube(half, [(19, 28, 84, 3.5), (28, 18, 66, 1.8), (32, -6, 56, 0.5)])
+    third = np.maximum(half[0] - 0.6, ellipsoid(half, (0, 2, 73), (9, 14, 10)))
+    fourth = ellipsoid(half, (0, 26, 38), (7, 4.5, 10))
+    caudate = tube(half, [(15, -24, 80, 5), (16, -10, 90, 3.5), (19, 10, 93, 2)])
+    lentiform = ellipsoid(half, (26, -8, 76), (6.5, 17, 10))
+    thalamus = ellipsoid(half, (11, 12, 78), (9, 14, 9))
+    fluid = np.minimum.reduce([lateral, temporal, third, fourth])
+    return fluid - widened_mm, np.minimum.reduce([caudate, lentiform, thalamus])

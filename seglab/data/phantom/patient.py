@@ -1,230 +1,119 @@
-"""One synthetic patient, from a seed to an image and its labels."""
+"""One synthetic patient, from a seed to images and labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from seglab.core.errors import UserError, unknown_name
-from seglab.data.phantom.anatomy import Anatomy, Brain, Points, push_aside
-from seglab.data.phantom.grid import Array, Grid, Mask
-from seglab.data.phantom.lesions import Growth, Labels, Lesion, grow
-from seglab.data.phantom.mimics import Mimics, Spot
-from seglab.data.phantom.scanner import Scanner
+from seglab.data.phantom.anatomy import Array, Brain, Grid, Point, build_brain, smooth_field
+from seglab.data.phantom.lesions import Difficulty, Labels, Lesion, gliosis, grow, vessels
 
-Plant = Literal["tiny", "faint", "distractor", "distractor_only", "shifted_truth", "intensity"]
-"""A difficulty planted on purpose: a lesion of few voxels; one hardly brighter than its
-surroundings; a bright focus far from the tumour; the same without any tumour; a truth whose
-slices do not line up; a surface coil that nobody corrected for."""
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+"""Order of the channels, as in the Kaggle files."""
 
-MIN_SIZE, MIN_SLICES = 32, 8
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What was drawn for a patient: the right answers for whoever explains failures."""
-
-    patient: int
-    plant: Plant | None
-    grade: str | None
-    tumour_ml: float
-    core_radius_mm: float
-    oedema_contrast: float
-    """FLAIR signal of full oedema over white matter, minus 1, before bias and noise."""
-    distractor: tuple[int, int, int] | None
-    """(slice, row, column) of the planted bright focus."""
-    shifted_slices: tuple[int, ...]
-    hot_spot: float
-    """Factor of the planted coil hot spot; 1 is none."""
+SIGNAL: Mapping[str, tuple[float, float, float, float]] = {
+    "white": (1.00, 1.00, 1.00, 1.00),
+    "grey": (1.16, 0.80, 0.86, 1.35),
+    "nuclei": (1.08, 0.88, 0.92, 1.15),
+    "csf": (0.30, 0.30, 0.32, 3.10),
+    "vessel": (0.35, 0.40, 2.00, 0.70),
+    "oedema": (1.75, 0.84, 0.94, 2.10),
+    "solid": (1.50, 0.76, 0.72, 2.20),
+    "cyst": (0.75, 0.50, 0.52, 3.00),
+    "enhancing": (1.56, 0.84, 1.90, 1.95),
+}
+"""Signal of each tissue in each of ``MODALITIES``, over that of white matter. Read off BraTS
+volumes: oedema shines on FLAIR and T2 and is lost on T1ce; the rim enhances on T1ce alone, and
+on FLAIR looks like oedema; necrosis is dark on T1ce; fluid is dark on all but T2."""
+RECURRENCE = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
 
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """A patient's arrays.
-
-    ``image`` is (S, H, W, 4) float32 in scanner units, whole numbers, 0 outside the
-    brain, channels FLAIR, T1, T1ce, T2. ``labels`` is (S, H, W) uint8 in {0, 1, 2, 4}.
-    """
+    """A patient's arrays, and what was drawn for it."""
 
     image: Array
+    """(S, H, W, 4) float32: channels as ``MODALITIES``, whole numbers, 0 outside the brain."""
     labels: Labels
-    traits: Traits
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """All that is drawn for a patient before any voxel exists."""
-
-    anatomy: Anatomy
-    lesion: Lesion | None
-    mimics: Mimics
-    scanner: Scanner
-    distractor: Spot | None
+    """(S, H, W) uint8 in {0, 1, 2, 4}."""
+    spacing_mm: Point
+    """(slice, row, column)."""
+    traits: Mapping[str, str | float]
+    """``difficulty``, ``grade``, ``tumour_ml``, and ``contrast``: oedema over white matter, - 1."""
 
 
 def make_patient(
-    seed: int, patient: int, *, size: int = 240, slices: int = 155, plant: Plant | None = None
+    seed: int,
+    patient: int,
+    *,
+    size: int = 240,
+    slices: int = 155,
+    difficulty: Difficulty | None = None,
 ) -> PhantomPatient:
     """Make patient number ``patient`` of the phantom set ``seed``.
 
-    The result depends on nothing else: not on how many patients there are, nor on
-    the process that makes it. Another ``size`` or ``slices`` samples the same head.
-    The same patient with and without ``plant`` differs only by what is planted.
-
-    Raises:
-        UserError: a grid too small to hold a brain, or an unknown plant.
+    The result depends on nothing else: not on how many patients there are, nor on the process
+    that makes it. Another ``size`` (of 240 mm, in pixels) or number of ``slices`` (of 155 mm)
+    samples the same head. ``difficulty`` None draws it: one patient in four is hard.
     """
-    check_request(size, slices, plant)
     grid = Grid(size, slices)
-    # One stream per purpose: planting a failure must not reshuffle the rest.
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, patient]).spawn(6)]
-    recipe = _plant(_draw(seed, patient, streams), plant)
-    points, depth = recipe.anatomy.points(grid)
-    brain = _build_brain(recipe, points, depth)
-    growth = grow(recipe.lesion, brain) if recipe.lesion is not None else None
-    image = _image(recipe, brain, growth, streams[4])
+    # An additive recurrence (R3, Roberts 2018) spreads size, visibility and difficulty evenly
+    # over any run of patients, which independent draws would often fail to do.
+    start = np.random.default_rng([seed]).random(3)
+    large, visible, hardness = ((start + patient * RECURRENCE) % 1).tolist()
+    drawn: Difficulty = "faint" if hardness < 1 / 8 else "usual"
+    difficulty = difficulty or ("distractor" if hardness > 7 / 8 else drawn)
+    # One stream per purpose: another difficulty must not change the head or the scanner.
+    rngs = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, patient]).spawn(6)]
+    lesion = Lesion.draw(rngs[0], large, visible, difficulty)
+    push_mm = 0.28 * lesion.radius_mm + 0.12 * lesion.reach_mm
+    brain = build_brain(rngs[1], grid, lesion.centre, push_mm, 1.4 * lesion.radius_mm + 6)
+    tumour, marked = grow(rngs[2], lesion, brain)
+    scar = gliosis(rngs[3], brain, lesion, difficulty)
+    tissue = _mix(brain.tissue, tumour, scar, vessels(rngs[4], brain))
     labels = np.zeros(grid.shape, np.uint8)
-    shifted: tuple[int, ...] = ()
-    if growth is not None:
-        labels[grid.window][points.where] = growth.labels
-        if plant == "shifted_truth":
-            shifted = _misalign(labels, image[..., 0] > 0, grid, streams[5])
-    return PhantomPatient(image, labels, _traits(patient, plant, recipe, points, labels, shifted))
-
-
-def check_request(size: int, slices: int, plant: str | None = None) -> None:
-    """Raise UserError unless ``make_patient`` can take these."""
-    if size < MIN_SIZE:
-        raise UserError(f"phantom size {size} is too small: at least {MIN_SIZE}")
-    if slices < MIN_SLICES:
-        raise UserError(f"phantom slices {slices} are too few: at least {MIN_SLICES}")
-    if plant is not None and plant not in get_args(Plant):
-        raise unknown_name("plant", plant, get_args(Plant))
-
-
-def _draw(seed: int, patient: int, streams: list[np.random.Generator]) -> _Recipe:
-    size, visibility = _quantiles(seed, patient)
-    return _Recipe(
-        anatomy=Anatomy.draw(streams[0]),
-        lesion=Lesion.draw(streams[1], size, visibility),
-        mimics=Mimics.draw(streams[2]),
-        scanner=Scanner.draw(streams[3]),
-        distractor=None,
-    )
-
-
-def _quantiles(seed: int, patient: int) -> tuple[float, float]:
-    """Spread size and visibility evenly over any run of patients.
-
-    The additive recurrence R2 (Roberts 2018): a dozen patients then span small to
-    large and faint to bright, which independent draws would often fail to do.
-    """
-    start = np.random.default_rng(np.random.SeedSequence([seed])).random(2)
-    size, visibility = (start + patient * np.array([0.7548776662466927, 0.5698402909980532])) % 1
-    return float(size), float(visibility)
-
-
-def _plant(recipe: _Recipe, plant: Plant | None) -> _Recipe:
-    lesion = recipe.lesion
-    assert lesion is not None
-    if plant == "tiny":
-        small = replace(lesion, radii=(3.2, 3.2, 3.2), satellite=None, rim_mm=0.0, reach_mm=1.0)
-        return replace(recipe, lesion=small)
-    if plant == "faint":
-        faint = replace(lesion, contrast=0.15, core_contrast=0.15, rim_mm=0.0, fluid=0.2)
-        return replace(recipe, lesion=faint)
-    if plant in ("distractor", "distractor_only"):
-        x, y, _ = lesion.centre
-        opposite = (float(-np.copysign(34, x)), -0.6 * y, 92.0)
-        focus = Spot(opposite, (10.0, 13.0, 10.0), strength=1.0)
-        kept = replace(lesion, satellite=None) if plant == "distractor" else None
-        return replace(recipe, lesion=kept, distractor=focus)
-    if plant == "intensity":
-        return replace(recipe, scanner=replace(recipe.scanner, hot_spot=7.0))
-    return recipe
-
-
-def _build_brain(recipe: _Recipe, points: Points, depth: Array) -> Brain:
-    lesion = recipe.lesion
-    if lesion is None:
-        return recipe.anatomy.build(points, depth)
-    push = 0.28 * lesion.radius_mm + 0.12 * lesion.reach_mm
-    origin = push_aside(points, lesion.centre, push, 1.4 * lesion.radius_mm + 6)
-    brain = recipe.anatomy.build(origin, depth)
-    return replace(brain, points=points)
-
-
-def _image(recipe: _Recipe, brain: Brain, growth: Growth | None, rng: np.random.Generator) -> Array:
-    """Mix the tissues and image them."""
-    mimics = recipe.mimics
-    if recipe.distractor is not None:
-        mimics = replace(mimics, spots=(*mimics.spots, recipe.distractor))
-    none = np.zeros_like(brain.depth)
-    water = mimics.gliosis(brain)
-    tumour = none
-    if growth is not None:
-        water = np.maximum(water, growth.oedema)
-        tumour = growth.necrosis + growth.enhancing
-    healthy = 1 - tumour
-    dry = healthy * (1 - water)
-    vessels = np.float32(0.8) * mimics.vessels(brain)
-    shares = {
-        "white": brain.white * dry,
-        "grey": brain.grey * dry,
-        "nuclei": brain.nuclei * dry,
-        "csf": brain.csf * healthy * (1 - vessels),
-        "vessel": brain.csf * healthy * vessels,
-        "oedema": (1 - brain.csf) * healthy * water,
+    labels[grid.window][brain.where] = marked
+    traits = {
+        "difficulty": difficulty,
+        "grade": "HGG" if lesion.enhances else "LGG",
+        "tumour_ml": round(np.count_nonzero(labels) * float(np.prod(grid.voxel_mm)) / 1000, 3),
+        "contrast": round(lesion.contrast * (SIGNAL["oedema"][0] - 1), 3),
     }
-    if growth is not None and recipe.lesion is not None:
-        fluid = np.float32(recipe.lesion.fluid)
-        shares["cyst"] = fluid * growth.necrosis
-        shares["solid"] = growth.necrosis - shares["cyst"]
-        shares["enhancing"] = growth.enhancing
-    return recipe.scanner.acquire(rng, brain.points, shares, mimics.inflow(brain))
+    return PhantomPatient(_scan(rngs[5], brain, tissue), labels, grid.voxel_mm, traits)
 
 
-def _misalign(labels: Labels, brain: Mask, grid: Grid, rng: np.random.Generator) -> tuple[int, ...]:
-    """Shift the truth of every second tumour slice in place; return those slices."""
-    shifted = np.flatnonzero(labels.any((1, 2)))[1::2]
-    for index in shifted:
-        angle, distance = rng.uniform((0, 10), (2 * np.pi, 15))
-        by = np.rint(distance * np.array([np.cos(angle), np.sin(angle)]) / grid.voxel_mm[1])
-        labels[index] = np.roll(labels[index], by.astype(int), (0, 1)) * brain[index]
-    return tuple(int(index) for index in shifted)
+def _mix(
+    healthy: Mapping[str, Array], tumour: Mapping[str, Array], scar: Array, veins: Array
+) -> dict[str, Array]:
+    """Shares (n,) of all tissues in each voxel; they add up to 1."""
+    core = tumour["solid"] + tumour["cyst"] + tumour["enhancing"]
+    water = np.maximum(scar, tumour["oedema"])
+    left = {name: share * (1 - core) for name, share in healthy.items()}
+    csf = left.pop("csf")
+    mixed = {name: share * (1 - water) for name, share in left.items()}
+    fluids = {"oedema": water * sum(left.values()), "csf": csf * (1 - veins), "vessel": csf * veins}
+    return {**tumour, **mixed, **fluids}
 
 
-def _traits(
-    patient: int,
-    plant: Plant | None,
-    recipe: _Recipe,
-    points: Points,
-    labels: Labels,
-    shifted: tuple[int, ...],
-) -> Traits:
-    lesion, scanner = recipe.lesion, recipe.scanner
-    voxel_ml = float(np.prod(points.grid.voxel_mm)) / 1000
-    return Traits(
-        patient=patient,
-        plant=plant,
-        grade=lesion.grade if lesion else None,
-        tumour_ml=round(float(np.count_nonzero(labels)) * voxel_ml, 3),
-        core_radius_mm=round(lesion.radius_mm, 2) if lesion else 0.0,
-        oedema_contrast=round(lesion.contrast * scanner.flair_contrast("oedema"), 3)
-        if lesion
-        else 0.0,
-        distractor=_nearest_voxel(points, recipe.distractor) if recipe.distractor else None,
-        shifted_slices=shifted,
-        hot_spot=scanner.hot_spot,
-    )
-
-
-def _nearest_voxel(points: Points, spot: Spot) -> tuple[int, int, int]:
-    x, y, z = (np.float32(value) for value in spot.centre)
-    nearest = int(np.argmin((points.x - x) ** 2 + (points.y - y) ** 2 + (points.z - z) ** 2))
-    inside = np.flatnonzero(points.where)[nearest]
-    at = np.unravel_index(inside, points.where.shape)
-    s, h, w = (int(i) + part.start for i, part in zip(at, points.grid.window, strict=True))
-    return s, h, w
+def _scan(rng: np.random.Generator, brain: Brain, tissue: Mapping[str, Array]) -> Array:
+    """Image a head with a random protocol: (S, H, W, 4), whole numbers ≥ 1 in it, 0 around it."""
+    grid, where = brain.grid, brain.where
+    coil, texture = (brain.voxels(smooth_field(rng, grid, mm)) for mm in (75.0, 5.0))
+    bias = float(rng.uniform(0.03, 0.12))  # standard deviation of the coil's log sensitivity
+    image = np.zeros((len(MODALITIES), *grid.shape), np.float32)
+    for channel, frame in enumerate(image):
+        power, gain = float(rng.uniform(0.85, 1.15)), float(rng.uniform(150, 500))
+        noise, mottle = float(rng.uniform(0.02, 0.06)), float(rng.uniform(-0.04, 0.04))
+        signal = sum(SIGNAL[name][channel] ** power * share for name, share in tissue.items())
+        signal *= np.exp(bias * coil + mottle * texture)
+        # Around the head lies a middling signal, so that the blur leaves its edge as it is.
+        window = np.ones(where.shape, np.float32)
+        grain = rng.standard_normal(coil.shape, dtype=np.float32)
+        window[where] = signal + noise * grain
+        blur_px = float(rng.uniform(0.4, 1.1)) / grid.voxel_mm[1]
+        seen = np.stack([cv2.GaussianBlur(plane, (0, 0), blur_px) for plane in window])
+        frame[grid.window][where] = np.maximum(np.rint(gain * seen[where]), 1)
+    return np.moveaxis(image, 0, -1)

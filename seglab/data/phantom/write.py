@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import h5py
+import nibabel as nib
+import numpy as np
 
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
 from seglab.core.progress import progress
-from seglab.data.phantom.kaggle import CONTENT, SliceRow, write_tables, write_volume
-from seglab.data.phantom.patient import Plant, Traits, check_request, make_patient
+from seglab.data.phantom.anatomy import Array, Point
+from seglab.data.phantom.lesions import ENHANCING, NECROSIS, OEDEMA, Labels
+from seglab.data.phantom.patient import MODALITIES, PhantomPatient, make_patient
 from seglab.data.workers import Workers
 
+Layout = Literal["h5", "nifti"]  # as on Kaggle, a file a slice; as in BraTS, a file a modality
+CONTENT = Path("BraTS2020_training_data") / "content" / "data"
+"""Where the slices of the Kaggle layout lie below the root of the set."""
 RECORD = "phantom.json"
-"""Beside the data: the parameters, and what was drawn for each patient."""
-GENERATOR = 2
+"""At the root: that the set is synthetic, its parameters, and what was drawn for each patient."""
+GENERATOR = 3
 """Raised whenever the same parameters would give other files."""
-
-Job = tuple[int, int, int, int, Plant | None]
-"""Seed, patient, size, slices and plant: what ``make_patient`` takes."""
+SLICE_COLUMNS = (
+    "slice_path,target,volume,slice,label0_pxl_cnt,label1_pxl_cnt,label2_pxl_cnt,background_ratio"
+)
+NAME_COLUMNS = (
+    "Grade,BraTS_2017_subject_ID,BraTS_2018_subject_ID,TCGA_TCIA_subject_ID,"
+    "BraTS_2019_subject_ID,BraTS_2020_subject_ID"
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,6 @@ class PhantomReport:
     reused: bool
 
 
-@dataclass(frozen=True)
-class _Volume:
-    traits: Traits
-    rows: list[SliceRow]
-
-
 def write_phantom(
     out: Path,
     *,
@@ -56,162 +60,121 @@ def write_phantom(
     slices: int = 155,
     seed: int = 0,
     workers: int = 0,
-    plants: Mapping[int, Plant] | None = None,
+    layout: Layout = "h5",
 ) -> PhantomReport:
-    """Write a synthetic set in the Kaggle layout.
+    """Write patients 1 to ``patients``; each depends on ``seed`` and its number alone.
 
-    Patients are ``volume_1`` to ``volume_{patients}``; each depends on ``seed`` and its
-    number alone. The folder appears when it is complete; the same call again re-uses it.
-
-    Args:
-        out: folder to make.
-        patients: how many.
-        size: side of a slice in pixels, at least 32; the field of view is always 240 mm.
-        slices: slices of a stack, at least 8, over 155 mm.
-        seed: of all that is random.
-        workers: processes; 0 takes one a core.
-        plants: difficulties to plant, by patient number.
+    The folder ``out`` appears when it is complete; the same call again re-uses it. ``size``
+    pixels cover 240 mm and ``slices`` cover 155 mm; ``workers`` 0 takes a process a core.
 
     Raises:
         UserError: bad parameters, another thing in ``out``, or a disk that cannot be written.
     """
-    plants = dict(sorted((plants or {}).items()))
-    _check(patients, size, slices, seed, workers, plants)
-    wanted = {
-        "generator": GENERATOR,
-        "patients": patients,
-        "size": size,
-        "slices": slices,
-        "seed": seed,
-        "plants": {str(number): plant for number, plant in plants.items()},
-    }
-    found = _existing(out, wanted)
-    if found is not None:
-        return found
-    jobs = [(seed, n, size, slices, plants.get(n)) for n in range(1, patients + 1)]
-    return _write_set(out, wanted, jobs, workers)
-
-
-def _check(
-    patients: int, size: int, slices: int, seed: int, workers: int, plants: Mapping[int, Plant]
-) -> None:
-    for name, value, least in (
-        ("patients", patients, 1),
-        ("seed", seed, 0),
-        ("workers", workers, 0),
-    ):
+    limits = {"patients": (patients, 1), "size": (size, 32), "slices": (slices, 8)}
+    for name, (value, least) in (limits | {"seed": (seed, 0), "workers": (workers, 0)}).items():
         if value < least:
             raise UserError(f"phantom {name} {value} is out of range: at least {least}")
-    check_request(size, slices)
-    for number, plant in plants.items():
-        check_request(size, slices, plant)
-        if not 1 <= number <= patients:
-            raise UserError(f"plant for patient {number}: there are patients 1 to {patients}")
+    wanted = {"patients": patients, "size": size, "slices": slices, "layout": layout}
+    wanted = {"synthetic": True, "seed": seed, **wanted, "generator": GENERATOR}
+    started = time.perf_counter()
+    found = _existing(out, wanted)
+    record = found or _write_set(out, wanted, workers or available_cores())
+    counts = patients, patients * slices, record["tumour_slices"], record["bytes"]
+    return PhantomReport(out, *counts, time.perf_counter() - started, reused=found is not None)
 
 
-def _existing(out: Path, wanted: Mapping[str, Any]) -> PhantomReport | None:
-    """The set already in ``out`` if it is the wanted one; None if there is nothing."""
+def _existing(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of the set already in ``out`` if it is the wanted one; None if nothing is."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        record = json.loads((out / RECORD).read_text())
-        parameters = record["parameters"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        differs = [f"{k} {record.get(k)}" for k, v in wanted.items() if record.get(k) != v]
+    except (OSError, ValueError, AttributeError):
         raise UserError(f"{out} exists and is not a phantom set; choose another --out") from None
-    if parameters != wanted:
-        differs = ", ".join(
-            f"{key} {parameters.get(key)} instead of {value}"
-            for key, value in wanted.items()
-            if parameters.get(key) != value
-        )
-        raise UserError(f"{out} holds another phantom set ({differs}); choose another --out")
-    report = _report(out, record, 0.0, reused=True)
-    if len(list((out / CONTENT).glob("*.h5"))) != report.slices:
-        raise UserError(f"{out} has lost slices since it was written; remove it and run again")
-    return report
-
-
-def _write_set(
-    out: Path, wanted: Mapping[str, Any], jobs: list[Job], workers: int
-) -> PhantomReport:
-    started = time.perf_counter()
-    with _all_or_nothing(out) as folder:
-        (folder / CONTENT).mkdir(parents=True)
-        volumes = _write_volumes(folder / CONTENT, jobs, workers)
-        record = _write_record(folder, wanted, volumes)
-    return _report(out, record, time.perf_counter() - started, reused=False)
-
-
-def _write_volumes(folder: Path, jobs: list[Job], workers: int) -> list[_Volume]:
-    with Workers(min(workers or available_cores(), len(jobs))) as pool:
-        volumes = pool.map(partial(_write_one, folder), jobs)
-        return list(progress(volumes, "phantoms", total=len(jobs), unit="patient"))
-
-
-def _write_one(folder: Path, job: Job) -> _Volume:
-    seed, number, size, slices, plant = job
-    patient = make_patient(seed, number, size=size, slices=slices, plant=plant)
-    return _Volume(patient.traits, write_volume(folder, number, patient.image, patient.labels))
-
-
-def _write_record(
-    folder: Path, wanted: Mapping[str, Any], volumes: list[_Volume]
-) -> Mapping[str, Any]:
-    rows = [row for volume in volumes for row in volume.rows]
-    write_tables(folder, rows, [(v.traits.patient, v.traits.grade) for v in volumes])
-    record = {
-        "parameters": wanted,
-        "tumour_slices": sum(any(row.pixels) for row in rows),
-        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        "traits": [asdict(volume.traits) for volume in volumes],
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    if differs:
+        raise UserError(f"{out} holds another phantom set ({', '.join(differs)}): remove it first")
     return record
 
 
-def _report(out: Path, record: Mapping[str, Any], seconds: float, *, reused: bool) -> PhantomReport:
-    parameters = record["parameters"]
-    return PhantomReport(
-        out=out,
-        patients=parameters["patients"],
-        slices=parameters["patients"] * parameters["slices"],
-        tumour_slices=record["tumour_slices"],
-        bytes=record["bytes"],
-        seconds=seconds,
-        reused=reused,
-    )
-
-
-@contextmanager
-def _all_or_nothing(out: Path) -> Iterator[Path]:
-    """A temporary sibling of ``out`` that takes its name when the block ends well."""
-    folder = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+def _write_set(out: Path, wanted: dict[str, Any], workers: int) -> dict[str, Any]:
+    """Fill a sibling of ``out``, which takes its name when it is complete."""
+    folder = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
     try:
-        for left in out.parent.glob(f".{out.name}.tmp-*"):
-            if _is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
-        folder.mkdir(parents=True)
-        yield folder
-        # A rename onto an empty folder succeeds, onto any other fails.
+        content = folder / CONTENT if wanted["layout"] == "h5" else folder
+        content.mkdir(parents=True)
+        numbers = range(1, wanted["patients"] + 1)
+        with Workers(min(workers, len(numbers))) as pool:
+            volumes = pool.map(partial(_write_patient, content, wanted), numbers)
+            written = list(progress(volumes, "phantoms", total=len(numbers), unit="patient"))
+        traits, rows = [t for t, _ in written], [row for _, rows in written for row in rows]
+        if wanted["layout"] == "h5":
+            _write_csv(content / "meta_data.csv", SLICE_COLUMNS, rows)
+        names = [(patient["grade"], *("NA",) * 4, patient["patient"]) for patient in traits]
+        _write_csv(content / "name_mapping.csv", NAME_COLUMNS, names)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        record = wanted | {"tumour_slices": sum(row[1] for row in rows), "bytes": size}
+        record["traits"] = traits
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         folder.rename(out)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or error
         raise UserError(f"cannot write the phantom set to {out}: {reason}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return record
 
 
-def _is_abandoned(folder: Path) -> bool:
-    """Whether the process that was filling ``folder`` is gone (or is this one)."""
-    pid = folder.name.rpartition("-")[2]
-    if not pid.isdigit() or os.name == "nt":  # there, signal 0 is not a mere question
-        return False
-    if int(pid) == os.getpid():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _write_csv(path: Path, columns: str, rows: list[Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
+
+
+def _write_patient(folder: Path, wanted: dict[str, Any], number: int) -> tuple[Any, list[Any]]:
+    """Write a patient; return its traits, and a row of the table for each slice."""
+    patient = make_patient(wanted["seed"], number, size=wanted["size"], slices=wanted["slices"])
+    patient_id, rows = f"BraTS20_Training_{number:03d}", []
+    if wanted["layout"] == "nifti":
+        write_nifti(folder / patient_id, patient_id, patient)
+    for index, (image, labels) in enumerate(zip(patient.image, patient.labels, strict=True)):
+        name = f"volume_{number}_slice_{index}.h5"
+        if wanted["layout"] == "h5":
+            write_slice(folder / name, image, labels, patient.spacing_mm)
+        pixels = [np.count_nonzero(labels == label) for label in (NECROSIS, OEDEMA, ENHANCING)]
+        background = 1 - sum(pixels) / labels.size
+        # The table of the original names a folder of Kaggle's machines.
+        rows.append((f"/content/data/{name}", int(any(pixels)), number, index, *pixels, background))
+    return {"patient": patient_id, **patient.traits}, rows
+
+
+def write_slice(path: Path, image: Array, labels: Labels, spacing_mm: Point) -> None:
+    """Write image (H, W, 4) and labels (H, W) of a slice as the Kaggle files hold them.
+
+    Each channel is z-scored over the whole frame, background included; a constant one becomes
+    0. The spacing (slice, row, column) is stated, as it differs where few slices were asked for.
+    """
+    wide = image.astype(np.float64)
+    spread = wide.std((0, 1))
+    scores = (wide - wide.mean((0, 1))) / np.where(spread > 0, spread, 1)
+    planes = [labels == label for label in (NECROSIS, OEDEMA, ENHANCING)]
+    mask = np.stack(planes, axis=-1).astype(np.uint8)
+    with h5py.File(path, "w") as file:
+        for key, values, depth in ("image", scores, 1), ("mask", mask, 2):
+            # The fastest level: on noisy floats a higher one saves little and costs twice the time.
+            chunks = (*(min(60, side) for side in labels.shape), depth)
+            file.create_dataset(key, None, None, values, chunks=chunks, compression=1)
+        file["image"].attrs["spacing_mm"] = spacing_mm
+
+
+def write_nifti(folder: Path, name: str, patient: PhantomPatient) -> None:
+    """Write ``<name>_<modality>.nii.gz`` and ``<name>_seg.nii.gz`` as BraTS does: int16, LPS."""
+    folder.mkdir(parents=True)
+    dz, dx, dy = patient.spacing_mm
+    affine = np.diag([-dx, -dy, dz, 1.0])
+    affine[1, 3] = dy * (patient.labels.shape[2] - 1)
+    stacks = dict(zip(MODALITIES, np.moveaxis(patient.image, -1, 0), strict=True))
+    for part, stack in (stacks | {"seg": patient.labels}).items():
+        image = nib.Nifti1Image(np.moveaxis(stack, 0, -1).astype(np.int16), affine)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, folder / f"{name}_{part}.nii.gz")
