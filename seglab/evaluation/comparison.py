@@ -1,46 +1,60 @@
 """Which arms differ from the baseline: paired over patients, one word each.
 
-Seeds are averaged within a patient; patients are the sample. For every arm the
-mean difference to the baseline is given with a studentised bootstrap interval,
-Wilcoxon's signed-rank test with Holm's correction over the arms, the probability that
-the claimed direction is false, and a test of equivalence. The verdict is
+One test (:mod:`seglab.evaluation.statistics`) gives an arm its p, its interval and its test
+of equivalence; p is corrected over the arms by Holm's method. The verdict is
 
-- ``better`` or ``worse`` where three p are below the level (1 - confidence), each corrected
-  over the arms: Wilcoxon's, that of the mean by the interval's resamples (which puts the
-  interval on one side of zero) and, where several seeds tell, that beyond the luck of runs;
-- ``equivalent`` where it is neither and the two one-sided tests place the mean
-  difference within the margin, the luck of runs counted where it is known (each arm
-  at its own level: the correction guards claims of a difference, not of its absence);
+- ``better`` or ``worse`` where the corrected p is at most the level;
+- ``equivalent`` where it is not, and two one-sided tests place the difference within the
+  margin (not corrected: that guards claims of a difference, not of its absence);
 - ``undecided`` otherwise, with the number of patients that would decide.
 
-Wilcoxon's test guards against outliers; ranks alone find skewed differences of mean 0, so
-the mean has a test of its own; the spread over seeds keeps one lucky run from passing for a
-better method. With equal arms any ``better`` or ``worse`` is as rare as the level.
+The intervals of a comparison have the confidence of Holm's last step, 1 - level / k for k
+arms that are not called different (k at least 1). So an interval leaves 0 outside exactly
+where the verdict is ``better`` or ``worse``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.errors import unknown_name
-from seglab.evaluation import paired_tests, power
-from seglab.evaluation.arms import ArmScores, PairedTable, pair
-from seglab.evaluation.bootstrap import bootstrap
-from seglab.evaluation.cautions import cautions, seed_cautions
-from seglab.evaluation.seed_noise import (
-    SeedNoise,
-    p_beyond_seeds,
-    p_equivalence_beyond_seeds,
-    seed_noise,
+from seglab.core.errors import UserError, unknown_name
+from seglab.evaluation.scores import half_widths, spread
+from seglab.evaluation.statistics import (
+    RESAMPLES,
+    PairedTest,
+    paired_test,
+    patients_to_decide,
+    seed_variance,
 )
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
+MARGIN = 0.01
+LEVEL = 0.05
+FEWEST_PATIENTS = 6
+"""Fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %."""
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """One score of one arm for every seed and patient."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    patients: tuple[str, ...]
+    values: FloatArray
+    """(seeds, patients); NaN where a patient has no such score."""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.seeds), len(self.patients))
+        if self.values.shape != expected:
+            raise ValueError(f"arm {self.arm}: values are {self.values.shape}, not {expected}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class ArmSummary:
     seeds: int
     mean: float
     mean_low: float
-    """Interval of the mean over patients, within [0, 1] as Dice is."""
+    """95 % interval of the mean over patients, within [0, 1] as Dice is."""
     mean_high: float
     sd_patients: float
     """Spread over patients of the score averaged over seeds (n - 1)."""
@@ -65,42 +79,29 @@ class ArmRow(ArmSummary):
 
     diff: float
     ci_low: float
+    """Interval at ``Comparison.confidence``; NaN where so few patients bound nothing."""
     ci_high: float
     sd_diff: float
     """Spread over patients of the difference."""
     p: float
-    """Wilcoxon signed-rank, two-sided."""
+    """Of the test that gives the interval and the verdict, two-sided."""
     p_holm: float
     """Corrected over the arms of the comparison."""
-    p_mean_holm: float
-    """Of the mean difference by the interval's resamples, two-sided, corrected."""
-    p_seeds: float
-    """The difference against patients and seeds both as luck, corrected; NaN: one seed."""
-    p_false_claim: float
-    """That the mean difference has the other sign; at least 2**-patients, at most 0.5."""
+    p_wilcoxon: float
+    """Wilcoxon's signed-rank test over patients, two-sided; no verdict rests on it."""
     p_equivalence: float
-    """Two one-sided t-tests within the margin."""
-    p_equivalence_seeds: float
-    """The same with patients and seeds both as luck; NaN: one seed."""
+    """Two one-sided tests within the margin."""
     verdict: Verdict
-    patients_to_detect: int | None
-    """Patients to find a difference like the observed one; None: no number would."""
-    patients_for_equivalence: int | None
-    """Patients to show equivalence; None: the difference is too large, or seeds too few."""
+    patients_needed: int | None
+    """Patients that would decide if the figures held; None: no number would."""
     wins: int
     """Patients the arm scores higher than the baseline."""
     losses: int
 
     @property
-    def patients_needed(self) -> int | None:
-        """Patients that would decide one way or the other, if the observed figures held."""
-        known = filter(None, (self.patients_to_detect, self.patients_for_equivalence))
-        return min(known, default=None)
-
-    @property
     def needs_seeds(self) -> bool:
-        """Whether no number of patients would decide, for the luck of so few seeds."""
-        return self.patients_needed is None and not np.isnan(self.p_seeds)
+        """Whether no number of patients would decide, for the variance of so few seeds."""
+        return self.patients_needed is None and self.seeds > 1
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Comparison:
     """Spread that a seed alone gives to an arm's mean, over all arms; NaN: one seed."""
     margin: float
     confidence: float
+    """Of the intervals of differences; see the module."""
     resamples: int
     warnings: tuple[str, ...]
 
@@ -126,175 +128,144 @@ class Comparison:
 
 
 def compare_arms(
-    arms: Sequence[ArmScores],
-    baseline: str,
-    *,
-    margin: float = 0.01,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+    arms: Sequence[ArmScores], baseline: str, *, resamples: int = RESAMPLES
 ) -> Comparison:
     """Compare every arm with ``baseline``, paired over patients.
 
     Args:
-        arms: Scores in which higher is better, such as Dice.
-        baseline: Name of one of them.
-        margin: Difference that does not matter, above 0, in units of the score.
-        confidence: Of the intervals; 1 - confidence is the level of the tests.
-        resamples: Of the bootstrap; the same patients are drawn for every arm.
-        seed: Of the bootstrap.
+        arms: scores in which higher is better, such as Dice.
+        baseline: name of one of them.
+        resamples: of the bootstrap; the same patients are drawn for every arm, and every time.
 
     Raises:
-        UserError: see :func:`seglab.evaluation.arms.pair`; or an unknown baseline.
+        UserError: no arm, two arms of one name, a patient missing in an arm, no patient with
+            a score in every arm, or an unknown baseline.
     """
-    table = pair(arms)
-    if baseline not in table.arms:
-        raise unknown_name("baseline arm", baseline, table.arms)
-    base, noise = table.arms.index(baseline), seed_noise(table.by_seed)
-    drawn = _Draws(resamples, confidence, seed)
-    summaries, rows = _judge(table, base, noise, margin, drawn)
+    patients, left_out, by_seed = _paired(arms)
+    names = [arm.arm for arm in arms]
+    if baseline not in names:
+        raise unknown_name("baseline arm", baseline, names)
+    base, noise = names.index(baseline), seed_variance(by_seed)
+    others = [i for i in range(len(names)) if i != base]
+    means = np.stack([values.mean(axis=0) for values in by_seed])
+    differences = means[others] - means[base]
+    per_mean = np.array([1 / len(by_seed[i]) + 1 / len(by_seed[base]) for i in others])
+    test = paired_test(differences, per_mean, noise, np.random.default_rng(0), resamples)
+    confidence, figures = _judge(test)
+    of_seeds = np.nan_to_num(noise.component) * per_mean
+    summaries = list(map(_summary, names, by_seed, half_widths(means)))
     return Comparison(
         baseline=summaries[base],
-        rows=rows,
-        patients=table.patients,
-        left_out=table.left_out,
-        sd_run=float(np.sqrt(noise.variance)),
-        margin=margin,
+        rows=tuple(
+            _row(summaries[i], differences[k], figures[k], len(others), float(of_seeds[k]))
+            for k, i in enumerate(others)
+        ),
+        patients=patients,
+        left_out=left_out,
+        sd_run=float(np.sqrt(noise.component)),
+        margin=MARGIN,
         confidence=confidence,
         resamples=resamples,
-        warnings=(*cautions(table, drawn.level), *seed_cautions(rows, noise.variance, drawn.level)),
+        warnings=_warnings(by_seed, len(left_out)),
     )
 
 
-@dataclass(frozen=True)
-class _Draws:
-    resamples: int
-    confidence: float
-    seed: int
+def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
+    """Confidence of the intervals, and what the test says of each arm."""
+    from statsmodels.stats.multitest import multipletests
 
-    @property
-    def level(self) -> float:
-        return 1 - self.confidence
-
-
-def _judge(
-    table: PairedTable, base: int, noise: SeedNoise, margin: float, drawn: _Draws
-) -> tuple[list[ArmSummary], tuple[ArmRow, ...]]:
-    """Summarise every arm, and hold each but ``base`` against it."""
-    others = [i for i in range(len(table.arms)) if i != base]
-    means = table.means
-    differences = means[others] - means[base]
-    rng = np.random.default_rng(drawn.seed)
-    sample = bootstrap(np.vstack([means, differences]), drawn.resamples, rng)
-    half, wrong = sample.half_widths(drawn.confidence), sample.p_wrong_sign()
-    tests = _tests(table, base, others, differences, wrong[len(means) :], noise, margin)
-    summaries = [_summary(table, i, float(half[i])) for i in range(len(table.arms))]
-    rows = tuple(
-        _row(summaries[i], d, float(half[k]), float(wrong[k]), test, margin, drawn.level)
-        for k, (i, d, test) in enumerate(zip(others, differences, tests, strict=True), len(means))
-    )
-    return summaries, rows
-
-
-@dataclass(frozen=True)
-class _Tests:
-    """What is tested of one arm; corrections depend on the other arms."""
-
-    p: float
-    p_holm: float
-    p_mean_holm: float
-    p_seeds: float
-    p_equivalence: float
-    p_equivalence_seeds: float
-    family: int
-    seed_variance: float
-    """That seeds add to the squared error of the difference; 0 where it is unknown."""
-
-
-def _tests(
-    table: PairedTable,
-    base: int,
-    others: list[int],
-    differences: FloatArray,
-    p_wrong_sign: FloatArray,
-    noise: SeedNoise,
-    margin: float,
-) -> list[_Tests]:
-    p = paired_tests.wilcoxon(differences)
-    per_mean = [1 / len(table.by_seed[i]) + 1 / len(table.by_seed[base]) for i in others]
-    beyond = [p_beyond_seeds(d, n, noise) for d, n in zip(differences, per_mean, strict=True)]
-    families = (p, 2 * p_wrong_sign, beyond)
-    by_ranks, by_mean, by_seeds = [paired_tests.holm(family) for family in families]
-    return [
-        _Tests(
-            p=float(p[k]),
-            p_holm=float(by_ranks[k]),
-            p_mean_holm=float(by_mean[k]),
-            p_seeds=float(by_seeds[k]),
-            p_equivalence=paired_tests.equivalence(d, margin),
-            p_equivalence_seeds=p_equivalence_beyond_seeds(d, margin, per_mean[k], noise),
-            family=len(others),
-            seed_variance=0.0 if np.isnan(noise.cautious) else noise.cautious * per_mean[k],
-        )
-        for k, d in enumerate(differences)
+    p_holm = multipletests(test.p, method="holm")[1] if len(test.p) else test.p
+    differs = p_holm < LEVEL + 1e-9  # p are multiples of 1 / (resamples + 1), up to rounding
+    last_step = LEVEL / max(1, np.count_nonzero(~differs))
+    half, p_equivalence = test.half_width(last_step), test.p_equivalence(MARGIN)
+    columns = {
+        "diff": test.diff,
+        "ci_low": test.diff - half,
+        "ci_high": test.diff + half,
+        "p": test.p,
+        "p_holm": p_holm,
+        "p_equivalence": p_equivalence,
+        "verdict": np.where(p_equivalence <= LEVEL, "equivalent", "undecided"),
+    }
+    columns["verdict"][differs] = np.where(test.diff[differs] > 0, "better", "worse")
+    return 1 - last_step, [
+        {name: column[k].item() for name, column in columns.items()} for k in range(len(half))
     ]
-
-
-def _summary(table: PairedTable, index: int, half_width: float) -> ArmSummary:
-    values = table.by_seed[index]
-    centre = float(values.mean())
-    return ArmSummary(
-        arm=table.arms[index],
-        seeds=len(values),
-        mean=centre,
-        mean_low=max(centre - half_width, 0.0),
-        mean_high=min(centre + half_width, 1.0),
-        sd_patients=_spread(values.mean(axis=0)),
-        sd_seeds=_spread(values.mean(axis=1)),
-    )
 
 
 def _row(
     summary: ArmSummary,
     differences: FloatArray,
-    half_width: float,
-    p_wrong_sign: float,
-    tests: _Tests,
-    margin: float,
-    level: float,
+    figures: Mapping[str, Any],
+    arms: int,
+    of_seeds: float,
 ) -> ArmRow:
-    diff, sd = float(differences.mean()), _spread(differences)
-    # A p of NaN, where one seed leaves the luck of runs unknown, is in nobody's way.
-    differs = max(tests.p_holm, tests.p_mean_holm) < level and not tests.p_seeds >= level
-    within = tests.p_equivalence < level and not tests.p_equivalence_seeds >= level
-    luck = tests.seed_variance
+    from scipy.stats import wilcoxon
+
+    sd = spread(differences)
     return ArmRow(
         **vars(summary),
-        diff=diff,
-        ci_low=diff - half_width,
-        ci_high=diff + half_width,
+        **figures,
         sd_diff=sd,
-        p=tests.p,
-        p_holm=tests.p_holm,
-        p_mean_holm=tests.p_mean_holm,
-        p_seeds=tests.p_seeds,
-        p_false_claim=p_wrong_sign,
-        p_equivalence=tests.p_equivalence,
-        p_equivalence_seeds=tests.p_equivalence_seeds,
-        verdict=_verdict(diff, differs, within),
-        # Holm's strictest step: what the arm must pass whatever the others do.
-        patients_to_detect=power.patients_to_detect(diff, sd, level / tests.family, luck),
-        patients_for_equivalence=power.patients_for_equivalence(diff, sd, margin, level, luck),
+        p_wilcoxon=float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
+        patients_needed=patients_to_decide(figures["diff"], sd, MARGIN, LEVEL, arms, of_seeds),
         wins=int(np.count_nonzero(differences > 0)),
         losses=int(np.count_nonzero(differences < 0)),
     )
 
 
-def _verdict(diff: float, differs: bool, within_margin: bool) -> Verdict:
-    if differs:
-        return "better" if diff > 0 else "worse"
-    return "equivalent" if within_margin else "undecided"
+def _summary(arm: str, values: FloatArray, half_width: float) -> ArmSummary:
+    mean = float(values.mean())
+    return ArmSummary(
+        arm=arm,
+        seeds=len(values),
+        mean=mean,
+        mean_low=max(mean - float(half_width), 0.0),
+        mean_high=min(mean + float(half_width), 1.0),
+        sd_patients=spread(values.mean(axis=0)),
+        sd_seeds=spread(values.mean(axis=1)),
+    )
 
 
-def _spread(values: FloatArray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+def _paired(
+    arms: Sequence[ArmScores],
+) -> tuple[tuple[str, ...], tuple[str, ...], list[FloatArray]]:
+    """Line up arms by patient: who is compared, who is left out (NaN), an array an arm."""
+    if not arms:
+        raise UserError("nothing to compare: no arm has a finished run")
+    name, count = Counter(arm.arm for arm in arms).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"arm '{name}' is given twice")
+    order = tuple(dict.fromkeys(patient for arm in arms for patient in arm.patients))
+    aligned = []
+    for arm in arms:
+        column = {patient: i for i, patient in enumerate(arm.patients)}
+        absent = [patient for patient in order if patient not in column]
+        if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise UserError(
+                f"arm '{arm.arm}' has no patient {absent[0]}{more}: "
+                "arms are compared on the same patients"
+            )
+        aligned.append(arm.values[:, [column[patient] for patient in order]])
+    scored = ~np.any([np.isnan(values).any(axis=0) for values in aligned], axis=0)
+    if not scored.any():
+        raise UserError("nothing to compare: no patient has a score in every arm")
+    kept = tuple(patient for patient, has in zip(order, scored, strict=True) if has)
+    left_out = tuple(patient for patient, has in zip(order, scored, strict=True) if not has)
+    return kept, left_out, [values[:, scored] for values in aligned]
+
+
+def _warnings(by_seed: Sequence[FloatArray], left_out: int) -> tuple[str, ...]:
+    """What a comparison cannot tell: one seed, unlike seeds, few patients, patients left out."""
+    seeds, patients = [len(values) for values in by_seed], by_seed[0].shape[1]
+    found = {
+        "one seed only: the spread over seeds is unknown, and a verdict holds for these runs, "
+        "not for the methods": max(seeds) == 1,
+        f"arms have different numbers of seeds: {min(seeds)} to {max(seeds)}": len(set(seeds)) > 1,
+        f"{patients} patients hardly show a difference, whatever their scores: at least "
+        f"{FEWEST_PATIENTS} should be compared": patients < FEWEST_PATIENTS,
+        f"{left_out} of {patients + left_out} patients have no score (no tumour) and are left "
+        "out": left_out > 0,
+    }
+    return tuple(text for text, applies in found.items() if applies)

@@ -1,20 +1,28 @@
-"""Scores of a set of patients: their summary, and their table on disk."""
+"""Scores of a set of patients: their figures with intervals, and their table on disk."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.tables import read_rows
-from seglab.evaluation.metrics import Counts, PatientScore, dice, mean
+from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.statistics import RESAMPLES, bootstrap_pivots
 
+Parts = Callable[[PatientScore], tuple[float, float]]
+CONFIDENCE: Final = 0.95
+FEWEST_RESAMPLED: Final = 8
+SIZES: Final = ("small", "medium", "large")
 MOST_PIXELS = 2**40
 """Counts beyond it are no patient's, and their sums would not fit 64 bits."""
 COLUMNS = tuple(field.name for field in fields(PatientScore))
@@ -22,32 +30,108 @@ _TEXT = ("patient_id", "grade")
 _WHOLE = tuple(field.name for field in fields(PatientScore) if field.type == "int")
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval; NaN where it, or its spread, is unknown."""
+
+    value: float
+    low: float
+    high: float
+    patients: int
+    """Patients the figure is over."""
+
+
 def summarise(scores: Sequence[PatientScore]) -> dict[str, float]:
     """Reduce patients to the figures of a run; undefined ones are NaN.
 
-    ``dice``, ``iou``, ``precision``, ``recall``, ``hd95_mm`` and ``nsd_2mm`` are means
-    over patients that have one, ``…_sd`` is the spread over them (n - 1). Slice figures
-    are means over slices of all patients, ``dice_pooled`` is one Dice over all pixels.
+    Beside :data:`FIGURES`: ``…_sd``, the spread over patients (n - 1), and counts.
     """
-    per_patient = {
-        name: mean([getattr(s, name) for s in scores])
-        for name in ("dice", "iou", "precision", "recall", "hd95_mm", "nsd_2mm", "fp_volume_ml")
-    }
-    tumour_slices = [s.slices - s.empty_slices for s in scores]
-    empty_slices = sum(s.empty_slices for s in scores)
-    false_alarms = sum(s.empty_slice_fp for s in scores)
-    return per_patient | {
-        "dice_sd": _spread([s.dice for s in scores]),
-        "iou_sd": _spread([s.iou for s in scores]),
-        "dice_slice_tumour": _weighted([s.dice_slice_tumour for s in scores], tumour_slices),
-        "dice_slice_empty1": _weighted(
-            [s.dice_slice_empty1 for s in scores], [s.slices for s in scores]
-        ),
-        "dice_pooled": _pooled_dice(scores),
-        "empty_slice_fp_rate": false_alarms / empty_slices if empty_slices else math.nan,
+    return {
+        **{name: _ratio(_table(scores, parts)) for name, (parts, _) in FIGURES.items()},
+        "dice_sd": spread([s.dice for s in scores]),
+        "iou_sd": spread([s.iou for s in scores]),
         "patients": float(len(scores)),
         "patients_without_tumour": float(sum(s.truth_px == 0 for s in scores)),
     }
+
+
+def intervals(scores: Sequence[PatientScore]) -> dict[str, Interval]:
+    """Give each of :data:`FIGURES` its interval; shares stay within [0, 1], others above 0."""
+    return {
+        name: interval(_table(scores, parts), largest) for name, (parts, largest) in FIGURES.items()
+    }
+
+
+def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
+    """Interval of a ratio of sums over patients, by the symmetric bootstrap-t.
+
+    The ratio r is resampled through its linearised values, r + the influence of each
+    patient, which for a mean are the patients' own. Student's interval stands in for fewer
+    than 8 patients, and where many share one value: resamples often lack spread then.
+
+    Args:
+        parts: (n, 2), what each patient adds above and below the fraction; those with
+            nothing below are left out.
+        largest: the figure lies in [0, ``largest``].
+    """
+    table = np.asarray(parts, dtype=np.float64).reshape(-1, 2)
+    above, below = table[table[:, 1] > 0].T
+    ratio, count = _ratio(table), len(below)
+    if count < 2:
+        return Interval(ratio, math.nan, math.nan, count)
+    half = half_widths((ratio + (above - ratio * below) / below.mean())[None])[0]
+    low, high = np.clip([ratio - half, ratio + half], 0.0, largest)
+    return Interval(ratio, float(low), float(high), count)
+
+
+def half_widths(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half widths (K,) of the 95 % intervals of the means of (K, n) values; NaN for n = 1."""
+    from scipy.special import stdtrit
+
+    count = values.shape[1]
+    if count < 2:
+        return np.full(len(values), np.nan)
+    student = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    pivots = bootstrap_pivots(values, RESAMPLES, np.random.default_rng(0))
+    factors = np.quantile(pivots, CONFIDENCE, axis=1, method="inverted_cdf")
+    factors[(count < FEWEST_RESAMPLED) | ~np.isfinite(factors)] = student
+    half: NDArray[np.float64] = factors * values.std(axis=1, ddof=1) / math.sqrt(count)
+    return half
+
+
+def _table(scores: Sequence[PatientScore], parts: Parts) -> NDArray[np.float64]:
+    return np.array([parts(score) for score in scores], dtype=np.float64).reshape(-1, 2)
+
+
+def _ratio(table: NDArray[np.float64]) -> float:
+    above, below = table.sum(axis=0)
+    return float(above / below) if below > 0 else math.nan
+
+
+def _mean(name: str, score: PatientScore) -> tuple[float, float]:
+    """One patient's part of a mean over the patients that have the score."""
+    value = float(getattr(score, name))
+    return (0.0, 0.0) if math.isnan(value) else (value, 1.0)
+
+
+def _tumour_slices(score: PatientScore) -> tuple[float, float]:
+    count = score.slices - score.empty_slices
+    return (score.dice_slice_tumour * count, count) if count else (0.0, 0.0)
+
+
+FIGURES: Final[Mapping[str, tuple[Parts, float]]] = {
+    **{name: (partial(_mean, name), 1.0) for name in ("dice", "iou", "precision", "recall")},
+    "hd95_mm": (partial(_mean, "hd95_mm"), math.inf),
+    "nsd_2mm": (partial(_mean, "nsd_2mm"), 1.0),
+    "fp_volume_ml": (partial(_mean, "fp_volume_ml"), math.inf),
+    "dice_slice_tumour": (_tumour_slices, 1.0),
+    "dice_slice_empty1": (lambda s: (s.dice_slice_empty1 * s.slices, s.slices), 1.0),
+    "dice_pooled": (lambda s: (2.0 * s.tp, 2.0 * s.tp + s.fp + s.fn), 1.0),
+    "empty_slice_fp_rate": (lambda s: (float(s.empty_slice_fp), float(s.empty_slices)), 1.0),
+}
+"""Each figure of a set of patients as a ratio of sums: what a patient adds above and below,
+and the largest value. Means over patients leave out those without the score; slice figures
+are means over the slices of all patients; ``dice_pooled`` is one Dice over all pixels."""
 
 
 def write_csv(path: Path, scores: Sequence[PatientScore]) -> None:
@@ -104,18 +188,54 @@ def _value(name: str, text: str) -> str | float | None:
     return count
 
 
-def _pooled_dice(scores: Sequence[PatientScore]) -> float:
-    tp, fp, fn = (np.int64(sum(getattr(s, name) for s in scores)) for name in ("tp", "fp", "fn"))
-    return float(dice(Counts(*map(np.asarray, (tp, fp, fn, 0)))))
-
-
-def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
-    total = sum(weights)
-    kept = [value * weight for value, weight in zip(values, weights, strict=True) if weight]
-    return sum(kept) / total if total else math.nan
-
-
-def _spread(values: Sequence[float]) -> float:
+def spread(values: ArrayLike) -> float:
+    """Standard deviation (n - 1) of what is not NaN; NaN for fewer than two values."""
     array = np.asarray(values, dtype=np.float64)
     array = array[~np.isnan(array)]
     return float(array.std(ddof=1)) if array.size > 1 else math.nan
+
+
+def stratify(volumes: ArrayLike) -> list[str | None]:
+    """Name each patient's tertile of tumour volume.
+
+    Args:
+        volumes: (n,) in any unit; 0 and NaN have no tumour and belong to no stratum.
+
+    Returns:
+        One of :data:`SIZES` or None for each. Equal volumes share a stratum.
+    """
+    sizes = np.asarray(volumes, dtype=np.float64)
+    tumour = sizes > 0
+    if not tumour.any():
+        return [None] * sizes.size
+    edges = np.quantile(sizes[tumour], [1 / 3, 2 / 3])
+    ranks = np.searchsorted(edges, sizes, side="left")
+    return [SIZES[r] if has else None for r, has in zip(ranks, tumour, strict=True)]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published Dice, or the range of several."""
+
+    setting: str
+    low: float
+    high: float
+    source: str
+
+
+PUBLISHED = (
+    Published(
+        "2-D, FLAIR only, BraTS 2019, hidden validation", 0.81, 0.84, "DeepSeg, Zeineldin 2020"
+    ),
+    Published("FLAIR only at test, BraTS 2020, 3-D, per volume", 0.869, 0.898, "RFNet to DeMoSeg"),
+    Published(
+        "all four modalities, BraTS 2020 winner, test", 0.8895, 0.8895, "nnU-Net, Isensee 2020"
+    ),
+    Published("two human raters, over tumour regions", 0.74, 0.85, "Menze 2015"),
+)
+CAVEAT = (
+    "Other data, other splits, often other inputs: these figures say in what region a result "
+    "lies, and not which method is better."
+)
+IMPLAUSIBLE_DICE = 0.92
+"""A 2-D network on FLAIR alone above it has a leak or averages empty slices."""

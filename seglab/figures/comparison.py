@@ -105,7 +105,7 @@ def forest(rows: Sequence[Difference], baseline: str, margin: float, confidence:
     axes.set_xlim(*_limits([value for r in rows for value in (r.low, r.high, r.diff)], margin))
     tidy(
         axes,
-        x=f"difference in patient Dice to {plain(baseline)}, {confidence:.0%} interval "
+        x=f"difference in patient Dice to {plain(baseline)}, {100 * confidence:.3g}% interval "
         f"(shaded: ±{margin:g}, too small to matter)",
         y="",
     )

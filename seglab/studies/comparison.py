@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.evaluation.arms import ArmScores
-from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, compare_arms
+from seglab.evaluation.comparison import ArmRow, ArmScores, ArmSummary, Comparison, compare_arms
 from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import summarise
-from seglab.evaluation.strata import SIZES, stratify
+from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
 from seglab.studies.children import ARM, VALUES, Ablation, Arm
 
@@ -114,12 +112,10 @@ class ComparedAblation:
             "ci_high": 0.0,
             "p": None,
             "p_holm": None,
-            "p_false_claim": None,
             "verdict": IS_BASELINE,
         }
         rows = [
-            {**vars(row), "patients_needed": row.patients_needed, "verdict": self.verdicts[row.arm]}
-            for row in self.comparison.rows
+            {**vars(row), "verdict": self.verdicts[row.arm]} for row in self.comparison.rows
         ]
         return {
             "experiment": self.ablation.experiment,

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.documents import finite
-from seglab.evaluation.intervals import Interval
-from seglab.evaluation.published import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED
-from seglab.evaluation.scores import summarise, write_csv
+from seglab.evaluation.scores import (
+    CAVEAT,
+    IMPLAUSIBLE_DICE,
+    PUBLISHED,
+    Interval,
+    summarise,
+    write_csv,
+)
 from seglab.figures.sealed_test import calibration_plot, patient_plot, slice_position_plot
 from seglab.studies.pictures import CaseBook, write_pictures
 from seglab.studies.report.document import Block, Document, Notice, Section, Table, Text
@@ -73,7 +78,7 @@ def sealed_metrics(results: SealedResults) -> dict[str, float]:
         found |= {f"test_baseline/{name}": summary[name] for name in ("dice", "iou")}
     comparison = results.against_baseline
     for row in comparison.rows if comparison else ():
-        for name in ("diff", "ci_low", "ci_high", "p", "p_false_claim"):
+        for name in ("diff", "ci_low", "ci_high", "p", "p_wilcoxon"):
             found[f"test_vs_baseline/{name}"] = float(getattr(row, name))
     return found
 
@@ -170,7 +175,7 @@ def _baseline_section(results: SealedResults) -> list[Section]:
                 _limits(row.ci_low, row.ci_high), f"{row.p:.3g}", row.verdict,
             ],
         ],
-        "Paired over patients, Wilcoxon's signed-rank test; each run at its own frozen setting.",
+        "Paired over patients; each run at its own frozen setting.",
     )  # fmt: skip
     return [Section("Against the baseline", [table])]
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.progress import progress
-from seglab.evaluation.arms import ArmScores
 from seglab.evaluation.calibration import (
     Reliability,
     SliceDice,
@@ -19,11 +18,10 @@ from seglab.evaluation.calibration import (
     slice_dice,
 )
 from seglab.evaluation.case import Case
-from seglab.evaluation.comparison import Comparison, compare_arms
+from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
 from seglab.evaluation.failures import Explanation, IntensityRange, explain
-from seglab.evaluation.intervals import Interval, interval, intervals
 from seglab.evaluation.metrics import PatientScore, score_patient
-from seglab.evaluation.strata import SIZES, stratify
+from seglab.evaluation.scores import SIZES, Interval, interval, intervals, stratify
 from seglab.learning.operating_point import PLAIN, with_mirror
 from seglab.learning.postprocess import OperatingPoint
 from seglab.studies.pictures import training_range

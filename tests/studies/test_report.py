@@ -64,7 +64,7 @@ def test_the_command_prints_the_promised_keys_and_logs_the_report(
     assert {"experiment", "baseline", "n_patients", "arms"} <= printed.keys()
     assert (printed["baseline"], printed["n_patients"]) == ("base", PATIENTS)
     base, up = printed["arms"]
-    keys = {"arm", "mean", "diff", "ci_low", "ci_high", "p", "p_holm", "p_false_claim", "verdict"}
+    keys = {"arm", "mean", "diff", "ci_low", "ci_high", "p", "p_holm", "p_wilcoxon", "verdict"}
     assert keys <= up.keys() == base.keys() | up.keys()
     assert (base["diff"], base["verdict"], up["verdict"]) == (0, "baseline", "better")
     assert up["ci_low"] < up["diff"] < up["ci_high"]

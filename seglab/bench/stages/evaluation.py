@@ -15,8 +15,7 @@ from seglab.bench.references.monai_training import require_monai
 from seglab.bench.references.scipy_report import report_by_loop
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
 from seglab.bench.timing import in_turn
-from seglab.evaluation.arms import ArmScores
-from seglab.evaluation.comparison import compare_arms
+from seglab.evaluation.comparison import ArmScores, compare_arms
 from seglab.evaluation.metrics import score_patient
 
 SPACING_MM = (1.0, 1.0, 1.0)

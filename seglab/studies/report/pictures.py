@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seglab.evaluation.strata import stratify
+from seglab.evaluation.scores import stratify
 from seglab.figures.comparison import (
     ArmCurves,
     Costed,

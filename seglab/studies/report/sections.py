@@ -21,16 +21,16 @@ from seglab.studies.report.document import (
 METHOD = (
     "Every arm is trained on the same patients with the same seeds and judged on the same "
     "validation patients. Seeds are averaged within a patient, so that patients are the sample.",
-    "The interval of a difference is a studentised bootstrap over patients; p is Wilcoxon's "
-    "signed-rank test, corrected over the arms by Holm's method.",
-    "better, worse: three corrected p are below the level. That of the rank test; that of the "
-    "mean, which puts the interval on one side of zero; and, with several seeds, that of a "
-    "difference beyond the luck of seeds. equivalent: two one-sided tests place the difference "
-    "within the margin, the luck of seeds counted. undecided: neither, with the number of "
-    "patients that would decide if the figures held, or the word that seeds are too few for any.",
-    "P(wrong sign): the chance that the true difference points the other way, by the resamples "
-    "of the interval.",
-    "These are validation patients: checkpoints were chosen on them. The sealed test part is "
+    "One test gives p, the interval and the verdict. The difference is held against what other "
+    "patients and, where arms have several seeds, other seeds would change it by. With one seed "
+    "the verdict is about these runs, not about the methods.",
+    "better, worse: p, corrected over the arms by Holm's method, is at most 0.05. The intervals "
+    "have the confidence of Holm's last step, so that they leave 0 outside exactly there: 95 % "
+    "where at most one arm is not called different, 1 - 0.05 / k for k such arms. equivalent: "
+    "two one-sided tests place the difference within the margin. undecided: neither, with the "
+    "number of patients that would decide if the figures held, or the word that seeds are too "
+    "few for any.",
+    "These are validation patients: checkpoints and tuned values may be chosen on them. The sealed test part is "
     "opened by a promotion and by nothing else.",
 )
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seglab.evaluation.intervals import Interval
-from seglab.evaluation.published import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED
+from seglab.evaluation.scores import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED, Interval
 from seglab.studies.candidates import BASELINE_RUN, PROMOTED_RUN
 from seglab.studies.onnx_export import ONNX
 from seglab.studies.promotion_outputs import NOT_CONFIRMATORY, interval_text
@@ -181,7 +180,7 @@ def _baseline(run: RunInfo, results: Mapping[str, Any]) -> list[Block]:
         p_value(p),
     ]
     header = ("test", "verdict", "Dice", "of the baseline", "difference", "95 % interval", "p")
-    note = "Paired over patients, Wilcoxon's signed-rank test; each run at its own frozen setting."
+    note = "Paired over patients; each run at its own frozen setting."
     return [Table(header, [cells], note, text_columns=2)]
 
 

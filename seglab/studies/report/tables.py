@@ -37,20 +37,25 @@ def interval(low: float, high: float, signed: bool = False) -> str:
 
 def verdict_table(result: ComparedAblation) -> Table:
     """The answer: each arm's difference to the baseline and the one word for it."""
-    confidence = f"{result.comparison.confidence:.0%}"
     rows = [_verdict_row(result, summary) for summary in result.summaries]
     return Table(
         header=(
-            *("arm", "verdict", "Dice", "difference", f"{confidence} interval", "p", "p (Holm)"),
-            *("P(wrong sign)", "wins : losses", "patients to decide"),
+            *("arm", "verdict", "Dice", "difference", confidence(result), "p", "p (Holm)"),
+            *("p (Wilcoxon)", "wins : losses", "patients to decide"),
         ),
         rows=rows,
         note=f"Dice of a patient over all slices on the native grid; mean over "
         f"{result.comparison.n_patients} patients, seeds averaged within a patient. Difference: "
-        f"arm minus {result.comparison.baseline.arm}. p: Wilcoxon's signed-rank test over "
-        "patients. Wins and losses count patients.",
+        f"arm minus {result.comparison.baseline.arm}. p, the interval and the verdict are of one "
+        "test; the interval leaves 0 outside exactly where the verdict is better or worse. "
+        "Wilcoxon's p is shown beside it. Wins and losses count patients.",
         text_columns=2,
     )
+
+
+def confidence(result: ComparedAblation) -> str:
+    """Name the intervals of the differences: "97.5% interval"."""
+    return f"{100 * result.comparison.confidence:.3g}% interval"
 
 
 def _verdict_row(result: ComparedAblation, summary: ArmSummary) -> Sequence[str | Cell]:
@@ -67,7 +72,7 @@ def _verdict_row(result: ComparedAblation, summary: ArmSummary) -> Sequence[str 
         interval(summary.ci_low, summary.ci_high, signed=True),
         p_value(summary.p),
         p_value(summary.p_holm),
-        p_value(summary.p_false_claim),
+        p_value(summary.p_wilcoxon),
         f"{summary.wins} : {summary.losses}",
         needed,
     ]
@@ -81,32 +86,22 @@ def patients_needed(row: ArmRow) -> str:
 
 
 def tests_table(result: ComparedAblation) -> Table:
-    """What the verdicts rest on beside the rank test."""
+    """What equivalence and the number of patients rest on."""
     rows = [
         [
             row.arm,
             number(row.sd_diff),
-            p_value(row.p_mean_holm),
-            p_value(row.p_seeds),
             p_value(row.p_equivalence),
-            p_value(row.p_equivalence_seeds),
-            _count(row.patients_to_detect),
-            _count(row.patients_for_equivalence),
+            patients_needed(row),
         ]
         for row in result.rows
     ]
     margin = result.comparison.margin
     return Table(
-        header=(
-            *("arm", "SD of differences", "p of the mean (Holm)", "p beyond seeds (Holm)"),
-            *("p equivalent", "p equivalent, with seeds", "patients to detect"),
-            "patients for equivalence",
-        ),
+        header=("arm", "SD of differences", "p equivalent", "patients to decide"),
         rows=rows,
-        note="p of the mean: by the interval's resamples. Beyond seeds: the difference against "
-        "patients and seeds both as luck; unknown with one seed. Equivalent: two one-sided "
-        f"t-tests within ±{margin:g}. Patients: for a power of 80 %, if these figures were the "
-        "truth; a dash: no number would.",
+        note=f"Equivalent: two one-sided tests within ±{margin:g}. Patients: for a power of 80 %, "
+        "if these figures were the truth; a dash: no number would.",
     )
 
 
