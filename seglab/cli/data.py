@@ -83,7 +83,7 @@ def _add_download(parts: Any) -> None:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    from seglab.data.kaggle import download
+    from seglab.data.download import download
 
     report = download(arguments.out)
     print_json(vars(report)) if arguments.json else print(f"{arguments.out}: {report}")

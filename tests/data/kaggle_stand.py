@@ -1,27 +1,29 @@
-"""A server that stands in for Kaggle's, and misbehaves as it is told to."""
+"""A server that stands in for Kaggle's API and store, and misbehaves as it is told to."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass
 class Stand:
-    """What the server holds, how it misbehaves, and what it was asked."""
+    """What the server holds, how it misbehaves, and the headers of what it was asked."""
 
-    content: bytes = b""
+    content: bytes
     status: int = 200
-    content_type: str = "application/zip"
-    etag: str | None = '"v1"'
-    break_after: int | None = None
-    breaks: int = 0
-    redirect: bool = False
-    change_to: bytes | None = None
-    """Content after the next break."""
-    status_after_break: int | None = None
-    url: str = ""
-    requests: list[dict[str, str]] = field(default_factory=list)
+    breaks: list[int] = field(default_factory=list)
+    """Bytes after which the next answers break off."""
+    pause_s: float = 0.0
+    """After each 100 kB sent."""
+    asked: list[dict[str, str]] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,58 +32,43 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.stand.status == 200 and self.path.endswith("/DownloadDataset"):
+            self.answer(302, b"", {"Location": "/store"})
+        else:
+            told = {"code": self.stand.status, "message": "", "currentVersionNumber": 3}
+            kind = {"Content-Type": "application/json"}
+            self.answer(self.stand.status, json.dumps(told).encode(), kind)
+
     def do_GET(self) -> None:
-        self.stand.requests.append(
-            {
-                "path": self.path,
-                "host": self.headers["Host"],
-                **{k.lower(): v for k, v in self.headers.items()},
-            }
-        )
-        if self.stand.redirect and self.path.startswith("/api/"):
-            self.send_response(302)
-            port = self.server.server_address[1]
-            self.send_header("Location", f"http://localhost:{port}/store?signature=xyz")
-            self.end_headers()
-            return
-        if self.stand.status != 200:
-            self.send_response(self.stand.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_content()
+        start = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
+        md5 = base64.b64encode(hashlib.md5(self.stand.content).digest()).decode()
+        headers = {"Accept-Ranges": "bytes", "x-goog-hash": f"md5={md5}"}
+        self.answer(206 if int(start) else 200, self.stand.content[int(start) :], headers)
 
-    def send_content(self) -> None:
-        start, total = 0, len(self.stand.content)
-        asked = self.headers.get("Range")
-        if asked and self.headers.get("If-Range") in (None, self.stand.etag):
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start >= total:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{total}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.send_header("Content-Type", self.stand.content_type)
-        self.send_header("Content-Length", str(total - start))
-        if self.stand.etag:
-            self.send_header("ETag", self.stand.etag)
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.stand.asked.append({name.lower(): value for name, value in self.headers.items()})
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
         self.end_headers()
-        body = self.stand.content[start:]
-        if self.stand.breaks > 0 and self.stand.break_after is not None:
-            self.stand.breaks -= 1
-            self.wfile.write(body[: self.stand.break_after])
-            self.wfile.flush()
-            self.close_connection = True
-            self.stand.status = self.stand.status_after_break or self.stand.status
-            if self.stand.change_to is not None:
-                self.stand.content, self.stand.etag = self.stand.change_to, '"v2"'
-            return
-        self.wfile.write(body)
+        if len(body) > 1000 and self.stand.breaks:
+            body = body[: self.stand.breaks.pop(0)]
+        for start in range(0, len(body), 100_000):
+            self.wfile.write(body[start : start + 100_000])
+            if self.stand.pause_s:
+                time.sleep(self.stand.pause_s)
 
 
-def handler_for(stand: Stand) -> type[Handler]:
-    return type("HandlerOfStand", (Handler,), {"stand": stand})
+@contextmanager
+def serve(stand: Stand) -> Iterator[str]:
+    """Serve until the block ends; gives the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("_", (Handler,), {"stand": stand}))
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients get killed
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -27,7 +27,7 @@ IMPORTED = (
     "seglab.cli.main",
     "seglab.cli.train",
     "seglab.cli.sweep",
-    "seglab.data.kaggle",
+    "seglab.data.download",
     "seglab.studies.components",
     "seglab.studies.ablation",
     "seglab.studies.promotion",

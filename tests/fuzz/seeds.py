@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import tempfile
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -157,15 +155,3 @@ def cache_files() -> dict[str, bytes]:
 
 def cache_indices() -> list[bytes]:
     return [cache_files()["index.json"]]
-
-
-@cache
-def archives() -> list[bytes]:
-    files = []
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        held = io.BytesIO()
-        with zipfile.ZipFile(held, "w", method) as archive:
-            archive.writestr("data/volume_1_slice_0.h5", b"hello" * 20)
-            archive.writestr("meta_data.csv", json.dumps(list(range(40))))
-        files.append(held.getvalue())
-    return files

@@ -23,7 +23,6 @@ from PIL import Image
 import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
 from seglab.core.errors import UserError
 from seglab.core.study import load_study
-from seglab.data.archive import Damaged, unpack
 from seglab.data.cache.files import INDEX, digest
 from seglab.data.cache.store import open_cache
 from seglab.data.check.layout import layout
@@ -169,17 +168,6 @@ def cache_indices(data: bytes) -> None:
             opened.native_image(patient)
 
 
-def archives(data: bytes) -> None:
-    folder = scratch("archive")
-    (folder / "x.zip").write_bytes(data)
-    out = folder / "out"
-    # The caller turns what the file system says into one line.
-    with refusing(Damaged, OSError):
-        unpack(folder / "x.zip", out)
-    assert {path.name for path in folder.iterdir()} <= {"x.zip", "out"}, "left the folder"
-    shutil.rmtree(out, ignore_errors=True)
-
-
 def _read_source(source: Source, path: Path) -> None:
     with refusing():
         volume = source.read(source.patients()[0])
@@ -243,5 +231,4 @@ TARGETS: dict[str, Target] = {
     "scores": Target(score_tables, seeds.score_tables, CSV),
     "split": Target(split_files, seeds.split_files, JSON),
     "cache": Target(cache_indices, seeds.cache_indices, JSON),
-    "archive": Target(archives, seeds.archives, (b"../", b"/", b"PK\1\2", b"\0")),
 }

@@ -1,0 +1,90 @@
+"""Fetches the Kaggle set with kagglehub, which resumes, checks the MD5 and unpacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from seglab.core.errors import UserError
+
+DATASET, SLICE_FILES, ATTEMPTS = "awsaf49/brats2020-training-data", 57_195, 5
+SITE = "https://www.kaggle.com"
+ACCESS = f"accept the terms on {SITE}/datasets/{DATASET}, save a token from {SITE}/settings as "
+ACCESS += "~/.kaggle/kaggle.json or set KAGGLE_USERNAME and KAGGLE_KEY, and run this again"
+NETWORK = "check network and proxy (HTTPS_PROXY) and run this again, which resumes; or download "
+NETWORK += f"the zip in a browser from {SITE}/datasets/{DATASET} and unpack it"
+
+
+@dataclass(frozen=True)
+class DownloadReport:
+    """What was downloaded; ``root`` is what to give as ``data.root``, ``slices`` are h5 files."""
+
+    dataset: str
+    root: str
+    files: int
+    slices: int
+    bytes: int
+    seconds: float
+    reused: bool
+
+
+def download(out: Path, *, wait_s: float = 1.0) -> DownloadReport:
+    """Download BraTS 2020 into ``out``; the same call again resumes, or finds it done.
+
+    Raises UserError that says what to do: no access or network, a damaged archive, a full disk.
+    """
+    started, cache, root = time.monotonic(), out / ".kagglehub", out
+    try:
+        reused = not cache.exists() and sum(1 for _ in out.rglob("*.h5")) >= SLICE_FILES
+        if not reused:
+            cache.mkdir(parents=True, exist_ok=True)  # resumed only there, not in an output_dir
+            with contextlib.redirect_stdout(sys.stderr):  # kagglehub prints
+                root = _fetch(cache, wait_s)
+            if cache in root.parents:  # else a Kaggle notebook has the set mounted
+                root = shutil.copytree(root, out, dirs_exist_ok=True, copy_function=os.replace)
+            shutil.rmtree(cache)
+        sizes = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
+    slices, seconds = sum(p.suffix == ".h5" for p in sizes), round(time.monotonic() - started, 1)
+    if slices < SLICE_FILES:
+        raise UserError(f"{root} holds {slices:,} of {SLICE_FILES:,} slice files: run this again")
+    counts = len(sizes), slices, sum(sizes.values()), seconds
+    return DownloadReport(DATASET, str(root), *counts, reused)
+
+
+def _fetch(cache: Path, wait_s: float) -> Path:
+    """Where kagglehub put the files; gives up after ``ATTEMPTS`` in a row that brought nothing."""
+    os.environ["KAGGLEHUB_CACHE"] = str(cache)
+    import kagglehub
+    from kagglehub.exceptions import DataCorruptionError
+
+    failures = received = 0
+    while True:
+        try:
+            return Path(kagglehub.dataset_download(DATASET))
+        except requests.RequestException as error:
+            status = 0 if error.response is None else error.response.status_code
+            if 400 <= status < 500 and status != 429:
+                raise UserError(f"Kaggle refuses {DATASET} (HTTP {status}): {ACCESS}") from None
+            size = sum(path.stat().st_size for path in cache.rglob("*.archive"))
+            failures, received = (0, size) if size > received else (failures + 1, received)
+            if failures == ATTEMPTS:
+                reason = f"HTTP {status}" if status else type(error).__name__
+                raise UserError(f"cannot download from Kaggle ({reason}): {NETWORK}") from None
+            time.sleep(wait_s * 2**failures)
+        except (DataCorruptionError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+            if "credentials" in str(error):  # names the file and the missing key, never a value
+                raise UserError(f"{error}: {ACCESS}") from None
+            for archive in cache.rglob("*.archive"):
+                archive.unlink()
+            raise UserError("the archive was damaged and is removed: run this again") from error

@@ -1,0 +1,150 @@
+"""Downloads from a local server that stands in for Kaggle and its store."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import json
+import random
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import kagglehub.clients
+import pytest
+from kagglesdk import kaggle_env
+
+from seglab.cli.main import main
+from seglab.core.errors import UserError
+from seglab.data import download as module
+from seglab.data.download import download
+from tests.data.kaggle_stand import Stand, serve
+
+PRODUCTION = kaggle_env.KaggleEnv.PROD
+SECRET = "s3cr3t-k3y"
+SLICES = {f"data/volume_1_slice_{s}.h5": random.randbytes(400_000) for s in range(6)}
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stand]:
+    stand = Stand(packed(SLICES | {"meta_data.csv": b"slice_path,target\n"}))
+    with serve(stand) as address:
+        monkeypatch.setitem(kaggle_env._env_to_endpoint, PRODUCTION, address)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "home" / ".kaggle"))
+        monkeypatch.setenv("KAGGLEHUB_CACHE", "")  # restored after the test
+        for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(kagglehub.clients, "CHUNK_SIZE", 1 << 14)
+        monkeypatch.setattr(module, "SLICE_FILES", len(SLICES))
+        yield stand
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def ranges(stand: Stand) -> list[int]:
+    asked = [headers["range"] for headers in stand.asked if "range" in headers]
+    return [int(one.removeprefix("bytes=").removesuffix("-")) for one in asked]
+
+
+def test_files_arrive_byte_for_byte_and_once(
+    stand: Stand, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "download", "--out", str(out), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [report[k] for k in ("root", "files", "slices", "reused")] == [str(out), 7, 6, False]
+    for name, content in SLICES.items():
+        assert (out / name).read_bytes() == content
+    assert sum(path.is_file() for path in out.rglob("*")) == 7
+    asked = len(stand.asked)
+    assert download(out).reused
+    assert len(stand.asked) == asked
+    next(out.rglob("*.h5")).unlink()
+    assert not download(out).reused
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(stand: Stand, out: Path) -> None:
+    stand.breaks = [500_000] * 9  # of which every second answers without a range, and is dropped
+    assert download(out, wait_s=0).slices == 6
+    assert len(ranges(stand)) >= 4
+    assert ranges(stand) == sorted(set(ranges(stand)))
+
+
+def test_the_next_call_resumes_after_giving_up(
+    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.breaks = [500_000]
+    monkeypatch.setattr(module.time, "sleep", lambda _: setattr(stand, "status", 503))
+    with pytest.raises(UserError, match=r"HTTP 503.*run this again, which resumes"):
+        download(out)
+    stand.status = 200
+    assert download(out).slices == 6
+    assert 400_000 < ranges(stand)[-1] <= 500_000
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_refusal_says_what_to_do_and_keeps_the_secret(
+    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", SECRET)
+    stand.status = status
+    with pytest.raises(UserError, match=rf"HTTP {status}.*/settings.*kaggle\.json") as error:
+        download(out)
+    assert SECRET not in str(error.value)
+    basic = base64.b64encode(f"someone:{SECRET}".encode()).decode()
+    assert [headers["authorization"] for headers in stand.asked] == [f"Basic {basic}"]
+
+
+def test_broken_credentials_are_named(stand: Stand, out: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "home" / ".kaggle").mkdir(parents=True)
+    (folder / "kaggle.json").write_text(f'{{"username": "me", "kye": "{SECRET}"}}')
+    with pytest.raises(UserError, match=r"kaggle\.json is missing 'key'.*/settings") as error:
+        download(out)
+    assert SECRET not in str(error.value)
+
+
+def test_without_network_it_offers_the_browser(
+    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, PRODUCTION, "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot download.*ConnectionError.*proxy.*browser"):
+        download(out, wait_s=0)
+
+
+@pytest.mark.parametrize("content", [b"this is no zip", packed(SLICES)[:-30_000]])
+def test_a_damaged_archive_is_removed_and_fetched_anew(
+    stand: Stand, out: Path, content: bytes
+) -> None:
+    whole, stand.content = stand.content, content
+    with pytest.raises(UserError, match=r"damaged .*removed"):
+        download(out)
+    stand.content = whole
+    assert download(out).slices == 6
+
+
+def test_too_few_slices_and_a_full_disk_are_told(
+    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.content = packed(dict(list(SLICES.items())[:2]) | {"../evil.txt": b""})
+    with pytest.raises(UserError, match="holds 2 of 6 slice files"):
+        download(out)
+    assert not list(out.parent.glob("evil*"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kagglehub.clients, "_download_file", full)
+    with pytest.raises(UserError, match=rf"cannot write to {out}: No space left on device"):
+        download(out)
