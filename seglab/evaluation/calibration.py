@@ -38,7 +38,10 @@ class Reliability:
 
     @property
     def expected_error(self) -> float:
-        """Expected calibration error (Naeini 2015): mean gap, weighted by pixels; in [0, 1]."""
+        """Expected calibration error (Naeini 2015): mean gap, weighted by pixels; in [0, 1].
+
+        Most pixels of a brain are background that the network is sure of: they keep it small.
+        """
         if not self.pixels.sum():
             return float("nan")
         gaps = np.nan_to_num(np.abs(self.confidence - self.frequency))

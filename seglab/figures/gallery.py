@@ -18,14 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from seglab.evaluation.case import Case
-from seglab.evaluation.failures import (
-    MEANINGS,
-    RULES,
-    Explanation,
-    FailureAnalysis,
-    describe,
-    paragraph,
-)
+from seglab.evaluation.failures.explain import RULES, Explanation
+from seglab.evaluation.failures.selection import MEANINGS, FailureAnalysis
+from seglab.evaluation.failures.text import describe, paragraph
 from seglab.figures.sprites import encode, thumbnail, worst_position
 from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, PURPLE, YELLOW
 
@@ -110,7 +105,7 @@ def _overview(analysis: FailureAnalysis) -> dict[str, Any]:
             for cost in analysis.costs
         ],
         "rules": [
-            {"name": str(rule), "patients": len(names), "meaning": MEANINGS[rule]}
+            {"name": rule, "patients": len(names), "meaning": MEANINGS[rule]}
             for rule, names in analysis.selection.items()
         ],
         "colours": {
@@ -135,18 +130,18 @@ def _entry(
         "figures": _figures(explanation),
         "cause": str(explanation.cause) if explanation.cause else "nothing wrong",
         "causes": {str(cause): _rounded(share) for cause, share in explanation.shares.items()},
-        "rules": [str(rule) for rule in analysis.rules_of(case.patient_id)],
+        "rules": list(analysis.rules_of(case.patient_id)),
         "text": paragraph(explanation),
         "findings": [
             {
                 "cause": str(finding.cause),
-                "kind": finding.evidence.kind,
-                "share": _rounded(finding.evidence.share),
-                "slice": finding.evidence.peak_slice,
-                "text": describe(finding, explanation.evidence),
+                "kind": finding.kind,
+                "share": _rounded(finding.share),
+                "slice": finding.peak_slice,
+                "text": describe(finding, explanation),
             }
             for finding in explanation.findings[:MOST_FINDINGS]
-            if finding.evidence.share >= LEAST_SHARE
+            if finding.share >= LEAST_SHARE
         ],
         "slices": _slices(case, sprites.positions),
         "start": int(case.slice_indices[worst_position(case)]),
@@ -184,7 +179,7 @@ def _figures(explanation: Explanation) -> list[list[str]]:
         rows += [["tumour", f"{score.truth_px:,} px"], ["predicted", f"{score.pred_px:,} px"]]
     if np.isfinite(score.hd95_mm):
         rows += [["HD95", f"{score.hd95_mm:.1f} mm"]]
-    contrast = explanation.evidence.tumour_contrast
+    contrast = explanation.tumour_contrast
     alarms = f"{score.empty_slice_fp} of {score.empty_slices}"
     return [*rows, ["tumour contrast", _text(contrast, ".1f", " SD")], ["empty slices hit", alarms]]
 

@@ -18,7 +18,7 @@ from seglab.learning.segmenter import RECIPE
 from seglab.learning.training import BEST, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
-from seglab.studies.pictures import CaseBook, explain_all, training_range, write_pictures
+from seglab.studies.pictures import CaseBook, explain_all, write_pictures
 from seglab.studies.recipe import CHECKPOINTS, make_recipe
 from seglab.tracking import RunLog, environment_report
 
@@ -58,7 +58,7 @@ def log_validation(
         data.split.val, lambda name: build_case(predictor, data.cache, name, threshold)
     )
     if pictures:
-        explanations = explain_all(cases, training_range(data.cache, data.split.train))
+        explanations = explain_all(cases)
         scores = [explanation.score for explanation in explanations]
     else:
         scores = evaluate(predictor, data.cache, data.split.val, threshold)

@@ -7,16 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from seglab.core.progress import progress
-from seglab.data.cache import Cache
 from seglab.evaluation.case import Case, best_median_worst
-from seglab.evaluation.failures import (
-    Explanation,
-    FailureAnalysis,
-    IntensityRange,
-    analyse,
-    explain,
-    learn_range,
-)
+from seglab.evaluation.failures.explain import Explanation, explain
+from seglab.evaluation.failures.selection import FailureAnalysis, analyse
 from seglab.evaluation.metrics import PatientScore
 from seglab.figures.gallery import write_gallery
 from seglab.figures.overlays import overlay_sheet
@@ -24,8 +17,6 @@ from seglab.figures.pixels import write_png
 
 KEPT = 8
 """Cases held in memory; one takes 36 MB for a BraTS volume."""
-RANGE_SAMPLE = 60
-"""Training patients from whom the usual grey levels are learned."""
 
 
 class CaseBook:
@@ -52,15 +43,10 @@ class CaseBook:
         return (self[name] for name in self.names)
 
 
-def training_range(cache: Cache, train: Sequence[str]) -> IntensityRange:
-    """Learn which grey levels are usual, from the training patients' cached slices."""
-    return learn_range(cache.images[cache.by_id[name].rows] for name in train[:RANGE_SAMPLE])
-
-
-def explain_all(cases: CaseBook, usual: IntensityRange) -> list[Explanation]:
+def explain_all(cases: CaseBook) -> list[Explanation]:
     """Score and explain every patient."""
     shown = progress(cases, "judging", total=len(cases.names), unit="patient")
-    return [explain(case, usual) for case in shown]
+    return [explain(case) for case in shown]
 
 
 def write_overlays(

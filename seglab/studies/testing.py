@@ -19,12 +19,11 @@ from seglab.evaluation.calibration import (
 )
 from seglab.evaluation.case import Case
 from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
-from seglab.evaluation.failures import Explanation, IntensityRange, explain
+from seglab.evaluation.failures.explain import Explanation, explain
 from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.evaluation.scores import SIZES, Interval, interval, intervals, stratify
 from seglab.learning.operating_point import PLAIN, with_mirror
 from seglab.learning.postprocess import OperatingPoint
-from seglab.studies.pictures import training_range
 from seglab.studies.rebuild import TrainedRun
 
 Float32 = NDArray[np.float32]
@@ -158,10 +157,8 @@ class FrozenRun:
 
 def evaluate_test(frozen: FrozenRun, names: Sequence[str]) -> list[ScoredPatient]:
     """Predict, score and explain the opened patients."""
-    data = frozen.trained.data
-    usual = training_range(data.cache, data.split.train)
     bar = progress(names, "test", unit="patient")
-    return [_evaluate_patient(frozen, name, usual) for name in bar]
+    return [_evaluate_patient(frozen, name) for name in bar]
 
 
 def evaluate_baseline(frozen: FrozenRun, names: Sequence[str]) -> list[PatientScore]:
@@ -175,7 +172,7 @@ def evaluate_baseline(frozen: FrozenRun, names: Sequence[str]) -> list[PatientSc
     return scores
 
 
-def _evaluate_patient(frozen: FrozenRun, name: str, usual: IntensityRange) -> ScoredPatient:
+def _evaluate_patient(frozen: FrozenRun, name: str) -> ScoredPatient:
     patient = frozen.trained.data.cache.by_id[name]
     probability, direct = frozen.probabilities(name)
     case = frozen.case(name, probability)
@@ -184,7 +181,7 @@ def _evaluate_patient(frozen: FrozenRun, name: str, usual: IntensityRange) -> Sc
     return ScoredPatient(
         frozen=case.score,
         plain=case.score if is_plain else frozen.score(name, plain),
-        explanation=explain(case, usual),
+        explanation=explain(case),
         reliability=reliability(probability, case.truth, case.image > 0),
         slices=slice_dice(case.prediction, case.truth, patient.slice_indices, patient.stack_size),
     )

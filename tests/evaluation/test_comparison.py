@@ -14,7 +14,6 @@ from statsmodels.stats.multitest import multipletests
 
 from seglab.core.errors import UserError
 from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
-from seglab.evaluation.scores import stratify
 from seglab.evaluation.statistics import paired_test, seed_variance
 from tests.verdicts.simulate import Setting, draw
 
@@ -170,15 +169,3 @@ def test_what_cannot_be_compared_names_its_culprit(
 ) -> None:
     with pytest.raises(UserError, match=culprit):
         build()
-
-
-def test_tertiles_are_equal_shares_of_the_patients_with_tumour() -> None:
-    volumes = np.random.default_rng(0).lognormal(3, 1, 91)
-    volumes[5], volumes[6] = 0, np.nan
-    labels = stratify(volumes)
-    assert labels[5] is labels[6] is None
-    by_size = {name: volumes[[label == name for label in labels]] for name in set(labels) - {None}}
-    assert by_size["small"].max() < by_size["medium"].min()
-    assert by_size["medium"].max() < by_size["large"].min()
-    assert sorted(map(len, by_size.values())) == [29, 30, 30]
-    assert stratify([0, 0]) == [None, None]

@@ -15,7 +15,8 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.metrics.utils import get_edge_surface_distance
 from scipy import ndimage
 
-from seglab.evaluation.surface import bounding_box, surface, surface_scores
+from seglab.core.arrays import bounding_box
+from seglab.evaluation.surface import distances, surface, surface_scores
 
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.25, 3.0])] * 3)
 volumes = st.tuples(*[st.integers(1, 7)] * 3).flatmap(
@@ -138,3 +139,13 @@ def test_empty_masks_follow_the_stated_policy() -> None:
         undefined = surface_scores(pred, empty, (1.0, 1.0, 1.0))
         assert math.isnan(undefined.hd95_mm)
         assert math.isnan(undefined.nsd_2mm)
+
+
+@pytest.mark.parametrize("density", [0.001, 0.5])
+def test_distances_are_those_of_the_distance_transform(density: float) -> None:
+    rng = np.random.default_rng(3)
+    mask = ndimage.binary_dilation(rng.random((12, 20, 22)) > 0.996, iterations=2)
+    points, spacing = rng.random(mask.shape) < density, (3.0, 0.8, 1.1)
+    oracle = ndimage.distance_transform_edt(~mask, sampling=spacing)[points]
+    np.testing.assert_allclose(distances(points, mask, spacing), oracle, atol=1e-12)
+    assert np.isinf(distances(points, np.zeros_like(mask), spacing)).all()

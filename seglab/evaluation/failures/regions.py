@@ -1,23 +1,25 @@
-"""Every wrong voxel belongs to exactly one region, and every region is one kind of failure.
+"""Every wrong voxel of a patient belongs to exactly one region, which has one kind.
 
-Since 1 - Dice = (FP + FN) / (2·TP + FP + FN), each wrong voxel of a patient costs the same
-Dice. A partition of the wrong voxels is therefore a partition of the lost Dice, exactly.
+The lost Dice of a patient is its wrong voxels over the sum of both volumes, so a region's
+share of the wrong voxels is its share of the lost Dice: what the causes cost adds up.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.evaluation.failures.consistency import inconsistent_slices
-from seglab.evaluation.failures.space import Bool, Space
+from seglab.evaluation.case import Case
+from seglab.evaluation.surface import distances
 
+Bool = NDArray[np.bool_]
+Labels = NDArray[np.int32]
 Kind = Literal[
     "false lesion",
-    "inconsistent slices",
     "missed lesion",
     "small lesion",
     "missed part",
@@ -26,115 +28,151 @@ Kind = Literal[
     "scattered",
 ]
 
-Labels = NDArray[np.int32]
-Distances = NDArray[np.float32]
-
+UNKNOWN_SLICE_STEP_PX: Final = 5.0
+"""Where spacing is unknown, a slice is taken to be as thick as five pixels are wide: the
+usual shape of a clinical FLAIR voxel. Distances are then in pixels."""
+RIM: Final = 2.0
+"""mm or px: two experts differ by as much."""
+SEPARATE: Final = 1e6
+"""Distance between slices that are not neighbours in the stack."""
 SMALL_LESION: Final = 1000.0
 """mm³ or px³, a sphere of 12 mm across: near RANO's limit of measurable disease (10 mm)."""
 MISSED_RECALL: Final = 0.1
 """A lesion of which less than this share was found counts as missed."""
 SPECK: Final = 10
 """Voxels; a smaller piece is no region of its own."""
+MOST_PIECES: Final = 30
+"""Regions of one kind, largest first; the rest is scattered. It bounds the work for the
+prediction of an untrained network."""
 
 
 @dataclass(frozen=True)
+class Space:
+    """The grid of one patient."""
+
+    step: tuple[float, float, float]
+    """(slice, row, column) size of a voxel, in ``unit``."""
+    unit: Literal["mm", "px"]
+    contiguous: bool
+    """False where slices are missing: each is then looked at by itself."""
+
+    @classmethod
+    def of(cls, case: Case) -> Space:
+        """Describe the grid of ``case``."""
+        contiguous = bool((np.diff(case.slice_indices) == 1).all())
+        if case.spacing_mm is None:
+            return cls((UNKNOWN_SLICE_STEP_PX, 1.0, 1.0), "px", contiguous)
+        return cls(case.spacing_mm, "mm", contiguous)
+
+    @property
+    def voxel(self) -> float:
+        """Volume of a voxel in cubic ``unit``."""
+        return float(np.prod(self.step))
+
+    @property
+    def rim(self) -> float:
+        """Depth of the boundary: 2, or a pixel from corner to corner where that is more."""
+        return max(RIM, math.hypot(*self.step[1:]))
+
+    def label(self, mask: Bool) -> tuple[Labels, int]:
+        """Number the connected pieces of ``mask`` (S, H, W) from 1; corners connect."""
+        from scipy.ndimage import label
+
+        structure = np.ones((3, 3, 3), dtype=bool)
+        if not self.contiguous:
+            structure[[0, 2]] = False
+        labels, count = label(mask, structure, output=np.int32)
+        return labels, int(count)
+
+    def distances(self, points: Bool, mask: Bool) -> NDArray[np.float64]:
+        """See :func:`seglab.evaluation.surface.distances`, in ``unit``."""
+        step = self.step if self.contiguous else (SEPARATE, *self.step[1:])
+        return distances(points, mask, step)
+
+
 class Partition:
-    """The wrong voxels of a patient, divided."""
+    """The wrong voxels of a patient, divided; what one region has taken, no later one gets."""
 
-    labels: Labels
-    """(S, H, W); 0 where prediction and truth agree, else the number of a region."""
-    kinds: tuple[Kind, ...]
-    """Kind of region 1, 2, …"""
-    reach: Distances
-    """(S, H, W): how deep a missed voxel lies in the truth, or how far a false one outside."""
-    lesions: int
-    """Separate lesions in the truth, specks left out."""
-
-
-class _Builder:
-    """Hands out regions; what one has taken, no later one gets."""
-
-    def __init__(self, wrong: Bool) -> None:
-        self.free = wrong.copy()
-        self.labels = np.zeros(wrong.shape, dtype=np.int32)
+    def __init__(self, truth: Bool, prediction: Bool, space: Space) -> None:
         self.kinds: list[Kind] = []
+        """Kind of region 1, 2, …"""
+        self.labels: Labels = np.zeros(truth.shape, dtype=np.int32)
+        """(S, H, W); 0 where prediction and truth agree, else the number of a region."""
+        self.reach = np.zeros(truth.shape)
+        """(S, H, W): how deep a missed voxel lies in the truth, or how far a false one outside."""
+        missed, false = truth & ~prediction, prediction & ~truth
+        self.reach[missed] = space.distances(missed, ~truth)
+        self.reach[false] = space.distances(false, truth)
+        self.free = missed | false
+        self.lesions = 0
+        """Separate lesions in the truth, specks left out."""
 
     def take(self, mask: Bool, kind: Kind, fewest: int = SPECK) -> None:
+        """Make the free voxels of ``mask`` a region, if they are ``fewest`` or more."""
         mask = mask & self.free
-        if np.count_nonzero(mask) < fewest:
-            return
-        self.kinds.append(kind)
-        self.labels[mask] = len(self.kinds)
-        self.free &= ~mask
+        if np.count_nonzero(mask) >= fewest:
+            self.kinds.append(kind)
+            self.labels[mask] = len(self.kinds)
+            self.free &= ~mask
+
+    def take_pieces(self, pieces: Labels, count: int, kind: Kind) -> None:
+        """Make the free voxels of each piece (numbered from 1) a region, largest first."""
+        sizes = np.bincount(pieces[self.free], minlength=count + 1)
+        sizes[0] = 0
+        largest = np.argsort(-sizes, kind="stable")[:MOST_PIECES]
+        largest = largest[sizes[largest] >= SPECK]
+        number = np.zeros(count + 1, dtype=np.int32)
+        number[largest] = len(self.kinds) + 1 + np.arange(len(largest))
+        region = np.where(self.free, number[pieces], 0)
+        self.labels += region
+        self.free &= region == 0
+        self.kinds += [kind] * len(largest)
 
 
 def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
     """Divide the wrong voxels of one patient; the first rule that fits takes a voxel.
 
-    1. false lesions: predicted pieces farther than 2 mm from every lesion
-    2. slices in which the truth does not line up with its neighbours
-    3. missed lesions, and small lesions outlined poorly
-    4. missed parts and false parts: pieces deeper than 2 mm, with their rims
-    5. the boundary: what else lies within 2 mm (or a pixel) of the truth's surface
-    6. scattered specks
+    1. false lesions: predicted pieces farther than the rim from every lesion
+    2. missed lesions, and small lesions outlined poorly
+    3. missed parts and false parts: pieces deeper than the rim, with their own rims
+    4. the boundary: what else lies within the rim of the truth's surface
+    5. scattered specks
 
     Args:
         truth: (S, H, W).
         prediction: (S, H, W).
         space: the patient's grid.
     """
-    missed, false = truth & ~prediction, prediction & ~truth
-    reach = np.zeros(truth.shape, dtype=np.float32)
-    reach[missed] = space.distances(missed, ~truth)
-    reach[false] = space.distances(false, truth)
-    build = _Builder(missed | false)
-    pieces, lesions = space.label(prediction), space.label(truth)
-    _take_false_lesions(build, *pieces, reach, space.rim)
-    doubtful = np.zeros(len(truth), dtype=bool)
-    doubtful[inconsistent_slices(truth, prediction, space)] = True
-    build.take(np.broadcast_to(doubtful[:, None, None], truth.shape), "inconsistent slices")
-    _take_lesions(build, *lesions, pieces[0], space)
-    _take_parts(build, missed, reach, space, "missed part")
-    _take_parts(build, false, reach, space, "false part")
-    build.take(reach <= space.rim, "boundary", fewest=1)
-    build.take(build.free, "scattered", fewest=1)
-    sizes = np.bincount(lesions[0].ravel())[1:]
-    return Partition(build.labels, tuple(build.kinds), reach, int((sizes >= SPECK).sum()))
+    found = Partition(truth, prediction, space)
+    pieces, count = space.label(prediction)
+    nearest = np.full(count + 1, np.inf)
+    np.minimum.at(nearest, pieces[prediction], found.reach[prediction])
+    found.take_pieces(
+        np.where(nearest > space.rim, np.arange(count + 1), 0)[pieces], count, "false lesion"
+    )
+    _take_lesions(found, truth, pieces, space)
+    for wrong, kind in ((truth & ~prediction, "missed part"), (prediction & ~truth, "false part")):
+        free = wrong & found.free
+        part = np.zeros_like(free)
+        part[free] = space.distances(free, free & (found.reach > space.rim)) <= space.rim
+        found.take_pieces(*space.label(part), kind)
+    found.take(found.reach <= space.rim, "boundary", fewest=1)
+    found.take(found.free, "scattered", fewest=1)
+    return found
 
 
-def _take_false_lesions(
-    build: _Builder, pieces: Labels, count: int, reach: Distances, rim: float
-) -> None:
-    nearest = np.full(count + 1, np.inf, dtype=np.float32)
-    inside = pieces > 0
-    np.minimum.at(nearest, pieces[inside], reach[inside])
-    sizes = np.bincount(pieces[inside], minlength=count + 1)
-    for piece in np.flatnonzero((nearest > rim) & (sizes >= SPECK)):
-        build.take(pieces == piece, "false lesion")
-
-
-def _take_lesions(
-    build: _Builder, lesions: Labels, count: int, pieces: Labels, space: Space
-) -> None:
+def _take_lesions(found: Partition, truth: Bool, pieces: Labels, space: Space) -> None:
+    """Take lesions of which next to nothing was found, and small ones with what was drawn there."""
+    lesions, count = space.label(truth)
     sizes = np.bincount(lesions.ravel(), minlength=count + 1)
     hits = np.bincount(lesions[pieces > 0], minlength=count + 1)
+    found.lesions = int(np.count_nonzero(sizes[1:] >= SPECK))
     small = sizes * space.voxel < SMALL_LESION
-    for number in range(1, count + 1):
+    for number in 1 + np.argsort(-sizes[1:], kind="stable")[:MOST_PIECES]:
         lesion = lesions == number
         if hits[number] < MISSED_RECALL * sizes[number]:
-            build.take(lesion, "missed lesion")
-        elif small[number] and sizes[number] >= SPECK:
+            found.take(lesion, "missed lesion")
+        elif small[number]:
             drawn = np.isin(pieces, np.unique(pieces[lesion & (pieces > 0)]))
-            touched = np.unique(lesions[drawn])
-            shared_with_large = not small[touched[touched > 0]].all()
-            build.take(lesion if shared_with_large else lesion | drawn, "small lesion")
-
-
-def _take_parts(build: _Builder, wrong: Bool, reach: Distances, space: Space, kind: Kind) -> None:
-    free = wrong & build.free
-    core = free & (reach > space.rim)
-    part = np.zeros_like(core)
-    part[free] = space.distances(free, core) <= space.rim
-    labels, count = space.label(part)
-    for piece in range(1, count + 1):
-        build.take(labels == piece, kind)
+            of_small_only = small[np.unique(lesions[drawn & truth])].all()
+            found.take(lesion | drawn if of_small_only else lesion, "small lesion")

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import numpy as np
 
-from seglab.evaluation.failures.causes import Cause
-from seglab.evaluation.failures.explain import Explanation
+from seglab.evaluation.failures.explain import Cause, Explanation
+from seglab.evaluation.failures.text import OVER, UNDER
 
 SHOWN_PER_RULE: Final = 5
 FEWEST_WORST: Final = 3
 """Shown as worst even in a small set, where they may be the best too."""
-OVER: Final = 1.25
-UNDER: Final = 0.8
-"""Predicted over true volume."""
 ONLY_BOUNDARY: Final = 0.8
-
-
-class Rule(StrEnum):
-    """Why a patient is shown."""
-
-    WORST = "worst"
-    MISSED = "missed lesion"
-    FALSE_ALARM = "false alarm on empty slices"
-    OVER = "over-segmentation"
-    UNDER = "under-segmentation"
-    BOUNDARY = "boundary only"
-    BEST = "best"
-    MEDIAN = "median"
-
-
-MEANINGS: Final[Mapping[Rule, str]] = {
-    Rule.WORST: "lowest Dice",
-    Rule.MISSED: "less than a tenth of a whole lesion was found; largest loss first",
-    Rule.FALSE_ALARM: "most tumour-free slices with something predicted",
-    Rule.OVER: "predicted volume above 1.25 times the true one; highest ratio first",
-    Rule.UNDER: "predicted volume below 0.8 times the true one; lowest ratio first",
-    Rule.BOUNDARY: "the boundary explains at least 80 % of the lost Dice; largest loss first",
-    Rule.BEST: "highest Dice",
-    Rule.MEDIAN: "nearest the median Dice",
-}
 
 
 @dataclass(frozen=True)
@@ -67,8 +38,9 @@ class FailureAnalysis:
     """By patient id, lowest Dice first; patients without a Dice last."""
     costs: tuple[CauseCost, ...]
     """Every cause that occurs, costliest first."""
-    selection: Mapping[Rule, tuple[str, ...]]
-    """Ids chosen by each rule, in the rule's order; a patient may be chosen by several."""
+    selection: Mapping[str, tuple[str, ...]]
+    """Ids chosen by each rule of :data:`MEANINGS`, in the rule's order; a patient may be
+    chosen by several."""
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -76,7 +48,7 @@ class FailureAnalysis:
         chosen = {name for names in self.selection.values() for name in names}
         return tuple(name for name in self.explanations if name in chosen)
 
-    def rules_of(self, patient_id: str) -> tuple[Rule, ...]:
+    def rules_of(self, patient_id: str) -> tuple[str, ...]:
         """The rules that chose a patient."""
         return tuple(rule for rule, names in self.selection.items() if patient_id in names)
 
@@ -106,50 +78,60 @@ def _costs(explanations: Sequence[Explanation]) -> tuple[CauseCost, ...]:
     return tuple(sorted(costs, key=lambda cost: -np.nan_to_num(cost.share)))
 
 
-def _select(explanations: Sequence[Explanation], count: int) -> dict[Rule, tuple[str, ...]]:
+def _select(explanations: Sequence[Explanation], count: int) -> dict[str, tuple[str, ...]]:
     ranked = [e.patient_id for e in explanations if np.isfinite(e.score.dice)]
     third = min(count, -(-len(ranked) // 3))
     middle = (len(ranked) - 1) / 2
     from_middle = sorted(range(len(ranked)), key=lambda rank: abs(rank - middle))
-    return {
-        Rule.WORST: tuple(ranked[: max(third, FEWEST_WORST)]),
-        Rule.MISSED: _highest(explanations, _missed, count),
-        Rule.FALSE_ALARM: _highest(explanations, lambda e: e.score.empty_slice_fp, count),
-        Rule.OVER: _highest(explanations, _over, count),
-        Rule.UNDER: _highest(explanations, _under, count),
-        Rule.BOUNDARY: _highest(explanations, _boundary_only, count),
-        Rule.BEST: tuple(reversed(ranked))[:third],
-        Rule.MEDIAN: tuple(ranked[rank] for rank in from_middle[:third]),
+    chosen = {
+        "worst": tuple(ranked[: max(third, FEWEST_WORST)]),
+        "best": tuple(reversed(ranked))[:third],
+        "median": tuple(ranked[rank] for rank in from_middle[:third]),
     }
-
-
-def _highest(
-    explanations: Sequence[Explanation], measure: Callable[[Explanation], float], count: int
-) -> tuple[str, ...]:
-    """Take the patients of the highest measure above 0; equal ones by the order given."""
-    ranked = sorted(explanations, key=lambda e: -measure(e))
-    return tuple(e.patient_id for e in ranked[:count] if measure(e) > 0)
+    for rule, measure in MEASURES.items():
+        highest = sorted(explanations, key=lambda e: -measure(e))[:count]
+        chosen[rule] = tuple(e.patient_id for e in highest if measure(e) > 0)
+    return {rule: chosen[rule] for rule in MEANINGS}
 
 
 def _missed(explanation: Explanation) -> float:
-    missed = [f for f in explanation.findings if f.evidence.kind == "missed lesion"]
-    return max((finding.lost_dice for finding in missed), default=0.0)
+    missed = [f.lost_dice for f in explanation.findings if f.kind == "missed lesion"]
+    return max(missed, default=0.0)
 
 
 def _over(explanation: Explanation) -> float:
     score = explanation.score
-    if not score.truth_px or score.pred_px <= OVER * score.truth_px:
-        return 0.0
-    return score.pred_px / score.truth_px
+    ratio = score.pred_px / score.truth_px if score.truth_px else 0.0
+    return ratio if ratio > OVER else 0.0
 
 
 def _under(explanation: Explanation) -> float:
     score = explanation.score
-    if score.pred_px >= UNDER * score.truth_px:
-        return 0.0
-    return 1 - score.pred_px / score.truth_px
+    ratio = score.pred_px / score.truth_px if score.truth_px else 1.0
+    return 1 - ratio if ratio < UNDER else 0.0
 
 
 def _boundary_only(explanation: Explanation) -> float:
     share = explanation.shares.get(Cause.BOUNDARY, 0.0)
     return explanation.lost_dice if share >= ONLY_BOUNDARY else 0.0
+
+
+MEASURES: Final[Mapping[str, Callable[[Explanation], float]]] = {
+    "missed lesion": _missed,
+    "false alarm on empty slices": lambda e: e.score.empty_slice_fp,
+    "over-segmentation": _over,
+    "under-segmentation": _under,
+    "boundary only": _boundary_only,
+}
+"""Rules that take the patients of the highest measure above 0."""
+MEANINGS: Final[Mapping[str, str]] = {
+    "worst": "lowest Dice",
+    "missed lesion": "less than a tenth of a whole lesion was found; largest loss first",
+    "false alarm on empty slices": "most tumour-free slices with something predicted",
+    "over-segmentation": "predicted volume above 1.25 times the true one; highest ratio first",
+    "under-segmentation": "predicted volume below 0.8 times the true one; lowest ratio first",
+    "boundary only": "the boundary explains at least 80 % of the lost Dice; largest loss first",
+    "best": "highest Dice",
+    "median": "nearest the median Dice",
+}
+"""Why a patient is shown, in the order of the page."""
