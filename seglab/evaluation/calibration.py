@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from seglab.evaluation.metrics import dice, slice_counts
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 BINS = 10
 
 
@@ -19,9 +18,9 @@ BINS = 10
 class Reliability:
     """Pixels by predicted probability, in ``BINS`` bins of equal width."""
 
-    pixels: IntArray
+    pixels: FloatArray
     """(BINS,)"""
-    tumour: IntArray
+    tumour: FloatArray
     """(BINS,) those of them that are tumour."""
     probability: FloatArray
     """(BINS,) sum of their probabilities."""
@@ -29,12 +28,12 @@ class Reliability:
     @property
     def confidence(self) -> FloatArray:
         """(BINS,) mean probability; NaN in an empty bin."""
-        return _divided(self.probability, self.pixels)
+        return self.probability / np.where(self.pixels > 0, self.pixels, np.nan)
 
     @property
     def frequency(self) -> FloatArray:
         """(BINS,) share of tumour; NaN in an empty bin."""
-        return _divided(self.tumour, self.pixels)
+        return self.tumour / np.where(self.pixels > 0, self.pixels, np.nan)
 
     @property
     def expected_error(self) -> float:
@@ -58,23 +57,15 @@ def reliability(
         truth: (S, H, W) in {0, 1}.
         inside: (S, H, W) pixels that count: the brain, not the easy air around it.
     """
-    p = probability[inside]
+    p = probability[inside].astype(np.float64)
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
-    counts = [
-        np.bincount(bins, weights=weights, minlength=BINS)
-        for weights in (None, truth[inside].astype(np.float64), p.astype(np.float64))
-    ]
-    pixels, tumour, total = counts
-    return Reliability(pixels.astype(np.int64), tumour.astype(np.int64), total.astype(np.float64))
+    weights = (np.ones_like(p), truth[inside].astype(np.float64), p)
+    return Reliability(*(np.bincount(bins, one, minlength=BINS) for one in weights))
 
 
 def pooled_reliability(patients: Sequence[Reliability]) -> Reliability:
     """Add up patients."""
-    return Reliability(
-        np.sum([one.pixels for one in patients], axis=0),
-        np.sum([one.tumour for one in patients], axis=0),
-        np.sum([one.probability for one in patients], axis=0),
-    )
+    return Reliability(*np.sum([list(vars(one).values()) for one in patients], axis=0))
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,3 @@ def slice_dice(
     scores = dice(slice_counts(prediction, truth))
     known = np.isfinite(scores)
     return SliceDice(slice_indices[known] / max(stack_size - 1, 1), scores[known])
-
-
-def _divided(above: NDArray[np.generic], below: IntArray) -> FloatArray:
-    out: FloatArray = np.full(len(below), np.nan)
-    np.divide(above, below, out=out, where=below > 0)
-    return out

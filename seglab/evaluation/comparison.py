@@ -176,7 +176,7 @@ def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
 
     p_holm = multipletests(test.p, method="holm")[1] if len(test.p) else test.p
     differs = p_holm < LEVEL + 1e-9  # p are multiples of 1 / (resamples + 1), up to rounding
-    last_step = LEVEL / max(1, np.count_nonzero(~differs))
+    last_step = LEVEL / max(1, int(np.count_nonzero(~differs)))
     half, p_equivalence = test.half_width(last_step), test.p_equivalence(MARGIN)
     columns = {
         "diff": test.diff,

@@ -8,7 +8,7 @@ are counted in ``pred_ml`` and ``empty_slice_fp`` instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,25 +139,12 @@ def score_patient(
     """
     pred, truth = _as_masks(pred, truth)
     per_slice = slice_counts(pred, truth)
-    total = per_slice.total()
-    score = _overlap_score(patient_id, grade, per_slice, total, spacing_mm)
-    is_volume = contiguous and len(truth) > 1
-    if not surface or not is_volume or spacing_mm is None or score.truth_px == 0:
-        return score
-    found = surface_scores(pred, truth, spacing_mm)
-    return replace(score, hd95_mm=found.hd95_mm, nsd_2mm=found.nsd_2mm)
-
-
-def _overlap_score(
-    patient_id: str,
-    grade: str | None,
-    per_slice: Counts,
-    total: Counts,
-    spacing_mm: tuple[float, float, float] | None,
-) -> PatientScore:
-    slice_dice = dice(per_slice)
+    total, slice_dice = per_slice.total(), dice(per_slice)
     tumour = (per_slice.tp + per_slice.fn) > 0
-    has_tumour = bool(tumour.any())
+    has_tumour, is_volume = bool(tumour.any()), contiguous and len(truth) > 1
+    surfaces = UNDEFINED
+    if surface and is_volume and spacing_mm is not None and has_tumour:
+        surfaces = surface_scores(pred, truth, spacing_mm)
     ml_per_px = float(np.prod(spacing_mm)) / MM3_PER_ML if spacing_mm else np.nan
     tp, fp, fn = int(total.tp), int(total.fp), int(total.fn)
     return PatientScore(
@@ -169,8 +156,8 @@ def _overlap_score(
         recall=float(recall(total)),
         dice_slice_tumour=mean(slice_dice[tumour]),
         dice_slice_empty1=mean(np.nan_to_num(slice_dice, nan=1.0)),
-        hd95_mm=UNDEFINED.hd95_mm,
-        nsd_2mm=UNDEFINED.nsd_2mm,
+        hd95_mm=surfaces.hd95_mm,
+        nsd_2mm=surfaces.nsd_2mm,
         slices=len(tumour),
         empty_slices=int((~tumour).sum()),
         empty_slice_fp=int((per_slice.fp[~tumour] > 0).sum()),

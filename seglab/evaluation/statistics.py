@@ -62,7 +62,8 @@ def seed_variance(by_seed: Sequence[FloatArray]) -> SeedVariance:
         return SeedVariance(np.array(np.nan), np.array(np.nan), 0)
     weights = [values.shape[-2] - 1 for values in repeated]
     squares = np.array([_mean_squares(values) for values in repeated])
-    return SeedVariance(*np.average(squares, axis=0, weights=weights), degrees=sum(weights))
+    between, residual = np.average(squares, axis=0, weights=weights)
+    return SeedVariance(between, residual, sum(weights))
 
 
 def _mean_squares(values: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -110,7 +111,8 @@ class PairedTest:
         with np.errstate(divide="ignore", invalid="ignore"):
             own = np.nan_to_num(distance / self.error, nan=0.0, posinf=np.inf)
         beyond = np.count_nonzero(self.critical >= own[:, None], axis=1)
-        return (1 + beyond) / (1 + self.critical.shape[1])
+        p: FloatArray = (1 + beyond) / (1 + self.critical.shape[1])
+        return p
 
 
 def paired_test(
@@ -159,13 +161,8 @@ def bootstrap_pivots(values: FloatArray, resamples: int, rng: np.random.Generato
     variance = squares - np.square(means)
     # Rounding leaves about 1e-16 of the sample's own variance where there is no spread.
     spread = variance > 1e-14 * np.square(centred).mean(axis=1, keepdims=True)
-    pivots = np.full_like(means, np.inf)
-    np.divide(
-        np.abs(means),
-        np.sqrt(variance / (count - 1), where=spread, out=squares),
-        out=pivots,
-        where=spread,
-    )
+    pivots: FloatArray = np.full_like(means, np.inf)
+    pivots[spread] = np.abs(means[spread]) / np.sqrt(variance[spread] / (count - 1))
     return pivots
 
 

@@ -94,10 +94,12 @@ def forest(rows: Sequence[Difference], baseline: str, margin: float, confidence:
     _zero_and_margin(axes, margin)
     for place, row in enumerate(rows):
         colour = unit(VERDICT_COLOURS.get(row.verdict, GREY))
+        limits = "no interval"
         if np.isfinite([row.low, row.high]).all():
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4)
+            limits = f"[{row.low:+.3f}, {row.high:+.3f}]"
         axes.plot(row.diff, place, "o", color=colour, markersize=8)
-        text = f"{row.diff:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]   {row.verdict}"
+        text = f"{row.diff:+.3f}  {limits}   {row.verdict}"
         axes.text(
             1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=colour
         )

@@ -25,7 +25,7 @@ from seglab.studies.seal import OpenedTest
 from seglab.studies.testing import PROMOTED, FrozenRun, SealedResults
 from seglab.tracking import RunLog
 
-NO_INTERVAL = "one patient: no interval"
+NO_INTERVAL = "too few patients: no interval"
 NOT_CONFIRMATORY = (
     "Patients of this test part were in a test that was opened before. What follows is not "
     "confirmatory: choices may have been made with these patients in view."

@@ -151,8 +151,9 @@ def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
         np.where(nearest > space.rim, np.arange(count + 1), 0)[pieces], count, "false lesion"
     )
     _take_lesions(found, truth, pieces, space)
-    for wrong, kind in ((truth & ~prediction, "missed part"), (prediction & ~truth, "false part")):
-        free = wrong & found.free
+    kinds: tuple[Kind, Kind] = ("missed part", "false part")
+    for side, kind in zip((truth, prediction), kinds, strict=True):
+        free = side & found.free
         part = np.zeros_like(free)
         part[free] = space.distances(free, free & (found.reach > space.rim)) <= space.rim
         found.take_pieces(*space.label(part), kind)

@@ -31,7 +31,9 @@ def p_value(value: float) -> str:
 
 
 def interval(low: float, high: float, signed: bool = False) -> str:
-    """Format limits."""
+    """Format limits; a dash where nothing bounds them."""
+    if math.isnan(low):
+        return "–"
     return f"{number(low, 3, signed)} to {number(high, 3, signed)}"
 
 
