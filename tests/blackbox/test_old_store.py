@@ -1,0 +1,149 @@
+"""A store, a cache, a search and a registered model of an older version are taken on."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.blackbox.commands import ROOT, Store, Study, environment, make_study, run
+
+pytestmark = pytest.mark.slow
+OLD = "e7d865d1cff7a7ccc09f867405087b8c4bc1137b"
+OTHER_VOXELS = 0.01
+"""Of a mask: frames of another size round some voxels at its edge otherwise."""
+SERVED = """
+import sys, mlflow, nibabel, numpy
+image = numpy.moveaxis(numpy.load(sys.argv[1]), -1, 0)
+mask = mlflow.pyfunc.load_model("models:/ablation@champion").predict(image)
+numpy.save("served.npy", numpy.moveaxis(numpy.asarray(mask), 0, -1))
+"""
+
+
+@pytest.fixture(scope="module")
+def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout of the old version, taken out of this one's history."""
+    archive = subprocess.run(["git", "archive", OLD], cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip(f"commit {OLD[:7]} is not in this clone: {archive.stderr.decode().strip()}")
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as file:
+        file.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(old_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """What the old version made: an ablation, a search, a promotion and a mask."""
+    folder = tmp_path_factory.mktemp("made")
+    made = make_study(folder, old_code, seeds=[0])
+    which = [sys.executable, "-c", "import seglab; print(seglab.__file__)"]
+    found = subprocess.check_output(which, cwd=folder, env=environment(old_code), text=True)
+    assert Path(found.strip()).is_relative_to(old_code)
+    for name in ("ablation", "compare", "sweep", "promote", "predict"):
+        made.ask(name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def now(made: Study) -> Study:
+    """The same folder, with this version's commands."""
+    return Study(made.folder, ROOT)
+
+
+def mask_in(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_its_ablation_is_compared_and_reported(made: Study, now: Study) -> None:
+    before, after = made.ask("compare").json, now.run("seglab", "compare", "ablation", "--json")
+    means = [
+        {arm["arm"]: arm["mean"] for arm in one["arms"]} for one in (before, after.good().json)
+    ]
+    assert means[1] == pytest.approx(means[0])
+    page = now.run("seglab", "report", "ablation", "--json").good().json["report"]
+    text = (now.folder / page).read_text(encoding="utf-8")
+    assert all(arm in text for arm in means[0])
+
+
+def test_its_artifacts_are_downloaded(made: Study, now: Study) -> None:
+    run_id = made.ask("ablation").json["runs"][0]["run_id"]
+    told = now.run("seglab", "artifacts", run_id, "--out", "downloaded", "--json").good().json
+    assert set(told["files"]) == Store(now.folder).tree(run_id)
+    assert all((now.folder / "downloaded" / name).stat().st_size for name in told["files"])
+
+
+def test_its_run_is_reproduced(made: Study, now: Study) -> None:
+    run_id = made.ask("ablation").json["runs"][1]["run_id"]
+    told = now.run("seglab", "reproduce", run_id, "--json").good().json
+    assert told["run_id"] == run_id
+    assert told["equal"] == (not told["differences"])
+    assert Store(now.folder).client.get_run(told["new_run_id"]).info.status == "FINISHED"
+
+
+def test_its_champion_gives_the_same_mask(made: Study, now: Study) -> None:
+    argv = ("seglab", "predict", "ablation@champion", "new", "--out", "again", "--json")
+    (before,) = made.ask("predict").json["outputs"]
+    (after,) = now.run(*argv).good().json["outputs"]
+    old, new = (mask_in(now.folder / one["mask"]) for one in (before, after))
+    assert old.any(), "an empty mask would show nothing"
+    assert (old != new).sum() <= OTHER_VOXELS * old.sum()
+
+
+def test_its_champion_is_served_by_mlflow(made: Study, now: Study) -> None:
+    """As docs/using.md has it: raw FLAIR slices in, a mask of the same shape out."""
+    image = np.random.default_rng(0).uniform(0, 300, (64, 64, 12)).astype(np.float32)
+    np.save(now.folder / "image.npy", image)
+    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{now.folder / 'mlruns/mlflow.db'}"}
+    subprocess.run(
+        [sys.executable, "-c", SERVED, "image.npy"],
+        cwd=now.folder,
+        env=environment(ROOT) | tracking,
+        check=True,
+    )
+    mask = np.load(now.folder / "served.npy")
+    assert mask.shape == image.shape
+    assert set(np.unique(mask)) <= {0, 1}
+
+
+def test_its_search_goes_on_or_is_refused_by_name(made: Study, now: Study) -> None:
+    before = made.ask("sweep").json
+    ended = now.run("sweep.py", "sweep.yaml", "--json")
+    if ended.status == 0:
+        assert ended.json["parent_run_id"] == before["parent_run_id"]
+        assert ended.json["trials"] == before["trials"]
+        assert ended.json["best"] == before["best"]
+    else:
+        ended.refused("sweep")
+
+
+def test_an_experiment_file_of_it_still_runs(made: Study, now: Study) -> None:
+    """The config that it logged, with every key that there was."""
+    run_id = made.ask("ablation").json["runs"][0]["run_id"]
+    path = Store(now.folder).file(run_id, "config.yaml")
+    data = (f"data.root={now.folder / 'phantoms'}", f"data.cache={now.folder / 'cache'}")
+    ended = run(now.folder, "run_experiment.py", str(path), *data, "name=again", "--json")
+    assert ended.good().json["runs"][0]["status"] == "FINISHED"
+
+
+def test_its_seal_holds(made: Study, now: Study) -> None:
+    """The last test here: it makes another champion."""
+    promoted = made.ask("promote").json
+    other = next(
+        one["run_id"]
+        for one in made.ask("ablation").json["runs"]
+        if one["run_id"] != promoted["promoted_run_id"]
+    )
+    now.run("seglab", "promote", other).refused("--reopen")
+    reason = ("--reopen", "to see whether it can be", "--json")
+    again = now.run("seglab", "promote", other, *reason).good().json
+    assert again["promoted_run_id"] == other
+    assert not again["confirmatory"]
+    opened = Store(now.folder).client.get_run(again["run_id"])
+    assert opened.data.tags["seglab.confirmatory"] == "false"
