@@ -143,6 +143,6 @@ def test_hard_patients_are_hard() -> None:
     assert faint.traits["tumour_ml"] < 0.3 * usual.traits["tumour_ml"]
     assert faint.traits["contrast"] < 0.5 * usual.traits["contrast"]
     np.testing.assert_array_equal(distractor.labels, usual.labels)
-    brighter = distractor.image[..., FLAIR] > 1.25 * usual.image[..., FLAIR]
+    brighter = distractor.image[..., FLAIR] > 1.2 * usual.image[..., FLAIR]
     largest = np.bincount(ndimage.label(brighter & (usual.labels == 0))[0].ravel())[1:].max()
     assert 5 < largest * np.prod(usual.spacing_mm) / 1000 < 60  # millilitres

@@ -35,14 +35,13 @@ class Lesion:
     """Share of water-rich tissue in oedema, in (0, 1]; the rest is white matter."""
 
     @classmethod
-    def draw(
-        cls, rng: np.random.Generator, size: float, visibility: float, difficulty: Difficulty
-    ) -> Lesion:
-        """Draw a tumour; ``size`` and ``visibility`` are quantiles among patients, in [0, 1]."""
+    def draw(cls, rng: np.random.Generator, ranks: list[float], difficulty: Difficulty) -> Lesion:
+        """Draw a tumour whose size, visibility and kind have ``ranks`` in [0, 1] among patients."""
+        size, visibility, kind = ranks
         if faint := difficulty == "faint":
-            size, visibility = 0.1 * size - 0.15, 0.3 * visibility - 0.6
+            size, visibility = 0.1 * size, 0.3 * visibility - 0.6
         return cls(
-            enhances=bool(rng.random() < 0.8) and not faint,
+            enhances=kind > 1 / 4 and not faint,
             centre=_white_matter(rng),
             radius_mm=6 + 17 * size,
             reach_mm=float(rng.uniform(5, 24)) * (0.4 + 0.6 * size),
@@ -111,11 +110,11 @@ def gliosis(
     spots = [(_white_matter(rng), rng.uniform(1.2, 5.0, 3)) for _ in range(rng.poisson(3))]
     if hard:  # as large as a tumour, in the other hemisphere
         side, front, _ = lesion.centre
-        spots.append(((-math.copysign(34, side), -0.6 * front, 92.0), np.array([9.0, 12.0, 9.0])))
+        spots.append(((-math.copysign(34, side), -0.6 * front, 92.0), np.array([11.0, 14.0, 11.0])))
     for centre, radii in spots:
         a, b, c = radii.tolist()
         blob = ellipsoid(brain.at, centre, (a, b, c)) + 0.15 * a * patches
-        share = np.maximum(share, float(rng.uniform(0.4, 0.9)) * inside(blob, edge))
+        share = np.maximum(share, float(rng.uniform(0.5, 0.9)) * inside(blob, edge))
     return brain.voxels(share)
 
 

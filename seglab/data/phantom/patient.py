@@ -60,15 +60,15 @@ def make_patient(
     samples the same head. ``difficulty`` None draws it: one patient in four is hard.
     """
     grid = Grid(size, slices)
-    # An additive recurrence (R3, Roberts 2018) spreads size, visibility and difficulty evenly
-    # over any run of patients, which independent draws would often fail to do.
+    # An additive recurrence (R3, Roberts 2018) spreads size, visibility and kind evenly over
+    # any run of patients, which independent draws would often fail to do.
     start = np.random.default_rng([seed]).random(3)
-    large, visible, hardness = ((start + patient * RECURRENCE) % 1).tolist()
-    drawn: Difficulty = "faint" if hardness < 1 / 8 else "usual"
-    difficulty = difficulty or ("distractor" if hardness > 7 / 8 else drawn)
+    *_, kind = ranks = ((start + patient * RECURRENCE) % 1).tolist()
+    drawn: Difficulty = "faint" if kind < 1 / 8 else "usual"
+    difficulty = difficulty or ("distractor" if kind > 7 / 8 else drawn)
     # One stream per purpose: another difficulty must not change the head or the scanner.
     rngs = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, patient]).spawn(6)]
-    lesion = Lesion.draw(rngs[0], large, visible, difficulty)
+    lesion = Lesion.draw(rngs[0], ranks, difficulty)
     push_mm = 0.28 * lesion.radius_mm + 0.12 * lesion.reach_mm
     brain = build_brain(rngs[1], grid, lesion.centre, push_mm, 1.4 * lesion.radius_mm + 6)
     tumour, marked = grow(rngs[2], lesion, brain)
@@ -79,7 +79,7 @@ def make_patient(
     traits = {
         "difficulty": difficulty,
         "grade": "HGG" if lesion.enhances else "LGG",
-        "tumour_ml": round(np.count_nonzero(labels) * float(np.prod(grid.voxel_mm)) / 1000, 3),
+        "tumour_ml": round(float(np.count_nonzero(labels) * np.prod(grid.voxel_mm)) / 1000, 3),
         "contrast": round(lesion.contrast * (SIGNAL["oedema"][0] - 1), 3),
     }
     return PhantomPatient(_scan(rngs[5], brain, tissue), labels, grid.voxel_mm, traits)
