@@ -11,7 +11,7 @@ from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, prepare
 from seglab.data.identity import ImageIdentity, image_identity, set_identity
-from seglab.data.sources import Source, open_source
+from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
 from seglab.studies.groups import person_groups
 from seglab.studies.sealed_cache import seal
@@ -39,7 +39,7 @@ def check_files(data: Data) -> None:
     Raises:
         UserError: the root is missing or holds too few patients, or two files of one name.
     """
-    found = len(open_source(data.source, data.root, data.channel).patients())
+    found = len(open_data_source(data).patients())
     if found < MIN_PATIENTS:
         raise UserError(
             f"{data.root} holds {found} patients; a split needs at least {MIN_PATIENTS}"
@@ -52,7 +52,7 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
     Raises:
         UserError: see :func:`seglab.data.cache.prepare`.
     """
-    source = source or open_source(data.source, data.root, data.channel)
+    source = source or open_data_source(data)
     patients = source.patients()[: data.patients]
     settings = CacheSettings.from_config(data, source)
     cache, prepared = prepare(
@@ -99,7 +99,7 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     Raises:
         UserError: bad files, too few patients, a split that leaks.
     """
-    source = open_source(config.data.source, config.data.root, config.data.channel)
+    source = open_data_source(config.data)
     cache, prepared = fill_cache(config.data, source)
     missing = source.missing_files()
     if warn and missing:
@@ -130,7 +130,7 @@ class SharedData:
         """Open the data of a run, or return them opened."""
         key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
         if key not in self._opened:
-            root = (config.data.root, config.data.source, config.data.channel)
+            root = (config.data.root, config.data.source, *config.data.modalities)
             self._opened[key] = open_data(config, warn=self._warn and root not in self._roots)
             self._roots.add(root)
         return self._opened[key]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.config import CHANNELS, Data
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.data.sources.files import walk
@@ -145,6 +146,20 @@ def open_source(name: str, root: Path, channel: int | None = None) -> Source:
     """
     source: Source = SOURCES.build(name, {}, root, channel)
     return source
+
+
+def open_data_source(data: Data) -> Source:
+    """Build the source that a config's ``data`` block names.
+
+    Raises:
+        UserError: a modality that this source does not hold.
+    """
+    names = CHANNELS.get(data.source)
+    if names is None:
+        return open_source(data.source, data.root)
+    if data.modalities[0] not in names:
+        raise UserError(f"{data.source} has no {data.modalities[0]}; it has {', '.join(names)}")
+    return open_source(data.source, data.root, names.index(data.modalities[0]))
 
 
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
