@@ -25,6 +25,8 @@ class Patient:
     """Slices of the full stack where it can be told without reading; else None."""
     channels: Mapping[str, int] = field(default_factory=dict)
     """Modality → its place along the last axis, where one file holds several modalities."""
+    label_map: Mapping[int, int] | None = None
+    """Label in the file → canonical one, where a ``dataset.json`` tells."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -71,6 +73,16 @@ class Volume:
     def shared_scale(self) -> bool:
         """Whether the slices of every modality share one intensity scale."""
         return all(self.shared_scales)
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The first modality (S, H, W)."""
+        return np.ascontiguousarray(self.images[0])
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """The whole tumour (S, H, W) in {0, 1}."""
+        return np.asarray(self.labels > 0).view(np.uint8)
 
     @property
     def contiguous(self) -> bool:

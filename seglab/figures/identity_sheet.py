@@ -42,7 +42,7 @@ def identity_sheet(source: Source, report: CheckReport) -> NDArray[np.uint8]:
     """
     if report.example is None:
         raise ValueError("no slice could be read, so there is nothing to draw")
-    image, planes = source.read_channels(report.example.path)
+    image, planes, _ = source.read_channels(report.example.path)
     if image.ndim == 4:
         image, planes = image[:, report.example.position], planes[:, report.example.position]
     image, planes = radiological(image, source.upright), radiological(planes, source.upright)

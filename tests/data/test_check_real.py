@@ -56,7 +56,7 @@ def test_only_the_second_channel_of_lgg_is_flair(shared_data: Path) -> None:
 def test_flair_repeated_for_an_absent_sequence_is_told(shared_data: Path) -> None:
     case = "TCGA_DU_7301_19911112"
     report = check(open_source("lgg-tif", shared_data / "lgg_tif" / "kaggle_3m" / case))
-    told = f"channel 2 (T1 after contrast) repeats the chosen one in 1 patient(s): {case}"
+    told = f"channel 2 (T1ce) repeats the chosen one in 1 patient(s): {case}"
     assert told in report.surprises
 
 

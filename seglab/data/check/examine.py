@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from seglab.core.errors import UserError
 from seglab.data.check.layout import layout
 from seglab.data.check.probe import Probe, probe
 from seglab.data.duplicates import Fingerprint, fingerprint
+from seglab.data.files import MAX_SIDE_PX
 from seglab.data.sources import Patient, Source
-from seglab.data.sources.brats_nifti import BratsNifti
-from seglab.data.sources.files import MAX_SIDE_PX
+from seglab.data.sources.adapter import pieces as parts_of
 
 PROBES = 3
 """Slices of a patient on which the channels are compared."""
@@ -68,7 +67,7 @@ def examine(source: Source, patient: Patient) -> Examined:
     bad: list[BadFile] = []
     forms: dict[str, str] = {}
     pieces: list[_Stack] = []
-    for piece in _pieces(source, patient):
+    for piece in parts_of(patient):
         try:
             stack = _read(source, piece)
             if pieces:
@@ -134,37 +133,14 @@ def _probed(tumour_px: NDArray[np.int64]) -> NDArray[np.intp]:
     return np.unique(rich[np.linspace(0, len(rich) - 1, PROBES).round().astype(np.intp)])
 
 
-def _pieces(source: Source, patient: Patient) -> Iterator[Patient]:
-    """The parts that can be read by themselves: slices, or the whole of a NIfTI patient."""
-    if isinstance(source, BratsNifti):
-        yield patient
-        return
-    for path in patient.files:
-        if not path.stem.endswith("_mask"):
-            yield replace(patient, files=(path,))
-
-
 def _read(source: Source, piece: Patient) -> _Stack:
     """Read a piece with all of its channels; the chosen one must be there."""
-    if not piece.files:
-        source.read(piece)  # Raises, and says which file is absent.
+    if source.modality not in piece.images:
+        source.read(piece, (source.modality,))  # Raises, and says what is absent.
     path = piece.files[0]
-    image, planes = source.read_channels(path)
-    if image.ndim == 3:
-        image, planes = image[:, None], planes[:, None]
-        indices = np.array([_number(path)], dtype=np.int32)
-    else:
-        indices = np.arange(image.shape[1], dtype=np.int32)
-        if np.isnan(image[source.channel]).all():
-            source.read(piece)  # Raises, as above.
+    image, planes, indices = source.read_channels(piece)
     places = [(path, position) for position in range(image.shape[1])]
     return _Stack(image, planes, indices, places)
-
-
-def _number(path: Path) -> int:
-    """The slice number that a slice file's name ends in; only its differences matter here."""
-    match = re.search(r"(\d+)$", path.stem)
-    return int(match[1]) if match else 0
 
 
 def _check_like(path: Path, stack: _Stack, first: _Stack) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seglab.data.sources.hdf5 import numeric_dataset, reading
+from seglab.data.sources.brats_h5 import numeric_dataset, reading
 
 
 def layout(path: Path) -> str:

@@ -1,9 +1,9 @@
-"""Finding files and judging what was read from them; shared by all sources."""
+"""Finding files and judging what they declare and hold; shared by all sources."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,8 @@ MAX_SIDE_PX = 1024
 MAX_SLICES = 1024
 MAX_VOXELS = 2**27
 """Largest volume that is read: 512 MiB as float32."""
+LEAST_MM, MOST_MM = 0.1, 20.0
+"""Between two voxels of a scan of a head."""
 MAX_DEFLATE_RATIO = 1032
 """zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
 
@@ -108,17 +110,6 @@ def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
     return converted
 
 
-def binary_mask(path: Path, labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Mark every label above 0.
-
-    Raises:
-        UserError: a label is NaN.
-    """
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise UserError(f"{path} holds mask values that are NaN")
-    return np.ascontiguousarray(labels > 0).view(np.uint8)
-
-
 def check_same_shape(path: Path, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
     """Refuse a mask that does not lie on its image.
 
@@ -127,3 +118,24 @@ def check_same_shape(path: Path, image: tuple[int, ...], mask: tuple[int, ...]) 
     """
     if image != mask:
         raise UserError(f"{path} holds a mask of shape {mask} for an image of shape {image}")
+
+
+def check_stack(path: Path, frame: tuple[int, ...], first: tuple[int, ...]) -> None:
+    """Refuse a slice of another shape than the first of its volume.
+
+    Raises:
+        UserError: names the file and both shapes.
+    """
+    if frame != first:
+        raise UserError(f"{path} has the shape {frame}; its volume has {first}")
+
+
+def plausible_spacing(
+    path: Path, values: Sequence[float]
+) -> tuple[tuple[float, float, float] | None, tuple[str, ...]]:
+    """Return (slice, row, column) in mm, or None and why it is not believed."""
+    if len(values) == 3 and all(LEAST_MM <= value <= MOST_MM for value in values):
+        return (values[0], values[1], values[2]), ()
+    words = " × ".join(f"{value:g}" for value in values) or "nothing"
+    limits = f"{LEAST_MM:g} to {MOST_MM:g} mm are plausible"
+    return None, (f"{path.name} states a spacing of {words} mm; {limits}: volume unknown",)
