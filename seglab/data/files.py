@@ -22,6 +22,9 @@ LEAST_MM, MOST_MM = 0.1, 20.0
 MAX_DEFLATE_RATIO = 1032
 """zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
 
+Spacing = tuple[float, float, float]
+"""Millimetres from voxel to voxel: (slice, row, column)."""
+
 
 def walk(root: Path) -> Iterator[Path]:
     """Yield the files at and below ``root`` in a fixed order, hidden ones left out.
@@ -110,29 +113,19 @@ def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
     return converted
 
 
-def check_same_shape(path: Path, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Refuse a mask that does not lie on its image.
+def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:
+    """Refuse what does not have the shape of its image or of its volume (``of``).
 
     Raises:
         UserError: names the file and both shapes.
     """
-    if image != mask:
-        raise UserError(f"{path} holds a mask of shape {mask} for an image of shape {image}")
-
-
-def check_stack(path: Path, frame: tuple[int, ...], first: tuple[int, ...]) -> None:
-    """Refuse a slice of another shape than the first of its volume.
-
-    Raises:
-        UserError: names the file and both shapes.
-    """
-    if frame != first:
-        raise UserError(f"{path} has the shape {frame}; its volume has {first}")
+    if shape != wanted:
+        raise UserError(f"{path} has the shape {shape}; {of} has {wanted}")
 
 
 def plausible_spacing(
     path: Path, values: Sequence[float]
-) -> tuple[tuple[float, float, float] | None, tuple[str, ...]]:
+) -> tuple[Spacing | None, tuple[str, ...]]:
     """Return (slice, row, column) in mm, or None and why it is not believed."""
     if len(values) == 3 and all(LEAST_MM <= value <= MOST_MM for value in values):
         return (values[0], values[1], values[2]), ()

@@ -53,12 +53,13 @@ _ERAS = tuple(
     (re.compile(pattern, re.IGNORECASE), era)
     for pattern, era in (
         (r"BraTS-GLI-\d{5}-1\d\d", "brats2024"),
-        (r"BraTS-(?!PED)[A-Z]+-\d{5}-\d{3}", "brats2023"),
+        (r"BraTS-PED-.+", "brats-ped"),  # 1 is its enhancing tumour
+        (r"BraTS-[A-Z]+-\d{5}-\d{3}", "brats2023"),
         (r"Brats1[789]_.+|BraTS2[01]_.+|BraTS20\d\d_.+", "brats2017"),
         (r"brats_(2013|tcia)_.+|VSD\..+", "brats2012"),
     )
 )
-"""What the names of the challenges' patients tell; the numbers of BraTS-PED mean other parts."""
+"""What the names of the challenges' patients tell."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read_labels(
     labels = np.zeros(stored.shape, np.uint8, order="F" if stored.flags.f_contiguous else "C")
     labels[inside] = table[marked]
     known = UNKNOWN_PART not in {canonical[value] for value in values}
-    return LabelMap(labels, convention, known, tuple(_remarks(path, values, convention, name)))
+    return LabelMap(labels, convention, known, _remarks(path, values, convention))
 
 
 def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
@@ -148,27 +149,28 @@ def _convention(path: Path, values: list[int], name: str) -> str:
         return "binary"
     if era == "brats2024" or (era == "brats2023" and 3 in values):
         return "brats2024" if 4 in values else "brats2023"
-    if 3 not in values:
+    if 3 not in values and era != "brats-ped":
         return "brats2017"
     if 4 in values and era in ("brats2017", "brats2012"):
         return "brats2012"
     fitting = [each for each, known in CONVENTIONS.items() if set(values) <= known.keys()]
     if not fitting:
-        return era or "brats2017"
+        return "brats2017"
     raise UserError(
         f"{path} holds labels {_some(values)}, which {' and '.join(fitting)} read differently, and "
         "no name tells which is meant: set data.labels to one of them"
     )
 
 
-def _remarks(path: Path, values: list[int], convention: str, name: str) -> list[str]:
-    if {3, 4} <= set(values):
-        meaning = "4 the resection cavity" if convention == "brats2024" else "4 enhancing tumour"
-        third = "enhancing tumour" if convention == "brats2024" else "non-enhancing core"
-        return [f"{path.name} holds labels 3 and 4, read by {convention}: 3 {third}, {meaning}"]
-    if 4 in values and convention == "brats2017" and name.startswith("BraTS-"):
-        return [f"{path.name} has a name of BraTS 2023, labels of {convention}: 4 enhancing tumour"]
-    return []
+def _remarks(path: Path, values: list[int], convention: str) -> tuple[str, ...]:
+    meanings = {
+        "brats2012": "3 non-enhancing core, 4 enhancing tumour",
+        "brats2024": "3 enhancing tumour, 4 the resection cavity",
+    }
+    if not {3, 4} <= set(values) or convention not in meanings:
+        return ()
+    told = f"{path.name} holds labels 3 and 4, read by {convention}: {meanings[convention]}"
+    return (told,)
 
 
 def _some(values: Any) -> str:

@@ -56,10 +56,10 @@ class _Case:
     """Files of one patient while they are collected."""
 
     patient_id: str
+    label_map: Mapping[int, int] | None = None
     images: dict[str, Path] = field(default_factory=dict)
     channels: dict[str, int] = field(default_factory=dict)
     labels: list[Path] = field(default_factory=list)
-    label_map: Mapping[int, int] | None = None
 
     def add(self, modality: str, path: Path, channel: int | None) -> None:
         if modality in self.images:
@@ -111,26 +111,26 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
     """
     paths = tuple(paths)
     sets = {path.parent: _Dataset.read(path) for path in paths if path.name == "dataset.json"}
-    cases: dict[tuple[Path, str], _Case] = {}
+    cases: dict[tuple[str, Path], _Case] = {}
     labels, others = [], []
     for path in paths:
-        stem = nifti_stem(path)
-        if stem is None:
+        if (stem := nifti_stem(path)) is None:
             continue
         dataset = sets.get(path.parent.parent)
         images = list(_images(path, stem, dataset))
         for patient_id, modality, channel in images:
-            case = cases.setdefault((path.parent, patient_id), _Case(patient_id))
-            case.label_map = dataset.labels if dataset else None
+            key = patient_id, Path() if strict else path.parent
+            if not strict and key in cases and modality in cases[key].images:
+                key = patient_id, path
+            case = cases.setdefault(key, _Case(patient_id, dataset.labels if dataset else None))
             case.add(modality, path, channel)
         if not images:
             (labels if _is_segmentation(path, stem) else others).append(path)
-    merged = _merge(cases.values(), strict)
-    _hand_out(labels, merged)
+    found = list(cases.values())
+    _hand_out(labels, found)
     if not strict:
-        merged += _unnamed(others, merged)
-    merged.sort(key=lambda case: natural_key(case.patient_id))
-    return [case.patient() for case in merged]
+        found += _unnamed(others, {case.patient_id for case in found})
+    return [case.patient() for case in sorted(found, key=lambda case: natural_key(case.patient_id))]
 
 
 def _images(
@@ -159,19 +159,6 @@ def _is_segmentation(path: Path, stem: str) -> bool:
     named = any(word.lower() in SEGMENTATIONS for word in words)
     folder = path.parent.name.startswith("labels")
     return folder or (named and not any(map(_OTHER_MASK.fullmatch, words)))
-
-
-def _merge(cases: Iterable[_Case], strict: bool) -> list[_Case]:
-    """Join the folders of one patient where they do not hold the same modality."""
-    merged: dict[str, list[_Case]] = {}
-    for case in cases:
-        same = merged.setdefault(case.patient_id, [])
-        if same and (strict or not same[0].images.keys() & case.images.keys()):
-            for modality, path in case.images.items():
-                same[0].add(modality, path, case.channels.get(modality))
-        else:
-            same.append(case)
-    return [case for same in merged.values() for case in same]
 
 
 def _hand_out(labels: Iterable[Path], cases: list[_Case]) -> None:
@@ -206,12 +193,10 @@ def _beginnings(name: str) -> Iterator[str]:
     yield from (name[: match.start()] for match in reversed(list(_BREAK.finditer(name))))
 
 
-def _unnamed(others: Iterable[Path], cases: list[_Case]) -> Iterator[_Case]:
+def _unnamed(others: Iterable[Path], known: set[str]) -> Iterator[_Case]:
     """Files of their own; not other masks, nor further scans of a patient that is known."""
-    known = {case.patient_id for case in cases}
     for path in others:
         stem = nifti_stem(path) or ""
-        if known.isdisjoint(_beginnings(stem)) and not any(
-            map(_OTHER_MASK.fullmatch, _BREAK.split(stem))
-        ):
-            yield _Case(stem, {UNNAMED: path})
+        mask = any(map(_OTHER_MASK.fullmatch, _BREAK.split(stem)))
+        if not mask and known.isdisjoint(_beginnings(stem)):
+            yield _Case(stem, images={UNNAMED: path})

@@ -52,12 +52,18 @@ class Scan:
         return tuple(path for path in self.patient.files if path not in read)
 
     def read(self) -> Volume:
-        """Read the modalities, without labels.
+        """Read the modalities; a segmentation beside them is judged and not handed on.
 
         Raises:
             UserError: one is missing, unreadable, not what its suffix says, or no image.
         """
         volume = self.source.read(self.patient, self.modalities, with_labels=False)
+        if set(self.patient.label_files) & set(self.seen):
+            try:
+                self.source.read(self.patient, self.modalities)
+            except UserError as error:
+                told = f"its segmentation could not be used for training: {error}"
+                volume = replace(volume, remarks=(*volume.remarks, told))
         for modality, image in zip(self.modalities, volume.images, strict=True):
             check_image(self.patient.images.get(modality, (self.path,))[0], image)
         return volume

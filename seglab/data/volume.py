@@ -21,8 +21,6 @@ class Patient:
     """Files of the segmentation; empty where there is none."""
     grade: str | None = None
     """``HGG``/``LGG`` (BraTS), ``G2``/``G3`` (LGG set), or None where unknown."""
-    stack_size: int | None = None
-    """Slices of the full stack where it can be told without reading; else None."""
     channels: Mapping[str, int] = field(default_factory=dict)
     """Modality → its place along the last axis, where one file holds several modalities."""
     label_map: Mapping[int, int] | None = None
@@ -51,19 +49,19 @@ class Volume:
     """M names."""
     labels: NDArray[np.uint8]
     """(S, H, W) canonical label map, see :mod:`seglab.data.labels`; zeros where not read."""
-    parts_known: bool
-    """False where a merged mask tells only tumour (label 4) from the rest."""
     slice_indices: NDArray[np.int32]
     """(S,) ascending positions in the full stack, from 0; gaps where files are absent."""
     stack_size: int
     """Slices of the full stack (155 for BraTS)."""
-    spacing_mm: tuple[float, float, float] | None
-    """(slice, row, column), or None where the files do not tell, or tell nonsense."""
-    affine: NDArray[np.float64] | None
-    """(4, 4) from (row, column, slice) to millimetres; None where the files have none."""
     shared_scales: tuple[bool, ...]
     """(M,) whether all slices of the modality share one intensity scale."""
     grade: str | None
+    spacing_mm: tuple[float, float, float] | None = None
+    """(slice, row, column), or None where the files do not tell, or tell nonsense."""
+    affine: NDArray[np.float64] | None = None
+    """(4, 4) from (row, column, slice) to millimetres; None where the files have none."""
+    parts_known: bool = False
+    """False where a merged mask tells only tumour (label 4) from the rest."""
     convention: str = ""
     """By which convention the labels were read; empty where they were not."""
     remarks: tuple[str, ...] = ()

@@ -66,9 +66,14 @@ def test_what_several_conventions_read_differently_needs_the_key(
     assert read(values, name, "brats2012").convention == "brats2012"
 
 
-def test_enhancing_tumour_renumbered_under_an_old_name_is_not_guessed() -> None:
+@pytest.mark.parametrize(
+    ("values", "name"), [((1, 2, 3), "BraTS20_Training_001"), ((1, 2, 4), "BraTS-PED-00001-000")]
+)
+def test_numbers_that_do_not_go_with_the_name_are_not_guessed(
+    values: tuple[int, ...], name: str
+) -> None:
     with pytest.raises(UserError, match=r"data\.labels"):
-        read((1, 2, 3), "BraTS20_Training_001")
+        read(values, name)
 
 
 def test_the_key_goes_before_names_and_values() -> None:

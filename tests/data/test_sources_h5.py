@@ -134,9 +134,7 @@ def test_patients_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listing", ["meta_data.csv", "BraTS20 Training Metadata.csv"])
 @pytest.mark.parametrize("folder", ["/content/data/", "C:\\somewhere\\else\\", ""])
-def test_listing_tells_missing_files_and_the_stack(
-    tmp_path: Path, listing: str, folder: str
-) -> None:
+def test_listing_tells_missing_files(tmp_path: Path, listing: str, folder: str) -> None:
     write_slice(tmp_path / "content" / "data", 1, 1)
     rows = [f"{folder}volume_{v}_slice_{s}.h5,0,{v},{s}" for v in (1, 2) for s in range(3)]
     (tmp_path / listing).write_text("\n".join(["slice_path,target,volume,slice", *rows]))
@@ -146,7 +144,6 @@ def test_listing_tells_missing_files_and_the_stack(
         "volume_1_slice_2.h5",
         *(f"volume_2_slice_{index}.h5" for index in range(3)),
     ]
-    assert source.read(source.patients()[0]).stack_size == 3
 
 
 def test_without_a_listing_gaps_of_the_numbering_are_missing(tmp_path: Path) -> None:
@@ -186,6 +183,7 @@ def test_stated_spacing_is_plausible_or_unknown(
         file["image"].attrs[SPACING] = stated
     volume = read_only_patient(tmp_path)
     assert volume.spacing_mm == spacing_mm
+    assert volume.stack_size == (52 if spacing_mm else 155)
     assert len(volume.remarks) == (spacing_mm is None)
     assert all("volume unknown" in text for text in volume.remarks)
 
@@ -245,14 +243,14 @@ BAD_FILES: dict[str, tuple[Spoil, str]] = {
     "no image": (_replace("image", None), "no dataset 'image'; it has: mask"),
     "mask of another shape": (
         _replace("mask", np.zeros((SIDE, SIDE + 1, 3), np.uint8)),
-        r"mask of shape \(24, 25\) for an image of shape \(24, 24\)",
+        r"the shape \(24, 25\); its image has \(24, 24\)",
     ),
-    "flat image": (_replace("image", np.zeros((SIDE, SIDE))), "expected .height, width, channels"),
-    "three channels": (_replace("image", MASK), "3 image channels; expected 4"),
-    "two planes": (_replace("mask", MASK[..., :2]), "2 mask planes; expected 3"),
-    "text": (_replace("image", np.full((2, 2, 4), b"x")), "not numbers"),
-    "nothing": (_replace("image", h5py.Empty("f8")), "the shape None"),
-    "type": (_replace("image", np.dtype("f8")), "not a dataset"),
+    "flat image": (_replace("image", np.zeros((SIDE, SIDE))), "expected .height, width, 4"),
+    "three channels": (_replace("image", MASK), "expected .height, width, 4"),
+    "two planes": (_replace("mask", MASK[..., :2]), "expected .height, width, 3 or 1"),
+    "text": (_replace("image", np.full((2, 2, 4), b"x")), "holds no numbers"),
+    "nothing": (_replace("image", h5py.Empty("f8")), "the shape .*; expected"),
+    "type": (_replace("image", np.dtype("f8")), "holds no numbers"),
     "NaN": (_replace("image", np.full((SIDE, SIDE, 4), np.nan)), "image values that are NaN"),
     "NaN mask": (_replace("mask", MASK * np.nan), "mask values that are NaN"),
     "resampled mask": (_replace("mask", MASK + 0.25), "labels 0.25: labels are whole numbers"),

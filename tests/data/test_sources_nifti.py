@@ -333,7 +333,7 @@ BAD_FLAIR: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be read as"),
     "wrong checksum": (_wrong_checksum, "cannot be read as NIfTI"),
     "not NIfTI": (lambda path: path.write_text("hello"), "cannot be read as NIfTI"),
-    "another shape": (lambda path: save(path, flair()[1:]), "mask of shape"),
+    "another shape": (lambda path: save(path, flair()[1:]), "the shape"),
     "complex": (lambda path: save(path, flair().astype(np.complex64)), "not plain numbers"),
     "pipe": (_pipe, "is not a file"),
 }

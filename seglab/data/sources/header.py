@@ -72,7 +72,7 @@ class Header:
         Raises:
             UserError: another shape, or corners that the affines put apart.
         """
-        check_same_shape(self.path, other.grid, self.grid)
+        check_same_shape(self.path, self.grid, other.grid, other.path.name)
         if self.affine is None or other.affine is None:
             return
         corners = _corners((*self.grid[1:], self.grid[0]))

@@ -11,9 +11,10 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +22,12 @@ from numpy.typing import NDArray
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.core.tables import read_rows
-from seglab.data.files import (
-    check_file,
-    check_same_shape,
-    check_shape,
-    check_stack,
-    finite_image,
-    same_name,
-    unreadable,
-)
+from seglab.data.files import check_file, check_same_shape, check_shape, finite_image, unreadable
 from seglab.data.labels import LabelMap, read_labels
 from seglab.data.names import natural_key
 from seglab.data.persons import tcga_person
-from seglab.data.sources.base import Source, image_files, labelled
+from seglab.data.sources.base import image_files, labelled
+from seglab.data.sources.slice_files import SliceFiles
 from seglab.data.volume import Patient, Volume
 
 if TYPE_CHECKING:
@@ -43,22 +37,12 @@ GRADES = {"1": "G2", "2": "G3"}
 """Codes of ``neoplasm_histologic_grade``: 51 and 58 patients, as the paper counts II and III."""
 MODES = ("RGB", "L", "I;16", "I", "F")
 """Kinds of pixels, as Pillow calls them."""
-_FILE = re.compile(r"(.+?)_(\d{1,4})(_mask)?\.tiff?", re.IGNORECASE)
-_MASK = re.compile(r"_(mask|seg|segm|pred)$", re.IGNORECASE)
-
-
-class _Slice(NamedTuple):
-    case: str
-    number: int
-    is_mask: bool
-
-    @property
-    def name(self) -> str:
-        return f"{self.case}_{self.number}{'_mask' if self.is_mask else ''}.tif"
+NO_SPACING = "spacing is not in the files: no volume in millilitres"
+_NO_IMAGE = re.compile(r".*_(mask|seg|segm|pred)", re.IGNORECASE)
 
 
 @SOURCES.register("lgg-tif")
-class LggTif(Source):
+class LggTif(SliceFiles):
     """Lower-grade gliomas (TCGA) as the Kaggle slice files <case>_<n>.tif and <case>_<n>_mask.tif.
 
     Files count from 1; ``Volume.slice_indices`` is that number minus 1.
@@ -69,14 +53,8 @@ class LggTif(Source):
     upright = True
     mirror_axis = 1
     suffixes = (".tif", ".tiff")
-
-    def list_patients(self, *, strict: bool) -> list[Patient]:
-        """List the cases that have at least one slice; see ``Source``."""
-        cases = self._cases(strict)
-        found = [self._patient(files) for files in cases if not all(one.is_mask for one in files)]
-        if strict and not found:
-            raise UserError(f"{self.root} holds no file named TCGA_<case>_<n>.tif")
-        return sorted(found, key=lambda patient: natural_key(patient.patient_id))
+    pattern = re.compile(r"(.+)_(\d{1,4})\.tiff?", re.IGNORECASE)
+    example = "TCGA_<case>_<n>.tif"
 
     def read(
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
@@ -85,67 +63,65 @@ class LggTif(Source):
         image_files(patient, modalities)
         paths = patient.images[modalities[0]]
         pages = _read_stack(paths)
-        images, remarks = self._images(paths[0], pages, modalities)
-        if len(paths) == 1 < len(pages):
-            numbers = np.arange(len(pages))
-        else:
-            numbers = np.array([_parse(path).number for path in paths])
-        indices = (numbers - min(1, numbers[0])).astype(np.int32)
+        images, told = self._images(paths[0], pages, modalities)
+        numbers = [self.number(path) or 0 for path in paths]
+        indices = np.array(numbers if len(paths) == len(pages) else range(len(pages)), np.int32)
+        indices -= min(1, indices[0])
         volume = Volume(
             patient_id=patient.patient_id,
             images=images,
             modalities=tuple(modalities),
             labels=np.zeros(images.shape[1:], np.uint8),
-            parts_known=False,
             slice_indices=indices,
             stack_size=int(indices[-1]) + 1,
-            spacing_mm=None,
-            affine=None,
             shared_scales=(True,) * len(images),
             grade=patient.grade,
-            remarks=("spacing is not in the files: no volume in millilitres", *remarks),
+            remarks=(NO_SPACING, *told),
         )
         return labelled(volume, paths[0], _labels(paths, pages)) if with_labels else volume
 
     def missing_files(self) -> list[str]:
         """Images and masks skipped by the numbering of a case, or without their other half."""
-        missing: list[str] = []
-        for files in self._cases(strict=True):
-            case, last = next(iter(files)).case, max(slice_.number for slice_ in files)
-            every = {_Slice(case, n, mask) for n in range(1, last + 1) for mask in (False, True)}
-            missing += [slice_.name for slice_ in every - files.keys()]
-        return sorted(missing, key=natural_key)
+        expected = set()
+        for patient in self.list_patients(strict=True):
+            last = self.number(patient.images["flair"][-1]) or 0
+            names = [f"{patient.patient_id}_{number}" for number in range(1, last + 1)]
+            expected |= {f"{name}{kind}.tif" for name in names for kind in ("", "_mask")}
+        return sorted(expected - {path.name for path in self._paths}, key=natural_key)
 
-    def _cases(self, strict: bool) -> list[dict[_Slice, Path]]:
-        """The slices of each case; if not ``strict``, of each folder by itself, and other files."""
-        cases: dict[tuple[str, str], dict[_Slice, Path]] = {}
+    def image_paths(self, strict: bool) -> Iterator[Path]:
+        """All but masks; of Kaggle's archive, which holds the set in two folders, the first."""
         first = self.root / "kaggle_3m"
-        twice = strict and first.is_dir()  # Kaggle's archive holds the set in two folders
-        for path in self._paths:
-            if path.suffix.lower() not in self.suffixes or (twice and first not in path.parents):
-                continue
-            slice_, where = _parse(path), "" if strict else str(path.parent)
-            if slice_.number < 0 or (not strict and _has_pages(path)):
-                slice_, where = slice_._replace(case=path.stem), str(path)
-                if strict:
-                    continue
-            files = cases.setdefault((where, slice_.case), {})
-            if slice_ in files:
-                raise same_name(files[slice_], path, slice_.name)
-            files[slice_] = path
-        return list(cases.values())
+        twice = strict and first.is_dir()
+        for path in super().image_paths(strict):
+            if not _NO_IMAGE.fullmatch(path.stem) and not (twice and first not in path.parents):
+                yield path
 
-    def _patient(self, files: dict[_Slice, Path]) -> Patient:
-        images = tuple(files[slice_] for slice_ in sorted(files) if not slice_.is_mask)
-        masks = tuple(files[slice_] for slice_ in sorted(files) if slice_.is_mask)
-        case = next(iter(files)).case
-        grade = self._grades.get(tcga_person(case) or case)
-        return Patient(case, dict.fromkeys(self.modalities, images), masks, grade)
+    def stands_alone(self, path: Path) -> bool:
+        """Whether it has several pages; False of a file that cannot be read."""
+        try:
+            with reading_tiff(path) as file:
+                return int(getattr(file, "n_frames", 1)) > 1
+        except UserError:  # told when the scan is read
+            return False
+
+    def patient(self, name: str, paths: tuple[Path, ...]) -> Patient:
+        """With its grade, and the masks that there are."""
+        masks = tuple(mask for mask in map(_mask_of, paths) if mask in self._every)
+        grade = self._grades.get(tcga_person(name) or name)
+        return replace(super().patient(name, paths), label_files=masks, grade=grade)
+
+    @cached_property
+    def _every(self) -> frozenset[Path]:
+        return frozenset(self._paths)
 
     @cached_property
     def _grades(self) -> dict[str, str]:
-        found = [path for path in self._paths if path.name == "data.csv"]
-        return _read_grades(found[0]) if found else {}
+        """Person (``TCGA-CS-4941``) → ``G2`` or ``G3``, from the set's ``data.csv``."""
+        tables = [path for path in self._paths if path.name == "data.csv"]
+        rows = [row for path in tables[:1] for row in read_rows(path)]
+        coded = [(row.get("Patient", ""), row.get("neoplasm_histologic_grade")) for row in rows]
+        return {tcga_person(name) or name: GRADES[code] for name, code in coded if code in GRADES}
 
     def _images(
         self, path: Path, pages: NDArray[Any], modalities: Sequence[str]
@@ -156,22 +132,13 @@ class LggTif(Source):
                 raise UserError(f"{path} has 1 channel; {', '.join(modalities)} are in 3")
             told = f"{path.name} has one channel: taken for {modalities[0]}"
             return finite_image(path, pages[None]), [told]
-        places = [self.modalities.index(modality) for modality in modalities]
-        flair = self.modalities.index("flair")
+        channels = {name: pages[..., place] for place, name in enumerate(self.modalities)}
         repeated = [
-            f"{self.modalities[place]} repeats flair: it was not acquired"
-            for place in places
-            if place != flair and np.array_equal(pages[..., place], pages[..., flair])
+            f"{name} repeats flair: it was not acquired"
+            for name in modalities
+            if name != "flair" and np.array_equal(channels[name], channels["flair"])
         ]
-        return finite_image(path, np.moveaxis(pages[..., places], -1, 0)), repeated
-
-
-def _parse(path: Path) -> _Slice:
-    """What a name says; the number is -1 where it says none."""
-    match = _FILE.fullmatch(path.name)
-    if match is None:
-        return _Slice(path.stem, -1, bool(_MASK.search(path.stem)))
-    return _Slice(match[1], int(match[2]), bool(match[3]))
+        return finite_image(path, np.stack([channels[name] for name in modalities])), repeated
 
 
 @contextmanager
@@ -194,22 +161,13 @@ def reading_tiff(path: Path) -> Iterator[Image.Image]:
         raise unreadable(path, "TIFF", error) from error
 
 
-def _has_pages(path: Path) -> bool:
-    """Whether one file is a stack by itself; False for one that cannot be read."""
-    try:
-        with reading_tiff(path) as file:
-            return int(getattr(file, "n_frames", 1)) > 1
-    except UserError:  # told when the scan is read
-        return False
-
-
 def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
     """The pages of all files, which must be alike: (S, H, W), or (S, H, W, 3) of three channels."""
     pages: list[NDArray[Any]] = []
     for path in paths:
         for page in _read_pages(path):
-            check_stack(path, page.shape, pages[0].shape if pages else page.shape)
             pages.append(page)
+            check_same_shape(path, page.shape, pages[0].shape, "its volume")
     check_shape(paths[0], (len(pages), *pages[0].shape[:2]))
     return np.stack(pages)
 
@@ -228,23 +186,14 @@ def _read_pages(path: Path) -> Iterator[NDArray[Any]]:
             yield np.array(page)
 
 
+def _mask_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_mask{path.suffix}")
+
+
 def _labels(paths: Sequence[Path], pages: NDArray[Any]) -> LabelMap:
     masks = []
-    for path in paths:
-        mask_path = path.with_name(f"{path.stem}_mask{path.suffix}")
-        stack = _read_stack([mask_path])
-        if stack.ndim > 3:
-            raise UserError(f"{mask_path} has {stack.shape[-1]} channel(s); expected 1")
-        check_same_shape(mask_path, pages.shape[1:3], stack.shape[1:])
-        masks.append(read_labels(mask_path, stack, chosen="binary").labels)
+    for path in map(_mask_of, paths):
+        stack = _read_stack([path])
+        check_same_shape(path, stack.shape[1:], pages.shape[1:3], "its image")
+        masks.append(read_labels(path, stack, chosen="binary").labels)
     return LabelMap(np.concatenate(masks), "binary", parts_known=False)
-
-
-def _read_grades(path: Path) -> dict[str, str]:
-    """Person (``TCGA-CS-4941``) → ``G2`` or ``G3``, from the set's ``data.csv``."""
-    coded = ((row.get("Patient"), row.get("neoplasm_histologic_grade")) for row in read_rows(path))
-    return {
-        tcga_person(patient) or patient: GRADES[code]
-        for patient, code in coded
-        if patient and code in GRADES
-    }
