@@ -54,23 +54,13 @@ def _cannot_list(error: OSError) -> NoReturn:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file: a pipe would be waited for.
-
-    Raises:
-        UserError: absent, or something else than a file.
-    """
+    """Raise a UserError for what is no regular file: a pipe would be waited for."""
     if not path.is_file():
         raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    """Build the error for a file that its library cannot read.
-
-    Args:
-        path: of the file.
-        kind: what it should be, as "TIFF".
-        error: what the library said.
-    """
+    """Build the error for a file that its library cannot read as ``kind``, such as "TIFF"."""
     if isinstance(error, PermissionError):
         return UserError(f"{path} may not be read by this user: permission denied")
     return UserError(f"{path} cannot be read as {kind} (truncated?): {first_line(error)}")
@@ -82,11 +72,7 @@ def same_name(first: Path, second: Path, what: str) -> UserError:
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    """Refuse a declared (…, H, W) shape that is empty or absurd, before memory is taken.
-
-    Raises:
-        UserError: names the file, the shape and the limits.
-    """
+    """Raise a UserError for a declared (…, H, W) that is absurd, before memory is taken."""
     *stack, height, width = shape
     slices = stack[0] if stack else 1
     fits = (
@@ -100,11 +86,7 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
-    """Convert to float32.
-
-    Raises:
-        UserError: a value is NaN, infinite, or beyond what float32 holds.
-    """
+    """Convert to float32; raises a UserError where a value is NaN, infinite or beyond that."""
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(image, dtype=np.float32)
     if image.dtype.kind == "f" and not np.isfinite(converted).all():
@@ -114,11 +96,7 @@ def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:
-    """Refuse what does not have the shape of its image or of its volume (``of``).
-
-    Raises:
-        UserError: names the file and both shapes.
-    """
+    """Raise a UserError for what does not have the shape of its image or its volume (``of``)."""
     if shape != wanted:
         raise UserError(f"{path} has the shape {shape}; {of} has {wanted}")
 

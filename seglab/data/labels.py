@@ -74,11 +74,7 @@ class LabelMap:
 
 
 def target_mask(labels: Labels, target: str) -> Labels:
-    """Mark the target of a canonical label map: (S, H, W) in {0, 1}.
-
-    Raises:
-        UserError: unknown target.
-    """
+    """Mark a target, one of ``TARGETS``, in a canonical label map: (S, H, W) in {0, 1}."""
     if target not in TARGETS:
         raise unknown_name("target", target, TARGETS)
     marked = np.zeros(256, np.uint8)

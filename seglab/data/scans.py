@@ -15,8 +15,7 @@ from seglab.data.files import walk
 from seglab.data.names import UNNAMED, nifti_stem
 from seglab.data.sources.base import Source
 from seglab.data.sources.brats_h5 import SPACING_MM, BratsH5
-from seglab.data.sources.brats_nifti import BratsNifti
-from seglab.data.sources.header import is_gzipped, read_header
+from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
 from seglab.data.sources.lgg_tif import LggTif
 from seglab.data.volume import Patient, Volume
 

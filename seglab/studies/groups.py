@@ -22,10 +22,11 @@ PAIRS = "duplicates.json"
 def person_groups(cache: Cache, source: Source) -> dict[str, str]:
     """Name a group for every patient id.
 
-    Two names are in one group when ``name_mapping.csv`` knows them as one person, or
+    Two names are in one group when a table or the names tell that they are one person, or
     when their volumes are (nearly) the same, directly or through others.
     """
-    group = {p.patient_id: source.names.person(p.patient_id) for p in cache.patients}
+    people = source.names.people(patient.patient_id for patient in cache.patients)
+    group = {patient_id: person.name for patient_id, person in people.items()}
     for first, second in duplicate_pairs(cache):
         kept, merged = sorted((group[first], group[second]))
         group = {name: kept if own == merged else own for name, own in group.items()}

@@ -40,8 +40,7 @@ from seglab.data.labels import (
     read_labels,
 )
 from seglab.data.names import natural_key
-from seglab.data.sources.base import image_files, labelled
-from seglab.data.sources.slice_files import SliceFiles
+from seglab.data.sources.base import SliceFiles, image_files, labelled
 from seglab.data.volume import Patient, Volume
 
 if TYPE_CHECKING:
@@ -147,11 +146,7 @@ class BratsH5(SliceFiles):
 
 @contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
-    """Open ``path``, and turn whatever HDF5 raises inside the block into one line.
-
-    Raises:
-        UserError: the file is absent, truncated, corrupt or not HDF5.
-    """
+    """Open ``path``, and turn whatever HDF5 raises inside the block into a UserError."""
     import h5py
 
     check_file(path)
@@ -165,10 +160,10 @@ def reading(path: Path) -> Iterator[h5py.File]:
 def numeric_dataset(
     file: h5py.File, name: str, path: Path, planes: tuple[int, ...] = ()
 ) -> h5py.Dataset:
-    """Return the (H, W, C) dataset ``name``, of so many ``planes``; none of it has been read.
+    """Return the (H, W, C) dataset ``name``, C one of ``planes``; none of it has been read.
 
     Raises:
-        UserError: it is absent, not numeric, or declares a shape beyond reason.
+        UserError: it is absent, not numeric, or of another shape or one beyond reason.
     """
     import h5py
 

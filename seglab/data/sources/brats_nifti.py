@@ -6,9 +6,10 @@ Volumes are turned to the axes of BraTS, however they were stored.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,32 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
-from seglab.data.files import check_file, finite_image, unreadable
+from seglab.data.files import (
+    MAX_DEFLATE_RATIO,
+    Spacing,
+    check_file,
+    check_same_shape,
+    check_shape,
+    finite_image,
+    plausible_spacing,
+    unreadable,
+)
 from seglab.data.labels import LabelMap, read_labels
 from seglab.data.names import is_plain_segmentation, nifti_patients
 from seglab.data.sources.base import Source, image_files, labelled
-from seglab.data.sources.header import Header, is_gzipped, read_header
 from seglab.data.volume import Patient, Volume
 
+AXES = ("L", "P", "S")
+"""Where the axes of a BraTS array point to: left, posterior, superior."""
+FURTHEST = 0.5
+"""Voxels by which the corners of two files of one patient may lie apart."""
+SAME = 0.02
+"""Relative difference of two statements of one spacing."""
+_TO_MM = {1: 1000.0, 3: 0.001}
+"""Code of a unit (metre, micrometre) → millimetres; all else is taken for millimetres."""
+_AS_STORED = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+
+Array = NDArray[Any]
 _TRAILER_BYTES = 2**16
 """What may follow the data, and is read only to reach the checksum behind it."""
 _GRADES = ("HGG", "LGG")
@@ -114,11 +134,11 @@ class BratsNifti(Source):
         return next((name for name in _GRADES if name in folders), None)
 
 
-def read_nifti(path: Path) -> tuple[NDArray[Any], Header]:
+def read_nifti(path: Path) -> tuple[Array, Header]:
     """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality).
 
     Raises:
-        UserError: absent, damaged, or see :func:`seglab.data.sources.header.read_header`.
+        UserError: absent, damaged, or see :func:`read_header`.
     """
     from nibabel.filebasedimages import ImageFileError
     from nibabel.loadsave import load
@@ -136,7 +156,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Header]:
         raise unreadable(path, "NIfTI", error) from error
 
 
-def _values(path: Path, proxy: Any) -> NDArray[Any]:
+def _values(path: Path, proxy: Any) -> Array:
     from nibabel.arrayproxy import ArrayProxy
 
     if not is_gzipped(path):
@@ -148,7 +168,7 @@ def _values(path: Path, proxy: Any) -> NDArray[Any]:
     return values
 
 
-def _one_volume(path: Path, values: NDArray[Any], channel: int | None) -> NDArray[Any]:
+def _one_volume(path: Path, values: Array, channel: int | None) -> Array:
     """(x, y, z) of a file that may have a fourth axis of modalities, or axes of length 1."""
     if channel is not None and values.ndim == 4 and channel < values.shape[3]:
         return values[..., channel]
@@ -170,3 +190,137 @@ def _label_file(patient: Patient) -> Path:
 def _is_test_image(path: Path) -> bool:
     """Images without labels beside those of training, in nnU-Net and MSD sets."""
     return path.parent.name == "imagesTs" and (path.parents[1] / "imagesTr").is_dir()
+
+
+@dataclass(frozen=True)
+class Header:
+    """How a volume lies, as stored and turned to ``AXES``."""
+
+    path: Path
+    shape: tuple[int, ...]
+    """(x, y, z) of the file."""
+    turn: Array
+    """Transform of nibabel to ``AXES``; as stored where the header states no orientation."""
+    back: Array
+    affine: Array | None
+    """(4, 4) from (row, column, slice) of the turned volume to mm; None where not stated."""
+    spacing_mm: Spacing | None
+    """(slice, row, column) of the turned volume."""
+    remarks: tuple[str, ...]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(S, H, W) of the turned volume."""
+        rows, columns, slices = (self.shape[int(axis)] for axis in np.argsort(self.turn[:, 0]))
+        return slices, rows, columns
+
+    def to_lps(self, values: Array) -> Array:
+        """(x, y, z) as stored to (S, H, W) as BraTS lies; a view."""
+        from nibabel.orientations import apply_orientation
+
+        return np.moveaxis(apply_orientation(values, self.turn), -1, 0)
+
+    def from_lps(self, stack: Array) -> Array:
+        """(S, H, W) as BraTS lies to (x, y, z) as stored; a view."""
+        from nibabel.orientations import apply_orientation
+
+        return np.asarray(apply_orientation(np.moveaxis(stack, 0, -1), self.back))
+
+    def check_lies_on(self, other: Header) -> None:
+        """Raise a UserError for another shape than ``other``'s, or corners that lie apart."""
+        check_same_shape(self.path, self.grid, other.grid, other.path.name)
+        if self.affine is None or other.affine is None:
+            return
+        corners = _corners((*self.grid[1:], self.grid[0]))
+        apart = np.abs(np.linalg.solve(other.affine, self.affine @ corners) - corners).max()
+        if not apart <= FURTHEST:
+            raise UserError(
+                f"{self.path} lies elsewhere than {other.path.name}: by their affines the corners "
+                f"are {apart:.1f} voxels apart, at most {FURTHEST} are allowed"
+            )
+
+
+def read_header(path: Path, image: Any) -> Header:
+    """Read how a volume that nibabel has opened lies.
+
+    Raises:
+        UserError: not numeric, not a volume, or more declared than is allowed or can be held.
+    """
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+    _check_declared(path, image)
+    shape = tuple(int(size) for size in image.shape[:3])
+    to_mm = _TO_MM.get(int(image.header["xyzt_units"]) % 8, 1.0)
+    remarks = [f"{path.name} is in units of {to_mm:g} mm: converted"] if to_mm != 1 else []
+    if _states_orientation(image):
+        here, there = io_orientation(image.affine), axcodes2ornt(AXES)
+        turn, back = ornt_transform(here, there), ornt_transform(there, here)
+        affine = np.diag([to_mm, to_mm, to_mm, 1]) @ image.affine @ inv_ornt_aff(turn, shape)
+        steps = _steps(affine)
+        remarks += _disagreements(path, image)
+    else:
+        turn, back, affine = _AS_STORED, _AS_STORED, None
+        steps = to_mm * np.array(image.header.get_zooms()[:3], float)
+        remarks.append(f"orientation is not stated in {path.name}: taken as stored")
+    spacing_mm, told = plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
+    return Header(path, shape, turn, back, affine, spacing_mm, (*remarks, *told))
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the name says so, as nibabel takes it: in capitals too."""
+    return path.suffix.lower() == ".gz"
+
+
+def _check_declared(path: Path, image: Any) -> None:
+    shape = tuple(int(size) for size in image.shape)
+    if len(shape) < 3:
+        raise UserError(f"{path} is {len(shape)}-D, shape {shape}; expected a volume")
+    check_shape(path, (math.prod(shape[2:]), *shape[:2]))
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise UserError(f"{path} holds {dtype}, not plain numbers")
+    needed = math.prod(shape) * dtype.itemsize + int(image.dataobj.offset)
+    held = path.stat().st_size
+    if needed > held * (MAX_DEFLATE_RATIO if is_gzipped(path) else 1):
+        raise UserError(
+            f"{path} declares {needed} bytes of data, which {held} bytes on disk cannot hold: "
+            "truncated, or a wrong header"
+        )
+
+
+def _states_orientation(image: Any) -> bool:
+    from nibabel.orientations import io_orientation
+
+    affine, header = image.affine, image.header
+    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    # The identity is what is written where nobody knew better.
+    if not stated or np.array_equal(affine, np.eye(4)) or not np.isfinite(affine).all():
+        return False
+    if np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        return False
+    return not np.isnan(io_orientation(affine)).any()
+
+
+def _disagreements(path: Path, image: Any) -> Iterator[str]:
+    """What the header states twice, and differently, in its own units."""
+    header = image.header
+    used = "sform" if int(header["sform_code"]) > 0 else "qform"
+    steps, pixdim = _steps(image.affine), np.array(header.get_zooms()[:3], float)
+    if not np.allclose(steps, pixdim, rtol=SAME):
+        ours, theirs = (" × ".join(f"{step:g}" for step in each) for each in (steps, pixdim))
+        yield f"{path.name}: spacing {ours} by its {used}, {theirs} by pixdim: the {used} is used"
+    if used == "sform" and int(header["qform_code"]) > 0:
+        lies = (image.affine - header.get_qform()) @ _corners(image.shape[:3])
+        apart = float(np.sqrt((lies**2).sum(axis=0)).max())
+        if not apart <= FURTHEST * steps.max():
+            yield f"{path.name}: its sform and qform lie {apart:.3g} apart: the sform is used"
+
+
+def _steps(affine: Array) -> Array:
+    return np.asarray(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def _corners(shape: tuple[int, ...]) -> Array:
+    """(4, 8) homogeneous indices of the corners of an array."""
+    ends = np.meshgrid(*((0, side - 1) for side in shape), (1,))
+    return np.array(ends).reshape(4, -1)

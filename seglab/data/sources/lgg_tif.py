@@ -24,10 +24,8 @@ from seglab.core.registry import SOURCES
 from seglab.core.tables import read_rows
 from seglab.data.files import check_file, check_same_shape, check_shape, finite_image, unreadable
 from seglab.data.labels import LabelMap, read_labels
-from seglab.data.names import natural_key
-from seglab.data.persons import tcga_person
-from seglab.data.sources.base import image_files, labelled
-from seglab.data.sources.slice_files import SliceFiles
+from seglab.data.names import natural_key, tcga_person
+from seglab.data.sources.base import SliceFiles, image_files, labelled
 from seglab.data.volume import Patient, Volume
 
 if TYPE_CHECKING:
@@ -143,11 +141,7 @@ class LggTif(SliceFiles):
 
 @contextmanager
 def reading_tiff(path: Path) -> Iterator[Image.Image]:
-    """Open ``path``, and turn whatever Pillow raises inside the block into one line.
-
-    Raises:
-        UserError: absent, damaged, not TIFF, or larger than is read.
-    """
+    """Open ``path``, and turn whatever Pillow raises inside the block into a UserError."""
     from PIL import Image
 
     check_file(path)
