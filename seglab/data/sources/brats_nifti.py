@@ -9,6 +9,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,6 @@ class BratsNifti(Source):
             images=images[0][None] if len(images) == 1 else np.stack(images),
             modalities=tuple(modalities),
             labels=np.zeros(first.grid, np.uint8),
-            parts_known=False,
             slice_indices=np.arange(first.grid[0], dtype=np.int32),
             stack_size=first.grid[0],
             spacing_mm=first.spacing_mm,
@@ -128,9 +128,8 @@ class BratsNifti(Source):
         return replace(found, labels=labels, remarks=(*told, *found.remarks))
 
     def _grade(self, patient: Patient) -> str | None:
-        path = patient.files[0]
-        below = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ()
-        folders = {name.upper() for name in (self.root.name, *below)}
+        from_root = patient.files[0].parts[max(0, len(self.root.parts) - 1) :]
+        folders = {name.upper() for name in from_root}
         return next((name for name in _GRADES if name in folders), None)
 
 
@@ -246,6 +245,7 @@ def read_header(path: Path, image: Any) -> Header:
     Raises:
         UserError: not numeric, not a volume, or more declared than is allowed or can be held.
     """
+    from nibabel.affines import voxel_sizes
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     _check_declared(path, image)
@@ -256,7 +256,7 @@ def read_header(path: Path, image: Any) -> Header:
         here, there = io_orientation(image.affine), axcodes2ornt(AXES)
         turn, back = ornt_transform(here, there), ornt_transform(there, here)
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ image.affine @ inv_ornt_aff(turn, shape)
-        steps = _steps(affine)
+        steps = voxel_sizes(affine)
         remarks += _disagreements(path, image)
     else:
         turn, back, affine = _AS_STORED, _AS_STORED, None
@@ -303,21 +303,21 @@ def _states_orientation(image: Any) -> bool:
 
 def _disagreements(path: Path, image: Any) -> Iterator[str]:
     """What the header states twice, and differently, in its own units."""
+    from nibabel.affines import voxel_sizes
+    from nibabel.spatialimages import HeaderDataError
+
     header = image.header
     used = "sform" if int(header["sform_code"]) > 0 else "qform"
-    steps, pixdim = _steps(image.affine), np.array(header.get_zooms()[:3], float)
+    steps, pixdim = voxel_sizes(image.affine), np.array(header.get_zooms()[:3], float)
     if not np.allclose(steps, pixdim, rtol=SAME):
         ours, theirs = (" × ".join(f"{step:g}" for step in each) for each in (steps, pixdim))
         yield f"{path.name}: spacing {ours} by its {used}, {theirs} by pixdim: the {used} is used"
-    if used == "sform" and int(header["qform_code"]) > 0:
-        lies = (image.affine - header.get_qform()) @ _corners(image.shape[:3])
+    with suppress(HeaderDataError, ValueError):  # a qform that is not used may be nonsense
+        other = header.get_qform() if int(header["qform_code"]) > 0 else image.affine
+        lies = (image.affine - other) @ _corners(image.shape[:3])
         apart = float(np.sqrt((lies**2).sum(axis=0)).max())
         if not apart <= FURTHEST * steps.max():
             yield f"{path.name}: its sform and qform lie {apart:.3g} apart: the sform is used"
-
-
-def _steps(affine: Array) -> Array:
-    return np.asarray(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
 
 
 def _corners(shape: tuple[int, ...]) -> Array:
