@@ -9,15 +9,17 @@ import numpy as np
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
+from seglab.data.appearance import Figures, measure
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, prepare
-from seglab.data.identity import ImageIdentity, image_identity, set_identity
+from seglab.data.identity import Identity, identify
+from seglab.data.labels import UNKNOWN_PART
 from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
 from seglab.studies.groups import person_groups
 from seglab.studies.sealed_cache import seal
 
 IDENTITY_SAMPLE = 12
-"""Patients looked at, at every start, to tell whether the channel is FLAIR: half a second."""
+"""Patients looked at, at every start, to judge the names of the modalities: half a second."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class StudyData:
     cache: Cache
     split: Split
     prepared: Prepared
-    identity: ImageIdentity
-    """Whether the images look like FLAIR."""
+    identity: Identity
+    """Whether the images are what their modalities are called."""
     missing_files: int
     """Files that the set should hold and does not: a half-finished download."""
 
@@ -69,23 +71,24 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
     return cache, prepared
 
 
-def judge_channel(cache: Cache, *, warn: bool = True) -> ImageIdentity:
-    """Tell whether the images look like FLAIR; warn if not, before days of training on them.
+def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
+    """Judge whether the images are what they are called; warn if not, before days of training.
 
     Of a sealed cache only those are looked at that may be read.
     """
     patients = list(cache.by_id.values())
     wanted = min(IDENTITY_SAMPLE, len(patients))
     places = np.linspace(0, len(patients) - 1, wanted).round().astype(int)
-    identity = set_identity([_look(cache, patients[i]) for i in places])
-    if warn and not identity.ok:
+    identity = identify([_look(cache, patients[i]) for i in places], ("flair",))
+    if warn and identity.wrong:
         print(f"warning: {identity.reason}", file=sys.stderr)
     return identity
 
 
-def _look(cache: Cache, patient: CachedPatient) -> ImageIdentity:
-    image = cache.native_image(patient).astype(np.float32)
-    return image_identity(image, cache.native_mask(patient), mirror_axis=cache.mirror_axis)
+def _look(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
+    labels = UNKNOWN_PART * cache.native_mask(patient)
+    images = cache.native_image(patient)[None]
+    return measure(images, ("flair",), labels, mirror_axis=cache.mirror_axis)
 
 
 def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:

@@ -8,8 +8,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from seglab.core.documents import parse_json
 from seglab.core.progress import progress
 from seglab.data.cache import Cache
@@ -45,13 +43,12 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
     prints = [
         fingerprint(
             patient.patient_id,
-            cache.native_image(patient).astype(np.float32),
-            cache.native_mask(patient),
+            cache.native_image(patient),
             patient.slice_indices,
         )
         for patient in progress(cache.patients, "duplicates", unit="patient")
     ]
-    pairs = [(one.first, one.second) for one in duplicates(prints)]
+    pairs = [one.patients for one in duplicates(prints)]
     for first, second in pairs:
         print(f"warning: {first} and {second} show the same volume", file=sys.stderr)
     _keep(path, pairs)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
-from seglab.data.identity import ImageIdentity, image_identity
+from seglab.data.appearance import measure
+from seglab.data.identity import identify
+from seglab.data.labels import UNKNOWN_PART
 from seglab.data.scans import Scan, find_scans
 from seglab.data.volume import Volume
 from seglab.figures.pixels import write_png
@@ -154,22 +156,16 @@ def _warnings(segmenter: Segmenter, volume: Volume, found: Segmentation) -> list
 
 
 def _identity(recipe: Recipe, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
-    """Warn of another channel than FLAIR: T2 is told by its CSF, T1 by what is predicted on it."""
-    alone = image_identity(volume.image, mirror_axis=recipe.mirror_axis)
-    if not alone.ok:
-        return [alone.reason]
+    """Warn of images that are not what they are called; some are told only by their tumour."""
+    images, names, axis = volume.images, volume.modalities, recipe.mirror_axis
+    alone = identify([measure(images, names, mirror_axis=axis)], names)
+    if alone.wrong:
+        return [one.reason for one in alone.wrong]
     if not mask.any():
-        return [_no_tumour(alone)]
-    if recipe.reference is None:
+        return [f"no tumour was found: if there is one, are the names right? {alone.reason}"]
+    if recipe.reference is None or "flair" not in names:
         return []
-    outlined = image_identity(volume.image, mask.astype(np.uint8), mirror_axis=recipe.mirror_axis)
-    faint = recipe.reference.faint(outlined.lesion_z)
+    labels = UNKNOWN_PART * mask.astype(np.uint8)
+    outlined = measure(images, names, labels, mirror_axis=axis)["flair"]
+    faint = recipe.reference.faint(outlined.oedema_z)
     return [] if faint is None else [faint]
-
-
-def _no_tumour(alone: ImageIdentity) -> str:
-    """What can be said of the channel without a tumour: that it is not T2, or nothing."""
-    asked = "no tumour was found: if there is one, is this FLAIR?"
-    if math.isnan(alone.csf_brightness):
-        return f"{asked} It {alone.reason}"
-    return f"{asked} {alone.reason} is not T2's; T1 is told by its tumour alone"

@@ -13,7 +13,6 @@ from PIL import Image
 
 import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
-from seglab.data.identity import image_identity
 from seglab.data.scans import find_scans
 from seglab.learning.segmenter import load_segmenter
 from seglab.studies.prediction import Predictions, predict
@@ -342,9 +341,8 @@ def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: 
     nothing = make_segmenter(smallest_component_px=10**6)
     one = only(predict(nothing, [scan], tmp_path / "out"))
     (told,) = (text for text in one.warnings if text.startswith("no tumour was found"))
-    image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
-    figure = image_identity(image).csf_brightness
-    assert f"CSF brightness {figure:+.2f}" in told
+    assert "flair may be FLAIR or" in told
+    assert "no tumour is outlined" in told
     small = np.zeros_like(head())
     small[25:34, 25:34] = head()[25:34, 25:34]
     path = write_nifti(tmp_path / "in" / "small.nii.gz", small, BRATS)

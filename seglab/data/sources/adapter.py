@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from seglab.data.volume import Patient, Volume
 
@@ -47,38 +42,6 @@ class OneChannel:
         return tuple(NAMES[modality] for modality in self.modalities)
 
     @property
-    def plane_names(self) -> tuple[str, ...]:
-        """Of the label that each plane of ``read_channels`` marks."""
-        names = ("necrosis", "oedema", "enhancing", "tumour")
-        return {"lgg-tif": names[3:], "brats-h5": names[:3]}.get(self.name, names)
-
-    @property
     def keeps_volume_scale(self) -> bool:
         """Whether every volume has one intensity scale."""
         return self.name != "brats-h5"
-
-    def read_channels(
-        self, part: Patient | Path
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int32]]:
-        """Images (C, S, H, W), NaN where absent, masks (P, S, H, W), and slice indices (S,)."""
-        if isinstance(part, Path):
-            owner = next(p for p in self.list_patients(strict=True) if part in p.files)
-            part = next(piece for piece in pieces(owner) if part in piece.files)
-        there = [modality for modality in self.modalities if modality in part.images]
-        volume = self.read(part, there)
-        image = np.full((len(self.modalities), *volume.labels.shape), np.nan, np.float32)
-        image[[self.modalities.index(modality) for modality in there]] = volume.images
-        parts = {"lgg-tif": (4,), "brats-h5": (1, 2, 3)}.get(self.name, (1, 2, 3, 4))
-        planes = np.stack([volume.labels == label for label in parts]).astype(np.uint8)
-        return image, planes, volume.slice_indices
-
-
-def pieces(patient: Patient) -> list[Patient]:
-    """The parts that can be read by themselves: slices, or the whole of a NIfTI patient."""
-    stacks = list(patient.images.values())
-    if not stacks or not stacks[0][0].name.lower().endswith((".h5", ".tif")):
-        return [patient]
-    return [
-        replace(patient, images=dict.fromkeys(patient.images, (path,)), label_files=())
-        for path in stacks[0]
-    ]
