@@ -96,7 +96,7 @@ def measure(
     slices = int(np.isfinite(table[:, 0, -1]).sum())
     found = {}
     for name, rows in zip(modalities, np.moveaxis(table, 1, 0), strict=True):
-        figures = Figures(*map(median, rows.T), slices)
+        figures = Figures._make([*map(median, rows.T), slices])
         found[name] = figures._replace(bright_tail=quantile(rows[:, 3], MOST))
     return found
 
@@ -178,7 +178,7 @@ def _median_in(image: Image, region: Region) -> float:
 def _edge(tumour: Region) -> Region:
     depth = _depth(tumour)
     low, high = (share * max(tumour.shape) for share in EDGE)
-    return (depth > low) & (depth <= high)
+    return np.asarray((depth > low) & (depth <= high))
 
 
 def _depth(region: Region) -> Image:

@@ -119,8 +119,9 @@ def check(
         if name not in source.modalities:
             raise unknown_name("modality", name, source.modalities)
     patients = source.patients()
-    workers = min(workers or _useful_workers(patients), len(patients))
-    with Workers(workers) as pool:
+    files = {path for patient in patients for path in patient.files if path.exists()}
+    large = sum(path.stat().st_size for path in files) > WORTH_PROCESSES_BYTES
+    with Workers(min(workers or (available_cores() if large else 1), len(patients))) as pool:
         results = pool.map(partial(examine, source, tuple(modalities)), patients)
         examined = list(progress(results, "checking", total=len(patients), unit="patient"))
     read = [one for one in examined if one.figures]
@@ -177,15 +178,6 @@ def _of_names(
     }
 
 
-def _useful_workers(patients: Sequence[Patient]) -> int:
-    total = 0
-    for patient in patients:
-        total += sum(path.stat().st_size for path in patient.files if path.exists())
-        if total > WORTH_PROCESSES_BYTES:
-            return available_cores()
-    return 1
-
-
 def examine(source: Source, modalities: Sequence[str], patient: Patient) -> Examined:
     """Read a patient, who must have ``modalities``; where that fails, find every bad file."""
     absent = [name for name in modalities if name not in patient.images]
@@ -217,7 +209,7 @@ def _search_bad_files(
     source: Source, patient: Patient, bad: list[tuple[str, str]], error: UserError
 ) -> Examined:
     """Read slice by slice, or modality by modality where a file is a volume."""
-    tumour: dict[int, bool] = {}
+    tumour_px: dict[int, int] = {}
     found: list[UserError] = []
     for piece in _pieces(patient):
         try:
@@ -225,10 +217,12 @@ def _search_bad_files(
         except UserError as another:
             found.append(another)
         else:
-            tumour |= dict(zip(volume.slice_indices, volume.labels.any(axis=(1, 2)), strict=True))
+            marked = np.count_nonzero(volume.labels, axis=(1, 2)).tolist()
+            tumour_px |= dict(zip(volume.slice_indices.tolist(), marked, strict=True))
     named = [_bad_file(source, patient, str(each)) for each in found or [error]]
     every = (*bad, *dict.fromkeys(named))
-    return Examined(patient.patient_id, every, len(tumour), sum(map(bool, tumour.values())))
+    tumour_slices = sum(px > 0 for px in tumour_px.values())
+    return Examined(patient.patient_id, every, len(tumour_px), tumour_slices)
 
 
 def _pieces(patient: Patient) -> Iterator[Patient]:

@@ -58,7 +58,7 @@ def fingerprint(
         int(index): _thumbnail(one.astype(np.float32))
         for index, one in zip(slice_indices, image, strict=True)
     }
-    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(slice_indices.tobytes())
     shown = {index: thumb for index, thumb in thumbs.items() if thumb.any()}
     return Fingerprint(patient_id, shown, digest.hexdigest())

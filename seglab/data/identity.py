@@ -178,4 +178,6 @@ def _identify(patients: Sequence[Mapping[str, Figures]], name: str) -> ModalityI
     seen = [figures[name] for figures in patients if name in figures]
     medians = (median([one[k] for one in seen]) for k in range(len(Figures._fields) - 1))
     slices = sum(one.slices for one in seen)
-    return ModalityIdentity(name, Figures(*medians, slices), sum(one.slices > 0 for one in seen))
+    return ModalityIdentity(
+        name, Figures._make([*medians, slices]), sum(one.slices > 0 for one in seen)
+    )
