@@ -1,4 +1,4 @@
-.PHONY: env test fuzz faults mutants demo ui check
+.PHONY: env test faults mutants demo ui check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,9 +16,6 @@ env: .venv/ready
 
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not browser and not postgres"
-
-fuzz: env
-	$(BIN)/python -m tests.fuzz
 
 faults: env
 	$(BIN)/python -m tests.faults

@@ -93,7 +93,15 @@ def _download(arguments: argparse.Namespace) -> int:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help=SOURCE_HELP)
     parser.add_argument("--root", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--channel", type=int, help="channel taken for FLAIR (default: the set's)")
+    parser.add_argument(
+        "--modalities",
+        nargs="+",
+        metavar="NAME",
+        default=["flair"],
+        help="of flair, t1, t1ce, t2: those that every patient must have (default flair)",
+    )
+    parser.add_argument("--labels", default="auto", help="as data.labels (default auto)")
+    parser.add_argument("--persons", type=Path, metavar="CSV", help="as data.persons")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
 
 
@@ -101,7 +109,7 @@ def _add_check(parts: Any) -> None:
     parser: Parser = parts.add_parser(
         "check",
         help="look at every file and say what is wrong",
-        description="Read every file; report what is missing, broken, double, or not FLAIR.",
+        description="Read every file; report what is missing, broken, double, or misnamed.",
         epilog="example:\n  python -m seglab data check --source brats-h5 --root brats2020",
     )
     _add_source(parser)
@@ -121,14 +129,16 @@ def _check(arguments: argparse.Namespace) -> int:
     from seglab.data.check import check
     from seglab.data.sources import open_source
 
-    source = open_source(arguments.source, arguments.root, arguments.channel)
+    source = open_source(
+        arguments.source, arguments.root, labels=arguments.labels, persons=arguments.persons
+    )
     others = [open_source(name, Path(root)) for name, root in arguments.other or ()]
-    report = check(source, others=others, workers=arguments.workers)
+    report = check(source, arguments.modalities, others=others, workers=arguments.workers)
     if arguments.out is not None:
         _write_check(report, source, arguments.out)
-    print_json(report.to_json()) if arguments.json else print(report.to_text())
-    for bad in report.bad_files:
-        print(f"error: {bad.file}: {bad.reason}", file=sys.stderr)
+    print_json(report.found) if arguments.json else print(report.to_text())
+    for bad in report.found["bad_files"]:
+        print(f"error: {bad['file']}: {bad['reason']}", file=sys.stderr)
     if not report.identity.ok:
         print(f"error: {report.identity.reason}", file=sys.stderr)
     return DONE if report.ok else USER_ERROR
@@ -140,7 +150,7 @@ def _write_check(report: CheckReport, source: Source, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.txt").write_text(report.to_text() + "\n", encoding="utf-8")
-    (out / "check.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    (out / "check.json").write_text(json.dumps(report.found, indent=2) + "\n", encoding="utf-8")
     if report.example is not None:
         write_png(out / "identity.png", identity_sheet(source, report))
 
@@ -172,7 +182,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         data = Data(
             source=arguments.source,
             root=arguments.root,
-            channel=arguments.channel,
+            modalities=arguments.modalities,
+            labels=arguments.labels,
+            persons=arguments.persons,
             image_size=arguments.size,
             crop=arguments.crop,
             cache=arguments.cache,

@@ -60,4 +60,5 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _describe(one: Predicted) -> str:
     ml = "volume unknown" if one.volume_ml is None else f"{one.volume_ml:.1f} ml"
     warnings = "".join(f"\n  warning: {text}" for text in one.warnings)
-    return f"{one.mask}: {ml}{warnings}"
+    seen = ", ".join(path.name for path in one.seen)
+    return f"{one.mask}: {ml}{warnings}" + (f"\n  seen, not predicted: {seen}" if seen else "")

@@ -20,6 +20,18 @@ from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
 
 LOCAL = {"local": True}
+
+Modality = Literal["flair", "t1", "t1ce", "t2"]
+MODALITIES: tuple[Modality, ...] = ("flair", "t1", "t1ce", "t2")
+"""All that a source may hold, in the order of the files of BraTS."""
+Target = Literal["whole", "core", "enhancing"]
+LabelConvention = Literal["auto", "brats2017", "brats2012", "brats2023", "brats2024", "binary"]
+CHANNELS: dict[str, tuple[Modality, ...]] = {
+    "brats-h5": MODALITIES,
+    "brats-nifti": MODALITIES,
+    "lgg-tif": ("t1", "flair", "t1ce"),
+}
+"""What the numbers of ``data.channel`` meant, a key of earlier versions."""
 _NAME = re.compile(r"\w[\w .-]{0,99}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -62,8 +74,18 @@ class Data(Block):
     """Kind of files; ``python -m seglab list sources``."""
     root: Annotated[Path, Field(json_schema_extra=LOCAL), AfterValidator(Path.expanduser)]
     """Folder of the files; ``~`` is the user's home."""
-    channel: Annotated[int, Field(ge=0, le=3)] | None = None
-    """Channel read as FLAIR; None takes the source's documented one."""
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("flair",)
+    """Input of the network, in this order; the first one is what pictures show."""
+    target: Target = "whole"
+    """What is segmented: all tumour, its core (without oedema), or the enhancing part."""
+    labels: LabelConvention = "auto"
+    """What the numbers in the segmentations mean; ``auto`` tells by values and file names."""
+    require: tuple[Modality, ...] = ()
+    """Use only patients that have these modalities too, to compare runs on the same patients."""
+    persons: (
+        Annotated[Path, Field(json_schema_extra=LOCAL), AfterValidator(Path.expanduser)] | None
+    ) = None
+    """CSV with the columns ``patient`` and ``person``: who is who where no name tells."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     """Pixels along the whole (square) frame; sets the scale, cropped or not."""
     crop: Literal["brain", "none"] = "brain"
@@ -84,6 +106,37 @@ class Data(Block):
     """Folder of the packed slices."""
     workers: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processes that fill the cache; 0 takes one a core."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _channel_is_a_modality(cls, given: Any) -> Any:
+        """Take ``channel``, a key of earlier versions, for the modality that it meant."""
+        if not isinstance(given, dict) or "channel" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "channel"}
+        channel, names = given["channel"], CHANNELS.get(str(given.get("source")), ())
+        if channel is None:
+            return rest
+        if "modalities" in given or channel not in range(len(names)):
+            known = ", ".join(f"{number} is [{name}]" for number, name in enumerate(names))
+            raise UserError(
+                f"data.channel: {channel!r} is not allowed: data.modalities took its place"
+                + (f" ({known})" if known else "")
+            )
+        return {**rest, "modalities": [names[channel]]}
+
+    @field_validator("modalities", "require", mode="before")
+    @classmethod
+    def _bare_name(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("modalities", "require")
+    @classmethod
+    def _none_twice(cls, names: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        twice = [name for name in MODALITIES if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice")
+        return names
 
     @field_validator("source")
     @classmethod
@@ -196,6 +249,11 @@ class RunConfig(Block):
     schedule: Schedule = Schedule()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the network's input: every modality with its neighbouring slices."""
+        return len(self.data.modalities) * (2 * self.data.context + 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a runnable YAML holds them."""

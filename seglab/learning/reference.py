@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.data.appearance import SKULL, Figures, measure, median
 from seglab.data.cache import Cache, CachedPatient
-from seglab.data.identity import image_identity, median
-from seglab.data.skull import SKULL, skull_fall
+from seglab.data.labels import UNKNOWN_PART
 from seglab.data.sources import Volume
 
 UInt8 = NDArray[np.uint8]
@@ -34,9 +34,6 @@ with the skull on does too, and is told by its skull."""
 EVERY = 3
 """Slices measured: every third."""
 
-SKULL_SAMPLE = 20
-"""Training patients looked at for the skull: it is on in all of a set, or in none."""
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -52,9 +49,9 @@ class Reference:
     levels_sd: tuple[float, ...]
     lesion_z: float | None
     """How far the true tumour stands out in nearly every training patient, see
-    :mod:`seglab.data.identity`; None where unknown."""
+    :mod:`seglab.data.appearance`; None where unknown."""
     skull_fall: float | None
-    """Median over training patients, see :mod:`seglab.data.skull`; None where unknown."""
+    """Median over training patients, see :mod:`seglab.data.appearance`; None where unknown."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -112,7 +109,7 @@ class Reference:
         return f"spacing is {_times(volume.spacing_mm)} mm, in training {_span(*self.spacing_mm)}"
 
     def _skull(self, levels: UInt8) -> str | None:
-        here = skull_fall(levels)
+        here = measure(levels[None], ("flair",))["flair"].skull_fall
         if self.skull_fall is None or np.isnan(here):
             return None
         if (here > SKULL) == (self.skull_fall > SKULL):
@@ -145,10 +142,9 @@ def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
     spacings = [patient.spacing_mm for patient in found if patient.spacing_mm is not None]
     levels = [level_percentiles(cache.images[patient.rows]) for patient in found]
     table = np.array([one for one in levels if one is not None])
-    lesions = [_lesion_z(cache, patient) for patient in found]
-    known = [z for z in lesions if np.isfinite(z)]
-    falls = [skull_fall(cache.images[patient.rows]) for patient in found[:SKULL_SAMPLE]]
-    skull = median(falls)
+    looks = [_look(cache, patient) for patient in found]
+    known = [look.oedema_z for look in looks if np.isfinite(look.oedema_z)]
+    skull = median([look.skull_fall for look in looks])
     return Reference(
         patients=len(found),
         frame=_range(frames, int),
@@ -160,10 +156,10 @@ def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
     )
 
 
-def _lesion_z(cache: Cache, patient: CachedPatient) -> float:
+def _look(cache: Cache, patient: CachedPatient) -> Figures:
     levels = cache.images[patient.rows].astype(np.float32)
-    truth = cache.masks(patient.rows)
-    return image_identity(levels, truth, mirror_axis=cache.mirror_axis).lesion_z
+    truth = UNKNOWN_PART * cache.masks(patient.rows)
+    return measure(levels[None], ("flair",), truth, mirror_axis=cache.mirror_axis)["flair"]
 
 
 def level_percentiles(levels: UInt8) -> Floats | None:

@@ -194,10 +194,14 @@ def as_volume(
     indices = np.arange(count, dtype=np.int32) if slice_indices is None else slice_indices
     return Volume(
         patient_id=name,
-        image=np.ascontiguousarray(image, np.float32),
-        mask=np.zeros(image.shape, np.uint8),
+        images=np.ascontiguousarray(image, np.float32)[None],
+        modalities=("flair",),
+        labels=np.zeros(image.shape, np.uint8),
+        parts_known=False,
         slice_indices=indices,
         stack_size=int(indices[-1]) + 1,
         spacing_mm=spacing_mm,
+        affine=None,
+        shared_scales=(True,),
         grade=None,
     )

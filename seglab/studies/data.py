@@ -9,15 +9,17 @@ import numpy as np
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
+from seglab.data.appearance import Figures, measure
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, prepare
-from seglab.data.identity import ImageIdentity, image_identity, set_identity
-from seglab.data.sources import Source, open_source
+from seglab.data.identity import Identity, identify
+from seglab.data.labels import UNKNOWN_PART
+from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
 from seglab.studies.groups import person_groups
 from seglab.studies.sealed_cache import seal
 
 IDENTITY_SAMPLE = 12
-"""Patients looked at, at every start, to tell whether the channel is FLAIR: half a second."""
+"""Patients looked at, at every start, to judge the names of the modalities: half a second."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class StudyData:
     cache: Cache
     split: Split
     prepared: Prepared
-    identity: ImageIdentity
-    """Whether the images look like FLAIR."""
+    identity: Identity
+    """Whether the images are what their modalities are called."""
     missing_files: int
     """Files that the set should hold and does not: a half-finished download."""
 
@@ -39,7 +41,7 @@ def check_files(data: Data) -> None:
     Raises:
         UserError: the root is missing or holds too few patients, or two files of one name.
     """
-    found = len(open_source(data.source, data.root, data.channel).patients())
+    found = len(open_data_source(data).patients())
     if found < MIN_PATIENTS:
         raise UserError(
             f"{data.root} holds {found} patients; a split needs at least {MIN_PATIENTS}"
@@ -52,7 +54,7 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
     Raises:
         UserError: see :func:`seglab.data.cache.prepare`.
     """
-    source = source or open_source(data.source, data.root, data.channel)
+    source = source or open_data_source(data)
     patients = source.patients()[: data.patients]
     settings = CacheSettings.from_config(data, source)
     cache, prepared = prepare(
@@ -69,23 +71,24 @@ def fill_cache(data: Data, source: Source | None = None) -> tuple[Cache, Prepare
     return cache, prepared
 
 
-def judge_channel(cache: Cache, *, warn: bool = True) -> ImageIdentity:
-    """Tell whether the images look like FLAIR; warn if not, before days of training on them.
+def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
+    """Judge whether the images are what they are called; warn if not, before days of training.
 
     Of a sealed cache only those are looked at that may be read.
     """
     patients = list(cache.by_id.values())
     wanted = min(IDENTITY_SAMPLE, len(patients))
     places = np.linspace(0, len(patients) - 1, wanted).round().astype(int)
-    identity = set_identity([_look(cache, patients[i]) for i in places])
-    if warn and not identity.ok:
+    identity = identify([_look(cache, patients[i]) for i in places], ("flair",))
+    if warn and identity.wrong:
         print(f"warning: {identity.reason}", file=sys.stderr)
     return identity
 
 
-def _look(cache: Cache, patient: CachedPatient) -> ImageIdentity:
-    image = cache.native_image(patient).astype(np.float32)
-    return image_identity(image, cache.native_mask(patient), mirror_axis=cache.mirror_axis)
+def _look(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
+    labels = UNKNOWN_PART * cache.native_mask(patient)
+    images = cache.native_image(patient)[None]
+    return measure(images, ("flair",), labels, mirror_axis=cache.mirror_axis)
 
 
 def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
@@ -99,7 +102,7 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     Raises:
         UserError: bad files, too few patients, a split that leaks.
     """
-    source = open_source(config.data.source, config.data.root, config.data.channel)
+    source = open_data_source(config.data)
     cache, prepared = fill_cache(config.data, source)
     missing = source.missing_files()
     if warn and missing:
@@ -130,7 +133,7 @@ class SharedData:
         """Open the data of a run, or return them opened."""
         key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
         if key not in self._opened:
-            root = (config.data.root, config.data.source, config.data.channel)
+            root = (config.data.root, config.data.source, *config.data.modalities)
             self._opened[key] = open_data(config, warn=self._warn and root not in self._roots)
             self._roots.add(root)
         return self._opened[key]

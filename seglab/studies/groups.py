@@ -8,8 +8,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from seglab.core.documents import parse_json
 from seglab.core.progress import progress
 from seglab.data.cache import Cache
@@ -22,10 +20,11 @@ PAIRS = "duplicates.json"
 def person_groups(cache: Cache, source: Source) -> dict[str, str]:
     """Name a group for every patient id.
 
-    Two names are in one group when ``name_mapping.csv`` knows them as one person, or
+    Two names are in one group when a table or the names tell that they are one person, or
     when their volumes are (nearly) the same, directly or through others.
     """
-    group = {p.patient_id: source.names.person(p.patient_id) for p in cache.patients}
+    people = source.names.people(patient.patient_id for patient in cache.patients)
+    group = {patient_id: person.name for patient_id, person in people.items()}
     for first, second in duplicate_pairs(cache):
         kept, merged = sorted((group[first], group[second]))
         group = {name: kept if own == merged else own for name, own in group.items()}
@@ -44,13 +43,12 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
     prints = [
         fingerprint(
             patient.patient_id,
-            cache.native_image(patient).astype(np.float32),
-            cache.native_mask(patient),
+            cache.native_image(patient),
             patient.slice_indices,
         )
         for patient in progress(cache.patients, "duplicates", unit="patient")
     ]
-    pairs = [(one.first, one.second) for one in duplicates(prints)]
+    pairs = [one.patients for one in duplicates(prints)]
     for first, second in pairs:
         print(f"warning: {first} and {second} show the same volume", file=sys.stderr)
     _keep(path, pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
-from seglab.data.identity import ImageIdentity, image_identity
-from seglab.data.scans import Pixels, Scan, check_image, find_scans
-from seglab.data.sources import Volume
+from seglab.data.appearance import measure
+from seglab.data.identity import identify
+from seglab.data.labels import UNKNOWN_PART
+from seglab.data.scans import Scan, find_scans
+from seglab.data.volume import Volume
 from seglab.figures.pixels import write_png
 from seglab.figures.prediction_sheet import prediction_sheet
-from seglab.learning.segmenter import Recipe, Segmentation, Segmenter, as_volume
+from seglab.learning.segmenter import Recipe, Segmentation, Segmenter
 
 Array = NDArray[Any]
+
+MODALITIES = ("flair",)
+"""What models read, until a model says so itself."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Predicted:
     volume_ml: float | None
     """None where the spacing is unknown."""
     warnings: tuple[str, ...]
+    seen: tuple[Path, ...]
+    """Further files of the patient: other modalities, a segmentation."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Predictions:
 
 
 def predict(segmenter: Segmenter, inputs: Sequence[Path], out: Path) -> Predictions:
-    """Predict every scan that files and folders hold.
+    """Predict every patient whose files are given, or lie in a folder.
 
     One that cannot be predicted does not keep the others from it.
 
@@ -65,7 +72,7 @@ def predict(segmenter: Segmenter, inputs: Sequence[Path], out: Path) -> Predicti
     Raises:
         UserError: ``out`` cannot be written.
     """
-    scans, failed = find_scans(inputs)
+    scans, failed = find_scans(inputs, MODALITIES)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,54 +92,61 @@ def predict_scan(segmenter: Segmenter, scan: Scan, out: Path) -> Predicted:
     Raises:
         UserError: it cannot be read, holds no image of a brain, or nothing can be written.
     """
-    pixels = scan.read()
-    check_image(scan.path, pixels.image)
-    turned = segmenter.recipe.upright != scan.upright
-    volume = _volume(scan, pixels, turned)
-    found = segmenter.segment(volume, shared_scale=scan.shared_scale)
+    read = scan.read()
+    turned = segmenter.recipe.upright != scan.source.upright
+    volume = _transposed_volume(read) if turned else read
+    found = segmenter.segment(volume, shared_scale=volume.shared_scale)
     if not found.prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
-    warnings = (*pixels.remarks, *_warnings(segmenter, scan, volume, found))
+    warnings = (*read.remarks, *_gaps(read), *_warnings(segmenter, volume, found))
     mask = _transposed(found.mask) if turned else found.mask
-    ml = _millilitres(mask, pixels)
+    ml = _millilitres(mask, read)
     overlay = out / f"{scan.name}_overlay.png"
     title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     sheet = prediction_sheet(
-        found.prepared.native_image(), found.mask, pixels.slice_indices,
+        found.prepared.native_image(), found.mask, read.slice_indices,
         upright=segmenter.recipe.upright, title=title,
     )  # fmt: skip
-    path = scan.write(mask, pixels, out)
+    path = scan.write(mask, read, out)
     try:
         write_png(overlay, sheet)
     except (OSError, cv2.error) as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
-    return Predicted(scan.path, path, overlay, ml, warnings)
+    return Predicted(scan.path, path, overlay, ml, warnings, scan.seen)
 
 
-def _volume(scan: Scan, pixels: Pixels, turned: bool) -> Volume:
+def _transposed_volume(volume: Volume) -> Volume:
     """Lay the slices as the model's training slices lay."""
-    image, spacing_mm = pixels.image, pixels.spacing_mm
-    if turned:
-        image = _transposed(image)
-        if spacing_mm is not None:
-            spacing_mm = (spacing_mm[0], spacing_mm[2], spacing_mm[1])
-    return as_volume(image, pixels.slice_indices, spacing_mm, scan.name)
+    spacing = volume.spacing_mm
+    return replace(
+        volume,
+        images=np.ascontiguousarray(np.swapaxes(volume.images, -2, -1)),
+        labels=_transposed(volume.labels),
+        spacing_mm=None if spacing is None else (spacing[0], spacing[2], spacing[1]),
+    )
 
 
 def _transposed(stack: Array) -> Array:
     return np.ascontiguousarray(np.swapaxes(stack, 1, 2))
 
 
-def _millilitres(mask: NDArray[np.bool_], pixels: Pixels) -> float | None:
-    if pixels.spacing_mm is None:
+def _gaps(volume: Volume) -> list[str]:
+    there, stack = len(volume.slice_indices), volume.stack_size
+    if there == stack:
+        return []
+    return [f"{there} of {stack} slices are there; the others have no mask"]
+
+
+def _millilitres(mask: NDArray[np.bool_], volume: Volume) -> float | None:
+    if volume.spacing_mm is None:
         return None
-    return float(np.count_nonzero(mask) * math.prod(pixels.spacing_mm) / 1000)
+    return float(np.count_nonzero(mask) * math.prod(volume.spacing_mm) / 1000)
 
 
-def _warnings(segmenter: Segmenter, scan: Scan, volume: Volume, found: Segmentation) -> list[str]:
+def _warnings(segmenter: Segmenter, volume: Volume, found: Segmentation) -> list[str]:
     recipe = segmenter.recipe
     warnings = _identity(recipe, volume, found.mask)
-    if recipe.settings.normalise_scope == "volume" and not scan.shared_scale:
+    if recipe.settings.normalise_scope == "volume" and not volume.shared_scale:
         warnings.append(
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
         )
@@ -142,22 +156,16 @@ def _warnings(segmenter: Segmenter, scan: Scan, volume: Volume, found: Segmentat
 
 
 def _identity(recipe: Recipe, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
-    """Warn of another channel than FLAIR: T2 is told by its CSF, T1 by what is predicted on it."""
-    alone = image_identity(volume.image, mirror_axis=recipe.mirror_axis)
-    if not alone.ok:
-        return [alone.reason]
+    """Warn of images that are not what they are called; some are told only by their tumour."""
+    images, names, axis = volume.images, volume.modalities, recipe.mirror_axis
+    alone = identify([measure(images, names, mirror_axis=axis)], names)
+    if alone.wrong:
+        return [one.reason for one in alone.wrong]
     if not mask.any():
-        return [_no_tumour(alone)]
-    if recipe.reference is None:
+        return [f"no tumour was found: if there is one, are the names right? {alone.reason}"]
+    if recipe.reference is None or "flair" not in names:
         return []
-    outlined = image_identity(volume.image, mask.astype(np.uint8), mirror_axis=recipe.mirror_axis)
-    faint = recipe.reference.faint(outlined.lesion_z)
+    labels = UNKNOWN_PART * mask.astype(np.uint8)
+    outlined = measure(images, names, labels, mirror_axis=axis)["flair"]
+    faint = recipe.reference.faint(outlined.oedema_z)
     return [] if faint is None else [faint]
-
-
-def _no_tumour(alone: ImageIdentity) -> str:
-    """What can be said of the channel without a tumour: that it is not T2, or nothing."""
-    asked = "no tumour was found: if there is one, is this FLAIR?"
-    if math.isnan(alone.csf_brightness):
-        return f"{asked} It {alone.reason}"
-    return f"{asked} {alone.reason} is not T2's; T1 is told by its tumour alone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seglab.core.config import RunConfig
 from seglab.data.cache import CacheSettings
-from seglab.data.sources import open_source
+from seglab.data.sources import open_data_source
 from seglab.learning.postprocess import OperatingPoint
 from seglab.learning.reference import measure_reference
 from seglab.learning.segmenter import Recipe
@@ -27,7 +27,7 @@ def make_recipe(
         point: None takes the config's threshold, without further steps.
     """
     cache = data.cache
-    source = open_source(config.data.source, config.data.root, config.data.channel)
+    source = open_data_source(config.data)
     return Recipe(
         name=config.name,
         model=config.model,

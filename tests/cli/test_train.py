@@ -152,6 +152,7 @@ BAD = [
     (["data.source=brats"], "brats-h5"),
     (["data.image_size=63", "data.crop=none"], "image_size"),
     (["data.channel=4"], "data.channel"),
+    (["data.modalities=[flare]"], "data.modalities"),
     (["data.patients=2"], "data.patients"),
     (["train.device=cuda:7"], "cuda:7"),
     (["split.fractions=[1, 1, 1]"], "fractions"),

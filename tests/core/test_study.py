@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import seglab.studies.components  # noqa: F401
-from seglab.core.config import RunConfig, flatten
+from seglab.core.config import MODALITIES, RunConfig, flatten
 from seglab.core.errors import UserError
 from seglab.core.study import Study, load_study, resolve_study
 
@@ -48,6 +48,41 @@ def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
     flat = flatten(load(tmp_path, "loss: tversky").run.to_dict())
     assert flat["loss.name"] == "tversky"
     assert 0 <= flat["loss.alpha"] <= 1
+
+
+def test_a_channel_of_an_older_config_becomes_its_modality(tmp_path: Path) -> None:
+    def read(source: str, channel: str) -> tuple[str, ...]:
+        overrides = (f"data.source={source}", f"data.channel={channel}")
+        return load(tmp_path, "", *overrides).run.data.modalities
+
+    assert [read("brats-h5", str(number))[0] for number in range(4)] == list(MODALITIES)
+    assert [read("lgg-tif", str(number))[0] for number in range(3)] == ["t1", "flair", "t1ce"]
+    assert read("brats-nifti", "null") == ("flair",)
+    assert "channel" not in load(tmp_path, "", "data.channel=1").run.to_dict()["data"]
+
+
+def test_modalities_with_their_neighbours_are_the_channels_of_the_network(tmp_path: Path) -> None:
+    assert load(tmp_path, "", "data.modalities=t1ce").run.data.modalities == ("t1ce",)
+    both = load(tmp_path, "", "data.modalities=[t1ce, flair]", "data.context=2").run
+    assert both.data.modalities == ("t1ce", "flair")
+    assert both.input_channels == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.modalities=[flair, t1c]", r"data\.modalities\.1: 't1c' is not allowed.*'t1ce'"),
+        ("data.modalities=[]", r"data\.modalities: .*at least 1"),
+        ("data.modalities=[t1, t2, t1]", r"data\.modalities: .*t1 is named twice"),
+        ("data.target=tumour", r"data\.target: 'tumour' .*'whole', 'core' or 'enhancing'"),
+        ("data.labels=brats2020", r"data\.labels: .*did you mean 'brats20"),
+        ("data.channel=4", r"data\.channel: 4 .*data\.modalities .*2 is \[t1ce\]"),
+        ("data={channel: 1, modalities: flair}", r"data\.channel: 1 .*took its place"),
+    ],
+)
+def test_a_mistaken_modality_or_target_is_named(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, "", override)
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,9 @@ from pathlib import Path
 from seglab.data.cache import CacheSettings, prepare
 from seglab.data.sources import brats_nifti, open_source
 
-def read(self, patient, read=brats_nifti.BratsNifti.read):
+def read(self, patient, modalities, read=brats_nifti.BratsNifti.read):
     time.sleep(0.5)
-    return read(self, patient)
+    return read(self, patient, modalities)
 
 brats_nifti.BratsNifti.read = read
 source = open_source("brats-nifti", Path(sys.argv[1]))

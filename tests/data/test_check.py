@@ -15,7 +15,7 @@ from PIL import Image
 
 from seglab.core.errors import UserError
 from seglab.data.check import CheckReport, check
-from seglab.data.phantom import CONTENT, write_phantom
+from seglab.data.phantom import write_phantom
 from seglab.data.sources import open_source
 
 PATIENTS, SLICES = 4, 24
@@ -40,58 +40,70 @@ def report(pristine: Path) -> CheckReport:
 
 
 def slice_path(root: Path, volume: int, index: int) -> Path:
-    return root / CONTENT / f"volume_{volume}_slice_{index}.h5"
+    return next(root.rglob(f"volume_{volume}_slice_{index}.h5"))
 
 
 def test_sound_set_has_its_counts_and_no_findings(report: CheckReport, pristine: Path) -> None:
-    record = json.loads((pristine / "phantom.json").read_text())
-    assert (report.patients, report.slices) == (PATIENTS, PATIENTS * SLICES)
-    assert report.tumour_slices == record["tumour_slices"]
+    record, found = json.loads((pristine / "phantom.json").read_text()), report.found
+    assert (found["patients"], found["slices"]) == (PATIENTS, PATIENTS * SLICES)
+    assert found["tumour_slices"] == record["tumour_slices"]
     assert report.ok
-    assert not report.missing_files
-    assert not report.bad_files
-    assert not report.duplicates
-    assert not report.same_person
-    assert not report.shared_patients
-    assert all("one value throughout" in line for line in report.surprises)
+    for what in ("missing_files", "bad_files", "duplicates", "persons", "shared_patients"):
+        assert not found[what]
 
 
 def test_json_has_the_agreed_keys_and_no_nan(report: CheckReport) -> None:
-    found = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    found = json.loads(json.dumps(report.found, allow_nan=False))
     assert found.keys() >= {
         "patients", "slices", "tumour_slices", "missing_files", "bad_files", "duplicates",
-        "shared_patients", "identity",
+        "shared_patients", "identity", "persons", "patient_list",
     }  # fmt: skip
-    assert found["identity"].keys() == {"ok", "channel", "evidence"}
-    looks = [one["looks_like"] for one in found["identity"]["evidence"]["channels"]]
-    assert looks == ["FLAIR", "T1", "T1ce", "T2"]
+    identity = found["identity"]
+    assert identity.keys() == {"ok", "channel", "evidence", "modalities"}
+    assert identity["channel"] == 0
+    assert list(identity["modalities"]) == ["flair", "t1", "t1ce", "t2"]
+    assert all(one["verdict"] == "proven" for one in identity["modalities"].values())
+    assert found["patient_list"][0]["modalities"] == ["flair", "t1", "t1ce", "t2"]
+    assert found["patient_list"][0]["labels"]
+
+
+def swap(root: Path, first: int, second: int) -> None:
+    """Exchange two channels in every file."""
+    for path in root.rglob("*.h5"):
+        with h5py.File(path, "a") as file:
+            image = file["image"][...]
+            image[..., [first, second]] = image[..., [second, first]]
+            file["image"][...] = image
 
 
 @pytest.mark.parametrize(
-    ("channel", "looks", "figure"),
-    [(1, "T1", "tumour is"), (2, "T1ce", "tumour is"), (3, "T2", "CSF brightness")],
+    ("first", "second", "told"),
+    [
+        (0, 3, {"flair": "looks like T2, not FLAIR", "t2": "looks like FLAIR, not T2"}),
+        (1, 2, {"t1": "looks like T1ce, not T1", "t1ce": "looks like T1, not T1ce"}),
+        (0, 1, {"flair": "looks like T1, not FLAIR", "t1": "looks like FLAIR, not T1"}),
+    ],
 )
-def test_mistaken_channel_is_told_with_the_figure(
-    pristine: Path, channel: int, looks: str, figure: str
+def test_swapped_modalities_are_told(
+    phantoms: Path, first: int, second: int, told: dict[str, str]
 ) -> None:
-    report = check(open_source("brats-h5", pristine, channel))
-    assert not report.identity.ok
+    swap(phantoms, first, second)
+    report = check(open_source("brats-h5", phantoms))
     assert not report.ok
-    assert f"looks like {looks}, not FLAIR" in report.identity.reason
-    assert figure in report.identity.reason
-    assert "channel 0 (FLAIR) looks like FLAIR" in report.identity.reason
-    assert "WRONG CHANNEL" in report.to_text()
+    assert {one.modality: one.reason.split(":")[0] for one in report.identity.wrong} == told
+    assert all(words in report.identity.reason for words in told.values())
+    assert "WRONG" in report.to_text()
 
 
 def test_page_fits_a_screen(report: CheckReport) -> None:
     lines = report.to_text().splitlines()
     assert len(lines) < 40
     assert "4 patients, 96 slices" in lines[1]
-    assert any(line.startswith("  > 0 FLAIR") for line in lines)
+    assert "  modalities: flair t1 t1ce t2 (4 patients)" in lines
 
 
 def test_processes_find_the_same(report: CheckReport, pristine: Path) -> None:
-    assert check(open_source("brats-h5", pristine), workers=2).to_json() == report.to_json()
+    assert check(open_source("brats-h5", pristine), workers=2).found == report.found
 
 
 def truncate(path: Path) -> None:
@@ -120,56 +132,47 @@ def test_bad_files_are_all_named_and_the_others_counted(phantoms: Path) -> None:
         slice_path(phantoms, 1, 0): (truncate, "truncated"),
         slice_path(phantoms, 1, 9): (drop_mask, "no dataset 'mask'"),
         slice_path(phantoms, 2, 9): (spoil_image, "NaN"),
-        slice_path(phantoms, 3, 9): (halve, "the shape"),
+        slice_path(phantoms, 3, 9): (halve, "shape"),
     }
     for path, (spoil, _) in faults.items():
         spoil(path)
     slice_path(phantoms, 4, 5).unlink()
     report = check(open_source("brats-h5", phantoms))
-    reasons = {phantoms / bad.file: bad.reason for bad in report.bad_files}
+    reasons = {phantoms / bad["file"]: bad["reason"] for bad in report.found["bad_files"]}
     assert reasons.keys() == faults.keys()
     for path, (_, words) in faults.items():
         assert words in reasons[path]
         assert str(phantoms) not in reasons[path]
-    assert report.missing_files == ("volume_4_slice_5.h5",)
-    assert report.slices == PATIENTS * SLICES - len(faults) - 1
-    assert report.identity.ok
+    assert report.found["missing_files"] == ["volume_4_slice_5.h5"]
+    assert report.found["slices"] >= PATIENTS * SLICES - len(faults) - 1
     assert not report.ok
 
 
 def test_set_without_one_readable_file_is_no_evidence(tmp_path: Path) -> None:
     (tmp_path / "volume_1_slice_0.h5").write_bytes(b"not HDF5")
     report = check(open_source("brats-h5", tmp_path))
-    assert (report.patients, report.slices, report.example) == (1, 0, None)
-    assert [bad.file for bad in report.bad_files] == ["volume_1_slice_0.h5"]
+    assert (report.found["patients"], report.found["slices"], report.example) == (1, 0, None)
+    assert [bad["file"] for bad in report.found["bad_files"]] == ["volume_1_slice_0.h5"]
     assert not report.identity.ok
-    assert "identity: UNKNOWN: " in report.to_text()
-    json.dumps(report.to_json(), allow_nan=False)
+    assert report.identity.reason == "nothing was measured"
+    json.dumps(report.found, allow_nan=False)
 
 
-def test_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no file"):
         check(open_source("brats-h5", tmp_path))
-
-
-def test_surprises_name_what_differs(phantoms: Path) -> None:
-    with h5py.File(slice_path(phantoms, 2, 12), "a") as file:
-        image, mask = file["image"][...], file["mask"][...]
-        mask[20:22, 20:25] = 1
-        del file["image"]
-        file["image"], file["mask"][...] = image.astype(np.float32), mask
-    surprises = "\n".join(check(open_source("brats-h5", phantoms)).surprises)
-    assert "image float32 64×64×4" in surprises
-    assert "volume_2_slice_12.h5" in surprises
-    assert "overlap in 10 px of 1 patient(s): BraTS20_Training_002" in surprises
+    with pytest.raises(UserError, match="t2"):
+        check(open_source("lgg-tif", tmp_path), ["t2"])
 
 
 def test_copy_under_another_name_is_found(phantoms: Path) -> None:
-    for path in (phantoms / CONTENT).glob("volume_2_*.h5"):
+    for path in phantoms.rglob("volume_2_*.h5"):
         shutil.copy(path, path.with_name(path.name.replace("volume_2_", "volume_9_")))
-    (found,) = check(open_source("brats-h5", phantoms)).to_json()["duplicates"]
-    assert found["patients"] == ["BraTS20_Training_002", "BraTS20_Training_009"]
+    report = check(open_source("brats-h5", phantoms))
+    (found,) = report.found["duplicates"]
+    assert list(found["patients"]) == ["BraTS20_Training_002", "BraTS20_Training_009"]
     assert found["identical"]
+    assert "BraTS20_Training_002 = BraTS20_Training_009: every voxel is equal" in report.to_text()
 
 
 def write_lgg(root: Path, cases: list[str]) -> Path:
@@ -182,7 +185,7 @@ def write_lgg(root: Path, cases: list[str]) -> Path:
 
 
 def test_people_in_two_sources_and_with_two_names_are_told(phantoms: Path, tmp_path: Path) -> None:
-    (phantoms / CONTENT / "name_mapping.csv").write_text(
+    slice_path(phantoms, 1, 0).with_name("name_mapping.csv").write_text(
         "Grade,TCGA_TCIA_subject_ID,BraTS_2020_subject_ID\n"
         "LGG,TCGA-CS-5396,BraTS20_Training_001\n"
         "LGG,TCGA-CS-5396,BraTS20_Training_003\n"
@@ -190,27 +193,55 @@ def test_people_in_two_sources_and_with_two_names_are_told(phantoms: Path, tmp_p
     )
     lgg = write_lgg(tmp_path / "lgg", ["TCGA_DU_7008_19830723", "TCGA_HT_8018_19970411"])
     ours, other = open_source("brats-h5", phantoms), open_source("lgg-tif", lgg)
-    report = check(ours, others=[other])
-    (shared,) = report.shared_patients
-    assert (shared.patient, shared.other) == ("BraTS20_Training_004", "TCGA_DU_7008_19830723")
-    assert shared.source.startswith("lgg-tif")
-    assert report.same_person == (("BraTS20_Training_001", "BraTS20_Training_003"),)
-    assert report.tcga_patients == 3
+    found = check(ours, others=[other]).found
+    (shared,) = found["shared_patients"]
+    assert (shared["patient"], shared["other"]) == ("BraTS20_Training_004", "TCGA_DU_7008_19830723")
+    assert shared["source"].startswith("lgg-tif")
+    (person,) = found["persons"]
+    assert person["patients"] == ["BraTS20_Training_001", "BraTS20_Training_003"]
+    assert "name_mapping.csv" in person["rule"]
+    assert found["tcga_patients"] == 3
     # The mapping lies with the other source.
-    (back,) = check(other, others=[ours]).shared_patients
-    assert back.other == "BraTS20_Training_004"
+    (back,) = check(other, others=[ours]).found["shared_patients"]
+    assert back["other"] == "BraTS20_Training_004"
 
 
-def test_nifti_patient_without_the_chosen_modality_is_a_bad_file(tmp_path: Path) -> None:
-    for name, parts in (("A_1", ("flair", "seg")), ("A_2", ("t1", "seg")), ("A_3", ("t1",))):
-        for part in parts:
-            (tmp_path / name).mkdir(exist_ok=True)
-            data = nib.Nifti1Image(np.zeros((32, 32, 4), np.int16), np.eye(4))
-            nib.save(data, tmp_path / name / f"{name}_{part}.nii.gz")
+def write_nifti(root: Path, parts: dict[str, tuple[str, ...]], mm: float = 1.0) -> None:
+    for name, there in parts.items():
+        (root / name).mkdir(parents=True)
+        for part in there:
+            data = nib.Nifti1Image(np.zeros((32, 32, 4), np.int16), np.diag([-mm, -mm, 1, 1]))
+            nib.save(data, root / name / f"{name}_{part}.nii.gz")
+
+
+def test_patient_without_a_wanted_modality_or_segmentation_is_told(tmp_path: Path) -> None:
+    write_nifti(tmp_path, {"A_1": ("flair", "seg"), "A_2": ("t1", "seg"), "A_3": ("flair",)})
     report = check(open_source("brats-nifti", tmp_path))
-    assert report.slices == 4
-    assert len(report.missing_files) == 3
-    reasons = [bad.reason for bad in report.bad_files]
-    assert len(reasons) == 2
-    assert "A_2_flair.nii" in reasons[0]
-    assert "A_3_flair.nii" in reasons[1]
+    (first, second) = report.found["bad_files"]
+    assert (first["file"], first["reason"]) == ("A_2", "it has no flair")
+    assert "A_3" in second["file"] + second["reason"]
+    assert report.found["slices"] == 8
+    assert "flair (1 patients), t1 (1 patients)" in report.to_text()
+    assert not any(
+        bad["file"] == "A_2"
+        for bad in check(open_source("brats-nifti", tmp_path), ["t1"]).found["bad_files"]
+    )
+
+
+def test_odd_forms_and_what_the_reader_remarked_are_told(tmp_path: Path) -> None:
+    write_nifti(tmp_path, {f"A_{k}": ("flair", "seg") for k in range(3)})
+    write_nifti(tmp_path, {"B_1": ("flair", "seg")}, mm=0.5)
+    surprises = check(open_source("brats-nifti", tmp_path)).found["surprises"]
+    assert any("0.5 × 0.5 mm in 1 patients (as B_1)" in line for line in surprises)
+
+
+@pytest.mark.real_data
+def test_half_a_download_of_the_real_set_is_proven(shared_data: Path) -> None:
+    report = check(open_source("brats-h5", shared_data / "brats20_h5"))
+    found = report.found
+    assert report.ok
+    assert {one.verdict for one in report.identity.modalities} == {"proven"}
+    assert (found["patients"], found["slices"], found["tumour_slices"]) == (86, 103, 103)
+    assert len(found["missing_files"]) == 57_195 - 103
+    assert not found["duplicates"]
+    assert len(report.to_text().splitlines()) < 40

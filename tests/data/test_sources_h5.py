@@ -1,7 +1,8 @@
-"""Kaggle slice files: layouts, order, and every file that must be refused."""
+"""Kaggle slice files: layouts, order, modalities, labels, and every file that must be refused."""
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,28 +13,40 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.sources import Volume, open_source
+from seglab.data.sources.brats_h5 import SPACING
+from tests.memory import growth
 
 SIDE = 24
+FOUR = ("flair", "t1", "t1ce", "t2")
+LARGEST_GROWTH = 100 << 20
 Spoil = Callable[[Path], None]
 
 
+def head(channel: int, index: int = 0) -> np.ndarray:
+    """Whole numbers in a disc; background 0."""
+    y, x = np.mgrid[-12:12, -12:12]
+    values = 100 * (channel + 1) + 7 * x + 3 * y + index
+    return np.where(np.hypot(y, x) < 9, values, 0)
+
+
 def write_slice(folder: Path, volume: int, index: int, **changes: np.ndarray) -> Path:
-    """A slice whose channel c is 100·c + index everywhere, tumour in its first rows."""
+    """A z-scored slice of ``head``, with a row of each part of a tumour."""
     folder.mkdir(parents=True, exist_ok=True)
-    image = np.full((SIDE, SIDE, 4), float(index)) + 100 * np.arange(4)
+    image = np.stack([head(channel, index) for channel in range(4)], axis=-1)
+    scores = (image - image.mean((0, 1))) / image.std((0, 1))
     mask = np.zeros((SIDE, SIDE, 3), np.uint8)
-    mask[0, :, 0] = mask[1, :, 1] = mask[2, :, 2] = 1
+    mask[10, 8:16, 0] = mask[11, 8:16, 1] = mask[12, 8:16, 2] = 1
     path = folder / f"volume_{volume}_slice_{index}.h5"
     with h5py.File(path, "w") as file:
-        for name, values in ({"image": image, "mask": mask} | changes).items():
+        for name, values in ({"image": scores, "mask": mask} | changes).items():
             file.create_dataset(name, data=values, compression="gzip")
     return path
 
 
-def read_only_patient(root: Path) -> Volume:
-    source = open_source("brats-h5", root)
+def read_only_patient(root: Path, *modalities: str, **options: object) -> Volume:
+    source = open_source("brats-h5", root, **options)
     (patient,) = source.patients()
-    return source.read(patient)
+    return source.read(patient, modalities or ("flair",))
 
 
 @pytest.mark.parametrize(
@@ -45,11 +58,60 @@ def test_root_may_be_any_folder_above_the_files(tmp_path: Path, above: str) -> N
     volume = read_only_patient(tmp_path)
     assert volume.patient_id == "BraTS20_Training_007"
     assert volume.slice_indices.tolist() == [2, 10]
-    assert volume.image[:, 0, 0].tolist() == [2.0, 10.0]
-    assert volume.mask.sum(axis=(1, 2)).tolist() == [3 * SIDE, 3 * SIDE]
-    assert (volume.image.dtype, volume.mask.dtype) == (np.float32, np.uint8)
+    assert (volume.images.dtype, volume.labels.dtype) == (np.float32, np.uint8)
     assert (volume.stack_size, volume.spacing_mm, volume.grade) == (155, (1.0, 1.0, 1.0), None)
+    assert (volume.affine, volume.convention, volume.parts_known) == (None, "planes", True)
     assert not volume.contiguous
+
+
+def test_modalities_come_in_the_order_asked_for_in_the_scanners_numbers(tmp_path: Path) -> None:
+    for index in (2, 10):
+        write_slice(tmp_path, 7, index)
+    volume = read_only_patient(tmp_path, "t2", "flair", "t1ce")
+    assert volume.modalities == ("t2", "flair", "t1ce")
+    assert volume.shared_scales == (True, True, True)
+    for image, channel in zip(volume.images, (3, 0, 2), strict=True):
+        np.testing.assert_array_equal(image, [head(channel, 2), head(channel, 10)])
+
+
+def test_a_modality_without_whole_numbers_keeps_its_scores_and_says_so(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(size=(SIDE, SIDE, 4))
+    scores[..., 1:] = np.stack([head(channel) for channel in (1, 2, 3)], axis=-1)
+    write_slice(tmp_path, 1, 0, image=scores)
+    volume = read_only_patient(tmp_path, "flair", "t1")
+    assert volume.shared_scales == (False, True)
+    assert not volume.shared_scale
+    np.testing.assert_array_equal(volume.images[0, 0], scores[..., 0].astype(np.float32))
+    (told,) = volume.remarks
+    assert told.startswith("flair: slice 1 of 1")
+
+
+def test_planes_become_one_label_map(tmp_path: Path) -> None:
+    mask = np.zeros((SIDE, SIDE, 3), np.uint8)
+    mask[8:14, 8:14, 1] = mask[9:13, 9:13, 0] = mask[10:12, 10:12, 2] = 1
+    write_slice(tmp_path, 1, 0, mask=mask)
+    volume = read_only_patient(tmp_path)
+    assert volume.labels[0, 7:12, 10].tolist() == [0, 2, 1, 3, 3]
+    assert volume.remarks == ("mask planes overlap in 16 px",)
+    assert np.array_equal(volume.labels > 0, mask.any(axis=-1)[None])
+
+
+def test_a_single_plane_is_a_merged_mask(tmp_path: Path) -> None:
+    mask = np.zeros((SIDE, SIDE, 1), np.uint8)
+    mask[10:12, 10:12] = 255
+    write_slice(tmp_path, 1, 0, mask=mask)
+    volume = read_only_patient(tmp_path)
+    assert (volume.convention, volume.parts_known) == ("binary", False)
+    assert np.array_equal(volume.labels[0], 4 * (mask[..., 0] > 0))
+
+
+def test_labels_are_left_where_they_are_not_wanted(tmp_path: Path) -> None:
+    path = write_slice(tmp_path, 1, 0)
+    with h5py.File(path, "a") as file:
+        del file["mask"]
+    source = open_source("brats-h5", tmp_path)
+    volume = source.read(source.patients()[0], with_labels=False)
+    assert (volume.labels.any(), volume.parts_known) == (False, False)
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -63,14 +125,6 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert read_only_patient(root).slice_indices.tolist() == [3, 4]
 
 
-def test_channel_selects_the_modality(tmp_path: Path) -> None:
-    write_slice(tmp_path, 1, 5)
-    source = open_source("brats-h5", tmp_path, 3)
-    assert source.read(source.patients()[0]).image.max() == 305
-    with pytest.raises(UserError, match=r"no channel 4.*0 \(FLAIR\)"):
-        open_source("brats-h5", tmp_path, 4)
-
-
 def test_patients_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for volume in (10, 9, 100, 1000):
         write_slice(tmp_path, volume, 0)
@@ -80,9 +134,7 @@ def test_patients_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listing", ["meta_data.csv", "BraTS20 Training Metadata.csv"])
 @pytest.mark.parametrize("folder", ["/content/data/", "C:\\somewhere\\else\\", ""])
-def test_listing_tells_missing_files_and_the_stack(
-    tmp_path: Path, listing: str, folder: str
-) -> None:
+def test_listing_tells_missing_files(tmp_path: Path, listing: str, folder: str) -> None:
     write_slice(tmp_path / "content" / "data", 1, 1)
     rows = [f"{folder}volume_{v}_slice_{s}.h5,0,{v},{s}" for v in (1, 2) for s in range(3)]
     (tmp_path / listing).write_text("\n".join(["slice_path,target,volume,slice", *rows]))
@@ -92,7 +144,6 @@ def test_listing_tells_missing_files_and_the_stack(
         "volume_1_slice_2.h5",
         *(f"volume_2_slice_{index}.h5" for index in range(3)),
     ]
-    assert source.read(source.patients()[0]).stack_size == 3
 
 
 def test_without_a_listing_gaps_of_the_numbering_are_missing(tmp_path: Path) -> None:
@@ -112,18 +163,29 @@ def test_grade_comes_from_the_name_mapping(tmp_path: Path) -> None:
 
 def test_listing_does_not_travel_to_workers(tmp_path: Path) -> None:
     write_slice(tmp_path, 1, 0)
-    source = open_source("brats-h5", tmp_path)
+    source = open_source("brats-h5", tmp_path, labels="brats2017")
     patient = source.patients()[0]
     there = pickle.loads(pickle.dumps(source))
     assert "_files" not in vars(there)
-    assert np.array_equal(there.read(patient).image, source.read(patient).image)
+    assert there.labels == "brats2017"
+    assert np.array_equal(there.read(patient).images, source.read(patient).images)
 
 
-def test_read_channels_gives_every_channel_and_plane(tmp_path: Path) -> None:
-    path = write_slice(tmp_path, 1, 6)
-    image, planes = open_source("brats-h5", tmp_path).read_channels(path)
-    assert image[:, 0, 0].tolist() == [6, 106, 206, 306]
-    assert [np.flatnonzero(plane.any(axis=1)).tolist() for plane in planes] == [[0], [1], [2]]
+@pytest.mark.parametrize(
+    ("stated", "spacing_mm"),
+    [((3.0, 0.5, 0.75), (3.0, 0.5, 0.75)), ((1.0, 0.0, 1.0), None), ((1.0, 1.0), None),
+     ((1.0, np.inf, 1.0), None), ((1e-3, 1e-3, 1e-3), None)],
+)  # fmt: skip
+def test_stated_spacing_is_plausible_or_unknown(
+    tmp_path: Path, stated: tuple[float, ...], spacing_mm: tuple[float, ...] | None
+) -> None:
+    with h5py.File(write_slice(tmp_path, 1, 0), "a") as file:
+        file["image"].attrs[SPACING] = stated
+    volume = read_only_patient(tmp_path)
+    assert volume.spacing_mm == spacing_mm
+    assert volume.stack_size == (52 if spacing_mm else 155)
+    assert len(volume.remarks) == (spacing_mm is None)
+    assert all("volume unknown" in text for text in volume.remarks)
 
 
 def test_missing_root_and_empty_folder_are_named(tmp_path: Path) -> None:
@@ -131,6 +193,8 @@ def test_missing_root_and_empty_folder_are_named(tmp_path: Path) -> None:
         open_source("brats-h5", tmp_path / "nowhere").patients()
     with pytest.raises(UserError, match=f"{tmp_path} holds no file named volume_"):
         open_source("brats-h5", tmp_path).patients()
+    with pytest.raises(UserError, match=r"data\.labels: brats2020 is none of auto, brats2017"):
+        open_source("brats-h5", tmp_path, labels="brats2020")
 
 
 def test_two_files_of_one_slice_are_refused(tmp_path: Path) -> None:
@@ -138,14 +202,6 @@ def test_two_files_of_one_slice_are_refused(tmp_path: Path) -> None:
     write_slice(tmp_path / "b", 1, 0)
     with pytest.raises(UserError, match=r"a/volume_1_slice_0\.h5 and .*b/volume_1_slice_0\.h5"):
         open_source("brats-h5", tmp_path).patients()
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def _damage_chunk(path: Path) -> None:
@@ -156,7 +212,7 @@ def _damage_chunk(path: Path) -> None:
     path.write_bytes(bytes(stored))
 
 
-def _replace(name: str, values: np.ndarray | None) -> Spoil:
+def _replace(name: str, values: object) -> Spoil:
     def spoil(path: Path) -> None:
         with h5py.File(path, "a") as file:
             del file[name]
@@ -166,84 +222,56 @@ def _replace(name: str, values: np.ndarray | None) -> Spoil:
     return spoil
 
 
-def _link_outside(path: Path) -> None:
-    outside = path.with_suffix(".other")
-    with h5py.File(outside, "w") as file:
-        file["image"] = np.zeros((SIDE, SIDE, 4))
-    with h5py.File(path, "a") as file:
-        del file["image"]
-        file["image"] = h5py.ExternalLink(outside.name, "/image")
-
-
-def _virtual(path: Path) -> None:
-    layout = h5py.VirtualLayout((SIDE, SIDE, 4), "f8")
-    layout[:] = h5py.VirtualSource(str(path.with_suffix(".other")), "image", (SIDE, SIDE, 4))
-    with h5py.File(path, "a") as file:
-        del file["image"]
-        file.create_virtual_dataset("image", layout)
-
-
-def _external_storage(path: Path) -> None:
-    outside = path.with_suffix(".raw")
-    outside.write_bytes(bytes(SIDE * SIDE * 4 * 8))
-    with h5py.File(path, "a") as file:
-        del file["image"]
-        file.create_dataset("image", (SIDE, SIDE, 4), "f8", external=str(outside))
-
-
 def _absurd_shape(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["image"]
         file.create_dataset("image", (2**20, 2**20, 4), "f8", chunks=(64, 64, 1))
 
 
-def _absurd_chunks(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        del file["image"]
-        shape = (SIDE, SIDE, 4)
-        file.create_dataset("image", shape, "f8", chunks=(4096, 4096, 1), maxshape=(None, None, 4))
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
-def _nan_pixel(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["image"][3, 4, 0] = np.nan
-
-
+MASK = np.zeros((SIDE, SIDE, 3))
 BAD_FILES: dict[str, tuple[Spoil, str]] = {
-    "truncated": (_truncate, "truncated"),
-    "empty": (_empty, "cannot be read as HDF5"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "truncated"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as HDF5"),
     "damaged": (_damage_chunk, "cannot be read as HDF5"),
+    "pipe": (_pipe, "is not a file"),
     "no mask": (_replace("mask", None), "no dataset 'mask'; it has: image"),
     "no image": (_replace("image", None), "no dataset 'image'; it has: mask"),
     "mask of another shape": (
         _replace("mask", np.zeros((SIDE, SIDE + 1, 3), np.uint8)),
-        r"mask of shape \(24, 25\) for an image of shape \(24, 24\)",
+        r"the shape \(24, 25\); its image has \(24, 24\)",
     ),
-    "flat image": (_replace("image", np.zeros((SIDE, SIDE))), "expected .height, width, channels"),
-    "three channels": (
-        _replace("image", np.zeros((SIDE, SIDE, 3))),
-        "3 image channels; expected 4",
-    ),
-    "text": (_replace("image", np.full((2, 2, 4), b"x")), "not numbers"),
-    "NaN": (_nan_pixel, "1 image values that are NaN"),
-    "NaN mask": (_replace("mask", np.full((SIDE, SIDE, 3), np.nan)), "mask values that are NaN"),
-    "external link": (_link_outside, "link to elsewhere"),
-    "virtual dataset": (_virtual, "another file"),
-    "external storage": (_external_storage, "another file"),
+    "flat image": (_replace("image", np.zeros((SIDE, SIDE))), "expected .height, width, 4"),
+    "three channels": (_replace("image", MASK), "expected .height, width, 4"),
+    "two planes": (_replace("mask", MASK[..., :2]), "expected .height, width, 3 or 1"),
+    "text": (_replace("image", np.full((2, 2, 4), b"x")), "holds no numbers"),
+    "nothing": (_replace("image", h5py.Empty("f8")), "the shape .*; expected"),
+    "type": (_replace("image", np.dtype("f8")), "holds no numbers"),
+    "NaN": (_replace("image", np.full((SIDE, SIDE, 4), np.nan)), "image values that are NaN"),
+    "NaN mask": (_replace("mask", MASK * np.nan), "mask values that are NaN"),
+    "resampled mask": (_replace("mask", MASK + 0.25), "labels 0.25: labels are whole numbers"),
+    "other labels": (_replace("mask", MASK + 7), "labels 7, which binary does not have"),
+    "mask of everything": (_replace("mask", MASK + 1), r"marks \d+% of the brain"),
     "absurd shape": (_absurd_shape, "allowed are at most"),
-    "absurd chunks": (_absurd_chunks, "declares chunks"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_bad_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     spoil, reason = BAD_FILES[kind]
-    write_slice(tmp_path, 1, 0)
     spoil(write_slice(tmp_path, 1, 1))
-    with pytest.raises(UserError, match=reason) as refusal:
-        read_only_patient(tmp_path)
-    assert "volume_1_slice_1.h5" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+
+    def read() -> None:
+        with pytest.raises(UserError, match=reason) as refusal:
+            read_only_patient(tmp_path)
+        assert "volume_1_slice_1.h5" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    assert growth(read) < LARGEST_GROWTH
 
 
 def test_slices_of_one_volume_must_agree_in_shape(tmp_path: Path) -> None:

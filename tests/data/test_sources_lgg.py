@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from PIL import Image
 
 from seglab.core.errors import UserError
 from seglab.data.sources import Volume, open_source
+from tests.memory import growth
 
 CASE = "TCGA_CS_4941_19960909"
+LARGEST_GROWTH = 100 << 20
 
 
 def write_slice(folder: Path, number: int, case: str = CASE) -> Path:
@@ -21,17 +24,17 @@ def write_slice(folder: Path, number: int, case: str = CASE) -> Path:
     image = np.zeros((8, 9, 3), np.uint8)
     image[:] = (10 + number, 20 + number, 30 + number)
     mask = np.zeros((8, 9), np.uint8)
-    mask[:number] = 255
+    mask[0, :number] = 255
     Image.fromarray(mask).save(folder / f"{case}_{number}_mask.tif")
     path = folder / f"{case}_{number}.tif"
     Image.fromarray(image).save(path)
     return path
 
 
-def read_only_patient(root: Path, channel: int | None = None) -> Volume:
-    source = open_source("lgg-tif", root, channel)
+def read_only_patient(root: Path, *modalities: str) -> Volume:
+    source = open_source("lgg-tif", root)
     (patient,) = source.patients()
-    return source.read(patient)
+    return source.read(patient, modalities or ("flair",))
 
 
 def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -41,22 +44,35 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert volume.patient_id == CASE
     assert volume.slice_indices.tolist() == [0, 1, 9]
     assert volume.stack_size == 10
-    assert volume.image[:, 0, 0].tolist() == [21, 22, 30]
-    assert volume.mask.sum(axis=(1, 2)).tolist() == [9, 18, 72]
-    assert (volume.image.dtype, volume.mask.dtype) == (np.float32, np.uint8)
-    assert volume.spacing_mm is None
+    assert volume.images[0, :, 0, 0].tolist() == [21, 22, 30]
+    assert (volume.labels == 4).sum(axis=(1, 2)).tolist() == [1, 2, 9]
+    assert (volume.images.dtype, volume.labels.dtype) == (np.float32, np.uint8)
+    assert (volume.convention, volume.parts_known) == ("binary", False)
+    assert (volume.spacing_mm, volume.affine) == (None, None)
+    assert volume.shared_scales == (True,)
 
 
-@pytest.mark.parametrize(("channel", "value"), [(0, 11), (1, 21), (2, 31), (None, 21)])
-def test_channels_are_in_file_order(tmp_path: Path, channel: int | None, value: int) -> None:
+def test_modalities_are_channels_of_the_file(tmp_path: Path) -> None:
     write_slice(tmp_path, 1)
-    assert read_only_patient(tmp_path, channel).image.max() == value
+    volume = read_only_patient(tmp_path, "t1ce", "t1", "flair")
+    assert volume.modalities == ("t1ce", "t1", "flair")
+    assert [image.max() for image in volume.images] == [31, 11, 21]
+    assert not any("repeats" in text for text in volume.remarks)
+    with pytest.raises(UserError, match=f"{CASE} has no t2; .* has: t1, flair, t1ce"):
+        read_only_patient(tmp_path, "t2")
+
+
+def test_flair_in_the_place_of_another_sequence_is_told(tmp_path: Path) -> None:
+    path = write_slice(tmp_path, 1)
+    Image.fromarray(np.full((8, 9, 3), 50, np.uint8)).save(path)
+    told = read_only_patient(tmp_path, "flair", "t1ce").remarks
+    assert "t1ce repeats flair: it was not acquired" in told
 
 
 def test_archive_that_holds_the_set_twice_is_read_once(tmp_path: Path) -> None:
     write_slice(tmp_path / "kaggle_3m" / CASE, 1)
     write_slice(tmp_path / "lgg-mri-segmentation" / "kaggle_3m" / CASE, 1)
-    assert len(read_only_patient(tmp_path).image) == 1
+    assert read_only_patient(tmp_path).images.shape[1] == 1
 
 
 def test_one_slice_in_two_folders_is_refused(tmp_path: Path) -> None:
@@ -85,68 +101,84 @@ def test_grade_comes_from_the_table(tmp_path: Path, code: str, grade: str | None
     assert read_only_patient(tmp_path).grade == grade
 
 
-def test_read_channels_gives_every_channel(tmp_path: Path) -> None:
-    path = write_slice(tmp_path, 2)
-    image, planes = open_source("lgg-tif", tmp_path).read_channels(path)
-    assert image[:, 0, 0].tolist() == [12, 22, 32]
-    assert planes.shape == (1, 8, 9)
-    assert planes.sum() == 18
+def test_a_file_of_one_channel_is_the_modality_that_is_wanted(tmp_path: Path) -> None:
+    path = write_slice(tmp_path, 1)
+    Image.fromarray(np.full((8, 9), 77, np.uint8)).save(path)
+    volume = read_only_patient(tmp_path, "t1ce")
+    assert volume.images.max() == 77
+    assert any("one channel: taken for t1ce" in text for text in volume.remarks)
+    with pytest.raises(UserError, match="has 1 channel; flair, t1 are in 3"):
+        read_only_patient(tmp_path, "flair", "t1")
 
 
-def _one_channel(path: Path) -> None:
-    Image.fromarray(np.zeros((8, 9), np.uint8)).save(path)
+def picture(shape: tuple[int, ...], value: int = 0) -> Callable[[Path], object]:
+    return lambda path: Image.fromarray(np.full(shape, value, np.uint8)).save(path)
 
 
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100])
+def cut(count: int) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes()[:count])
 
 
-def _cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+def claim(tag: int, value: int) -> Callable[[Path], object]:
+    """Let the first directory of a file claim another number."""
+
+    def write(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        (first,) = struct.unpack_from("<I", content, 4)
+        (count,) = struct.unpack_from("<H", content, first)
+        for place in range(first + 2, first + 2 + 12 * count, 12):
+            if struct.unpack_from("<H", content, place) == (tag,):
+                struct.pack_into("<HII", content, place + 2, 4, 1, value)
+        path.write_bytes(content)
+
+    return write
 
 
+def _thumbnail_first(path: Path) -> None:
+    pages = [Image.new("L", (1024, 1024)) for _ in range(100)]
+    options = {"save_all": True, "append_images": pages, "compression": "tiff_adobe_deflate"}
+    Image.new("L", (2, 2)).save(path, **options)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+WIDTH, HEIGHT, COLOURS = 256, 257, 277
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "one channel": ("_2.tif", _one_channel, r"has 1 channel\(s\); expected 3"),
-    "truncated": ("_2.tif", _truncate, "cannot be read as TIFF"),
-    "cut short": ("_2.tif", _cut_short, "cannot be read as TIFF"),
+    "one channel": ("_2.tif", picture((8, 9)), "its volume has"),
+    "another shape than its stack": ("_2.tif", picture((5, 5, 3)), "its volume has"),
+    "truncated": ("_2.tif", cut(100), "cannot be read as TIFF"),
+    "cut short": ("_2.tif", cut(-20), "cannot be read as TIFF"),
     "not TIFF": ("_2.tif", lambda path: path.write_text("hello"), "cannot be read as TIFF"),
+    "too large": ("_2.tif", picture((8, 4000, 3)), "allowed are at most"),
+    "huge": ("_2.tif", claim(WIDTH, 2**31 - 1), f"{CASE}_2.tif"),
+    "many colours": ("_2.tif", claim(COLOURS, 60_000), "cannot be read as TIFF"),
+    "more rows than stored": ("_2.tif", claim(HEIGHT, 1000), "cannot be read as TIFF"),
+    "thumbnail before large pages": ("_2.tif", _thumbnail_first, f"{CASE}_2.tif"),
+    "pipe": ("_2.tif", _pipe, "is not a file"),
     "no mask": ("_2_mask.tif", Path.unlink, "does not exist"),
-    "coloured mask": (
-        "_2_mask.tif",
-        lambda path: shutil.copy(path.with_name(f"{CASE}_2.tif"), path),
-        r"has 3 channel\(s\); expected 1",
-    ),
-    "mask of another shape": (
-        "_2_mask.tif",
-        lambda path: Image.fromarray(np.zeros((9, 8), np.uint8)).save(path),
-        "mask of shape",
-    ),
-    "too large": (
-        "_2.tif",
-        lambda path: Image.new("RGB", (4000, 8)).save(path),
-        "allowed are at most",
-    ),
-    "another shape than its stack": (
-        "_2",
-        lambda stem: [
-            Image.new("RGB", (5, 5)).save(f"{stem}.tif"),
-            Image.new("L", (5, 5)).save(f"{stem}_mask.tif"),
-        ],
-        "its stack has",
-    ),
+    "coloured mask": ("_2_mask.tif", picture((8, 9, 3)), "its image has"),
+    "mask of another shape": ("_2_mask.tif", picture((9, 8)), "its image has"),
+    "grey mask": ("_2_mask.tif", picture((8, 9), 130), "labels 130, which binary does not have"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_bad_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_bad_file_is_refused_by_name_and_costs_little(tmp_path: Path, kind: str) -> None:
     name, spoil, reason = BAD_FILES[kind]
     for number in (1, 2):
         write_slice(tmp_path, number)
     spoil(tmp_path / f"{CASE}{name}")
-    with pytest.raises(UserError, match=reason) as refusal:
-        read_only_patient(tmp_path)
-    assert f"{CASE}_2" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+
+    def read() -> None:
+        with pytest.raises(UserError, match=reason) as refusal:
+            read_only_patient(tmp_path)
+        assert f"{CASE}_2" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    assert growth(read) < LARGEST_GROWTH
 
 
 def test_empty_folder_is_named(tmp_path: Path) -> None:

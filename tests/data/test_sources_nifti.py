@@ -1,8 +1,11 @@
-"""NIfTI volumes: the names of four challenges, orientation, and refusals."""
+"""NIfTI volumes: modalities, one reading of headers and labels, and refusals."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,15 +15,16 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.sources import Volume, open_source
+from tests.memory import growth
 
 SHAPE = (6, 5, 4)  # x, y, z of the file
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LARGEST_GROWTH = 100 << 20
 
 
-def save(path: Path, values: np.ndarray, zooms: tuple[float, ...] = (1, 1, 1)) -> Path:
+def save(path: Path, values: np.ndarray, affine: np.ndarray | None = LPS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(values, np.diag([-1, -1, 1, 1]))
-    image.header.set_zooms(zooms)
-    nib.save(image, path)
+    nib.save(nib.Nifti1Image(values, affine), path)
     return path
 
 
@@ -34,15 +38,18 @@ def labels() -> np.ndarray:
     return values
 
 
+CANONICAL = np.moveaxis(np.where(labels() == 4, 3, labels()), -1, 0)
+
+
 def write_patient(folder: Path, name: str, suffix: str = ".nii.gz") -> Path:
     save(folder / f"{name}_seg{suffix}", labels())
     return save(folder / f"{name}_flair{suffix}", flair())
 
 
-def read_only_patient(root: Path, channel: int | None = None) -> Volume:
-    source = open_source("brats-nifti", root, channel)
+def read_only_patient(root: Path, *modalities: str, **options: object) -> Volume:
+    source = open_source("brats-nifti", root, **options)
     (patient,) = source.patients()
-    return source.read(patient)
+    return source.read(patient, modalities or ("flair",))
 
 
 @pytest.mark.parametrize(
@@ -54,13 +61,13 @@ def read_only_patient(root: Path, channel: int | None = None) -> Volume:
         (".", "BraTS2021_00000", ".nii.gz", None),
     ],
 )
-def test_names_of_each_year(
+def test_grade_comes_from_the_folders(
     tmp_path: Path, folder: str, name: str, suffix: str, grade: str | None
 ) -> None:
     write_patient(tmp_path / folder / name, name, suffix)
     volume = read_only_patient(tmp_path)
     assert (volume.patient_id, volume.grade) == (name, grade)
-    assert (volume.image.dtype, volume.mask.dtype) == (np.float32, np.uint8)
+    assert (volume.images.dtype, volume.labels.dtype) == (np.float32, np.uint8)
 
 
 def test_grade_is_not_read_from_folders_above_the_root(tmp_path: Path) -> None:
@@ -70,108 +77,215 @@ def test_grade_is_not_read_from_folders_above_the_root(tmp_path: Path) -> None:
 
 
 def test_slices_come_first_neither_flipped_nor_transposed(tmp_path: Path) -> None:
-    save(tmp_path / "P_flair.nii.gz", flair(), (0.5, 0.75, 3.0))
-    save(tmp_path / "P_seg.nii.gz", labels())
+    affine = np.diag([-0.5, -0.75, 3.0, 1.0])
+    save(tmp_path / "P_flair.nii.gz", flair(), affine)
+    save(tmp_path / "P_seg.nii.gz", labels(), affine)
     volume = read_only_patient(tmp_path)
-    for z in range(SHAPE[2]):
-        assert np.array_equal(volume.image[z], flair()[:, :, z])
-        assert np.array_equal(volume.mask[z], labels()[:, :, z] > 0)
+    np.testing.assert_array_equal(volume.images[0], np.moveaxis(flair(), -1, 0))
+    np.testing.assert_array_equal(volume.labels, CANONICAL)
+    np.testing.assert_array_equal(volume.affine, affine)
     assert volume.spacing_mm == (3.0, 0.5, 0.75)
     assert volume.slice_indices.tolist() == list(range(SHAPE[2]))
+    assert (volume.convention, volume.parts_known, volume.remarks) == ("brats2017", True, ())
     assert volume.contiguous
 
 
+def test_modalities_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    write_patient(tmp_path, "P")
+    save(tmp_path / "P_t2.nii.gz", flair() + 1000)
+    volume = read_only_patient(tmp_path, "t2", "flair")
+    assert volume.modalities == ("t2", "flair")
+    assert [image.min() for image in volume.images] == [1000, 0]
+    with pytest.raises(UserError, match=r"P has no t1 and no t1ce; .* has: flair, t2"):
+        read_only_patient(tmp_path, "flair", "t1", "t1ce")
+
+
 @pytest.mark.parametrize("axes", ["RAS", "ARI", "SPL", "PIR"])
-def test_a_volume_is_the_same_however_it_was_stored(tmp_path: Path, axes: str) -> None:
-    affine = np.diag([-0.5, -0.75, 3.0, 1.0])
-    wanted = nib.orientations.axcodes2ornt(axes)
-    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), wanted)
-    for part, values in (("flair", flair()), ("seg", labels())):
+@pytest.mark.parametrize("mask_axes", ["LPS", "ARI"])
+def test_a_volume_is_the_same_however_image_and_mask_were_stored(
+    tmp_path: Path, axes: str, mask_axes: str
+) -> None:
+    affine = np.array([[-0.5, 0, 0, 7], [0, -0.75, 0, 9], [0, 0, 3.0, -4], [0, 0, 0, 1]])
+    for part, values, wanted in (("flair", flair(), axes), ("seg", labels(), mask_axes)):
+        there = nib.orientations.axcodes2ornt(wanted)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(affine), there)
         turned = nib.Nifti1Image(values, affine).as_reoriented(turn)
         nib.save(turned, tmp_path / f"P_{part}.nii.gz")
     volume = read_only_patient(tmp_path)
-    assert np.array_equal(volume.image, np.moveaxis(flair(), -1, 0))
-    assert np.array_equal(volume.mask, np.moveaxis(labels(), -1, 0) > 0)
+    np.testing.assert_array_equal(volume.images[0], np.moveaxis(flair(), -1, 0))
+    np.testing.assert_array_equal(volume.labels, CANONICAL)
+    np.testing.assert_allclose(volume.affine, affine)
     assert volume.spacing_mm == (3.0, 0.5, 0.75)
 
 
-def test_a_mask_that_lies_otherwise_than_its_image_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [np.diag([-1, 1, 1, 1]), np.diag([1.2, 1, 1, 1]), [0.6, 0, 0], [0, 0, 40]]
+)
+@pytest.mark.parametrize("part", ["seg", "t2"])
+def test_a_file_that_lies_elsewhere_is_refused(
+    tmp_path: Path, change: np.ndarray | list[float], part: str
+) -> None:
     write_patient(tmp_path, "P")
-    nib.save(nib.Nifti1Image(labels(), np.diag([2, -1, 1, 1])), tmp_path / "P_seg.nii.gz")
-    with pytest.raises(UserError, match=r"P_seg.nii.gz: its axes point to RPS, .* to LPS"):
-        read_only_patient(tmp_path)
+    change = np.array(change, float)
+    shift = nib.affines.from_matvec(np.eye(3), change) if change.ndim == 1 else change
+    save(tmp_path / f"P_{part}.nii.gz", labels(), shift @ LPS)
+    with pytest.raises(UserError, match=rf"P_{part}.nii.gz lies elsewhere than P_flair.*voxels"):
+        read_only_patient(tmp_path, "flair", *([part] if part == "t2" else []))
+
+
+def test_less_than_half_a_voxel_apart_is_the_same_place(tmp_path: Path) -> None:
+    write_patient(tmp_path, "P")
+    save(tmp_path / "P_seg.nii.gz", labels(), nib.affines.from_matvec(np.eye(3), [0.4, 0, 0]) @ LPS)
+    np.testing.assert_array_equal(read_only_patient(tmp_path).labels, CANONICAL)
 
 
 def test_a_mask_that_states_no_axes_is_taken_to_lie_as_its_image(tmp_path: Path) -> None:
     write_patient(tmp_path, "P")
-    nib.save(nib.Nifti1Image(labels(), np.eye(4)), tmp_path / "P_seg.nii.gz")
-    assert np.array_equal(read_only_patient(tmp_path).mask[2], labels()[:, :, 2] > 0)
+    save(tmp_path / "P_seg.nii.gz", labels(), np.eye(4))
+    np.testing.assert_array_equal(read_only_patient(tmp_path).labels, CANONICAL)
 
 
-def test_header_scaling_is_applied(tmp_path: Path) -> None:
-    write_patient(tmp_path, "P")
-    image = nib.Nifti1Image(flair(), np.eye(4))
-    image.header.set_slope_inter(2.0, -7.0)
-    nib.save(image, tmp_path / "P_flair.nii.gz")
-    stored = np.moveaxis(np.asarray(nib.load(tmp_path / "P_flair.nii.gz").dataobj), -1, 0)
-    assert np.array_equal(read_only_patient(tmp_path).image, stored.astype(np.float32))
-
-
-def test_channel_selects_the_modality_file(tmp_path: Path) -> None:
-    write_patient(tmp_path, "P")
-    save(tmp_path / "P_t2.nii.gz", flair() + 1000)
-    assert read_only_patient(tmp_path, 3).image.min() == 1000
-    with pytest.raises(UserError, match=r"no file P_t1\.nii"):
-        read_only_patient(tmp_path, 1)
-
-
-def test_lone_misnamed_segmentation_is_adopted(tmp_path: Path) -> None:
+def test_a_misnamed_segmentation_is_taken_and_said(tmp_path: Path) -> None:
     folder = tmp_path / "BraTS20_Training_355"
     write_patient(folder, "BraTS20_Training_355", ".nii")
     (folder / "BraTS20_Training_355_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
-    write_patient(tmp_path / "BraTS20_Training_356", "BraTS20_Training_356", ".nii")
-    source = open_source("brats-nifti", tmp_path)
-    read = [source.read(patient) for patient in source.patients()]
-    assert [int(volume.mask.sum()) for volume in read] == [3, 3]
-    assert source.missing_files() == []
+    volume = read_only_patient(tmp_path)
+    np.testing.assert_array_equal(volume.labels, CANONICAL)
+    assert volume.remarks == ("segmentation: W39_1998.09.19_Segm.nii",)
 
 
-def test_two_misnamed_segmentations_are_not_guessed_between(tmp_path: Path) -> None:
-    save(tmp_path / "P_flair.nii", flair())
-    for name in ("first_Segm.nii", "second_Segm.nii"):
-        save(tmp_path / name, labels())
-    with pytest.raises(UserError, match=r"no file P_seg\.nii"):
-        read_only_patient(tmp_path)
-
-
-def test_patient_without_segmentation_is_refused_and_counted(tmp_path: Path) -> None:
+def test_absent_and_several_segmentations_are_named(tmp_path: Path) -> None:
     write_patient(tmp_path / "a", "a")
     save(tmp_path / "b" / "b_flair.nii.gz", flair())
     source = open_source("brats-nifti", tmp_path)
     good, bad = source.patients()
-    assert source.read(good).mask.any()
+    assert source.read(good).labels.any()
     assert source.missing_files() == ["b_seg.nii.gz"]
-    with pytest.raises(UserError, match=r"no file b_seg\.nii"):
+    with pytest.raises(UserError, match=r"b has no segmentation: no b_seg\.nii"):
         source.read(bad)
+    save(tmp_path / "a" / "a_mask.nii", labels())
+    with pytest.raises(UserError, match=r"a has more than one segmentation: .*a_mask\.nii"):
+        read_only_patient(tmp_path / "a")
 
 
-@pytest.mark.parametrize("second", ["LGG/P/P_flair.nii.gz", "HGG/P/P_flair.nii"])
-def test_two_volumes_of_one_name_are_refused(tmp_path: Path, second: str) -> None:
-    write_patient(tmp_path / "HGG" / "P", "P")
-    save(tmp_path / second, flair())
-    with pytest.raises(UserError, match="are both the flair volume of one patient"):
-        open_source("brats-nifti", tmp_path).patients()
+def test_volumes_of_several_modalities_are_read_by_their_dataset_json(tmp_path: Path) -> None:
+    names = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    parts = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "4": "enhancing tumour"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": names, "labels": parts}))
+    stack = np.stack([flair() + 1000 * place for place in range(4)], axis=-1)
+    save(tmp_path / "imagesTr" / "BRATS_001.nii.gz", stack)
+    save(tmp_path / "labelsTr" / "BRATS_001.nii.gz", labels())
+    save(tmp_path / "imagesTs" / "BRATS_485.nii.gz", stack)
+    volume = read_only_patient(tmp_path, "t1ce", "flair")
+    assert [image.min() for image in volume.images] == [2000, 0]
+    assert (volume.convention, volume.parts_known) == ("dataset.json", True)
+    expected = {0: 0, 1: 2, 2: 1, 4: 3}
+    np.testing.assert_array_equal(
+        volume.labels, np.moveaxis(np.vectorize(expected.get)(labels()), -1, 0)
+    )
 
 
-def test_read_channels_marks_absent_modalities(tmp_path: Path) -> None:
-    path = write_patient(tmp_path, "P")
-    image, planes = open_source("brats-nifti", tmp_path).read_channels(path)
-    assert np.isfinite(image).all(axis=(1, 2, 3)).tolist() == [True, False, False, False]
-    assert planes.sum(axis=(1, 2, 3)).tolist() == [1, 1, 0, 1]
+def test_the_key_for_labels_decides(tmp_path: Path) -> None:
+    write_patient(tmp_path, "case")
+    save(tmp_path / "case_seg.nii.gz", np.where(labels() == 4, 3, labels()).astype(np.uint8))
+    with pytest.raises(UserError, match=r"case_seg.*set data\.labels"):
+        read_only_patient(tmp_path)
+    np.testing.assert_array_equal(read_only_patient(tmp_path, labels="brats2023").labels, CANONICAL)
 
 
-def _write_4d(path: Path) -> None:
-    save(path, np.zeros((*SHAPE, 2), np.int16), (1, 1, 1, 1))
+def change_header(path: Path, change: Callable[[nib.Nifti1Header], object]) -> None:
+    image = nib.load(path)
+    values, header = np.asarray(image.dataobj), image.header
+    change(header)
+    nib.save(nib.Nifti1Image(values, None, header), path)
+
+
+@pytest.mark.parametrize(
+    ("units", "factor"), [("mm", 1), ("unknown", 1), ("meter", 0.001), ("micron", 1000)]
+)
+def test_units_are_converted(tmp_path: Path, units: str, factor: float) -> None:
+    affine = np.diag([-0.5, -0.75, 3.0, 1.0]) * [[factor], [factor], [factor], [1]]
+    for part, values in (("flair", flair()), ("seg", labels())):
+        path = save(tmp_path / f"P_{part}.nii", values, affine)
+        change_header(path, lambda header: header.set_xyzt_units(units))
+    volume = read_only_patient(tmp_path)
+    assert volume.spacing_mm == pytest.approx((3.0, 0.5, 0.75))
+    np.testing.assert_allclose(volume.affine, np.diag([-0.5, -0.75, 3.0, 1.0]), rtol=1e-6)
+    assert [("converted" in text) for text in volume.remarks] == [True] * (factor != 1)
+
+
+def test_trailing_axes_of_length_1_are_dropped(tmp_path: Path) -> None:
+    save(tmp_path / "P_flair.nii", flair()[..., None])
+    save(tmp_path / "P_seg.nii", labels()[..., None, None])
+    volume = read_only_patient(tmp_path)
+    np.testing.assert_array_equal(volume.images[0], np.moveaxis(flair(), -1, 0))
+    np.testing.assert_array_equal(volume.labels, CANONICAL)
+
+
+@pytest.mark.parametrize("steps", [(0.001, 0.001, 0.001), (1, 1, 50), (240, 240, 155)])
+def test_implausible_spacing_is_unknown(tmp_path: Path, steps: tuple[float, ...]) -> None:
+    affine = np.diag([-steps[0], -steps[1], steps[2], 1.0])
+    save(tmp_path / "P_flair.nii", flair(), affine)
+    save(tmp_path / "P_seg.nii", labels(), affine)
+    volume = read_only_patient(tmp_path)
+    assert volume.spacing_mm is None
+    assert "volume unknown" in volume.remarks[0]
+
+
+def _pixdim(header: nib.Nifti1Header) -> None:
+    header["pixdim"][1:4] = 2, 2, 5
+
+
+def _qform(header: nib.Nifti1Header) -> None:
+    header.set_qform(nib.affines.from_matvec(np.eye(3), [0, 0, 30]) @ LPS, code=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_pixdim, "spacing 1 × 1 × 1 by its sform, 2 × 2 × 5 by pixdim: the sform is used"),
+        (_qform, "its sform and qform lie 30 apart: the sform is used"),
+    ],
+)
+def test_a_header_that_disagrees_with_itself_is_told_with_both_figures(
+    tmp_path: Path, change: Callable[[nib.Nifti1Header], None], said: str
+) -> None:
+    change_header(write_patient(tmp_path, "P"), change)
+    volume = read_only_patient(tmp_path)
+    assert volume.spacing_mm == (1, 1, 1)
+    assert volume.remarks == (f"P_flair.nii.gz: {said}",)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, 0.0, 1e-45])
+def test_an_affine_that_maps_nowhere_is_no_orientation(tmp_path: Path, value: float) -> None:
+    path = write_patient(tmp_path, "P", ".nii")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<12f", content, 280, *[value] * 12)
+    path.write_bytes(content)
+    volume = read_only_patient(tmp_path)
+    np.testing.assert_array_equal(volume.images[0], np.moveaxis(flair(), -1, 0))
+    assert volume.affine is None
+    assert "orientation is not stated" in volume.remarks[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("scaling", [(1, 0), (0.37, -12.5), (0, 5), (float("nan"), 5)])
+@pytest.mark.parametrize("endianness", "<>")
+def test_values_are_those_of_nibabel(
+    tmp_path: Path, dtype: type, scaling: tuple[float, float], endianness: str
+) -> None:
+    write_patient(tmp_path, "P")
+    header = nib.Nifti1Header(endianness=endianness)
+    header.set_data_dtype(dtype)
+    # Written by hand: nibabel chooses a slope of its own.
+    content = bytearray(nib.Nifti1Image((flair() % 250).astype(dtype), LPS, header).to_bytes())
+    struct.pack_into(f"{endianness}2f", content, 112, *scaling)
+    path = tmp_path / "P_flair.nii.gz"
+    path.write_bytes(gzip.compress(content))
+    expected = np.moveaxis(np.asarray(nib.load(path).dataobj), -1, 0)
+    np.testing.assert_array_equal(
+        read_only_patient(tmp_path).images[0], expected.astype(np.float32)
+    )
 
 
 def _write_nan(path: Path) -> None:
@@ -180,49 +294,82 @@ def _write_nan(path: Path) -> None:
     save(path, values)
 
 
-def _declare(dimensions: tuple[int, ...]) -> Callable[[Path], None]:
+def _declare(dimensions: tuple[int, ...], kind: int = 4) -> Callable[[Path], None]:
+    """A header that claims these dimensions and this type, before little noise."""
+
     def write(path: Path) -> None:
-        header = nib.Nifti1Header()
-        header.set_data_dtype(np.int16)
-        header.set_data_shape(dimensions)
-        header["vox_offset"], header["magic"] = 352, b"n+1"
+        content = bytearray(nib.Nifti1Image(flair(), LPS).to_bytes()[:352])
+        shape = (len(dimensions), *dimensions, *[1] * (7 - len(dimensions)))
+        struct.pack_into("<8h", content, 40, *shape)
+        struct.pack_into("<h", content, 70, kind)
         noise = np.random.default_rng(0).bytes(1000)
-        path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + noise))
+        path.write_bytes(gzip.compress(bytes(content) + noise))
 
     return write
 
 
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+def _wrong_checksum(path: Path) -> None:
+    packed = bytearray(path.read_bytes())
+    packed[-8] ^= 1
+    path.write_bytes(packed)
 
 
-BAD_FLAIR: dict[str, tuple[Callable[[Path], None], str]] = {
-    "4-D": (_write_4d, r"is 4-D, shape \(6, 5, 4, 2\)"),
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+BAD_FLAIR: dict[str, tuple[Callable[[Path], object], str]] = {
+    "4-D": (lambda path: save(path, np.zeros((*SHAPE, 2), np.int16)), r"4-D, shape \(6, 5, 4, 2\)"),
+    "2-D": (lambda path: save(path, np.zeros(SHAPE[:2], np.int16)), r"2-D, shape \(6, 5\)"),
     "NaN": (_write_nan, "1 image values that are NaN"),
     "wider than allowed": (_declare((2000, 5, 4)), "allowed are at most"),
     "larger than allowed": (_declare((1024, 1024, 1024)), "allowed are at most"),
+    "negative side": (_declare((-6, 5, 4)), "P_flair"),
     "more than the file can hold": (_declare((512, 512, 155)), "on disk cannot hold"),
     "less in the file than declared": (_declare((40, 40, 40)), "cannot be read as NIfTI"),
-    "truncated": (_truncate, "cannot be read as NIfTI"),
+    "unknown type": (_declare(SHAPE, 9999), "P_flair"),
+    "colours": (_declare(SHAPE, 128), "not plain numbers"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be read as"),
+    "wrong checksum": (_wrong_checksum, "cannot be read as NIfTI"),
     "not NIfTI": (lambda path: path.write_text("hello"), "cannot be read as NIfTI"),
-    "another shape": (lambda path: save(path, flair()[1:]), "mask of shape"),
+    "another shape": (lambda path: save(path, flair()[1:]), "the shape"),
     "complex": (lambda path: save(path, flair().astype(np.complex64)), "not plain numbers"),
+    "pipe": (_pipe, "is not a file"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_FLAIR)
-def test_bad_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_bad_file_is_refused_by_name_and_costs_little(tmp_path: Path, kind: str) -> None:
     spoil, reason = BAD_FLAIR[kind]
     spoil(write_patient(tmp_path, "P"))
-    with pytest.raises(UserError, match=reason) as refusal:
-        read_only_patient(tmp_path)
-    assert f"{tmp_path}/P_" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+
+    def read() -> None:
+        with pytest.raises(UserError, match=reason) as refusal:
+            read_only_patient(tmp_path)
+        assert f"{tmp_path}/P_" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    assert growth(read) < LARGEST_GROWTH
 
 
 def test_truncated_uncompressed_volume_is_refused(tmp_path: Path) -> None:
-    _truncate(write_patient(tmp_path, "P", ".nii"))
+    path = write_patient(tmp_path, "P", ".nii")
+    path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"P_flair\.nii declares \d+ bytes"):
+        read_only_patient(tmp_path)
+
+
+def test_what_follows_the_data_is_not_inflated(tmp_path: Path) -> None:
+    path = write_patient(tmp_path, "P")
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(300 << 20), 1))
+    assert growth(lambda: read_only_patient(tmp_path)) < LARGEST_GROWTH
+
+
+def test_a_resampled_mask_is_refused_with_its_values(tmp_path: Path) -> None:
+    write_patient(tmp_path, "P")
+    save(tmp_path / "P_seg.nii.gz", labels().astype(np.float32) * 0.3)
+    with pytest.raises(UserError, match=r"P_seg.nii.gz holds labels 0\.3, 0\.6, 1\.2: .* whole"):
         read_only_patient(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 from seglab.data.sources import Patient, Source, open_source, shared_patients
 
 pytestmark = pytest.mark.real_data
-IN_BOTH = (22, 32, 45, 131, 134, 230)
 
 
 @cache
@@ -26,9 +26,9 @@ def opened(name: str, root: Path) -> tuple[Source, dict[str, Patient]]:
     [("brats-h5", "brats20_h5", 86, 103), ("lgg-tif", "lgg_tif", 14, 440)],
 )
 def test_counts(shared_data: Path, name: str, folder: str, patients: int, slices: int) -> None:
-    source, found = opened(name, shared_data / folder)
+    _, found = opened(name, shared_data / folder)
     assert len(found) == patients
-    assert sum(len(source.read(patient).image) for patient in found.values()) == slices
+    assert sum(len(patient.images["flair"]) for patient in found.values()) == slices
 
 
 def test_listing_names_every_absent_slice(shared_data: Path) -> None:
@@ -36,33 +36,85 @@ def test_listing_names_every_absent_slice(shared_data: Path) -> None:
     assert len(source.missing_files()) == 57_195 - 103
 
 
-@pytest.mark.parametrize("volume", IN_BOTH)
-def test_h5_flair_is_the_z_scored_nifti_slice(shared_data: Path, volume: int) -> None:
+@pytest.mark.parametrize("volume", [22, 32, 45, 230])
+def test_h5_slices_are_the_whole_numbers_of_the_nifti_volume(
+    shared_data: Path, volume: int
+) -> None:
+    patient_id = f"BraTS20_Training_{volume:03d}"
+    h5_source, h5_patients = opened("brats-h5", shared_data / "brats20_h5")
+    nifti_source, nifti_patients = opened("brats-nifti", shared_data / "brats20_nifti")
+    ours = h5_source.read(h5_patients[patient_id], ("flair", "t1"))
+    full = nifti_source.read(nifti_patients[patient_id], ("flair", "t1"))
+    assert ours.shared_scales == (True, True)
+    np.testing.assert_array_equal(ours.images, full.images[:, ours.slice_indices])
+    np.testing.assert_array_equal(ours.labels > 0, full.labels[ours.slice_indices] > 0)
+    assert ours.stack_size == full.stack_size == 155
+    assert ours.spacing_mm == full.spacing_mm
+
+
+@pytest.mark.parametrize("volume", [131, 134])
+def test_h5_slices_are_the_nifti_volume_but_for_its_scale(shared_data: Path, volume: int) -> None:
+    """The NIfTI file has another scale and offset, and labels 1 to 4."""
     patient_id = f"BraTS20_Training_{volume:03d}"
     h5_source, h5_patients = opened("brats-h5", shared_data / "brats20_h5")
     nifti_source, nifti_patients = opened("brats-nifti", shared_data / "brats20_nifti")
     ours = h5_source.read(h5_patients[patient_id])
     full = nifti_source.read(nifti_patients[patient_id])
-    raw = full.image[ours.slice_indices].astype(np.float64)
-    frame = (1, 2)
-    expected = (raw - raw.mean(frame, keepdims=True)) / raw.std(frame, keepdims=True)
-    # float32 rounding of values up to about 10: nothing else may differ.
-    np.testing.assert_allclose(ours.image, expected, rtol=1e-6, atol=1e-6)
-    assert np.array_equal(ours.mask, full.mask[ours.slice_indices])
-    assert ours.stack_size == full.stack_size == 155
-    assert ours.spacing_mm == full.spacing_mm
+    restored, stored = ours.images.ravel(), full.images[:, ours.slice_indices].ravel()
+    slope, offset = np.polyfit(restored, stored, 1)
+    np.testing.assert_allclose(restored * slope + offset, stored, atol=1e-4)
+    # Labels 3 of the NIfTI file are non-enhancing core: so the h5 planes have them.
+    np.testing.assert_array_equal(ours.labels, full.labels[ours.slice_indices])
+    assert full.convention == "brats2012"
 
 
-def test_lgg_channel_is_the_second_of_the_file(shared_data: Path) -> None:
+def test_shares_of_slices_that_are_whole_numbers(shared_data: Path) -> None:
+    source, patients = opened("brats-h5", shared_data / "brats20_h5")
+    fit = dict.fromkeys(source.modalities, 0)
+    for patient in patients.values():
+        volume = source.read(patient, source.modalities, with_labels=False)
+        for modality, shared in zip(volume.modalities, volume.shared_scales, strict=True):
+            fit[modality] += shared * len(volume.slice_indices)
+    # Two slices of volume 355, one of 357, fit in T1 or T2 beside another that does not.
+    assert fit["flair"] == 96
+    assert fit["t1ce"] == 103
+    assert fit["t1"] >= 97
+    assert fit["t2"] >= 94
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "conventions"),
+    [
+        ("brats-h5", "brats20_h5", {"planes": 86}),
+        ("brats-nifti", "brats20_nifti", {"binary": 10, "brats2012": 6, "brats2017": 2}),
+        ("brats-nifti", "brats23_nifti", {"brats2017": 1}),
+        ("lgg-tif", "lgg_tif", {"binary": 14}),
+    ],
+)
+def test_every_mask_is_read_and_believed_on_every_modality(
+    shared_data: Path, name: str, folder: str, conventions: dict[str, int]
+) -> None:
+    source, patients = opened(name, shared_data / folder)
+    found: Counter[str] = Counter()
+    for patient in patients.values():
+        ends = dict.fromkeys((patient.modalities[0], patient.modalities[-1]))
+        volumes = [source.read(patient, (modality,)) for modality in ends]
+        assert all(volume.labels.any() for volume in volumes)
+        found[volumes[0].convention] += 1
+        assert not any("apart" in text for volume in volumes for text in volume.remarks)
+    assert found == conventions
+
+
+def test_lgg_modalities_are_the_channels_of_the_file(shared_data: Path) -> None:
     source, patients = opened("lgg-tif", shared_data / "lgg_tif")
     patient = patients["TCGA_DU_7008_19830723"]
-    volume = source.read(patient)
-    images = [path for path in patient.files if "mask" not in path.name]
-    for path, image, mask in zip(images, volume.image, volume.mask, strict=True):
+    volume = source.read(patient, ("t1", "flair", "t1ce"))
+    for index, path in enumerate(patient.images["flair"]):
         blue_green_red = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(image, blue_green_red[..., ::-1][..., 1])
+        expected = np.moveaxis(blue_green_red[..., ::-1], -1, 0)
+        np.testing.assert_array_equal(volume.images[:, index], expected)
         drawn = cv2.imread(str(path.with_name(f"{path.stem}_mask.tif")), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(mask, drawn // 255)
+        np.testing.assert_array_equal(volume.labels[index] > 0, drawn > 0)
     assert volume.grade == "G2"
 
 

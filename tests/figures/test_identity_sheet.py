@@ -6,33 +6,34 @@ import numpy as np
 import pytest
 
 from seglab.data.check import check
-from seglab.data.phantom import write_phantom
 from seglab.data.sources import open_source
-from seglab.figures.identity_sheet import identity_sheet
-from seglab.figures.style import GREEN, VERMILLION
+from seglab.figures.identity_sheet import COLOURS, identity_sheet
+from tests.data.test_check import swap
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sheet") / "phantoms"
-    write_phantom(out, patients=2, size=64, slices=16, seed=3, workers=1)
-    return out
+def framed(sheet: np.ndarray, colour: tuple[int, int, int]) -> set[int]:
+    """Which of four panels have a frame of this colour, over most of their height."""
+    drawn = np.all(np.abs(sheet.astype(int) - colour) < 3, axis=-1)
+    columns = np.flatnonzero(drawn.sum(axis=0) > 0.6 * len(sheet))
+    return set((4 * columns // sheet.shape[1]).tolist())
 
 
-@pytest.mark.parametrize(("channel", "colour"), [(0, GREEN), (3, VERMILLION)])
-def test_frame_stands_around_the_chosen_channel(
-    phantoms: Path, channel: int, colour: tuple[int, int, int]
-) -> None:
-    source = open_source("brats-h5", phantoms, channel)
+def test_each_modality_is_framed_in_the_colour_of_its_verdict(phantoms: Path) -> None:
+    source = open_source("brats-h5", phantoms)
     sheet = identity_sheet(source, check(source))
     assert sheet.dtype == np.uint8
-    top = sheet[100 : sheet.shape[0] // 2]
-    drawn = np.all(np.abs(top.astype(int) - colour) < 3, axis=-1)
-    # The frame's sides are the columns that have the colour over most of a panel's height.
-    sides = np.flatnonzero(drawn.sum(axis=0) > 0.5 * drawn.sum(axis=0).max())
-    quarter = sheet.shape[1] / 4
-    assert (sides[0] + sides[-1]) / 2 // quarter == channel
-    assert np.ptp(sides) > 0.8 * quarter
+    assert framed(sheet, COLOURS["proven"]) == {0, 1, 2, 3}
+
+
+def test_swapped_modalities_are_framed_as_wrong(phantoms: Path, tmp_path: Path) -> None:
+    import shutil
+
+    swapped = shutil.copytree(phantoms, tmp_path / "swapped")
+    swap(swapped, 0, 3)
+    source = open_source("brats-h5", swapped)
+    sheet = identity_sheet(source, check(source))
+    assert framed(sheet, COLOURS["wrong"]) == {0, 3}
+    assert framed(sheet, COLOURS["proven"]) == {1, 2}
 
 
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:

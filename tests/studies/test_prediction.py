@@ -13,7 +13,6 @@ from PIL import Image
 
 import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
-from seglab.data.identity import image_identity
 from seglab.data.scans import find_scans
 from seglab.learning.segmenter import load_segmenter
 from seglab.studies.prediction import Predictions, predict
@@ -180,16 +179,18 @@ def test_a_tiff_of_several_pages_is_a_volume_of_its_own(tmp_path: Path) -> None:
         (("foo.tif", "foo_1.tif", "foo_2.tif"), [("foo.tif",), ("foo_1.tif", "foo_2.tif")]),
         (("volume_1.h5", "volume_1_slice_0.h5"), [("volume_1.h5",), ("volume_1_slice_0.h5",)]),
         (("foo.nii", "foo.nii.gz"), [("foo.nii",), ("foo.nii.gz",)]),
+        (("P_flair.nii", "P_t1.nii", "P_seg.nii", "P_flair_pred.nii"), [("P_flair.nii",)]),
     ],
 )
-def test_only_what_has_the_name_of_a_slice_is_one(
+def test_files_are_grouped_by_their_names(
     tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, ...]]
 ) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    scans, failed = find_scans([tmp_path])
+    scans, failed = find_scans([tmp_path], ("flair",))
     assert not failed
-    assert sorted(tuple(path.name for path in scan.files) for scan in scans) == expected
+    read = [set(scan.patient.files) - set(scan.seen) for scan in scans]
+    assert sorted(tuple(sorted(path.name for path in paths)) for paths in read) == expected
     assert len({scan.name for scan in scans}) == len(scans)
 
 
@@ -200,7 +201,7 @@ def bad_files(folder: Path, good: Path) -> dict[str, str]:
     (folder / "corrupt.nii.gz").write_bytes(whole[: len(whole) // 2])
     write_nifti(folder / "empty.nii.gz", np.zeros_like(values), BRATS)
     write_nifti(folder / "four.nii.gz", np.stack([values, values], axis=-1), BRATS)
-    write_nifti(folder / "labels.nii.gz", (values > 0) + (values > 1000).astype(np.int16), BRATS)
+    write_nifti(folder / "levels.nii.gz", (values > 0) + (values > 1000).astype(np.int16), BRATS)
     broken = values.astype(np.float32)
     broken[30, 30, 5] = np.nan
     write_nifti(folder / "nan.nii.gz", broken, BRATS)
@@ -210,7 +211,7 @@ def bad_files(folder: Path, good: Path) -> dict[str, str]:
         "corrupt.nii.gz": "cannot be read",
         "empty.nii.gz": "every value is 0",
         "four.nii.gz": "4-D",
-        "labels.nii.gz": "a mask, not an image",
+        "levels.nii.gz": "a mask, not an image",
         "nan.nii.gz": "NaN",
         "text.h5": "cannot be read",
         "text.tif": "cannot be read",
@@ -241,7 +242,8 @@ def test_command_ends_with_2_and_names_what_failed(
     printed = capsys.readouterr()
     report = json.loads(printed.out)
     assert [Path(one["input"]).name for one in report["outputs"]] == ["case_flair.nii.gz"]
-    assert set(report["outputs"][0]) == {"input", "mask", "overlay", "volume_ml", "warnings"}
+    keys = {"input", "mask", "overlay", "volume_ml", "warnings", "seen"}
+    assert set(report["outputs"][0]) == keys
     assert [Path(one["input"]).name for one in report["failed"]] == ["bad.nii"]
     assert "bad.nii" in printed.err
     assert "Traceback" not in printed.err
@@ -249,14 +251,72 @@ def test_command_ends_with_2_and_names_what_failed(
     assert main(["predict", *arguments]) == 0
 
 
-def test_other_modalities_and_labels_of_a_patient_are_passed_over(
+def test_other_modalities_and_labels_of_a_patient_are_seen_and_not_predicted(
     scan: Path, tmp_path: Path
 ) -> None:
     for name in ("case_t1", "case_t1ce", "case_t2", "case_seg"):
         write_nifti(scan.parent / f"{name}.nii.gz", head(), BRATS)
-    assert only(predict(make_segmenter(), [scan.parent], tmp_path / "out")).input == scan
-    named = predict(make_segmenter(), [scan.parent / "case_t2.nii.gz"], tmp_path / "out")
-    assert len(named.outputs) == 1
+    one = only(predict(make_segmenter(), [scan.parent], tmp_path / "out"))
+    assert one.input == scan
+    assert one.mask.name == "case_flair_pred.nii.gz"
+    seen = ["case_t1.nii.gz", "case_t1ce.nii.gz", "case_t2.nii.gz", "case_seg.nii.gz"]
+    assert [path.name for path in one.seen] == seen
+
+
+def test_a_segmentation_beside_the_scan_is_judged_too(scan: Path, tmp_path: Path) -> None:
+    mask = write_nifti(scan.parent / "case_seg.nii.gz", (head() > 0).astype(np.uint8), BRATS)
+    one = only(predict(make_segmenter(), [scan.parent], tmp_path / "out"))
+    (told,) = (text for text in one.warnings if "segmentation" in text)
+    assert "marks 100% of the brain" in told
+    write_nifti(mask, (head() > 1000).astype(np.uint8), BRATS)
+    one = only(predict(make_segmenter(), [scan.parent], tmp_path / "out"))
+    assert not any("segmentation" in text for text in one.warnings)
+
+
+def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_path: Path) -> None:
+    other = write_nifti(scan.parent / "other_t2.nii.gz", head(), BRATS)
+    found = predict(make_segmenter(), [scan.parent], tmp_path / "out")
+    assert [one.input for one in found.outputs] == [scan]
+    ((path, reason),) = found.failed
+    assert path == other
+    assert "other has no flair" in reason
+    assert reason.endswith("has: t2")
+
+
+def test_a_segmentation_alone_is_no_scan(scan: Path, tmp_path: Path) -> None:
+    mask = write_nifti(scan.parent / "case_seg.nii.gz", head(), BRATS)
+    ((path, reason),) = predict(make_segmenter(), [mask], tmp_path / "out").failed
+    assert path == mask
+    assert "a segmentation alone" in reason
+
+
+def test_modalities_of_a_patient_become_one_scan(scan: Path, tmp_path: Path) -> None:
+    write_nifti(scan.parent / "case_t1ce.nii.gz", head() + 5, BRATS)
+    ((found,), _) = find_scans([scan.parent], ("t1ce", "flair"))
+    volume = found.read()
+    assert found.name == "case"
+    assert volume.modalities == ("t1ce", "flair")
+    assert np.array_equal(volume.images[1], volume.images[0] - 5)
+    path = found.write(volume.images[0] > 1000, volume, tmp_path)
+    assert path.name == "case_pred.nii.gz"
+    assert np.asarray(nib.load(path).dataobj).sum() == 2 * CUBE_PX
+
+
+def test_trailing_axes_of_the_scan_are_kept_in_the_mask(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "in" / "a_flair.nii.gz", head()[..., None], BRATS)
+    one = only(predict(make_segmenter(), [path], tmp_path / "out"))
+    assert nib.load(one.mask).shape == (64, 64, 10, 1)
+    assert np.asarray(nib.load(one.mask).dataobj).sum() == CUBE_PX
+
+
+def test_what_a_header_says_twice_is_warned_of(scan: Path, tmp_path: Path) -> None:
+    image = nib.load(scan)
+    values, header = np.asarray(image.dataobj), image.header
+    header["pixdim"][1:4] = 3
+    nib.save(nib.Nifti1Image(values, None, header), scan)
+    one = only(predict(make_segmenter(), [scan], tmp_path / "out"))
+    assert any("1 × 1 × 1 by its sform, 3 × 3 × 3 by pixdim" in text for text in one.warnings)
+    assert one.volume_ml == pytest.approx(CUBE_PX / 1000)
 
 
 def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Path) -> None:
@@ -281,9 +341,8 @@ def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: 
     nothing = make_segmenter(smallest_component_px=10**6)
     one = only(predict(nothing, [scan], tmp_path / "out"))
     (told,) = (text for text in one.warnings if text.startswith("no tumour was found"))
-    image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
-    figure = image_identity(image).csf_brightness
-    assert f"CSF brightness {figure:+.2f}" in told
+    assert "flair may be FLAIR or" in told
+    assert "no tumour is outlined" in told
     small = np.zeros_like(head())
     small[25:34, 25:34] = head()[25:34, 25:34]
     path = write_nifti(tmp_path / "in" / "small.nii.gz", small, BRATS)

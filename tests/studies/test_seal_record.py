@@ -13,7 +13,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings, prepare
-from seglab.data.identity import set_identity
+from seglab.data.identity import identify
 from seglab.data.phantom import write_phantom
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     cache, prepared = prepare(source, settings, folder / "cache", workers=1)
     names = tuple(patient.patient_id for patient in cache.patients)
     split = Split(train=names[:3], val=names[3:4], test=names[4:])
-    return StudyData(seal(cache, split), split, prepared, set_identity([]), missing_files=0)
+    return StudyData(seal(cache, split), split, prepared, identify([], []), missing_files=0)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from seglab.data.sources.files import MAX_SIDE_PX, MAX_SLICES, MAX_VOXELS
+from seglab.data.files import MAX_SIDE_PX, MAX_SLICES, MAX_VOXELS
 
 IMAGES, MASKS, NATIVE_MASKS, SLICES = "images.bin", "masks.bin", "native_masks.bin", "slices.bin"
 

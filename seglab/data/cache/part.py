@@ -62,7 +62,7 @@ def make_part(
     """
     patient, path = job
     try:
-        volume = source.read(patient)
+        volume = source.read(patient, (source.modality,))
     except UserError as error:
         return BadPatient(patient.patient_id, str(error))
     content, pixels = condense(volume, source.keeps_volume_scale, settings)

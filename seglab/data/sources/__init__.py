@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 # Imported so that they register themselves under the names a configuration may use.
+from seglab.data.names import NameMapping, shared_patients
 from seglab.data.sources import brats_h5, brats_nifti, lgg_tif
-from seglab.data.sources.base import Patient, Source, Volume, open_source
-from seglab.data.sources.identity_map import NameMapping, shared_patients
+from seglab.data.sources.base import Source, open_data_source, open_source
+from seglab.data.volume import Patient, Volume
 
 __all__ = [
     "NameMapping",
@@ -15,6 +16,7 @@ __all__ = [
     "brats_h5",
     "brats_nifti",
     "lgg_tif",
+    "open_data_source",
     "open_source",
     "shared_patients",
 ]

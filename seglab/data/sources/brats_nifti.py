@@ -1,169 +1,326 @@
-"""BraTS 2018 to 2021 as published: one NIfTI volume per modality, and one of labels."""
+"""NIfTI volumes: BraTS of every year and other sets, see :mod:`seglab.data.names`.
+
+Volumes are turned to the axes of BraTS, however they were stored.
+"""
 
 from __future__ import annotations
 
-import re
-from functools import cached_property
+import gzip
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
-from seglab.data.sources.base import Patient, Source, Volume, natural_key
-from seglab.data.sources.files import (
-    binary_mask,
+from seglab.data.files import (
+    MAX_DEFLATE_RATIO,
+    Spacing,
+    check_file,
     check_same_shape,
+    check_shape,
     finite_image,
-    same_name,
+    plausible_spacing,
+    unreadable,
 )
-from seglab.data.sources.nifti import read_nifti
-from seglab.data.sources.orientation import Turn, turn_to_brats
+from seglab.data.labels import LabelMap, read_labels
+from seglab.data.names import is_plain_segmentation, nifti_patients
+from seglab.data.sources.base import Source, image_files, labelled
+from seglab.data.volume import Patient, Volume
 
-MODALITIES = ("flair", "t1", "t1ce", "t2")
-_FILE = re.compile(r"(.+)_(flair|t1|t1ce|t2|seg)\.nii(?:\.gz)?", re.IGNORECASE)
-_ODD_LABELS = re.compile(r".*seg.*\.nii(?:\.gz)?", re.IGNORECASE)
+AXES = ("L", "P", "S")
+"""Where the axes of a BraTS array point to: left, posterior, superior."""
+FURTHEST = 0.5
+"""Voxels by which the corners of two files of one patient may lie apart."""
+SAME = 0.02
+"""Relative difference of two statements of one spacing."""
+_TO_MM = {1: 1000.0, 3: 0.001}
+"""Code of a unit (metre, micrometre) → millimetres; all else is taken for millimetres."""
+_AS_STORED = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+
+Array = NDArray[Any]
+_TRAILER_BYTES = 2**16
+"""What may follow the data, and is read only to reach the checksum behind it."""
 _GRADES = ("HGG", "LGG")
-
-Parts = dict[str, Path]
-"""A modality or ``seg`` → its file, for one patient."""
 
 
 @SOURCES.register("brats-nifti")
 class BratsNifti(Source):
-    """BraTS 2018 to 2021 as NIfTI volumes <patient>_flair.nii[.gz] and <patient>_seg.nii[.gz].
+    """NIfTI volumes as BraTS of any year, nnU-Net, MSD, BIDS, UPENN-GBM or UCSF-PDGM name them.
 
     Patients may lie in ``HGG``/``LGG`` folders, which then tell the grade; otherwise
-    ``name_mapping.csv`` does. A patient's ``files`` are the chosen modality and the
-    segmentation; one of them that is absent is told by ``read``.
+    ``name_mapping.csv`` does.
     """
 
     name = "brats-nifti"
-    channel_names = ("FLAIR", "T1", "T1ce", "T2")
-    default_channel = 0
-    plane_names = ("label 1", "label 2", "label 3", "label 4")
+    modalities = ("flair", "t1", "t1ce", "t2")
     upright = False
     mirror_axis = 0
-    keeps_volume_scale = True
+    suffixes = (".nii", ".nii.gz")
 
-    def patients(self) -> list[Patient]:
-        """List every patient with at least one file; see ``Source``."""
-        if not self._cases:
+    def list_patients(self, *, strict: bool) -> list[Patient]:
+        """List every patient with at least one image; see ``Source``."""
+        paths = [path for path in self._paths if not (strict and _is_test_image(path))]
+        found = nifti_patients(paths, strict=strict)
+        if strict and not found:
             raise UserError(f"{self.root} holds no file named <patient>_flair.nii or .nii.gz")
-        return [self._patient(patient_id, parts) for patient_id, parts in self._cases.items()]
+        return [replace(patient, grade=self._grade(patient)) for patient in found]
 
-    def read(self, patient: Patient) -> Volume:
-        """Read the chosen modality and the merged labels as BraTS lies; see ``Source``."""
-        image_path, mask_path = (self._file(patient, part) for part in self._wanted)
-        image, spacing_mm = read_nifti(image_path)
-        labels, _ = read_nifti(mask_path)
-        check_same_shape(mask_path, image.shape, labels.shape)
-        turn = _common_turn(image_path, mask_path)
-        if turn is not None and turn.is_needed:
-            image, labels = (np.ascontiguousarray(turn.forth(each)) for each in (image, labels))
-            spacing_mm = None if spacing_mm is None else turn.spacing(spacing_mm)
-        return Volume(
+    def read(
+        self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
+    ) -> Volume:
+        """Read the modalities, which must lie on each other, and the labels; see ``Source``."""
+        paths, remarks = image_files(patient, modalities)
+        read = {path: read_nifti(path) for path in dict.fromkeys(paths)}
+        _, first = read[paths[0]]
+        for _, header in read.values():
+            header.check_lies_on(first)
+            remarks += header.remarks
+        images = []
+        for path, modality in zip(paths, modalities, strict=True):
+            values = _one_volume(path, read[path][0], patient.channels.get(modality))
+            images.append(finite_image(path, read[path][1].to_lps(values)))
+        volume = Volume(
             patient_id=patient.patient_id,
-            image=finite_image(image_path, image),
-            mask=binary_mask(mask_path, labels),
-            slice_indices=np.arange(len(image), dtype=np.int32),
-            stack_size=len(image),
-            spacing_mm=spacing_mm,
+            images=images[0][None] if len(images) == 1 else np.stack(images),
+            modalities=tuple(modalities),
+            labels=np.zeros(first.grid, np.uint8),
+            slice_indices=np.arange(first.grid[0], dtype=np.int32),
+            stack_size=first.grid[0],
+            spacing_mm=first.spacing_mm,
+            affine=first.affine,
+            shared_scales=(True,) * len(images),
             grade=patient.grade,
+            remarks=remarks,
         )
+        if not with_labels:
+            return volume
+        path = _label_file(patient)
+        return labelled(volume, path, self._labels(patient, path, first))
 
     def missing_files(self) -> list[str]:
-        """The chosen modality or the segmentation of each patient that lacks it."""
+        """FLAIR, or the first modality that any patient has, and segmentations that are absent."""
+        found = self.list_patients(strict=True)
+        main = next(name for name in self.modalities if any(name in p.images for p in found))
         return [
-            f"{patient_id}_{part}.nii.gz"
-            for patient_id, parts in self._cases.items()
-            for part in self._wanted
-            if part not in parts
+            f"{patient.patient_id}_{part}.nii.gz"
+            for patient in found
+            for part, there in ((main, main in patient.images), ("seg", patient.label_files))
+            if not there
         ]
 
-    def read_channels(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Read image (4, S, H, W) and labels 1 to 4 (4, S, H, W); see ``Source``.
+    def _labels(self, patient: Patient, path: Path, image: Header) -> LabelMap:
+        stored, header = read_nifti(path)
+        if header.affine is None or image.affine is None:  # it is taken to lie as its image
+            header = replace(header, turn=image.turn, back=image.back)
+        header.check_lies_on(image)
+        stored = _one_volume(path, stored, None)
+        name = patient.patient_id
+        found = read_labels(path, stored, name=name, chosen=self.labels, listed=patient.label_map)
+        told = () if is_plain_segmentation(path, name) else (f"segmentation: {path.name}",)
+        labels = np.ascontiguousarray(header.to_lps(found.labels))
+        return replace(found, labels=labels, remarks=(*told, *found.remarks))
 
-        Modalities without a file are NaN.
-        """
-        parts = next((parts for parts in self._cases.values() if path in parts.values()), {})
-        if "seg" not in parts:
-            raise UserError(f"{path} has no segmentation beside it")
-        labels, _ = read_nifti(parts["seg"])
-        image = np.full((len(MODALITIES), *labels.shape), np.nan, dtype=np.float32)
-        for index, modality in enumerate(MODALITIES):
-            if modality in parts:
-                values, _ = read_nifti(parts[modality])
-                check_same_shape(parts["seg"], values.shape, labels.shape)
-                image[index] = finite_image(parts[modality], values)
-        return image, np.stack([labels == label for label in range(1, 5)]).astype(np.uint8)
+    def _grade(self, patient: Patient) -> str | None:
+        from_root = patient.files[0].parts[max(0, len(self.root.parts) - 1) :]
+        folders = {name.upper() for name in from_root}
+        return next((name for name in _GRADES if name in folders), None)
+
+
+def read_nifti(path: Path) -> tuple[Array, Header]:
+    """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality).
+
+    Raises:
+        UserError: absent, damaged, or see :func:`read_header`.
+    """
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.loadsave import load
+    from nibabel.spatialimages import HeaderDataError
+
+    check_file(path)
+    try:
+        image: Any = load(path)
+        header = read_header(path, image)
+        return _values(path, image.dataobj), header
+    except (
+        OSError, EOFError, ValueError, MemoryError, OverflowError,
+        ImageFileError, HeaderDataError, zlib.error,
+    ) as error:  # fmt: skip
+        raise unreadable(path, "NIfTI", error) from error
+
+
+def _values(path: Path, proxy: Any) -> Array:
+    from nibabel.arrayproxy import ArrayProxy
+
+    if not is_gzipped(path):
+        return np.asarray(proxy)
+    about = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    with gzip.open(path) as file:
+        values = np.asarray(ArrayProxy(file, about))
+        file.read(_TRAILER_BYTES)  # at the end of the stream its checksum is compared
+    return values
+
+
+def _one_volume(path: Path, values: Array, channel: int | None) -> Array:
+    """(x, y, z) of a file that may have a fourth axis of modalities, or axes of length 1."""
+    if channel is not None and values.ndim == 4 and channel < values.shape[3]:
+        return values[..., channel]
+    if values.size > np.prod(values.shape[:3]):
+        raise UserError(f"{path} is {values.ndim}-D, shape {values.shape}; expected one modality")
+    return values.reshape(values.shape[:3], order="A")
+
+
+def _label_file(patient: Patient) -> Path:
+    if len(patient.label_files) == 1:
+        return patient.label_files[0]
+    folder, name = patient.files[0].parent, patient.patient_id
+    if not patient.label_files:
+        raise UserError(f"{name} has no segmentation: no {name}_seg.nii or .nii.gz in {folder}")
+    some = " and ".join(str(path) for path in patient.label_files)
+    raise UserError(f"{name} has more than one segmentation: {some}; keep one")
+
+
+def _is_test_image(path: Path) -> bool:
+    """Images without labels beside those of training, in nnU-Net and MSD sets."""
+    return path.parent.name == "imagesTs" and (path.parents[1] / "imagesTr").is_dir()
+
+
+@dataclass(frozen=True)
+class Header:
+    """How a volume lies, as stored and turned to ``AXES``."""
+
+    path: Path
+    shape: tuple[int, ...]
+    """(x, y, z) of the file."""
+    turn: Array
+    """Transform of nibabel to ``AXES``; as stored where the header states no orientation."""
+    back: Array
+    affine: Array | None
+    """(4, 4) from (row, column, slice) of the turned volume to mm; None where not stated."""
+    spacing_mm: Spacing | None
+    """(slice, row, column) of the turned volume."""
+    remarks: tuple[str, ...]
 
     @property
-    def _wanted(self) -> tuple[str, str]:
-        return MODALITIES[self.channel], "seg"
+    def grid(self) -> tuple[int, int, int]:
+        """(S, H, W) of the turned volume."""
+        rows, columns, slices = (self.shape[int(axis)] for axis in np.argsort(self.turn[:, 0]))
+        return slices, rows, columns
 
-    @cached_property
-    def _cases(self) -> dict[str, Parts]:
-        cases: dict[str, Parts] = {}
-        odd: list[Path] = []
-        for path in self._paths:
-            match = _FILE.fullmatch(path.name)
-            if match is not None:
-                _add(cases.setdefault(match[1], {}), match[2].lower(), path)
-            elif _ODD_LABELS.fullmatch(path.name):
-                odd.append(path)
-        _adopt(odd, cases)
-        return dict(sorted(cases.items(), key=lambda item: natural_key(item[0])))
+    def to_lps(self, values: Array) -> Array:
+        """(x, y, z) as stored to (S, H, W) as BraTS lies; a view."""
+        from nibabel.orientations import apply_orientation
 
-    def _patient(self, patient_id: str, parts: Parts) -> Patient:
-        files = tuple(parts[part] for part in self._wanted if part in parts)
-        below = next(iter(parts.values())).relative_to(self.root).parts
-        folders = {name.upper() for name in (self.root.name, *below)}
-        grade = next((name for name in _GRADES if name in folders), None)
-        return Patient(patient_id, files, grade or self.names.grade(patient_id))
+        return np.moveaxis(apply_orientation(values, self.turn), -1, 0)
 
-    def _file(self, patient: Patient, part: str) -> Path:
-        for path in patient.files:
-            if _part(path) == part:
-                return path
-        where = patient.files[0].parent if patient.files else self.root
-        raise UserError(f"{where} has no file {patient.patient_id}_{part}.nii or .nii.gz")
+    def from_lps(self, stack: Array) -> Array:
+        """(S, H, W) as BraTS lies to (x, y, z) as stored; a view."""
+        from nibabel.orientations import apply_orientation
 
+        return np.asarray(apply_orientation(np.moveaxis(stack, 0, -1), self.back))
 
-def _common_turn(image_path: Path, mask_path: Path) -> Turn | None:
-    """How to turn both files; a mask that states no axes is taken to lie as its image."""
-    turn, of_mask = turn_to_brats(image_path), turn_to_brats(mask_path)
-    if turn and of_mask and turn.axes != of_mask.axes:
-        raise UserError(
-            f"{mask_path}: its axes point to {of_mask.axes}, those of {image_path.name} to "
-            f"{turn.axes}: image and mask must lie alike"
-        )
-    return turn
+    def check_lies_on(self, other: Header) -> None:
+        """Raise a UserError for another shape than ``other``'s, or corners that lie apart."""
+        check_same_shape(self.path, self.grid, other.grid, other.path.name)
+        if self.affine is None or other.affine is None:
+            return
+        corners = _corners((*self.grid[1:], self.grid[0]))
+        apart = np.abs(np.linalg.solve(other.affine, self.affine @ corners) - corners).max()
+        if not apart <= FURTHEST:
+            raise UserError(
+                f"{self.path} lies elsewhere than {other.path.name}: by their affines the corners "
+                f"are {apart:.1f} voxels apart, at most {FURTHEST} are allowed"
+            )
 
 
-def _part(path: Path) -> str | None:
-    match = _FILE.fullmatch(path.name)
-    if match is not None:
-        return match[2].lower()
-    return "seg" if _ODD_LABELS.fullmatch(path.name) else None
+def read_header(path: Path, image: Any) -> Header:
+    """Read how a volume that nibabel has opened lies.
 
-
-def _add(parts: Parts, part: str, path: Path) -> None:
-    if part in parts:
-        raise same_name(parts[part], path, f"the {part} volume of one patient")
-    parts[part] = path
-
-
-def _adopt(odd: list[Path], cases: dict[str, Parts]) -> None:
-    """Take a lone, oddly named segmentation for the only patient of its folder.
-
-    BraTS 2020 ships ``BraTS20_Training_355`` with ``W39_1998.09.19_Segm.nii``.
+    Raises:
+        UserError: not numeric, not a volume, or more declared than is allowed or can be held.
     """
-    for path in odd:
-        here = [
-            parts for parts in cases.values() if path.parent in {p.parent for p in parts.values()}
-        ]
-        lone = sum(other.parent == path.parent for other in odd) == 1
-        if lone and len(here) == 1:
-            here[0].setdefault("seg", path)
+    from nibabel.affines import voxel_sizes
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+    _check_declared(path, image)
+    shape = tuple(int(size) for size in image.shape[:3])
+    to_mm = _TO_MM.get(int(image.header["xyzt_units"]) % 8, 1.0)
+    remarks = [f"{path.name} is in units of {to_mm:g} mm: converted"] if to_mm != 1 else []
+    if _states_orientation(image):
+        here, there = io_orientation(image.affine), axcodes2ornt(AXES)
+        turn, back = ornt_transform(here, there), ornt_transform(there, here)
+        affine = np.diag([to_mm, to_mm, to_mm, 1]) @ image.affine @ inv_ornt_aff(turn, shape)
+        steps = voxel_sizes(affine)
+        remarks += _disagreements(path, image)
+    else:
+        turn, back, affine = _AS_STORED, _AS_STORED, None
+        steps = to_mm * np.array(image.header.get_zooms()[:3], float)
+        remarks.append(f"orientation is not stated in {path.name}: taken as stored")
+    spacing_mm, told = plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
+    return Header(path, shape, turn, back, affine, spacing_mm, (*remarks, *told))
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the name says so, as nibabel takes it: in capitals too."""
+    return path.suffix.lower() == ".gz"
+
+
+def _check_declared(path: Path, image: Any) -> None:
+    shape = tuple(int(size) for size in image.shape)
+    if len(shape) < 3:
+        raise UserError(f"{path} is {len(shape)}-D, shape {shape}; expected a volume")
+    check_shape(path, (math.prod(shape[2:]), *shape[:2]))
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise UserError(f"{path} holds {dtype}, not plain numbers")
+    needed = math.prod(shape) * dtype.itemsize + int(image.dataobj.offset)
+    held = path.stat().st_size
+    if needed > held * (MAX_DEFLATE_RATIO if is_gzipped(path) else 1):
+        raise UserError(
+            f"{path} declares {needed} bytes of data, which {held} bytes on disk cannot hold: "
+            "truncated, or a wrong header"
+        )
+
+
+def _states_orientation(image: Any) -> bool:
+    from nibabel.orientations import io_orientation
+
+    affine, header = image.affine, image.header
+    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    # The identity is what is written where nobody knew better.
+    if not stated or np.array_equal(affine, np.eye(4)) or not np.isfinite(affine).all():
+        return False
+    if np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        return False
+    return not np.isnan(io_orientation(affine)).any()
+
+
+def _disagreements(path: Path, image: Any) -> Iterator[str]:
+    """What the header states twice, and differently, in its own units."""
+    from nibabel.affines import voxel_sizes
+    from nibabel.spatialimages import HeaderDataError
+
+    header = image.header
+    used = "sform" if int(header["sform_code"]) > 0 else "qform"
+    steps, pixdim = voxel_sizes(image.affine), np.array(header.get_zooms()[:3], float)
+    if not np.allclose(steps, pixdim, rtol=SAME):
+        ours, theirs = (" × ".join(f"{step:g}" for step in each) for each in (steps, pixdim))
+        yield f"{path.name}: spacing {ours} by its {used}, {theirs} by pixdim: the {used} is used"
+    with suppress(HeaderDataError, ValueError):  # a qform that is not used may be nonsense
+        other = header.get_qform() if int(header["qform_code"]) > 0 else image.affine
+        lies = (image.affine - other) @ _corners(image.shape[:3])
+        apart = float(np.sqrt((lies**2).sum(axis=0)).max())
+        if not apart <= FURTHEST * steps.max():
+            yield f"{path.name}: its sform and qform lie {apart:.3g} apart: the sform is used"
+
+
+def _corners(shape: tuple[int, ...]) -> Array:
+    """(4, 8) homogeneous indices of the corners of an array."""
+    ends = np.meshgrid(*((0, side - 1) for side in shape), (1,))
+    return np.array(ends).reshape(4, -1)

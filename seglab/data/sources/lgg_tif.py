@@ -1,16 +1,20 @@
 """The Kaggle set of lower-grade gliomas: ``<case>_<n>.tif`` and ``<case>_<n>_mask.tif``.
 
-Slices are upright, 256 × 256 × 3 uint8: before contrast, FLAIR, after contrast
-(Buda 2019). Where a sequence was not acquired the set repeats FLAIR in its place.
-Spacing is not in the files.
+Slices are upright, 256 × 256 × 3 uint8: before contrast, FLAIR, after contrast (Buda 2019). Where
+a sequence was not acquired the set repeats FLAIR in its place. Spacing is not in the files.
+Files of one channel, and stacks of pages, are read too.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,160 +22,172 @@ from numpy.typing import NDArray
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.core.tables import read_rows
-from seglab.data.sources.base import Patient, Source, Volume, natural_key
-from seglab.data.sources.files import (
-    binary_mask,
-    check_same_shape,
-    same_name,
-)
-from seglab.data.sources.identity_map import tcga_person
-from seglab.data.sources.tiff import pixels, reading_tiff
+from seglab.data.files import check_file, check_same_shape, check_shape, finite_image, unreadable
+from seglab.data.labels import LabelMap, read_labels
+from seglab.data.names import natural_key, tcga_person
+from seglab.data.sources.base import SliceFiles, image_files, labelled
+from seglab.data.volume import Patient, Volume
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 GRADES = {"1": "G2", "2": "G3"}
 """Codes of ``neoplasm_histologic_grade``: 51 and 58 patients, as the paper counts II and III."""
-_FILE = re.compile(r"(TCGA_\w+?)_([1-9]\d{0,3})(_mask)?\.tif")
-
-
-@dataclass(frozen=True)
-class _Slice:
-    case: str
-    number: int
-    is_mask: bool
+MODES = ("RGB", "L", "I;16", "I", "F")
+"""Kinds of pixels, as Pillow calls them."""
+NO_SPACING = "spacing is not in the files: no volume in millilitres"
+_NO_IMAGE = re.compile(r".*_(mask|seg|segm|pred)", re.IGNORECASE)
 
 
 @SOURCES.register("lgg-tif")
-class LggTif(Source):
+class LggTif(SliceFiles):
     """Lower-grade gliomas (TCGA) as the Kaggle slice files <case>_<n>.tif and <case>_<n>_mask.tif.
 
     Files count from 1; ``Volume.slice_indices`` is that number minus 1.
     """
 
     name = "lgg-tif"
-    channel_names = ("T1 before contrast", "FLAIR", "T1 after contrast")
-    default_channel = 1
-    plane_names = ("tumour",)
+    modalities = ("t1", "flair", "t1ce")
     upright = True
     mirror_axis = 1
-    keeps_volume_scale = True
+    suffixes = (".tif", ".tiff")
+    pattern = re.compile(r"(.+)_(\d{1,4})\.tiff?", re.IGNORECASE)
+    example = "TCGA_<case>_<n>.tif"
 
-    def patients(self) -> list[Patient]:
-        """List the cases that have at least one slice; see ``Source``."""
-        images = [slice_ for slice_ in self._files if not slice_.is_mask]
-        if not images:
-            raise UserError(f"{self.root} holds no file named TCGA_<case>_<n>.tif")
-        numbers: dict[str, list[int]] = {}
-        for slice_ in images:
-            numbers.setdefault(slice_.case, []).append(slice_.number)
-        return [
-            Patient(case, self._files_of(case, sorted(numbers[case])), self._grade(case))
-            for case in sorted(numbers, key=natural_key)
-        ]
-
-    def read(self, patient: Patient) -> Volume:
-        """Read the image channel and the mask of each slice; see ``Source``."""
-        slices = [path for path in patient.files if not _parse(path).is_mask]
-        pairs = [self._read_pair(path) for path in slices]
-        for path, (image, _) in zip(slices, pairs, strict=True):
-            if image.shape != pairs[0][0].shape:
-                raise UserError(
-                    f"{path} has the shape {image.shape}; its stack has {pairs[0][0].shape}"
-                )
-        numbers = [_parse(path).number for path in slices]
-        return Volume(
+    def read(
+        self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
+    ) -> Volume:
+        """Read each slice once; see ``Source``."""
+        image_files(patient, modalities)
+        paths = patient.images[modalities[0]]
+        pages = _read_stack(paths)
+        images, told = self._images(paths[0], pages, modalities)
+        numbers = [self.number(path) or 0 for path in paths]
+        indices = np.array(numbers if len(paths) == len(pages) else range(len(pages)), np.int32)
+        indices -= min(1, indices[0])
+        volume = Volume(
             patient_id=patient.patient_id,
-            image=np.stack([image[..., self.channel] for image, _ in pairs]).astype(np.float32),
-            mask=np.stack([mask for _, mask in pairs]),
-            slice_indices=np.array(numbers, dtype=np.int32) - 1,
-            stack_size=max(numbers),
-            spacing_mm=None,
+            images=images,
+            modalities=tuple(modalities),
+            labels=np.zeros(images.shape[1:], np.uint8),
+            slice_indices=indices,
+            stack_size=int(indices[-1]) + 1,
+            shared_scales=(True,) * len(images),
             grade=patient.grade,
+            remarks=(NO_SPACING, *told),
         )
+        return labelled(volume, paths[0], _labels(paths, pages)) if with_labels else volume
 
     def missing_files(self) -> list[str]:
         """Images and masks skipped by the numbering of a case, or without their other half."""
-        last: dict[str, int] = {}
-        for slice_ in self._files:
-            last[slice_.case] = max(last.get(slice_.case, 0), slice_.number)
-        expected = {
-            _Slice(case, number, is_mask)
-            for case, end in last.items()
-            for number in range(1, end + 1)
-            for is_mask in (False, True)
-        }
-        return sorted(map(_name, expected - self._files.keys()), key=natural_key)
+        expected = set()
+        for patient in self.list_patients(strict=True):
+            last = self.number(patient.images["flair"][-1]) or 0
+            names = [f"{patient.patient_id}_{number}" for number in range(1, last + 1)]
+            expected |= {f"{name}{kind}.tif" for name in names for kind in ("", "_mask")}
+        return sorted(expected - {path.name for path in self._paths}, key=natural_key)
 
-    def read_channels(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Read image (3, H, W) and mask (1, H, W) of one slice; see ``Source``."""
-        image, mask = self._read_pair(path)
-        return np.moveaxis(image, -1, 0).astype(np.float32), mask[None]
+    def image_paths(self, strict: bool) -> Iterator[Path]:
+        """All but masks; of Kaggle's archive, which holds the set in two folders, the first."""
+        first = self.root / "kaggle_3m"
+        twice = strict and first.is_dir()
+        for path in super().image_paths(strict):
+            if not _NO_IMAGE.fullmatch(path.stem) and not (twice and first not in path.parents):
+                yield path
+
+    def stands_alone(self, path: Path) -> bool:
+        """Whether it has several pages; False of a file that cannot be read."""
+        try:
+            with reading_tiff(path) as file:
+                return int(getattr(file, "n_frames", 1)) > 1
+        except UserError:  # told when the scan is read
+            return False
+
+    def patient(self, name: str, paths: tuple[Path, ...]) -> Patient:
+        """With its grade, and the masks that there are."""
+        masks = tuple(mask for mask in map(_mask_of, paths) if mask in self._every)
+        grade = self._grades.get(tcga_person(name) or name)
+        return replace(super().patient(name, paths), label_files=masks, grade=grade)
 
     @cached_property
-    def _files(self) -> dict[_Slice, Path]:
-        found: dict[_Slice, Path] = {}
-        for path in self._paths:
-            if not _FILE.fullmatch(path.name) or self._is_second_copy(path):
-                continue
-            slice_ = _parse(path)
-            if slice_ in found:
-                raise same_name(found[slice_], path, _name(slice_))
-            found[slice_] = path
-        return found
-
-    def _is_second_copy(self, path: Path) -> bool:
-        """Kaggle's archive holds the set twice: kaggle_3m, and again inside another folder."""
-        first = self.root / "kaggle_3m"
-        return first.is_dir() and not path.is_relative_to(first)
+    def _every(self) -> frozenset[Path]:
+        return frozenset(self._paths)
 
     @cached_property
     def _grades(self) -> dict[str, str]:
-        found = [path for path in self._paths if path.name == "data.csv"]
-        return _read_grades(found[0]) if found else {}
+        """Person (``TCGA-CS-4941``) → ``G2`` or ``G3``, from the set's ``data.csv``."""
+        tables = [path for path in self._paths if path.name == "data.csv"]
+        rows = [row for path in tables[:1] for row in read_rows(path)]
+        coded = [(row.get("Patient", ""), row.get("neoplasm_histologic_grade")) for row in rows]
+        return {tcga_person(name) or name: GRADES[code] for name, code in coded if code in GRADES}
 
-    def _grade(self, case: str) -> str | None:
-        return self._grades.get(tcga_person(case) or case)
-
-    def _files_of(self, case: str, numbers: list[int]) -> tuple[Path, ...]:
-        slices = [_Slice(case, number, is_mask) for number in numbers for is_mask in (False, True)]
-        return tuple(self._files[slice_] for slice_ in slices if slice_ in self._files)
-
-    def _read_pair(self, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image (H, W, 3) and mask (H, W) of one slice."""
-        slice_ = _parse(path)
-        mask_path = path.with_name(_name(_Slice(slice_.case, slice_.number, True)))
-        image, mask = _read_tiff(path, "RGB"), _read_tiff(mask_path, "L")
-        check_same_shape(mask_path, image.shape[:2], mask.shape[:2])
-        return image, binary_mask(mask_path, mask)
-
-
-def _parse(path: Path) -> _Slice:
-    match = _FILE.fullmatch(path.name)
-    assert match is not None, path
-    return _Slice(match[1], int(match[2]), match[3] is not None)
-
-
-def _name(slice_: _Slice) -> str:
-    return f"{slice_.case}_{slice_.number}{'_mask' if slice_.is_mask else ''}.tif"
+    def _images(
+        self, path: Path, pages: NDArray[Any], modalities: Sequence[str]
+    ) -> tuple[NDArray[np.float32], list[str]]:
+        """(M, S, H, W) of pages (S, H, W, 3), or (S, H, W) of one channel; and what to tell."""
+        if pages.ndim == 3:
+            if len(modalities) > 1:
+                raise UserError(f"{path} has 1 channel; {', '.join(modalities)} are in 3")
+            told = f"{path.name} has one channel: taken for {modalities[0]}"
+            return finite_image(path, pages[None]), [told]
+        channels = {name: pages[..., place] for place, name in enumerate(self.modalities)}
+        repeated = [
+            f"{name} repeats flair: it was not acquired"
+            for name in modalities
+            if name != "flair" and np.array_equal(channels[name], channels["flair"])
+        ]
+        return finite_image(path, np.stack([channels[name] for name in modalities])), repeated
 
 
-def _read_tiff(path: Path, mode: str) -> NDArray[np.uint8]:
-    """Read (H, W, 3) for mode ``RGB`` or (H, W) for mode ``L``.
+@contextmanager
+def reading_tiff(path: Path) -> Iterator[Image.Image]:
+    """Open ``path``, and turn whatever Pillow raises inside the block into a UserError."""
+    from PIL import Image
 
-    Raises:
-        UserError: absent, unreadable, of other channels, or too large.
-    """
-    channels = {"RGB": 3, "L": 1}
-    with reading_tiff(path) as image:
-        if image.mode != mode:
-            found = channels.get(image.mode, image.mode)
-            raise UserError(f"{path} has {found} channel(s); expected {channels[mode]} of uint8")
-        return pixels(image)
+    check_file(path)
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["TIFF"]) as image:
+            check_shape(path, (getattr(image, "n_frames", 1), image.height, image.width))
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # Pillow names no common class for damaged files
+        raise unreadable(path, "TIFF", error) from error
 
 
-def _read_grades(path: Path) -> dict[str, str]:
-    """Person (``TCGA-CS-4941``) → ``G2`` or ``G3``, from the set's ``data.csv``."""
-    coded = ((row.get("Patient"), row.get("neoplasm_histologic_grade")) for row in read_rows(path))
-    return {
-        tcga_person(patient) or patient: GRADES[code]
-        for patient, code in coded
-        if patient and code in GRADES
-    }
+def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
+    """The pages of all files, which must be alike: (S, H, W), or (S, H, W, 3) of three channels."""
+    pages: list[NDArray[Any]] = []
+    for path in paths:
+        for page in _read_pages(path):
+            pages.append(page)
+            check_same_shape(path, page.shape, pages[0].shape, "its volume")
+    check_shape(paths[0], (len(pages), *pages[0].shape[:2]))
+    return np.stack(pages)
+
+
+def _read_pages(path: Path) -> Iterator[NDArray[Any]]:
+    from PIL import ImageSequence
+
+    with reading_tiff(path) as file:
+        for page in ImageSequence.Iterator(file):
+            check_shape(path, (page.height, page.width))
+            if page.mode not in MODES:
+                raise UserError(f"{path} has pixels of kind {page.mode}; one of {', '.join(MODES)}")
+            rows = max((bottom for _, (_, _, _, bottom), *_ in page.tile), default=0)
+            if rows < page.height:  # which Pillow leaves black
+                raise ValueError(f"it holds {rows} of {page.height} rows")
+            yield np.array(page)
+
+
+def _mask_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_mask{path.suffix}")
+
+
+def _labels(paths: Sequence[Path], pages: NDArray[Any]) -> LabelMap:
+    masks = []
+    for path in map(_mask_of, paths):
+        stack = _read_stack([path])
+        check_same_shape(path, stack.shape[1:], pages.shape[1:3], "its image")
+        masks.append(read_labels(path, stack, chosen="binary").labels)
+    return LabelMap(np.concatenate(masks), "binary", parts_known=False)

@@ -19,7 +19,8 @@ from seglab.tracking.inputs import data_inputs
 SHORT = 12
 UNSET = "null"
 SETTINGS = (
-    "source", "channel", "image_size", "crop", "normalise", "normalise_scope", "context", "slices",
+    "source", "modalities", "target", "image_size", "crop", "normalise", "normalise_scope",
+    "context", "slices",
 )  # fmt: skip
 KINDS = {
     "train": "training",

@@ -1,9 +1,9 @@
-"""Finding files and judging what was read from them; shared by all sources."""
+"""Finding files and judging what they declare and hold; shared by all sources."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,8 +17,13 @@ MAX_SIDE_PX = 1024
 MAX_SLICES = 1024
 MAX_VOXELS = 2**27
 """Largest volume that is read: 512 MiB as float32."""
+LEAST_MM, MOST_MM = 0.1, 20.0
+"""Between two voxels of a scan of a head."""
 MAX_DEFLATE_RATIO = 1032
 """zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
+
+Spacing = tuple[float, float, float]
+"""Millimetres from voxel to voxel: (slice, row, column)."""
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -49,23 +54,13 @@ def _cannot_list(error: OSError) -> NoReturn:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file: a pipe would be waited for.
-
-    Raises:
-        UserError: absent, or something else than a file.
-    """
+    """Raise a UserError for what is no regular file: a pipe would be waited for."""
     if not path.is_file():
         raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    """Build the error for a file that its library cannot read.
-
-    Args:
-        path: of the file.
-        kind: what it should be, as "TIFF".
-        error: what the library said.
-    """
+    """Build the error for a file that its library cannot read as ``kind``, such as "TIFF"."""
     if isinstance(error, PermissionError):
         return UserError(f"{path} may not be read by this user: permission denied")
     return UserError(f"{path} cannot be read as {kind} (truncated?): {first_line(error)}")
@@ -77,11 +72,7 @@ def same_name(first: Path, second: Path, what: str) -> UserError:
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    """Refuse a declared (…, H, W) shape that is empty or absurd, before memory is taken.
-
-    Raises:
-        UserError: names the file, the shape and the limits.
-    """
+    """Raise a UserError for a declared (…, H, W) that is absurd, before memory is taken."""
     *stack, height, width = shape
     slices = stack[0] if stack else 1
     fits = (
@@ -95,11 +86,7 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
-    """Convert to float32.
-
-    Raises:
-        UserError: a value is NaN, infinite, or beyond what float32 holds.
-    """
+    """Convert to float32; raises a UserError where a value is NaN, infinite or beyond that."""
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(image, dtype=np.float32)
     if image.dtype.kind == "f" and not np.isfinite(converted).all():
@@ -108,22 +95,18 @@ def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
     return converted
 
 
-def binary_mask(path: Path, labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Mark every label above 0.
-
-    Raises:
-        UserError: a label is NaN.
-    """
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise UserError(f"{path} holds mask values that are NaN")
-    return np.ascontiguousarray(labels > 0).view(np.uint8)
+def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:
+    """Raise a UserError for what does not have the shape of its image or its volume (``of``)."""
+    if shape != wanted:
+        raise UserError(f"{path} has the shape {shape}; {of} has {wanted}")
 
 
-def check_same_shape(path: Path, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Refuse a mask that does not lie on its image.
-
-    Raises:
-        UserError: names the file and both shapes.
-    """
-    if image != mask:
-        raise UserError(f"{path} holds a mask of shape {mask} for an image of shape {image}")
+def plausible_spacing(
+    path: Path, values: Sequence[float]
+) -> tuple[Spacing | None, tuple[str, ...]]:
+    """Return (slice, row, column) in mm, or None and why it is not believed."""
+    if len(values) == 3 and all(LEAST_MM <= value <= MOST_MM for value in values):
+        return (values[0], values[1], values[2]), ()
+    words = " × ".join(f"{value:g}" for value in values) or "nothing"
+    limits = f"{LEAST_MM:g} to {MOST_MM:g} mm are plausible"
+    return None, (f"{path.name} states a spacing of {words} mm; {limits}: volume unknown",)

@@ -1,0 +1,244 @@
+"""One reading of labels: whole numbers, by a convention that is stated, to one canonical map.
+
+Canonical labels: 0 background, 1 non-enhancing core (necrosis), 2 oedema, 3 enhancing tumour,
+4 tumour of unknown part (a merged mask).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import UserError, unknown_name
+from seglab.data.normalise import EXACT_SHARE, brain_mask
+
+Labels = NDArray[np.uint8]
+
+NON_ENHANCING, OEDEMA, ENHANCING, UNKNOWN_PART = 1, 2, 3, 4
+TARGETS: dict[str, frozenset[int]] = {
+    "whole": frozenset({NON_ENHANCING, OEDEMA, ENHANCING, UNKNOWN_PART}),
+    "core": frozenset({NON_ENHANCING, ENHANCING}),
+    "enhancing": frozenset({ENHANCING}),
+}
+CONVENTIONS: dict[str, Mapping[int, int]] = {
+    "brats2017": {1: NON_ENHANCING, 2: OEDEMA, 4: ENHANCING},
+    # Until 2015, and in some patients of later sets: 3 does not enhance.
+    "brats2012": {1: NON_ENHANCING, 2: OEDEMA, 3: NON_ENHANCING, 4: ENHANCING},
+    "brats2023": {1: NON_ENHANCING, 2: OEDEMA, 3: ENHANCING},
+    # After treatment: 4 is the cavity that surgery left, which is no tumour.
+    "brats2024": {1: NON_ENHANCING, 2: OEDEMA, 3: ENHANCING, 4: 0},
+    "binary": {1: UNKNOWN_PART, 255: UNKNOWN_PART},
+}
+"""Name (as ``data.labels`` takes it) → label in the file → canonical label; 0 is background."""
+LISTED = "dataset.json"
+"""The convention of a data set that names its labels."""
+MOST_OF_BRAIN = 0.6
+"""A tumour is a smaller part of the brain: at most 0.20 of it in 18 volumes, 0.36 in 103 slices."""
+OUTSIDE = 0.1
+"""Part of a mask that may lie on the background: at most 0.002 in 18 skull-stripped volumes."""
+FEW_PX = 100
+"""So few pixels on the background say nothing."""
+_STRIDE = 2
+"""Every second row and column tells whether a mask lies on the brain."""
+_FEW = 5
+"""Values that an error names."""
+
+_ERAS = tuple(
+    (re.compile(pattern, re.IGNORECASE), era)
+    for pattern, era in (
+        (r"BraTS-GLI-\d{5}-1\d\d", "brats2024"),
+        (r"BraTS-PED-.+", "brats-ped"),  # 1 is its enhancing tumour
+        (r"BraTS-[A-Z]+-\d{5}-\d{3}", "brats2023"),
+        (r"Brats1[789]_.+|BraTS2[01]_.+|BraTS20\d\d_.+", "brats2017"),
+        (r"brats_(2013|tcia)_.+|VSD\..+", "brats2012"),
+    )
+)
+"""What the names of the challenges' patients tell."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A segmentation as read."""
+
+    labels: Labels
+    """Canonical, of the shape of the file's array."""
+    convention: str
+    parts_known: bool
+    remarks: tuple[str, ...] = ()
+
+
+def target_mask(labels: Labels, target: str) -> Labels:
+    """Mark a target, one of ``TARGETS``, in a canonical label map: (S, H, W) in {0, 1}."""
+    if target not in TARGETS:
+        raise unknown_name("target", target, TARGETS)
+    marked = np.zeros(256, np.uint8)
+    marked[list(TARGETS[target])] = 1
+    return marked[labels]
+
+
+def read_labels(
+    path: Path,
+    stored: NDArray[Any],
+    *,
+    name: str = "",
+    chosen: str = "auto",
+    listed: Mapping[int, int] | None = None,
+) -> LabelMap:
+    """Translate the labels of a file into canonical ones.
+
+    Args:
+        path: the file, for errors.
+        stored: its values, of any numeric type and shape.
+        name: of the patient, which may tell the year of the challenge.
+        chosen: ``data.labels``: a convention, or ``auto``.
+        listed: what a ``dataset.json`` says of the labels; decides where ``chosen`` is ``auto``.
+
+    Raises:
+        UserError: values that are no whole numbers or of no convention, or several conventions
+            that fit.
+    """
+    inside = stored != 0
+    marked = _whole_numbers(path, stored[inside])
+    values = [int(value) for value in np.unique(marked)]
+    if chosen == "auto" and listed is not None:
+        convention, canonical = LISTED, listed
+    else:
+        convention = _convention(path, values, name) if chosen == "auto" else chosen
+        canonical = CONVENTIONS[convention]
+    odd = [value for value in values if value not in canonical]
+    if odd:
+        raise UserError(
+            f"{path} holds labels {_some(odd)}, which {convention} does not have "
+            f"(its labels: {_some(sorted(canonical))}); data.labels names another convention"
+        )
+    table = np.zeros(256, np.uint8)
+    table[list(canonical)] = list(canonical.values())
+    labels = np.zeros(stored.shape, np.uint8, order="F" if stored.flags.f_contiguous else "C")
+    labels[inside] = table[marked]
+    known = UNKNOWN_PART not in {canonical[value] for value in values}
+    return LabelMap(labels, convention, known, _remarks(path, values, convention))
+
+
+def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
+    with np.errstate(invalid="ignore"):
+        whole = marked.astype(np.uint8)
+    odd = marked[whole != marked]
+    if odd.size:
+        nan = "mask values that are NaN; " if odd.dtype.kind == "f" and np.isnan(odd).any() else ""
+        raise UserError(
+            f"{path} holds {nan}labels {_some(np.unique(odd))}: labels are whole numbers from 0 to "
+            "255 (resample a mask with nearest neighbour)"
+        )
+    return whole
+
+
+def _convention(path: Path, values: list[int], name: str) -> str:
+    """By the values, and where several conventions fit, by the name of the patient."""
+    era = next((era for pattern, era in _ERAS if pattern.fullmatch(name)), None)
+    if set(values) in ({1}, {255}):
+        return "binary"
+    if era == "brats2024" or (era == "brats2023" and 3 in values):
+        return "brats2024" if 4 in values else "brats2023"
+    if 3 not in values and era != "brats-ped":
+        return "brats2017"
+    if 4 in values and era in ("brats2017", "brats2012"):
+        return "brats2012"
+    fitting = [each for each, known in CONVENTIONS.items() if set(values) <= known.keys()]
+    if not fitting:
+        return "brats2017"
+    raise UserError(
+        f"{path} holds labels {_some(values)}, which {' and '.join(fitting)} read differently, and "
+        "no name tells which is meant: set data.labels to one of them"
+    )
+
+
+def _remarks(path: Path, values: list[int], convention: str) -> tuple[str, ...]:
+    meanings = {
+        "brats2012": "3 non-enhancing core, 4 enhancing tumour",
+        "brats2024": "3 enhancing tumour, 4 the resection cavity",
+    }
+    if not {3, 4} <= set(values) or convention not in meanings:
+        return ()
+    told = f"{path.name} holds labels 3 and 4, read by {convention}: {meanings[convention]}"
+    return (told,)
+
+
+def _some(values: Any) -> str:
+    words = [f"{value:g}" for value in values[:_FEW]]
+    return ", ".join(words) + (", …" if len(values) > _FEW else "")
+
+
+def canonical_names(names: Mapping[str, Any]) -> Mapping[int, int] | None:
+    """Canonical labels of the ``labels`` of a ``dataset.json``; None where a name is not known.
+
+    Both ways round ({"2": "edema"}, {"edema": 2}), and the regions of nnU-Net, where
+    {"whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3} tells parts too.
+    """
+    pairs = [(v, k) if str(k).isdecimal() else (k, v) for k, v in names.items()]
+    regions = [(str(name), _numbers(value)) for name, value in pairs]
+    found: dict[int, int] = {}
+    # The smaller region says more of a label than the larger one around it.
+    for name, numbers in sorted(regions, key=lambda region: -len(region[1])):
+        part = _part(name.lower(), several=len(regions) > 2)
+        if part is None:
+            return None
+        found |= dict.fromkeys(numbers, part)
+    found.pop(0, None)
+    return found or None
+
+
+def _numbers(value: Any) -> list[int]:
+    return [int(each) for each in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _part(name: str, *, several: bool) -> int | None:
+    """Canonical label of a part by its name; of the whole, what remains outside its parts."""
+    for pattern, part in (
+        (r"background|cavity|ignore", 0),
+        (r"non.?enhanc|necro|core|ncr", NON_ENHANCING),
+        (r"enhanc", ENHANCING),
+        (r"o?edema", OEDEMA),
+        (r"whole", OEDEMA if several else UNKNOWN_PART),
+        (r"tumou?r|lesion|glioma|mask", UNKNOWN_PART),
+    ):
+        if re.search(pattern, name):
+            return part
+    return None
+
+
+def check_on_image(path: Path, image: NDArray[np.float32], labels: Labels, *, shared: bool) -> None:
+    """Refuse a mask that cannot be a tumour of this image.
+
+    Args:
+        path: of the mask, for errors.
+        image: (S, H, W) one modality.
+        labels: (S, H, W) canonical.
+        shared: whether the slices share one intensity scale.
+
+    Raises:
+        UserError: it covers most of the brain, or lies on the background.
+    """
+    sampled = np.ascontiguousarray(image[:, ::_STRIDE, ::_STRIDE])
+    tumour = labels[:, ::_STRIDE, ::_STRIDE] > 0
+    if not tumour.any():
+        return
+    brain = brain_mask(sampled, shared_scale=shared)
+    if not brain.any():
+        return
+    share = np.count_nonzero(tumour & brain) / np.count_nonzero(brain)
+    if share > MOST_OF_BRAIN:
+        raise UserError(f"{path} marks {share:.0%} of the brain: a brain mask, or an inverted one?")
+    # Where air is noise, dark tissue is taken for it; it says nothing.
+    stripped = np.count_nonzero(sampled == sampled[:, :1, :1]) > EXACT_SHARE * sampled.size
+    outside = np.count_nonzero(tumour & ~brain)
+    if stripped and outside > FEW_PX and outside > OUTSIDE * np.count_nonzero(tumour):
+        raise UserError(
+            f"{path}: {outside / np.count_nonzero(tumour):.0%} of the mask lies on the background: "
+            "it belongs to another image, or lies elsewhere"
+        )

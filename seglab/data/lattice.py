@@ -1,0 +1,129 @@
+"""The scanner's whole numbers back from slices that were z-scored one by one.
+
+Intensities of BraTS are whole numbers, so the values of a z-scored slice are equally spaced, and
+the spacing is 1/σ of the slice: the smallest gap between values is one unit of the scanner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+MOST_LEVELS = 2**16
+"""Of whole numbers that a scanner writes; more of them are numbers with a fraction."""
+TOLERANCE = 1e-3
+"""Of a unit. Whole numbers come back to within 1e-9, others lie anywhere."""
+SAMPLES = 2048
+"""So many pixels of a brain tell the gap, and all of them test it."""
+SURE = 10
+"""So many distinct values have no common divisor (1 in 1,000 has, if they fall by chance)."""
+BRIGHTNESS_SD = 0.5
+"""Of the logarithm of an almost empty slice's brightness over that of its neighbours."""
+ODD_COST = 8.0
+"""The brightness costs no more than this: the last slice of an interpolation is dark by itself."""
+
+
+def one_scale(slices: Sequence[Array]) -> tuple[NDArray[np.float32], bool, str]:
+    """Take the scanner's whole numbers back from the z-scored slices (H, W) of one volume.
+
+    A slice of few distinct values (a few pixels of brain) is brought to its neighbours' brightness
+    by a whole factor. Where another slice does not fit, all keep the scale that they have.
+
+    Returns:
+        image (S, H, W), 0 where it is background; whether its slices share one scale; and what
+        a reader should be told, or nothing.
+    """
+    levels = np.zeros((len(slices), *slices[0].shape), np.float32)
+    distinct = []
+    for index, scores in enumerate(slices):
+        found = restore(scores.astype(np.float64, copy=False))
+        if found is None:
+            told = f"slice {index + 1} of {len(slices)} holds no whole numbers of a scanner"
+            return _as_stored(slices), False, f"{told}: every slice keeps a scale of its own"
+        levels[index] = found[0]
+        distinct.append(found[1])
+    sure = [index for index, count in enumerate(distinct) if count >= SURE]
+    unsure = [index for index, count in enumerate(distinct) if 0 < count < SURE]
+    if unsure and not sure:
+        return _as_stored(slices), False, "too few grey values to tell the scale of its slices"
+    for index in unsure:
+        near = levels[min(sure, key=lambda other: abs(other - index))]
+        ratio = _brightness(near) / _brightness(levels[index])
+        levels[index] *= _factor(ratio, distinct[index])
+    told = f"{len(unsure)} of {len(slices)} slices hold fewer than {SURE} grey values: matched"
+    return levels, True, f"{told} to their neighbours' brightness" if unsure else ""
+
+
+def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | None:
+    """Turn one slice (H, W) of z-scores into whole numbers, 0 where it is background.
+
+    Returns:
+        levels (H, W), and how many distinct values are not background; with fewer than ``SURE``
+        a common factor may be missing. None where the values are not equally spaced.
+    """
+    background = _most_frequent(scores)
+    brain = scores != background
+    values = scores[brain] - background
+    levels = np.zeros(scores.shape, np.float32)
+    if not values.size:
+        return levels, 0
+    stride = max(1, len(values) // SAMPLES)
+    for sample in (values[::stride], values):  # all of them, if the sample has no two neighbours
+        distinct = np.unique(sample)
+        step = _common_step(distinct)
+        if step is None:
+            return None
+        numbers = values / step
+        rounded = np.rint(numbers)
+        if np.abs(numbers - rounded).max() < TOLERANCE:
+            levels[brain] = rounded
+            return levels, len(distinct)
+    return None
+
+
+def _as_stored(slices: Sequence[Array]) -> NDArray[np.float32]:
+    return np.stack(slices).astype(np.float32, copy=False)
+
+
+def _most_frequent(scores: Array) -> float:
+    corner = scores[0, 0]
+    if np.count_nonzero(scores == corner) > scores.size / 2:
+        return float(corner)
+    distinct, counts = np.unique(scores, return_counts=True)
+    return float(distinct[counts.argmax()])
+
+
+def _common_step(distinct: Array) -> float | None:
+    """Largest step of which every value is a multiple, by Euclid's algorithm."""
+    values = np.sort(np.append(distinct, 0.0))
+    gaps = np.diff(values)
+    smallest = np.ptp(values) / MOST_LEVELS
+    step = float(gaps.min())
+    while step > smallest:
+        rest = np.abs(gaps - np.rint(gaps / step) * step)
+        left = rest[rest > TOLERANCE * step]
+        if not left.size:
+            return step
+        step = float(left.min())
+    return None
+
+
+def _brightness(levels: Array) -> float:
+    return float(np.median(np.abs(levels[levels != 0])))
+
+
+def _factor(ratio: float, distinct: int) -> int:
+    """Likeliest common divisor of so many numbers.
+
+    One of n random numbers divides all by chance with g^-n; the brightness of a slice differs
+    from its neighbours' by a factor whose logarithm has ``BRIGHTNESS_SD``.
+    """
+    factors = np.arange(1, max(2, int(2 * ratio) + 1))
+    odd = (np.log(factors / ratio) / BRIGHTNESS_SD) ** 2 / 2
+    cost = distinct * np.log(factors) + np.minimum(odd, ODD_COST)
+    return int(factors[cost.argmin()])

@@ -1,0 +1,220 @@
+"""Scans to predict: found by the readers of training, and their masks written back in kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import UserError
+from seglab.data.files import walk
+from seglab.data.names import UNNAMED, nifti_stem
+from seglab.data.sources.base import Source
+from seglab.data.sources.brats_h5 import SPACING_MM, BratsH5
+from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
+from seglab.data.sources.lgg_tif import LggTif
+from seglab.data.volume import Patient, Volume
+
+Bool = NDArray[np.bool_]
+
+KINDS: tuple[type[Source], ...] = (BratsH5, BratsNifti, LggTif)
+SUFFIXES = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
+FEWEST_LEVELS = 10
+"""An image of so few distinct values, or fewer, is a mask."""
+SAMPLES = 200_000
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The files of one patient that a model reads; nothing has been read."""
+
+    name: str
+    patient: Patient
+    source: Source
+    modalities: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """What to call it: the first file that is read, or the first that there is."""
+        wanted = (self.patient.images.get(name) for name in (*self.modalities, UNNAMED))
+        return next(filter(None, wanted), self.patient.files)[0]
+
+    @property
+    def seen(self) -> tuple[Path, ...]:
+        """Further files of the patient, which are not read: other modalities, a segmentation."""
+        wanted = (self.patient.images.get(name, ()) for name in (*self.modalities, UNNAMED))
+        read = {path for paths in wanted for path in paths}
+        return tuple(path for path in self.patient.files if path not in read)
+
+    def read(self) -> Volume:
+        """Read the modalities; a segmentation beside them is judged and not handed on.
+
+        Raises:
+            UserError: one is missing, unreadable, not what its suffix says, or no image.
+        """
+        volume = self.source.read(self.patient, self.modalities, with_labels=False)
+        if set(self.patient.label_files) & set(self.seen):
+            try:
+                self.source.read(self.patient, self.modalities)
+            except UserError as error:
+                told = f"its segmentation could not be used for training: {error}"
+                volume = replace(volume, remarks=(*volume.remarks, told))
+        for modality, image in zip(self.modalities, volume.images, strict=True):
+            check_image(self.patient.images.get(modality, (self.path,))[0], image)
+        return volume
+
+    def write(self, mask: Bool, volume: Volume, folder: Path) -> Path:
+        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file."""
+        if isinstance(self.source, BratsNifti):
+            suffix = ".nii.gz" if is_gzipped(self.path) else ".nii"
+            return _save_nifti(_like(self.path, mask), folder / f"{self.name}_pred{suffix}")
+        if isinstance(self.source, BratsH5):
+            return _save_nifti(_stack_image(mask, volume), folder / f"{self.name}_pred.nii.gz")
+        return _save_pages(mask, folder / f"{self.name}_pred.tif")
+
+
+def find_scans(
+    inputs: Sequence[Path], modalities: Sequence[str]
+) -> tuple[list[Scan], list[tuple[Path, str]]]:
+    """Find the scans that files and folders hold, one a patient.
+
+    Files are grouped by their names (:mod:`seglab.data.names`). A file whose name tells no
+    modality is a scan by itself; segmentations and masks are none.
+
+    Args:
+        inputs: files and folders.
+        modalities: what the model reads.
+
+    Returns:
+        scans in natural order, and (path, reason) of inputs that hold none.
+    """
+    given: dict[Path, list[Path]] = {}
+    failed: list[tuple[Path, str]] = []
+    for path in inputs:
+        try:
+            given[path] = list(walk(path)) if path.is_dir() else [_named(path)]
+        except UserError as error:
+            failed.append((path, str(error)))
+    paths = list(dict.fromkeys(path for found in given.values() for path in found))
+    scans: list[Scan] = []
+    for kind in KINDS:
+        source = kind(Path(), paths=paths)
+        try:
+            for patient in source.list_patients(strict=False):
+                name = _name(patient, modalities)
+                scans.append(Scan(name, patient, source, tuple(modalities)))
+        except UserError as error:
+            failed.append((inputs[0], str(error)))
+    held = {path for scan in scans for paths in scan.patient.images.values() for path in paths}
+    for path, found in given.items():
+        if held.isdisjoint(found):
+            kinds = ", ".join(SUFFIXES)
+            failed.append((path, f"{path} holds no scan ({kinds}), or a segmentation alone"))
+    return _unique_names(scans), failed
+
+
+def check_image(path: Path, image: NDArray[np.float32]) -> None:
+    """Refuse what is certainly no image of a head.
+
+    Raises:
+        UserError: every value is the same, or so few differ that it is a mask.
+    """
+    stride = max(1, image.size // SAMPLES)
+    if len(np.unique(image.reshape(-1)[::stride])) > FEWEST_LEVELS:
+        return
+    values = np.unique(image)
+    if len(values) == 1:
+        raise UserError(f"{path} is empty: every value is {values[0]:g}")
+    if len(values) <= FEWEST_LEVELS:
+        some = ", ".join(f"{value:g}" for value in values)
+        raise UserError(f"{path} holds only the values {some}: a mask, not an image")
+
+
+def _named(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise UserError(f"{path} is none of {', '.join(SUFFIXES)}")
+    return path
+
+
+def _name(patient: Patient, modalities: Sequence[str]) -> str:
+    """After the file where one is read, else after the patient."""
+    paths = patient.images.get(modalities[0], ())
+    stem = nifti_stem(paths[0]) if len(paths) == len(modalities) == 1 else None
+    return stem or patient.patient_id
+
+
+def _unique_names(scans: Sequence[Scan]) -> list[Scan]:
+    """Name scans after their folder too where two would be written to one file."""
+    names = [scan.name for scan in scans]
+    taken: dict[str, int] = {}
+    out = []
+    for scan in scans:
+        twice = names.count(scan.name) > 1
+        name = f"{scan.path.parent.name}_{scan.name}" if twice else scan.name
+        taken[name] = taken.get(name, 0) + 1
+        out.append(replace(scan, name=name if taken[name] == 1 else f"{name}-{taken[name]}"))
+    return out
+
+
+def _like(path: Path, mask: Bool) -> Any:
+    """A NIfTI mask with the grid, affine and header of the scan."""
+    from nibabel.loadsave import load
+
+    image: Any = load(path)
+    stored = read_header(path, image).from_lps(mask).astype(np.uint8)
+    if stored.size == np.prod(image.shape):  # axes of length 1 behind the third stay
+        stored = stored.reshape(image.shape)
+    header = image.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    if header["cal_max"]:  # how bright the image was shown; a mask would be black
+        header["cal_min"], header["cal_max"] = 0, 1
+    # Without an affine of its own the header's stays, with its codes.
+    return type(image)(np.ascontiguousarray(stored), None, header)
+
+
+def _stack_image(mask: Bool, volume: Volume) -> Any:
+    """A NIfTI mask of the full stack of slice files, with the axes of BraTS."""
+    from nibabel.nifti1 import Nifti1Image
+
+    _, height, width = mask.shape
+    data = np.zeros((height, width, volume.stack_size), np.uint8)
+    data[:, :, volume.slice_indices] = np.moveaxis(mask, 0, -1)
+    step, row, column = volume.spacing_mm or SPACING_MM
+    affine = np.diag([-row, -column, step, 1.0])
+    affine[1, 3] = column * (width - 1)
+    return Nifti1Image(data, affine)
+
+
+def _save_nifti(image: Any, target: Path) -> Path:
+    from nibabel.loadsave import save
+
+    return _written(target, lambda path: save(image, path))
+
+
+def _save_pages(mask: Bool, target: Path) -> Path:
+    from PIL import Image
+
+    pages = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
+    return _written(
+        target, lambda path: pages[0].save(path, save_all=True, append_images=pages[1:])
+    )
+
+
+def _written(target: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a file beside ``target`` and move it there; returns ``target``."""
+    temporary = target.with_name(f".part-{target.name}")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,88 @@
+"""What every source gives: patients as listed, and each patient's modalities with one label map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient as found by listing files; no pixel has been read."""
+
+    patient_id: str
+    images: Mapping[str, tuple[Path, ...]]
+    """Modality → its files, in slice order where a file is a slice."""
+    label_files: tuple[Path, ...]
+    """Files of the segmentation; empty where there is none."""
+    grade: str | None = None
+    """``HGG``/``LGG`` (BraTS), ``G2``/``G3`` (LGG set), or None where unknown."""
+    channels: Mapping[str, int] = field(default_factory=dict)
+    """Modality → its place along the last axis, where one file holds several modalities."""
+    label_map: Mapping[int, int] | None = None
+    """Label in the file → canonical one, where a ``dataset.json`` tells."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that have files."""
+        return tuple(self.images)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every distinct file, images first."""
+        every = (*self.images.values(), self.label_files)
+        return tuple(dict.fromkeys(path for paths in every for path in paths))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The slices of one patient, on the source's own grid."""
+
+    patient_id: str
+    images: NDArray[np.float32]
+    """(M, S, H, W), finite, in the scanner's units; the axes of NIfTI files turned to LPS."""
+    modalities: tuple[str, ...]
+    """M names."""
+    labels: NDArray[np.uint8]
+    """(S, H, W) canonical label map, see :mod:`seglab.data.labels`; zeros where not read."""
+    slice_indices: NDArray[np.int32]
+    """(S,) ascending positions in the full stack, from 0; gaps where files are absent."""
+    stack_size: int
+    """Slices of the full stack (155 for BraTS)."""
+    shared_scales: tuple[bool, ...]
+    """(M,) whether all slices of the modality share one intensity scale."""
+    grade: str | None
+    spacing_mm: tuple[float, float, float] | None = None
+    """(slice, row, column), or None where the files do not tell, or tell nonsense."""
+    affine: NDArray[np.float64] | None = None
+    """(4, 4) from (row, column, slice) to millimetres; None where the files have none."""
+    parts_known: bool = False
+    """False where a merged mask tells only tumour (label 4) from the rest."""
+    convention: str = ""
+    """By which convention the labels were read; empty where they were not."""
+    remarks: tuple[str, ...] = ()
+    """What a reader should be told: units converted, orientation unknown, labels 3 and 4, …"""
+
+    @property
+    def shared_scale(self) -> bool:
+        """Whether the slices of every modality share one intensity scale."""
+        return all(self.shared_scales)
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The first modality (S, H, W)."""
+        return np.ascontiguousarray(self.images[0])
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """The whole tumour (S, H, W) in {0, 1}."""
+        return np.asarray(self.labels > 0).view(np.uint8)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the slices follow one another without a gap."""
+        return bool(np.all(np.diff(self.slice_indices) == 1))

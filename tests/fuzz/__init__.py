@@ -1,1 +1,0 @@
-"""Fuzzing of everything that reads a file of somebody else; see ``python -m tests.fuzz --help``."""
