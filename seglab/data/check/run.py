@@ -13,7 +13,7 @@ from seglab.data.check.channels import identify
 from seglab.data.check.examine import Examined, examine
 from seglab.data.check.report import CheckReport, Example, SharedPatient
 from seglab.data.duplicates import duplicates
-from seglab.data.names import tcga_person
+from seglab.data.persons import tcga_person
 from seglab.data.sources import NameMapping, Patient, Source, shared_patients
 from seglab.data.workers import Workers
 
