@@ -13,6 +13,8 @@ from seglab.core.errors import UserError
 if TYPE_CHECKING:
     from seglab.studies.prediction import Predicted
 
+SHOWN = 4
+"""Files that are named as seen; the JSON names all."""
 NOT_A_DEVICE = "Not a medical device: for research, and never for a diagnosis."
 
 
@@ -21,8 +23,8 @@ def add_commands(commands: Any) -> None:
     parser: Parser = commands.add_parser(
         "predict",
         help="masks for new scans",
-        description="Write a mask, a picture and the volume of every scan: FLAIR as .nii[.gz], "
-        f".h5 or .tif slices, or\nfolders of them. {NOT_A_DEVICE}",
+        description="Write a mask, a picture and the volume of every patient: .nii[.gz], .h5 or "
+        f".tif files, or folders of them,\ngrouped by their names. {NOT_A_DEVICE}",
         epilog="examples:\n  python -m seglab predict losses@champion scan_flair.nii.gz --out masks"
         "\n  python -m seglab predict RUN_ID folder --out masks\n"
         "  python -m seglab predict results/checkpoints/best.safetensors folder --out masks",
@@ -60,5 +62,6 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _describe(one: Predicted) -> str:
     ml = "volume unknown" if one.volume_ml is None else f"{one.volume_ml:.1f} ml"
     warnings = "".join(f"\n  warning: {text}" for text in one.warnings)
-    seen = ", ".join(path.name for path in one.seen)
+    seen = ", ".join(path.name for path in one.seen[:SHOWN])
+    seen += f" and {len(one.seen) - SHOWN} more" if len(one.seen) > SHOWN else ""
     return f"{one.mask}: {ml}{warnings}" + (f"\n  seen, not predicted: {seen}" if seen else "")

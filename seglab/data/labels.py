@@ -213,16 +213,13 @@ def _part(name: str, *, several: bool) -> int | None:
 
 
 def check_on_image(path: Path, image: NDArray[np.float32], labels: Labels, *, shared: bool) -> None:
-    """Refuse a mask that cannot be a tumour of this image.
+    """Raise a UserError for a mask that covers most of the brain, or lies on the background.
 
     Args:
         path: of the mask, for errors.
         image: (S, H, W) one modality.
         labels: (S, H, W) canonical.
         shared: whether the slices share one intensity scale.
-
-    Raises:
-        UserError: it covers most of the brain, or lies on the background.
     """
     sampled = np.ascontiguousarray(image[:, ::_STRIDE, ::_STRIDE])
     tumour = labels[:, ::_STRIDE, ::_STRIDE] > 0

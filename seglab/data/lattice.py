@@ -43,20 +43,21 @@ def one_scale(slices: Sequence[Array]) -> tuple[NDArray[np.float32], bool, str]:
     for index, scores in enumerate(slices):
         found = restore(scores.astype(np.float64, copy=False))
         if found is None:
-            told = f"slice {index + 1} of {len(slices)} holds no whole numbers of a scanner"
-            return _as_stored(slices), False, f"{told}: every slice keeps a scale of its own"
+            return _as_stored(slices, f"slice {index + 1} holds no whole numbers of a scanner")
         levels[index] = found[0]
         distinct.append(found[1])
     sure = [index for index, count in enumerate(distinct) if count >= SURE]
     unsure = [index for index, count in enumerate(distinct) if 0 < count < SURE]
-    if unsure and not sure:
-        return _as_stored(slices), False, "too few grey values to tell the scale of its slices"
+    if not unsure:
+        return levels, True, ""
+    if not sure:
+        return _as_stored(slices, "too few grey values to tell the scale of a slice")
     for index in unsure:
         near = levels[min(sure, key=lambda other: abs(other - index))]
         ratio = _brightness(near) / _brightness(levels[index])
         levels[index] *= _factor(ratio, distinct[index])
-    told = f"{len(unsure)} of {len(slices)} slices hold fewer than {SURE} grey values: matched"
-    return levels, True, f"{told} to their neighbours' brightness" if unsure else ""
+    told = f"{len(unsure)} slices of fewer than {SURE} grey values are matched to their neighbours"
+    return levels, True, told
 
 
 def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | None:
@@ -86,8 +87,9 @@ def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | No
     return None
 
 
-def _as_stored(slices: Sequence[Array]) -> NDArray[np.float32]:
-    return np.stack(slices).astype(np.float32, copy=False)
+def _as_stored(slices: Sequence[Array], why: str) -> tuple[NDArray[np.float32], bool, str]:
+    told = f"{why}: every slice keeps an intensity scale of its own"
+    return np.stack(slices).astype(np.float32, copy=False), False, told
 
 
 def _most_frequent(scores: Array) -> float:

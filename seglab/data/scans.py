@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,15 @@ class Scan:
 
     def write(self, mask: Bool, volume: Volume, folder: Path) -> Path:
         """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file."""
-        if isinstance(self.source, BratsNifti):
-            suffix = ".nii.gz" if is_gzipped(self.path) else ".nii"
-            return _save_nifti(_like(self.path, mask), folder / f"{self.name}_pred{suffix}")
-        if isinstance(self.source, BratsH5):
-            return _save_nifti(_stack_image(mask, volume), folder / f"{self.name}_pred.nii.gz")
-        return _save_pages(mask, folder / f"{self.name}_pred.tif")
+        from nibabel.loadsave import save
+
+        target = folder / f"{self.name}_pred.tif"
+        if isinstance(self.source, LggTif):
+            return _written(target, partial(_save_pages, mask))
+        of_slices = isinstance(self.source, BratsH5)
+        image = _stack_image(mask, volume) if of_slices else _like(self.path, mask)
+        packed = of_slices or is_gzipped(self.path)
+        return _written(target.with_suffix(".nii.gz" if packed else ".nii"), partial(save, image))
 
 
 def find_scans(
@@ -85,12 +89,8 @@ def find_scans(
     Files are grouped by their names (:mod:`seglab.data.names`). A file whose name tells no
     modality is a scan by itself; segmentations and masks are none.
 
-    Args:
-        inputs: files and folders.
-        modalities: what the model reads.
-
     Returns:
-        scans in natural order, and (path, reason) of inputs that hold none.
+        scans of the ``modalities`` in natural order, and (path, reason) of inputs without one.
     """
     given: dict[Path, list[Path]] = {}
     failed: list[tuple[Path, str]] = []
@@ -118,11 +118,7 @@ def find_scans(
 
 
 def check_image(path: Path, image: NDArray[np.float32]) -> None:
-    """Refuse what is certainly no image of a head.
-
-    Raises:
-        UserError: every value is the same, or so few differ that it is a mask.
-    """
+    """Raise a UserError where every value is the same, or so few differ that it is a mask."""
     stride = max(1, image.size // SAMPLES)
     if len(np.unique(image.reshape(-1)[::stride])) > FEWEST_LEVELS:
         return
@@ -192,19 +188,11 @@ def _stack_image(mask: Bool, volume: Volume) -> Any:
     return Nifti1Image(data, affine)
 
 
-def _save_nifti(image: Any, target: Path) -> Path:
-    from nibabel.loadsave import save
-
-    return _written(target, lambda path: save(image, path))
-
-
-def _save_pages(mask: Bool, target: Path) -> Path:
+def _save_pages(mask: Bool, path: Path) -> None:
     from PIL import Image
 
-    pages = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
-    return _written(
-        target, lambda path: pages[0].save(path, save_all=True, append_images=pages[1:])
-    )
+    first, *others = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
+    first.save(path, save_all=True, append_images=others)
 
 
 def _written(target: Path, write: Callable[[Path], object]) -> Path:

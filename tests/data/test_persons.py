@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.data.names import NameMapping, shared_patients, tcga_person
+from seglab.data.persons import NameMapping, shared_patients, tcga_person
 from seglab.data.sources import open_source
 
 TABLE = """\ufeffGrade,BraTS_2018_subject_ID,TCGA_TCIA_subject_ID,BraTS_2020_subject_ID

@@ -83,7 +83,7 @@ def test_a_modality_without_whole_numbers_keeps_its_scores_and_says_so(tmp_path:
     assert not volume.shared_scale
     np.testing.assert_array_equal(volume.images[0, 0], scores[..., 0].astype(np.float32))
     (told,) = volume.remarks
-    assert told.startswith("flair: slice 1 of 1")
+    assert told.startswith("flair: slice 1 holds no whole")
 
 
 def test_planes_become_one_label_map(tmp_path: Path) -> None:

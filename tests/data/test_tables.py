@@ -10,7 +10,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.core.tables import MAX_BYTES, read_rows
-from seglab.data.names import NameMapping
+from seglab.data.persons import NameMapping
 from seglab.data.sources import open_source
 from seglab.evaluation.scores import read_csv
 from tests.memory import growth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Imported so that they register themselves under the names a configuration may use.
-from seglab.data.names import NameMapping, shared_patients
+from seglab.data.persons import NameMapping, shared_patients
 from seglab.data.sources import brats_h5, brats_nifti, lgg_tif
 from seglab.data.sources.base import Source, open_data_source, open_source
 from seglab.data.volume import Patient, Volume

@@ -15,7 +15,8 @@ from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.data.files import same_name, walk
 from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
-from seglab.data.names import UNNAMED, NameMapping, natural_key
+from seglab.data.names import UNNAMED, natural_key
+from seglab.data.persons import NameMapping
 from seglab.data.sources.adapter import OneChannel
 from seglab.data.volume import Patient, Volume
 

@@ -177,7 +177,7 @@ def numeric_dataset(
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf":
         raise UserError(f"{path}: '{name}' holds no numbers")
-    shape = dataset.shape or ()
+    shape: tuple[int, ...] = dataset.shape or ()
     if len(shape) != 3 or (planes and shape[2] not in planes):
         wanted = f"(height, width, {' or '.join(map(str, planes))})"
         raise UserError(f"{path}: '{name}' has the shape {shape}; expected {wanted}")

@@ -24,7 +24,8 @@ from seglab.core.registry import SOURCES
 from seglab.core.tables import read_rows
 from seglab.data.files import check_file, check_same_shape, check_shape, finite_image, unreadable
 from seglab.data.labels import LabelMap, read_labels
-from seglab.data.names import natural_key, tcga_person
+from seglab.data.names import natural_key
+from seglab.data.persons import tcga_person
 from seglab.data.sources.base import SliceFiles, image_files, labelled
 from seglab.data.volume import Patient, Volume
 
@@ -169,6 +170,7 @@ def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
 def _read_pages(path: Path) -> Iterator[NDArray[Any]]:
     from PIL import ImageSequence
 
+    page: Any
     with reading_tiff(path) as file:
         for page in ImageSequence.Iterator(file):
             check_shape(path, (page.height, page.width))
