@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
 SPLITS, SEAL, PROMOTION = "data/splits.py", "studies/seal.py", "studies/promotion.py"
 COUNTS_ONLY = {"studies/plan.py"}
 """Says how many test patients there are."""
-HIDES = {"studies/sealed_cache.py"}
+HIDES = {"data/sealed.py"}
 """Needs the names to take the patients out of reach."""
-OPENS_CACHES = {"studies/data.py", "cli/data.py", SEAL}
+OPENS_CACHES = {"data/open.py", "cli/data.py", SEAL}
 """Who may have a cache that is not sealed: to divide and seal it, to fill it, to unseal it."""
 
 

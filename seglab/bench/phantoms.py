@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from seglab.data.cache import Cache
-from seglab.data.cache.files import INDEX, HashedFile, Json, write_index
-from seglab.data.cache.index import IMAGES, MASKS, NATIVE_MASKS, SLICES
+from seglab.data.cache.files import INDEX, publish, read_json
 from seglab.data.phantom import CONTENT, make_patient, write_nifti
 
 DIFFERENT_VOLUMES = 3
@@ -55,33 +52,29 @@ def _again(path: Path, link: Path) -> None:
 
 
 def repeat_cache(cache: Cache, folder: Path, slices: int) -> Path:
-    """Write a cache of ``slices`` slices: whole patients of ``cache``, again and again.
+    """Write a cache of at least ``slices`` slices: all patients of ``cache``, again and again.
 
     Returns:
-        ``folder``, as ``open_cache`` opens it. The last patient may be cut short.
+        ``folder``, as ``open_cache`` opens it.
     """
-    folder.mkdir()
-    copies = -(-slices // len(cache.images))
-    index: Json = json.loads((cache.path / INDEX).read_text(encoding="utf-8"))
-    for name in (IMAGES, MASKS, SLICES):
-        content = np.fromfile(cache.path / name, np.uint8).reshape(len(cache.images), -1)
-        with HashedFile(folder / name) as file:
-            for copy in range(copies):
-                rows = min(len(cache.images), slices - copy * len(cache.images))
-                file.write(content[:rows])
-        index["files"][name] = file.entry()
-    shutil.copyfile(cache.path / NATIVE_MASKS, folder / NATIVE_MASKS)
-    index["shape"][0] = slices
-    index["patients"] = list(_repeat_patients(index["patients"], len(cache.images), slices))
-    write_index(folder, index)
+    copies = -(-slices // cache.slices)
+    scratch = folder / "scratch"
+    scratch.mkdir(parents=True)
+    index, image = read_json(cache.path / INDEX), read_json(cache.path / f"{cache.reference}.json")
+    for name in (*index["files"], *image["files"]):
+        once = np.load(cache.path / name, mmap_mode="r")
+        shape = (copies * len(once), *once.shape[1:])
+        out = np.lib.format.open_memmap(scratch / name, "w+", once.dtype, shape)
+        for copy in range(copies):
+            out[copy * len(once) : (copy + 1) * len(once)] = once
+        out.flush()
+    index["patients"] = [
+        {**patient, "patient_id": f"{patient['patient_id']}-{copy}"}
+        for copy in range(copies)
+        for patient in index["patients"]
+    ]
+    index["remarks"] = {patient["patient_id"]: [] for patient in index["patients"]}
+    index = publish(scratch, INDEX, tuple(index["files"]), index)
+    about = {"base": index["digest"], "stamp": image["stamp"], "skipped": {}}
+    publish(scratch, f"{cache.reference}.json", tuple(image["files"]), about)
     return folder
-
-
-def _repeat_patients(patients: list[Json], rows: int, slices: int) -> Iterator[Json]:
-    for copy in range(-(-slices // rows)):
-        for patient in patients:
-            first = patient["first"] + copy * rows
-            count = min(patient["count"], slices - first)
-            if count > 0:
-                name = f"{patient['patient_id']}-{copy}"
-                yield {**patient, "patient_id": name, "first": first, "count": count}

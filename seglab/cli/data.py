@@ -176,7 +176,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     from seglab.core.config import Data
     from seglab.core.explain import explain
-    from seglab.studies.data import fill_cache, judge_channel
+    from seglab.data.open import fill_cache, judge_channel
 
     try:
         data = Data(

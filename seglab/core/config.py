@@ -127,8 +127,9 @@ class Data(Block):
 
     @field_validator("modalities", "require", mode="before")
     @classmethod
-    def _bare_name(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str) else given
+    def _from_text(cls, given: Any) -> Any:
+        """Take ``flair+t1ce``, as a search writes it, for a list."""
+        return given.split("+") if isinstance(given, str) else given
 
     @field_validator("modalities", "require")
     @classmethod

@@ -24,7 +24,7 @@ class Batch:
     """Slices as they leave the processor's side; B ≤ the batch size."""
 
     images: UInt8
-    """(B, H, W, C), 0 is background; C = 2·context + 1 neighbouring slices."""
+    """(B, H, W, C), 0 is background; channels as :func:`gather` orders them."""
     masks: UInt8
     """(B, H, W) in {0, 1}."""
     rows: Rows
@@ -32,18 +32,18 @@ class Batch:
 
 
 def gather(cache: Cache, rows: Rows, context: int) -> UInt8:
-    """Read slices with their neighbours as channels: (B, H, W, 2·context + 1) uint8.
+    """Read slices with their neighbours as channels: (B, H, W, M·(2·context + 1)) uint8.
 
-    A neighbour beyond the end of the stack, or missing from the files, is
-    replaced by the nearest slice on the way there.
+    All neighbours of the first modality come before those of the second, …. A neighbour
+    beyond the end of the stack, or missing from the files, is replaced by the nearest slice
+    on the way there.
     """
-    if context == 0:
-        return np.asarray(cache.images[rows])[..., None]
-    return np.stack([cache.images[each] for each in channel_rows(cache, rows, context)], axis=-1)
+    near = neighbours(cache, rows, context)
+    return np.stack([image[each] for image in cache.images for each in near], axis=-1)
 
 
-def channel_rows(cache: Cache, rows: Rows, context: int) -> list[Rows]:
-    """Rows that each channel of ``gather`` is read from, first channel first."""
+def neighbours(cache: Cache, rows: Rows, context: int) -> list[Rows]:
+    """Rows of the slices ``-context`` to ``context`` away, in this order."""
     return [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
 
 
@@ -52,7 +52,7 @@ def neighbour(cache: Cache, rows: Rows, offset: int) -> Rows:
     step = 1 if offset > 0 else -1
     current = rows.copy()
     for _ in range(abs(offset)):
-        following = np.clip(current + step, 0, len(cache.images) - 1)
+        following = np.clip(current + step, 0, len(cache.row_slice) - 1)
         adjacent = (cache.row_patient[following] == cache.row_patient[current]) & (
             cache.row_slice[following] - cache.row_slice[current] == step
         )

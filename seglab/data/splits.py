@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,16 @@ class SplitPatient:
     """In any unit, the same for all: only its order counts."""
     group: str
     """Patients of one group (one person, or near-duplicates) stay in one part."""
+    rule: str = ""
+    """What joined the patient with the others of its group."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Patients of one person, and what told so."""
+
+    patients: tuple[str, ...]
+    rule: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Split:
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    joined: tuple[Joined, ...] = ()
+    """Persons of several patients' names; each is in one part."""
 
     @cached_property
     def hash(self) -> str:
@@ -70,10 +81,12 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         config: seed, fractions, folds.
 
     Raises:
-        UserError: fewer than three patients, or fewer groups than parts or folds; an
-            id that comes twice.
+        UserError: fewer than three patients, or fewer groups than parts or folds.
     """
-    _check_patients(patients)
+    if len(patients) < MIN_PATIENTS:
+        raise UserError(
+            f"a split needs at least {MIN_PATIENTS} patients; there are {len(patients)}"
+        )
     groups = _grouped(patients)
     strata = _strata(groups)
     train_count, val_count, test_count = _counts(len(patients), config.fractions)
@@ -89,46 +102,18 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         val, train = _take(order, val_count, leave=1)
     else:
         val, train = _fold(order, strata, config)
-    split = Split(train=_ids(train), val=_ids(val), test=_ids(test))
-    verify_split(split, patients)
-    return split
-
-
-def verify_split(split: Split, patients: Iterable[SplitPatient]) -> None:
-    """Make sure that nothing leaks and everyone is there.
-
-    Raises:
-        UserError: names a patient or a person in two parts, a patient of the split that
-            is not among ``patients``, or one of ``patients`` that is in no part.
-    """
-    groups = {patient.patient_id: patient.group for patient in patients}
-    where: dict[str, str] = {}
-    who: dict[str, tuple[str, str]] = {}
-    for part, names in split.to_dict().items():
-        for name in names:
-            if name not in groups:
-                raise UserError(f"the split's {part} part names {name}, which is not in the data")
-            if name in where:
-                raise UserError(f"the split leaks: {name} is in {where[name]} and in {part}")
-            where[name] = part
-            other, other_part = who.setdefault(groups[name], (name, part))
-            if other_part != part:
-                raise UserError(
-                    f"the split leaks: {other} in {other_part} and {name} in {part} "
-                    f"belong together ({groups[name]})"
-                )
-    missing = sorted(groups.keys() - where.keys())
-    if missing:
-        raise UserError(f"the split has no part for {len(missing)} patients: {_some(missing)}")
+    joined = tuple(_joined(group) for group in groups if len(group) > 1)
+    return Split(_ids(train), _ids(val), _ids(test), joined)
 
 
 def save_split(split: Split, path: Path) -> None:
-    """Write the split with its hash as JSON.
+    """Write the split as JSON, with its hash and with what joined patients to one person.
 
     Raises:
         UserError: the file cannot be written.
     """
-    text = json.dumps({"hash": split.hash, **split.to_dict()}, indent=1)
+    joined = [vars(one) for one in split.joined]
+    text = json.dumps({"hash": split.hash, **split.to_dict(), "joined": joined}, indent=1)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -144,7 +129,8 @@ def load_split(path: Path) -> Split:
     try:
         read = parse_json(path.read_text(encoding="utf-8"))
         told = read["hash"]
-        split = Split(**{part: tuple(map(str, read[part])) for part in PARTS})
+        joined = [Joined(tuple(one["patients"]), one["rule"]) for one in read.get("joined", ())]
+        split = Split(*(tuple(map(str, read[part])) for part in PARTS), joined=tuple(joined))
     except OSError as error:
         raise UserError(f"cannot read the split {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -152,17 +138,6 @@ def load_split(path: Path) -> Split:
     if split.hash != told:
         raise UserError(f"{path} was changed: its patients give {split.hash}, it says {told}")
     return split
-
-
-def _check_patients(patients: Sequence[SplitPatient]) -> None:
-    if len(patients) < MIN_PATIENTS:
-        raise UserError(
-            f"a split needs at least {MIN_PATIENTS} patients; there are {len(patients)}"
-        )
-    counts = Counter(patient.patient_id for patient in patients)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        raise UserError(f"patients that come twice: {_some(twice)}")
 
 
 def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
@@ -255,9 +230,10 @@ def _fold(
     return val, [group for fold in dealt if fold is not val for group in fold]
 
 
+def _joined(group: Group) -> Joined:
+    rules = dict.fromkeys(patient.rule for patient in group if patient.rule)
+    return Joined(_ids([group]), ", ".join(rules))
+
+
 def _ids(groups: Iterable[Group]) -> tuple[str, ...]:
     return tuple(sorted(patient.patient_id for group in groups for patient in group))
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

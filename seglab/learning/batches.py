@@ -96,7 +96,7 @@ class DeviceBatches:
 
         self.loader, self.patients, self.compute = loader, patients, compute
         self.augmented_on = compute.device.type
-        height, width = loader.cache.images.shape[1:]
+        height, width = loader.cache.shape
         transforms = translate(loader.transforms, (int(height), int(width)), compute.device)
         self._augment = DeviceAugmenter(transforms, loader.config.seed, compute.device)
         self._resident: ResidentSlices | None = None

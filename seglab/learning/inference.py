@@ -57,7 +57,7 @@ class Predictor:
 
         Slices without brain are not shown to the network: nothing is there to find.
         """
-        maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
+        maps = np.zeros((patient.count, *cache.shape), np.float32)
         for rows, logits in self.logits(cache, brain_rows(cache, patient)):
             maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
         return to_native(maps, patient)
@@ -125,7 +125,7 @@ def validate(
     def predicted() -> Iterator[tuple[CachedPatient, Float32]]:
         for name in progress(patients, "validation", unit="patient"):
             patient = cache.by_id[name]
-            maps = np.zeros((patient.count, *cache.images.shape[1:]), np.float32)
+            maps = np.zeros((patient.count, *cache.shape), np.float32)
             for rows, logits in predictor.logits(cache, brain_rows(cache, patient)):
                 mean = loss(logits, predictor.compute.masks(cache.masks(rows)))
                 losses.extend([float(mean)] * len(rows))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seglab.data.appearance import SKULL, Figures, measure, median
 from seglab.data.cache import Cache, CachedPatient
 from seglab.data.labels import UNKNOWN_PART
-from seglab.data.sources import Volume
+from seglab.data.volume import Volume
 
 UInt8 = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -96,7 +96,7 @@ class Reference:
         return [text for text in found if text is not None]
 
     def _frame(self, volume: Volume) -> str | None:
-        frame = volume.image.shape[1:]
+        frame = volume.images.shape[2:]
         if _within(frame, *self.frame):
             return None
         return f"frame is {_times(frame)}, in training {_span(*self.frame)} pixels"
@@ -140,7 +140,7 @@ def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
     found = [cache.by_id[name] for name in patients]
     frames = np.array([patient.native_shape for patient in found])
     spacings = [patient.spacing_mm for patient in found if patient.spacing_mm is not None]
-    levels = [level_percentiles(cache.images[patient.rows]) for patient in found]
+    levels = [level_percentiles(cache.images[0][patient.rows]) for patient in found]
     table = np.array([one for one in levels if one is not None])
     looks = [_look(cache, patient) for patient in found]
     known = [look.oedema_z for look in looks if np.isfinite(look.oedema_z)]
@@ -157,7 +157,7 @@ def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
 
 
 def _look(cache: Cache, patient: CachedPatient) -> Figures:
-    levels = cache.images[patient.rows].astype(np.float32)
+    levels = cache.images[0][patient.rows].astype(np.float32)
     truth = UNKNOWN_PART * cache.masks(patient.rows)
     return measure(levels[None], ("flair",), truth, mirror_axis=cache.mirror_axis)["flair"]
 

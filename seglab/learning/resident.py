@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from seglab.data.cache import Cache
-from seglab.data.loader import Rows, channel_rows, patient_rows
+from seglab.data.loader import Rows, neighbours, patient_rows
 from seglab.learning.augment.transform import Slices
 from seglab.learning.device import to_device
 
@@ -35,21 +35,21 @@ class ResidentSlices:
     def __init__(self, cache: Cache, patients: Iterable[str], device: torch.device) -> None:
         self.cache, self.device = cache, device
         kept = kept_rows(cache, patients)
-        self._position = np.full(len(cache.images), -1, np.int64)
+        self._position = np.full(len(cache.row_slice), -1, np.int64)
         self._position[kept] = np.arange(len(kept))
-        self._images = _upload(cache.images, kept, device)
+        self._images = [_upload(image, kept, device) for image in cache.images]
         self._masks = _upload(cache.masks_packed, kept, device)
         # numpy.packbits puts the first pixel into the highest bit.
         self._shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
     def slices(self, rows: Rows, context: int) -> Slices:
         """Read slices with their neighbours as channels, and their masks."""
-        wanted = np.stack([rows, *channel_rows(self.cache, rows, context)])
+        wanted = np.stack([rows, *neighbours(self.cache, rows, context)])
         index = to_device(torch.from_numpy(self._position[wanted]), self.device)
-        channels = [self._images.index_select(0, each) for each in index[1:]]
+        channels = [image.index_select(0, each) for image in self._images for each in index[1:]]
         packed = self._masks.index_select(0, index[0])
         bits = (packed[..., None] >> self._shifts) & 1
-        masks = bits.flatten(2)[:, None, :, : self._images.shape[2]]
+        masks = bits.flatten(2)[:, None, :, : self.cache.shape[1]]
         return torch.stack(channels, dim=1).float(), masks.float()
 
 
@@ -63,7 +63,7 @@ def fits(cache: Cache, patients: Iterable[str], device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     kept = kept_rows(cache, patients)
-    slice_bytes = sum(math.prod(a.shape[1:]) for a in (cache.images, cache.masks_packed))
+    slice_bytes = sum(math.prod(a.shape[1:]) for a in (*cache.images, cache.masks_packed))
     share = LARGEST_SHARE / int(os.environ.get(WORKERS_PER_GPU, "1"))
     return bool(len(kept) * slice_bytes <= share * free_bytes(device))
 

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from seglab.core.config import Model, Train
 from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
-from seglab.data.cache import Cache, CacheSettings
-from seglab.data.cache.single import SingleVolume, prepare_single
-from seglab.data.sources import Volume
+from seglab.data.cache import Cache, CacheSettings, SingleVolume, prepare_single
+from seglab.data.volume import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
 from seglab.learning.device import Compute, choose_compute, has_fast_bf16
 from seglab.learning.inference import Predictor
@@ -54,11 +53,13 @@ class Recipe:
     reference: Reference | None = None
     run_id: str | None = None
     """The run that trained it; None where no run did."""
+    modalities: tuple[str, ...] = ("flair",)
+    target: str = "whole"
 
     @property
     def channels(self) -> int:
         """Channels of the network's input."""
-        return 2 * self.context + 1
+        return len(self.modalities) * (2 * self.context + 1)
 
     def to_json(self) -> dict[str, Any]:
         """As ``model.json`` holds it."""
@@ -80,7 +81,10 @@ class Recipe:
         reference = values["reference"]
         typed = {
             "model": Model.model_validate(values["model"]),
-            "settings": CacheSettings(**values["settings"]),
+            "settings": CacheSettings(
+                **{key: value for key, value in values["settings"].items() if key != "channel"}
+            ),
+            "modalities": tuple(values.get("modalities", ("flair",))),
             "shape": (int(values["shape"][0]), int(values["shape"][1])),
             "point": OperatingPoint(**values["point"]),
             "reference": Reference.from_dict(reference) if reference else None,
@@ -111,15 +115,14 @@ class Segmenter:
     def _predictor(self) -> Predictor:
         return with_mirror(self.predictor, self.recipe.mirror_axis, self.recipe.point.mirror)
 
-    def segment(self, volume: Volume, *, shared_scale: bool) -> Segmentation:
+    def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume, whose slices lie as the training's did (``recipe.upright``).
 
         Args:
-            volume: raw values; its mask is not looked at beyond the crop, leave it empty.
-            shared_scale: whether the slices share one intensity scale.
+            volume: raw values of the model's modalities; its labels are not looked at.
         """
         recipe = self.recipe
-        prepared = prepare_single(volume, recipe.settings, recipe.shape, shared_scale=shared_scale)
+        prepared = prepare_single(volume, recipe.settings, recipe.shape)
         # A cache of one patient: it has the arrays that inference reads.
         probability = self._predictor.native(cast(Cache, prepared), prepared.patient)
         mask = recipe.point.apply(probability, volume.slice_indices)
@@ -127,8 +130,8 @@ class Segmenter:
 
     def predict(self, image: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Segment raw FLAIR slices (S, H, W) of one stack that lie as the training's did."""
-        volume = as_volume(image)
-        return self.segment(volume, shared_scale=self.recipe.keeps_volume_scale).mask
+        volume = as_volume(image, shared_scale=self.recipe.keeps_volume_scale)
+        return self.segment(volume).mask
 
     def save(self, folder: Path) -> None:
         """Write the model's folder."""
@@ -188,20 +191,25 @@ def as_volume(
     slice_indices: NDArray[np.int32] | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
     name: str = "volume",
+    *,
+    shared_scale: bool = True,
+    modalities: tuple[str, ...] = ("flair",),
 ) -> Volume:
     """Make a volume of which no truth is known."""
-    count = len(image)
+    images = np.ascontiguousarray(image, np.float32)
+    images = images[None] if images.ndim == 3 else images
+    count = images.shape[1]
     indices = np.arange(count, dtype=np.int32) if slice_indices is None else slice_indices
     return Volume(
         patient_id=name,
-        images=np.ascontiguousarray(image, np.float32)[None],
-        modalities=("flair",),
-        labels=np.zeros(image.shape, np.uint8),
+        images=images,
+        modalities=modalities,
+        labels=np.zeros(images.shape[1:], np.uint8),
         parts_known=False,
         slice_indices=indices,
         stack_size=int(indices[-1]) + 1,
         spacing_mm=spacing_mm,
         affine=None,
-        shared_scales=(True,),
+        shared_scales=(shared_scale,) * len(images),
         grade=None,
     )

@@ -79,8 +79,8 @@ class Trainer:
     ) -> None:
         self.config, self.cache, self.compute = config, cache, compute
         torch.manual_seed(config.seed)
-        self.channels = 2 * config.data.context + 1
-        hw = (int(cache.images.shape[1]), int(cache.images.shape[2]))
+        self.channels = config.input_channels
+        hw = cache.shape
         network = build_model(config.model, self.channels, hw)
         self.network = network.to(compute.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)

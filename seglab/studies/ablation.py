@@ -26,7 +26,7 @@ from seglab.studies.children import (
     TUNED,
     arm_hash,
 )
-from seglab.studies.data import SharedData, StudyData
+from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import FAILED, FINISHED, Outcome, Plan, train_one, try_one
 from seglab.studies.report import report_ablation
 from seglab.studies.tuning import apply_values, tune_arms, tuning_trials
@@ -67,7 +67,7 @@ def run_study(
     Raises:
         UserError: the data cannot be used, or the only run failed.
     """
-    study = with_budget(study)
+    study = with_budget(share_patients(study))
     with alone(study, store, wait=not fresh):
         return _run_study(study, store, fresh=fresh, confirms=confirms)
 

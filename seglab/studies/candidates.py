@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.studies.children import ARM, BASELINE, FOLD, SEED
+from seglab.studies.children import ARM, BASELINE, FOLD, SEED, target_of
 from seglab.tracking import RunInfo, Store, UnknownRun
 
 DICE = "val/dice"
@@ -120,7 +120,13 @@ def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
 
 
 def _refuse_mixed_splits(runs: Sequence[RunInfo], what: str) -> None:
-    """Refuse runs of one fold on different splits: the one with the easiest patients would win."""
+    """Refuse runs of one fold on different splits or targets: the easiest would win."""
+    targets = sorted({target_of(run) for run in runs})
+    if len(targets) > 1:
+        raise UserError(
+            f"{what} has runs of different targets: {', '.join(targets)}. Each was scored against "
+            "a truth of its own, so none is the best; name a RUN to promote instead"
+        )
     folds: dict[str, Counter[str]] = {}
     for run in runs:
         split = run.tags.get("seglab.split_hash", "unknown")
@@ -217,6 +223,7 @@ def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
         if other.tags.get(tag) == wanted
         and other.tags.get("seglab.kind") == kind
         and _fold(other) == _fold(run)
+        and target_of(other) == target_of(run)
     ]
     return min(
         runs,

@@ -52,6 +52,11 @@ class Arm:
         """In ascending order."""
         return tuple(sorted({child.seed for child in self.children}))
 
+    @property
+    def target(self) -> str:
+        """What its runs segment."""
+        return target_of(self.children[0].run)
+
     def scores(self, seed: int) -> list[PatientScore]:
         """Every patient of one seed, over all folds, in natural order."""
         found = [s for child in self.children if child.seed == seed for s in child.scores]
@@ -78,6 +83,11 @@ class Ablation:
     trials: Mapping[str, Sequence[RunInfo]]
     """Tuning trials of each arm."""
     warnings: Sequence[str]
+
+
+def target_of(run: RunInfo) -> str:
+    """What a run segments; runs of earlier versions knew the whole tumour only."""
+    return run.params.get("data.target", "whole")
 
 
 def arm_hash(config: RunConfig) -> str:
@@ -199,11 +209,14 @@ def _complete_seeds(
 
 
 def _refuse_mixed_data(runs: Sequence[RunInfo]) -> None:
-    """Refuse runs of one fold on different splits, or of one ``data`` block on different data."""
-    splits: dict[str, RunInfo] = {}
+    """Refuse runs of one fold on different splits, or of one ``data`` block on different data.
+
+    Another target may have other patients: those whose labels tell it.
+    """
+    splits: dict[tuple[str, str], RunInfo] = {}
     contents: dict[str, RunInfo] = {}
     for run in runs:
-        first = splits.setdefault(run.tags.get(FOLD, "0"), run)
+        first = splits.setdefault((run.tags.get(FOLD, "0"), target_of(run)), run)
         _refuse_unlike(first, run, "seglab.split_hash", "splits")
         settings = {
             key: value
@@ -224,10 +237,11 @@ def _refuse_unlike(first: RunInfo, run: RunInfo, tag: str, noun: str) -> None:
 
 def _refuse_other_truth(arms: Sequence[Arm]) -> None:
     """Refuse arms of differing ``data`` blocks whose patients do not have the same truth."""
-    known: dict[str, tuple[int, int, str]] = {}
+    known: dict[tuple[str, str], tuple[int, int, str]] = {}
     for arm in arms:
         for score in (score for child in arm.children for score in child.scores):
-            truth = known.setdefault(score.patient_id, (score.truth_px, score.slices, arm.name))
+            told = score.truth_px, score.slices, arm.name
+            truth = known.setdefault((score.patient_id, arm.target), told)
             if truth[:2] != (score.truth_px, score.slices):
                 raise UserError(
                     f"patient {score.patient_id} has {truth[0]} tumour pixels in {truth[1]} slices "

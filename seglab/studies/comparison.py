@@ -16,7 +16,7 @@ from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
 from seglab.studies.children import ARM, VALUES, Ablation, Arm
 
-NOT_RANKED, IS_BASELINE = "not ranked", "baseline"
+NOT_RANKED, IS_BASELINE, OTHER_TARGET = "not ranked", "baseline", "other target"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
 FEWEST_PER_STRATUM = 2
 EXTREMES = 3
@@ -54,7 +54,10 @@ class ComparedAblation:
     ablation: Ablation
     comparison: Comparison
     verdicts: Mapping[str, str]
-    """One word an arm; ``not ranked`` where its budget differs from the baseline's."""
+    """Arm to verdict; ``not ranked`` where its budget differs from the baseline's, ``other
+    target`` where it segments something else."""
+    others: Sequence[ArmSummary]
+    """Arms of another target: scored against another truth, so held against no arm."""
     budgets: Budgets
     strata: Sequence[Stratum]
     costs: Mapping[str, Mapping[str, float]]
@@ -68,11 +71,15 @@ class ComparedAblation:
 
     @property
     def summaries(self) -> Sequence[ArmSummary]:
-        """Every arm: best first if the budgets allow a ranking, else as in the file."""
+        """Every arm: best first if the budgets allow a ranking, else as in the file.
+
+        Arms of another target come last.
+        """
         every = {row.arm: row for row in (self.comparison.baseline, *self.comparison.rows)}
         if self.budgets.all_equal:
-            return sorted(every.values(), key=lambda row: -row.mean)
-        return [every[arm.name] for arm in self.ablation.arms]
+            return [*sorted(every.values(), key=lambda row: -row.mean), *self.others]
+        ordered = [every[arm.name] for arm in self.ablation.arms if arm.name in every]
+        return [*ordered, *self.others]
 
     @property
     def rows(self) -> Sequence[ArmRow]:
@@ -89,7 +96,12 @@ class ComparedAblation:
             for run in self.ablation.unfinished
             if run.tags[ARM] in compared
         ]
-        return [*self.comparison.warnings, *self.ablation.warnings, *unfinished]
+        others = [
+            f"{arm.name} segments {arm.target}, another target than the baseline's: no verdict"
+            for arm in self.ablation.arms
+            if self.verdicts.get(arm.name) == OTHER_TARGET
+        ]
+        return [*self.comparison.warnings, *self.ablation.warnings, *others, *unfinished]
 
     def differences(self, arm: str) -> list[PatientDifference]:
         """Every patient's change from the baseline, largest gain first."""
@@ -115,6 +127,8 @@ class ComparedAblation:
             "verdict": IS_BASELINE,
         }
         rows = [{**vars(row), "verdict": self.verdicts[row.arm]} for row in self.comparison.rows]
+        nothing = dict.fromkeys(first.keys() - vars(base).keys())
+        others = [vars(row) | nothing | {"verdict": OTHER_TARGET} for row in self.others]
         return {
             "experiment": self.ablation.experiment,
             "parent_run_id": self.ablation.parent.run_id,
@@ -123,7 +137,7 @@ class ComparedAblation:
             "ranked": self.budgets.all_equal,
             "refusal": self.budgets.refusal(),
             "warnings": list(self.warnings),
-            "arms": [first, *rows],
+            "arms": [first, *rows, *others],
         }
 
 
@@ -143,19 +157,23 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         if baseline == ablation.baseline:
             raise UserError(f"the baseline arm '{baseline}' has no finished run")
         raise unknown_name("baseline arm", baseline, names)
-    scores = [arm_scores(arm) for arm in ablation.arms]
+    target = next(arm.target for arm in ablation.arms if arm.name == baseline)
+    same = [arm for arm in ablation.arms if arm.target == target]
+    scores = [arm_scores(arm) for arm in same]
     comparison = compare_arms(scores, baseline)
+    others = [arm_scores(arm) for arm in ablation.arms if arm.target != target]
     budgets = Budgets(ablation.unit, [_spent(arm, ablation) for arm in ablation.arms])
     verdicts = {
         row.arm: NOT_RANKED if budgets.differs(row.arm, baseline) else row.verdict
         for row in comparison.rows
-    }
-    first = ablation.arms[0]
+    } | {arm.arm: OTHER_TARGET for arm in others}
+    first = same[0]
     compared = {s.patient_id: s for s in first.scores(first.seeds[0])}
     return ComparedAblation(
         ablation=ablation,
         comparison=comparison,
         verdicts=verdicts,
+        others=[compare_arms([arm], arm.arm).baseline for arm in others],
         budgets=budgets,
         strata=compare_strata(scores, [compared[p] for p in comparison.patients], baseline),
         costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},

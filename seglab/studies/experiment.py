@@ -166,9 +166,9 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     if log is None:
         identity = identity_tags(plan, data)
         facts = {
-            "seglab.split_hash": data.split.hash,
             "seglab.looks_like_flair": str(data.identity.ok).lower(),
             "seglab.missing_files": str(data.missing_files),
+            "seglab.labels": ", ".join(data.cache.conventions),
             "seglab.device": str(compute.device),
             "seglab.precision": compute.precision,
             "seglab.augmented_on": trainer.batches.augmented_on,
@@ -189,13 +189,14 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
 
 
 def identity_tags(plan: Plan, data: StudyData) -> dict[str, str]:
-    """What makes two runs twins: the same config, data and code."""
+    """What makes two runs twins: the same config, data, split and code."""
     return {
         "seglab.kind": plan.kind,
         "seglab.arm": plan.arm,
         "seglab.seed": str(plan.config.seed),
         "seglab.config_hash": plan.config.hash(),
         "seglab.data_hash": data.cache.data_hash,
+        "seglab.split_hash": data.split.hash,
         "seglab.code_hash": code_hash(),
     }
 

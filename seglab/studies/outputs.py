@@ -37,7 +37,7 @@ def log_start(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer)
         name=cache.source,
         digest=cache.data_hash,
         source=f"{cache.source}:{config.data.root.name}",
-        profile={"patients": len(cache.patients), "slices": len(cache.images)},
+        profile={"patients": len(cache.patients), "slices": cache.slices},
     )
 
 
@@ -87,13 +87,13 @@ def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Tra
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:
     """Log what the run cost, whether it came to its end or not."""
-    progress, hw = trainer.progress, trainer.cache.images.shape[1:]
+    progress = trainer.progress
     cost = {
         "cost/train_seconds": progress.train_seconds,
         "cost/images": float(progress.images),
         "cost/images_per_second": progress.images / max(progress.train_seconds, 1e-9),
         "cost/gflops_per_image": gflops_per_image(
-            trainer.network, trainer.channels, (hw[0], hw[1])
+            trainer.network, trainer.channels, trainer.cache.shape
         ),
         "cost/parameters_m": count_parameters(trainer.network) / 1e6,
         "cost/peak_memory_mb": peak_memory_mb(trainer.compute.device),

@@ -15,7 +15,7 @@ from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.budget import with_budget
-from seglab.studies.data import SharedData, StudyData
+from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.tuning import tuning_trials
 
 
@@ -82,7 +82,7 @@ def make_plan(study: Study) -> StudyPlan:
     Raises:
         UserError: anything that would stop the study before its first step.
     """
-    study = with_budget(study)
+    study = with_budget(share_patients(study))
     tuning_trials(study, "")  # refuses a space that an arm does not fit
     shared = SharedData()
     data = {arm: shared.of(config) for arm, config in study.arms.items()}
@@ -101,7 +101,7 @@ def make_plan(study: Study) -> StudyPlan:
 
 def _plan_arm(arm: str, config: RunConfig, data: StudyData) -> ArmPlan:
     trainer = Trainer(config, data.cache, data.split.train, choose_compute(config.train))
-    height, width = (int(side) for side in data.cache.images.shape[1:])
+    height, width = data.cache.shape
     images = trainer.loader.samples * config.train.epochs
     validated = sum(data.cache.by_id[name].count for name in data.split.val) * config.train.epochs
     # A forward pass is about a third of a training step.

@@ -25,9 +25,6 @@ from seglab.learning.segmenter import Recipe, Segmentation, Segmenter
 
 Array = NDArray[Any]
 
-MODALITIES = ("flair",)
-"""What models read, until a model says so itself."""
-
 
 @dataclass(frozen=True)
 class Predicted:
@@ -72,7 +69,7 @@ def predict(segmenter: Segmenter, inputs: Sequence[Path], out: Path) -> Predicti
     Raises:
         UserError: ``out`` cannot be written.
     """
-    scans, failed = find_scans(inputs, MODALITIES)
+    scans, failed = find_scans(inputs, segmenter.recipe.modalities)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,7 +92,7 @@ def predict_scan(segmenter: Segmenter, scan: Scan, out: Path) -> Predicted:
     read = scan.read()
     turned = segmenter.recipe.upright != scan.source.upright
     volume = _transposed_volume(read) if turned else read
-    found = segmenter.segment(volume, shared_scale=volume.shared_scale)
+    found = segmenter.segment(volume)
     if not found.prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
     warnings = (*read.remarks, *_gaps(read), *_warnings(segmenter, volume, found))
@@ -151,7 +148,7 @@ def _warnings(segmenter: Segmenter, volume: Volume, found: Segmentation) -> list
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
         )
     if recipe.reference is not None:
-        warnings += recipe.reference.differences(volume, found.prepared.images)
+        warnings += recipe.reference.differences(volume, found.prepared.images[0])
     return warnings
 
 

@@ -222,7 +222,7 @@ def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Froz
         digest=cache.data_hash,
         source=f"{cache.source}:{config.data.root.name}",
         context="test",
-        profile={"patients": len(cache.patients), "slices": len(cache.images)},
+        profile={"patients": len(cache.patients), "slices": cache.slices},
     )
 
 

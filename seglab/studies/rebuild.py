@@ -73,8 +73,8 @@ def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> T
     data = open_data(config)
     refuse_other_data(run, data)
     compute = choose_compute(config.train)
-    hw = (int(data.cache.images.shape[1]), int(data.cache.images.shape[2]))
-    network = build_model(config.model, 2 * config.data.context + 1, hw, pretrained=False)
+    channels, shape = config.input_channels, data.cache.shape
+    network = build_model(config.model, channels, shape, pretrained=False)
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         load_weights(fetch(store, run, CHECKPOINT, Path(folder)), network)
     predictor = Predictor(network.to(compute.device), compute, config.data.context)

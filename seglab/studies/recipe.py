@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from seglab.core.config import RunConfig
 from seglab.data.cache import CacheSettings
-from seglab.data.sources import open_data_source
 from seglab.learning.postprocess import OperatingPoint
 from seglab.learning.reference import measure_reference
 from seglab.learning.segmenter import Recipe
@@ -27,18 +26,19 @@ def make_recipe(
         point: None takes the config's threshold, without further steps.
     """
     cache = data.cache
-    source = open_data_source(config.data)
     return Recipe(
         name=config.name,
         model=config.model,
         context=config.data.context,
         precision=precision,
-        settings=CacheSettings.from_config(config.data, source),
-        shape=(int(cache.images.shape[1]), int(cache.images.shape[2])),
+        settings=CacheSettings.from_config(config.data),
+        shape=cache.shape,
         mirror_axis=cache.mirror_axis,
         upright=cache.upright,
-        keeps_volume_scale=source.keeps_volume_scale,
+        keeps_volume_scale=True,
         point=point or OperatingPoint(threshold=config.evaluation.threshold),
         reference=measure_reference(cache, data.split.train),
         run_id=run_id,
+        modalities=config.data.modalities,
+        target=config.data.target,
     )

@@ -1,6 +1,6 @@
 """The sealed test: the only way to the test patients, and the record of who went it.
 
-Everywhere else the cache of a run is sealed (:mod:`seglab.studies.sealed_cache`).
+Everywhere else the cache of a run is sealed (:mod:`seglab.data.sealed`).
 ``open_test`` is the one function of the package that hands out the test patients'
 names and the way to their pixels; a test of the source holds that nothing but promotion
 imports it and that no other code reads the test part of a split. The record is a tag of
@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CachedPatient, open_cache
+from seglab.data.sealed import SealBroken
 from seglab.studies.data import StudyData
-from seglab.studies.sealed_cache import SealBroken
 from seglab.tracking import RunInfo, RunLog, Store
 from seglab.tracking.claims import holders, take
 
@@ -54,7 +54,9 @@ class OpenedTest:
         """
         if _test_hash(data) != self.test_hash:
             raise SealBroken(f"split {data.split.hash} has another test part than was opened")
-        return replace(data, cache=open_cache(data.cache.path))
+        sealed = data.cache
+        opened = open_cache(sealed.path, sealed.modalities, sealed.target, dict(sealed.skipped))
+        return replace(data, cache=opened)
 
 
 def check_sealed(
@@ -168,5 +170,5 @@ def _content(patient: CachedPatient) -> list[object]:
         patient.patient_id,
         list(patient.native_shape),
         patient.slice_indices.tolist(),
-        patient.tumour_px.tolist(),
+        patient.whole_px.tolist(),
     ]

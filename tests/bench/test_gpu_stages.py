@@ -128,7 +128,7 @@ def test_the_networks_are_those_of_the_goals(
     material: Material, model: dict[str, object], side: int, millions: float
 ) -> None:
     trainer = _trainer(material, model, side)
-    assert trainer.cache.images.shape[1:] == (side, side)
+    assert trainer.cache.shape == (side, side)
     assert trainer.config.train.batch_size == BATCH
     assert count_parameters(trainer.network) / 1e6 == pytest.approx(millions, rel=0.01)
 

@@ -261,7 +261,7 @@ def test_a_cache_whose_bytes_were_changed_is_refused(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_json(capsys, str(tiny), "data.cache=cache", "--dry-run")
-    (images,) = Path("cache").rglob("images*")
+    (images,) = Path("cache").rglob("flair.npy")
     data = bytearray(images.read_bytes())
     data[len(data) // 2] ^= 1
     time.sleep(0.01)

@@ -1,183 +1,223 @@
+"""Caches under bad files, full disks, kills and several processes at once."""
+
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings, prepare
-from seglab.data.cache.lock import held, remove_abandoned
-from seglab.data.sources import Source, open_source
 from seglab.data.workers import Workers
+from tests.data.memory import MemorySource, memory_source
 
-Volumes = dict[str, tuple[np.ndarray, np.ndarray]]
-SETTINGS = CacheSettings(48, "brain", "zscore", "volume", 0)
-BAD = "BraTS20_Training_003"
+SETTINGS = CacheSettings(48, "brain", "zscore", "auto")
+BAD = "P003"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def source(
-    tmp_path: Path, write_nifti: Callable[[Path, Volumes], Path], volumes: Volumes
-) -> Source:
-    return open_source("brats-nifti", write_nifti(tmp_path / "data", volumes))
-
-
-def truncate(source: Source) -> Path:
-    file = next(p for p in source.patients() if p.patient_id == BAD).files[0]
-    os.truncate(file, file.stat().st_size // 2)
-    return file
+def source(tmp_path: Path) -> MemorySource:
+    return memory_source(tmp_path / "data")
 
 
 def visible(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
 
 
-@pytest.mark.parametrize("name", ["images.bin", "masks.bin", "native_masks.bin", "slices.bin"])
-def test_a_changed_byte_is_refused_and_named(source: Source, tmp_path: Path, name: str) -> None:
-    cache, _ = prepare(source, SETTINGS, tmp_path / "cache", workers=1)
-    file = cache.path / name
-    stat = file.stat()
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(UserError, match=rf"{name} has changed .*remove the folder {cache.path}"):
-        prepare(source, SETTINGS, tmp_path / "cache", workers=1)
-
-
-@pytest.mark.parametrize("name", ["images.bin", "index.json"])
-def test_a_truncated_or_absent_file_is_refused_and_named(
-    source: Source, tmp_path: Path, name: str
+@pytest.mark.parametrize(
+    "name", ["flair.npy", "flair.scale.npy", "labels.npy", "native_labels.npy", "slices.npy"]
+)
+def test_a_changed_byte_is_refused_and_named(
+    source: MemorySource, tmp_path: Path, name: str
 ) -> None:
-    cache, _ = prepare(source, SETTINGS, tmp_path / "cache", workers=1)
+    cache, _ = prepare(source, SETTINGS, tmp_path / "cache")
+    content = bytearray((cache.path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (cache.path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} has changed .*remove the folder {cache.path}"):
+        prepare(source, SETTINGS, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["flair.npy", "index.json", "flair.json"])
+def test_a_truncated_file_is_refused_and_named(
+    source: MemorySource, tmp_path: Path, name: str
+) -> None:
+    cache, _ = prepare(source, SETTINGS, tmp_path / "cache")
     os.truncate(cache.path / name, 100)
     with pytest.raises(UserError, match=name):
-        prepare(source, SETTINGS, tmp_path / "cache", workers=1)
+        prepare(source, SETTINGS, tmp_path / "cache")
 
 
-def test_an_edited_index_is_refused(source: Source, tmp_path: Path) -> None:
-    cache, _ = prepare(source, SETTINGS, tmp_path / "cache", workers=1)
+def test_an_edited_index_is_refused(source: MemorySource, tmp_path: Path) -> None:
+    cache, _ = prepare(source, SETTINGS, tmp_path / "cache")
     index = cache.path / "index.json"
-    index.write_text(index.read_text().replace(BAD, "BraTS20_Training_999"))
+    index.write_text(index.read_text().replace(BAD, "P999"))
     with pytest.raises(UserError, match=r"index\.json has changed"):
-        prepare(source, SETTINGS, tmp_path / "cache", workers=1)
+        prepare(source, SETTINGS, tmp_path / "cache")
 
 
-def test_a_bad_file_fails_by_default_and_leaves_nothing(source: Source, tmp_path: Path) -> None:
-    file = truncate(source)
-    with pytest.raises(UserError, match=file.name):
-        prepare(source, SETTINGS, tmp_path / "cache", workers=1)
-    assert list((tmp_path / "cache").iterdir()) == [], "not even a lock"
+@pytest.mark.parametrize("broken", ["flair", "t1ce"])
+def test_a_bad_file_fails_by_default_and_leaves_nothing_of_it(
+    source: MemorySource, tmp_path: Path, broken: str
+) -> None:
+    source.broken.add((BAD, broken))
+    with pytest.raises(UserError, match=f"{BAD}-{broken} cannot be read .*on_bad_file=skip"):
+        prepare(source, SETTINGS, tmp_path / "cache", modalities=("flair", "t1ce"))
+    assert visible(tmp_path / "cache") == []
 
 
 def test_a_bad_file_can_be_skipped_by_name_and_is_not_forgotten(
-    source: Source, tmp_path: Path
+    source: MemorySource, tmp_path: Path
 ) -> None:
-    truncate(source)
+    source.broken.add((BAD, "flair"))
     for _ in range(2):
-        cache, prepared = prepare(
-            source, SETTINGS, tmp_path / "cache", workers=1, on_bad_file="skip"
-        )
-        assert [name for name, _ in prepared.skipped] == [BAD]
+        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache", on_bad_file="skip")
+        assert prepared.skipped == ((BAD, f"{BAD}-flair cannot be read"),)
         assert len(cache.patients) == 4
+        assert prepared.slices == 24
     assert prepared.reused
     with pytest.raises(UserError, match=BAD):
-        prepare(source, SETTINGS, tmp_path / "cache", workers=1)
+        prepare(source, SETTINGS, tmp_path / "cache")
 
 
-def test_all_files_bad_is_an_error_even_when_skipping(source: Source, tmp_path: Path) -> None:
-    for patient in source.patients():
-        os.truncate(patient.files[0], 100)
-    with pytest.raises(UserError, match="no readable patient"):
-        prepare(source, SETTINGS, tmp_path / "cache", workers=1, on_bad_file="skip")
+def test_who_lacks_a_modality_is_hidden_where_it_is_named_or_required(
+    source: MemorySource, tmp_path: Path
+) -> None:
+    source.broken.add((BAD, "t1ce"))
+
+    def names(*modalities: str, require: tuple[str, ...] = ()) -> list[str]:
+        cache, _ = prepare(
+            source,
+            SETTINGS,
+            tmp_path / "cache",
+            modalities=modalities,
+            require=require,
+            on_bad_file="skip",
+        )
+        assert BAD in cache.by_id or (cache.row_patient == -1).sum() == 6
+        return [patient.patient_id for patient in cache.patients]
+
+    assert BAD in names("flair")
+    assert BAD not in names("flair", "t1ce")
+    assert BAD not in names("flair", require=("t1ce",))
+    assert BAD in names("t2")
+    assert set(source.reads.values()) == {1}
+
+
+def test_masks_without_parts_serve_the_whole_tumour_only(
+    source: MemorySource, tmp_path: Path
+) -> None:
+    merged = dataclasses.replace(source.volumes[BAD], parts_known=False)
+    source = MemorySource(source.root, {**source.volumes, BAD: merged})
+    assert len(prepare(source, SETTINGS, tmp_path / "cache")[0].patients) == 5
+    for target in ("core", "enhancing"):
+        with pytest.raises(
+            UserError, match=f"data.target={target}: 1 masks mark the whole .*only: {BAD}"
+        ):
+            prepare(source, SETTINGS, tmp_path / "cache", target=target)
+        cache, _ = prepare(source, SETTINGS, tmp_path / "cache", target=target, on_bad_file="skip")
+        assert BAD not in cache.by_id
+
+
+def test_modalities_of_another_grid_are_refused(source: MemorySource, tmp_path: Path) -> None:
+    source.other_grid.add((BAD, "t1"))
+    with pytest.raises(UserError, match=rf"{BAD}: t1 .*\(6, 60, 59\) and \(6, 60, 60\)"):
+        prepare(source, SETTINGS, tmp_path / "cache", modalities=("flair", "t1"))
+
+
+def test_all_files_bad_is_an_error_even_when_skipping(source: MemorySource, tmp_path: Path) -> None:
+    source.broken |= {(name, "flair") for name in source.volumes}
+    with pytest.raises(UserError, match="no readable patient, the first because P001-flair"):
+        prepare(source, SETTINGS, tmp_path / "cache", on_bad_file="skip")
     assert visible(tmp_path / "cache") == []
 
 
-def test_a_folder_that_cannot_be_made_is_named(source: Source, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(source: MemorySource, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"cannot write the cache in {tmp_path / 'file'}"):
-        prepare(source, SETTINGS, tmp_path / "file", workers=1)
+        prepare(source, SETTINGS, tmp_path / "file")
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(source: Source, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_spoils_nothing(source: MemorySource, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: write() fails alike."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(UserError, match="cannot write the cache"):
-            prepare(source, SETTINGS, tmp_path / "cache", workers=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert visible(tmp_path / "cache") == []
+    for modalities in (("flair",), ("flair", "t1")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            with pytest.raises(UserError, match="cannot write the cache"):
+                prepare(source, SETTINGS, tmp_path / "cache", modalities=modalities)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert len(visible(tmp_path / "cache")) == len(modalities) - 1
+        prepare(source, SETTINGS, tmp_path / "cache")
 
 
-def test_of_several_at_once_one_works_and_the_others_wait(source: Source, tmp_path: Path) -> None:
-    def run(_: int) -> tuple[bool, str]:
-        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache", workers=1)
+def test_of_several_at_once_one_works_and_the_others_wait(
+    source: MemorySource, tmp_path: Path
+) -> None:
+    def run(number: int) -> tuple[bool, str]:
+        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache")
         return prepared.reused, cache.data_hash
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, range(4)))
     assert sorted(reused for reused, _ in results) == [False, True, True, True]
     assert len({data_hash for _, data_hash in results}) == 1
+    assert set(source.reads.values()) == {1}
 
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from seglab.data.cache import CacheSettings, prepare
-from seglab.data.sources import brats_nifti, open_source
+from seglab.data.cache import prepare
+from tests.data.memory import MemorySource, memory_source
+from tests.data.test_cache_failures import SETTINGS
 
-def read(self, patient, modalities, read=brats_nifti.BratsNifti.read):
+def read(self, *arguments, read=MemorySource.read, **options):
     time.sleep(0.5)
-    return read(self, patient, modalities)
+    return read(self, *arguments, **options)
 
-brats_nifti.BratsNifti.read = read
-source = open_source("brats-nifti", Path(sys.argv[1]))
-settings = CacheSettings(48, "brain", "zscore", "volume", 0)
-prepare(source, settings, Path(sys.argv[2]), workers=1)
+MemorySource.read = read
+prepare(
+    memory_source(Path(sys.argv[1])), SETTINGS, Path(sys.argv[2]), modalities=sys.argv[3:]
+)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("filled", [False, True])
 def test_an_interrupted_prepare_leaves_no_half_cache(
-    source: Source, tmp_path: Path, how: signal.Signals
+    source: MemorySource, tmp_path: Path, how: signal.Signals, filled: bool
 ) -> None:
     root = tmp_path / "cache"
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(source.root), str(root)], stderr=subprocess.DEVNULL
-    )
+    if filled:
+        prepare(source, SETTINGS, root)
+    command = [sys.executable, "-c", KILLED, str(source.root), str(root), "flair", "t1"]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 60
-    while not list(root.glob("*.tmp-*/*.part")):
+    while not list(root.glob("*/scratch/*.npz")):
         assert child.poll() is None, "it ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     child.send_signal(how)
     child.wait()
-    left = visible(root)
-    assert all(".tmp-" in name for name in left)
-    assert bool(left) == (how == signal.SIGKILL)
-    other = CacheSettings(32, "brain", "zscore", "volume", 0)
-    cache, prepared = prepare(source, other, root, workers=1)
+    assert bool(list(root.glob("*/scratch"))) == (how == signal.SIGKILL)
+    if filled:
+        assert prepare(source, SETTINGS, root)[1].reused
+    cache, prepared = prepare(source, SETTINGS, root, modalities=("flair", "t1"))
     assert not prepared.reused
     assert visible(root) == [cache.path.name]
-
-
-def test_the_scratch_folder_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "living.tmp-1").mkdir()
-    (tmp_path / "dead.tmp-2").mkdir()
-    with held(tmp_path, "living"), held(tmp_path, "mine"):
-        remove_abandoned(tmp_path, "mine")
-    assert visible(tmp_path) == ["living.tmp-1"]
+    assert not list(root.glob("*/scratch"))
+    assert source.reads[BAD, "flair"] == 1
 
 
 def test_a_killed_worker_is_told() -> None:

@@ -12,7 +12,7 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.cache import Cache
 from seglab.data.loader import Batch, TrainLoader, gather, neighbour, patient_rows, training_rows
-from seglab.studies.data import open_data
+from seglab.data.open import open_data
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def test_slices_without_brain_are_not_trained_on(cache: Cache) -> None:
     names = [patient.patient_id for patient in cache.patients]
     assert (cache.row_brain_px[training_rows(cache, names, "brain")] > 0).all()
     assert (cache.row_tumour_px[training_rows(cache, names, "tumour")] > 0).all()
-    assert len(training_rows(cache, names, "all")) == len(cache.images)
+    assert len(training_rows(cache, names, "all")) == len(cache.row_slice)
 
 
 def test_neighbours_stay_in_the_patient(cache: Cache) -> None:
-    rows = np.arange(len(cache.images))
+    rows = np.arange(len(cache.row_slice))
     for offset in (-2, -1, 1, 2):
         other = neighbour(cache, rows, offset)
         assert np.array_equal(cache.row_patient[other], cache.row_patient[rows])
@@ -108,6 +108,16 @@ def test_neighbours_stay_in_the_patient(cache: Cache) -> None:
 def test_context_puts_the_slice_itself_in_the_middle(cache: Cache) -> None:
     rows = patient_rows(cache.patients[0])[3:6]
     images = gather(cache, rows, 2)
-    assert images.shape == (3, *cache.images.shape[1:], 5)
-    assert np.array_equal(images[..., 2], cache.images[rows])
-    assert np.array_equal(images[..., 4], cache.images[rows + 2])
+    assert images.shape == (3, *cache.shape, 5)
+    assert np.array_equal(images[..., 2], cache.images[0][rows])
+    assert np.array_equal(images[..., 4], cache.images[0][rows + 2])
+
+
+def test_all_neighbours_of_a_modality_come_before_those_of_the_next(cache: Cache) -> None:
+    rows = patient_rows(cache.patients[1])[2:8]
+    two = copy(cache)
+    two.images = (cache.images[0], 255 - cache.images[0][:])
+    images = gather(two, rows, 1)
+    assert images.shape[-1] == 6
+    assert np.array_equal(images[..., :3], gather(cache, rows, 1))
+    assert np.array_equal(images[..., 3:], 255 - images[..., :3])

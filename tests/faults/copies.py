@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 from collections import Counter
@@ -49,11 +50,13 @@ def large(shop: Workshop) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file below ``folder`` that is no lock and holds no time."""
+    """Digest of every file below ``folder`` that is no lock; a cache's JSON holds its own."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): json.loads(path.read_text())["digest"]
+        if path.suffix == ".json"
+        else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".lock" and path.name != "verified.json"
+        if path.is_file() and path.suffix != ".lock"
     }
 
 

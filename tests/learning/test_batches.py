@@ -119,7 +119,7 @@ def test_slices_may_take_their_share_of_what_is_free_or_kept_unused(
 ) -> None:
     data = open_data(small_config())
     rows = kept_rows(data.cache, data.split.train)
-    wanted = sum(a[rows].nbytes for a in (data.cache.images, data.cache.masks_packed))
+    wanted = sum(a[rows].nbytes for a in (*data.cache.images, data.cache.masks_packed))
     free = int(wanted / LARGEST_SHARE) + 1 - 2**20
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2**40))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2**30 + unused)

@@ -57,7 +57,7 @@ def test_probabilities_lie_on_the_native_grid_and_only_in_the_brain(data: StudyD
 
 def test_the_answer_is_the_known_one(data: StudyData) -> None:
     patient = data.cache.by_id[data.split.train[0]]
-    levels = data.cache.images[patient.rows].astype(np.float32)
+    levels = data.cache.images[0][patient.rows].astype(np.float32)
     expected = 1 / (1 + np.exp(-((levels / 255 - 0.5) / 0.25 - 0.4) * 20))
     expected[patient.brain_px == 0] = 0
     native = predictor().native(data.cache, patient)

@@ -14,6 +14,7 @@ import pytest
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore
+from seglab.studies.candidates import find_candidates
 from seglab.studies.children import ARM_HASH, ARMS, FAILURES, collect, find_ablation
 from seglab.studies.comparison import compare_ablation, compare_strata
 from seglab.studies.report import compare_again, report_ablation
@@ -138,6 +139,34 @@ def test_arms_of_other_data_are_refused(store: Store, changed: dict[str, Any], s
     parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0], **changed)
     with pytest.raises(UserError, match=said):
         compared(store, parent)
+
+
+def test_an_arm_of_another_target_is_shown_without_a_verdict(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its truth is another, and so may be its patients and their split."""
+    parent = log_ablation(
+        store,
+        {"base": 0, "up": 0.1, "enhancing": -0.2},
+        change={"enhancing": lambda scores: other_truth(scores[1:])},
+        tags={"enhancing": {"seglab.split_hash": "other"}},
+        params={"enhancing": {"data.target": "enhancing"}},
+    )
+    result = compared(store, parent)
+    alone = log_ablation(store, {"base": 0, "up": 0.1})
+    assert result.verdicts == {"up": "better", "enhancing": "other target"}
+    assert len(result.comparison.rows) == len(compared(store, alone).comparison.rows) == 1
+    assert "enhancing segments enhancing, another target" in " ".join(result.warnings)
+    capsys.readouterr()
+    assert main(["compare", parent.run_id, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["arms"]
+    assert [arm["arm"] for arm in shown] == ["base", "up", "enhancing"]
+    assert shown[2].keys() <= shown[1].keys()
+    assert (shown[2]["diff"], shown[2]["p"], shown[2]["verdict"]) == (None, None, "other target")
+    assert main(["compare", parent.run_id]) == 0
+    assert "other target" in capsys.readouterr().out
+    with pytest.raises(UserError, match="different targets: enhancing, whole"):
+        find_candidates(store, parent.run_id)
 
 
 def test_arms_that_differ_in_their_input_may_differ_in_their_data_hash(store: Store) -> None:

@@ -15,11 +15,11 @@ from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings, prepare
 from seglab.data.identity import identify
 from seglab.data.phantom import write_phantom
+from seglab.data.sealed import SealBroken, seal
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
 from seglab.studies.data import StudyData
 from seglab.studies.seal import check_sealed, open_test
-from seglab.studies.sealed_cache import SealBroken, seal
 from seglab.tracking import RunLog, Store, open_store, start_run
 
 NOW = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}")
@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     """Six small patients, two of them sealed."""
     folder = tmp_path_factory.mktemp("sealed")
     write_phantom(folder / "set", patients=6, size=48, slices=8, seed=2, workers=1)
-    source = open_source("brats-h5", folder / "set", None)
-    settings = CacheSettings(48, "none", "zscore", "slice", 0)
+    source = open_source("brats-h5", folder / "set")
+    settings = CacheSettings(48, "none", "zscore", "slice")
     cache, prepared = prepare(source, settings, folder / "cache", workers=1)
     names = tuple(patient.patient_id for patient in cache.patients)
     split = Split(train=names[:3], val=names[3:4], test=names[4:])
@@ -116,11 +116,11 @@ def test_the_seal_is_of_patients_slices_and_truth(store: Store, data: StudyData)
         with pytest.raises(UserError, match=log.run_id):
             check_sealed(store, other, None)
         opened.unseal(other)
-    more = patient.tumour_px.copy()
+    more = patient.whole_px.copy()
     more[0] += 1
     others = (
         replace(data, split=Split(train=train, val=(*val, test[1]), test=test[:1])),
-        with_test(data, tumour_px=more),
+        with_test(data, whole_px=more),
         with_test(data, slice_indices=patient.slice_indices + 1),
         with_test(data, native_shape=(48, 49)),
     )
@@ -162,15 +162,15 @@ def test_opened_patients_can_be_read_and_sealed_ones_cannot(store: Store, data: 
     with begin(store) as log:
         free = open_test(store, log, data, None).unseal(data).cache
     sealed = data.cache
-    assert len(sealed.images) == len(free.images)
-    assert (sealed.images.shape, sealed.images.dtype) == (free.images.shape, free.images.dtype)
+    (hidden,), (image,) = sealed.images, free.images
+    assert (len(hidden), hidden.shape, hidden.dtype) == (len(image), image.shape, image.dtype)
     allowed = next(iter(sealed.by_id.values())).first
     for patient in free.patients:
         rows = np.arange(patient.first, patient.first + patient.count)
         if patient.patient_id in data.split.test:
             assert patient.patient_id not in sealed.by_id
             for row in rows:
-                for array in (sealed.images, sealed.masks_packed):
+                for array in (hidden, sealed.masks_packed):
                     with pytest.raises(SealBroken, match="a slice of a test patient"):
                         array[row]
                     with pytest.raises(SealBroken):
@@ -179,7 +179,7 @@ def test_opened_patients_can_be_read_and_sealed_ones_cannot(store: Store, data: 
                 sealed.native_mask(patient)
         else:
             assert sealed.by_id[patient.patient_id] is not None
-            assert np.array_equal(sealed.images[rows], free.images[rows])
+            assert np.array_equal(hidden[rows], image[rows])
             assert np.array_equal(sealed.masks_packed[rows], free.masks_packed[rows])
-            assert np.array_equal(sealed.images[rows, 1:2], free.images[rows, 1:2])
+            assert np.array_equal(hidden[rows, 1:2], image[rows, 1:2])
             assert np.array_equal(sealed.native_mask(patient), free.native_mask(patient))

@@ -14,13 +14,13 @@ import pytest
 from seglab.core.config import RunConfig
 from seglab.data.cache import Cache, open_cache
 from seglab.data.loader import gather
+from seglab.data.sealed import SealBroken
 from seglab.learning.inference import evaluate
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
 from seglab.studies.rebuild import load_trained
 from seglab.studies.seal import open_test
-from seglab.studies.sealed_cache import SealBroken
 from seglab.tracking import Store, open_store, start_run
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
@@ -55,16 +55,16 @@ def test_no_pixel_of_a_test_patient_can_be_read(config: RunConfig) -> None:
     patient, rows = free.by_id[data.split.test[0]], np.array([0, 0])
     rows[1] = patient.first
     ways: tuple[Callable[[Cache], Any], ...] = (
-        lambda cache: cache.images[patient.rows],
-        lambda cache: cache.images[rows],
-        lambda cache: cache.images[patient.first],
-        lambda cache: cache.images[patient.first - len(cache.images)],
-        lambda cache: cache.images[patient.first : patient.first + 1, :, :],
-        lambda cache: cache.images[..., 0],
-        lambda cache: cache.images[:, 0],
-        lambda cache: cache.images[np.arange(len(cache.images)) == patient.first],
-        lambda cache: np.asarray(cache.images),
-        lambda cache: list(cache.images),
+        lambda cache: cache.images[0][patient.rows],
+        lambda cache: cache.images[0][rows],
+        lambda cache: cache.images[0][patient.first],
+        lambda cache: cache.images[0][patient.first - len(cache.row_slice)],
+        lambda cache: cache.images[0][patient.first : patient.first + 1, :, :],
+        lambda cache: cache.images[0][..., 0],
+        lambda cache: cache.images[0][:, 0],
+        lambda cache: cache.images[0][np.arange(len(cache.row_slice)) == patient.first],
+        lambda cache: np.asarray(cache.images[0]),
+        lambda cache: list(cache.images[0]),
         lambda cache: cache.masks(patient.rows),
         lambda cache: cache.native_mask(patient),
         lambda cache: cache.native_image(patient),
@@ -84,7 +84,7 @@ def test_the_others_are_read_as_they_are(config: RunConfig) -> None:
         patient = free.by_id[name]
         for cache in (data.cache, free):
             assert cache.by_id[name].rows == patient.rows
-        assert np.array_equal(data.cache.images[patient.rows], free.images[patient.rows])
+        assert np.array_equal(data.cache.images[0][patient.rows], free.images[0][patient.rows])
         assert np.array_equal(data.cache.native_mask(patient), free.native_mask(patient))
         assert np.array_equal(data.cache.native_image(patient), free.native_image(patient))
 
@@ -110,7 +110,7 @@ def test_only_an_opened_test_gives_them_and_only_its_own(
     found: StudyData = opened.unseal(data)
     for name in opened.patients:
         patient = found.cache.by_id[name]
-        assert found.cache.images[patient.rows].any()
+        assert found.cache.images[0][patient.rows].any()
         found.cache.native_mask(patient)
     with pytest.raises(SealBroken, match="another test part"):
         opened.unseal(other)

@@ -25,7 +25,7 @@ class BareLoop:
 
     def __init__(self, config: RunConfig, cache: Cache, rows: Rows, compute: Compute) -> None:
         self.config, self.compute = config, compute
-        channels, (height, width) = 2 * config.data.context + 1, cache.images.shape[1:]
+        channels, (height, width) = config.input_channels, cache.shape
         network = build_model(config.model, channels, (height, width)).to(compute.device)
         self.network = network.to(memory_format=torch.channels_last).train()
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)

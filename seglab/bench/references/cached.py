@@ -57,7 +57,7 @@ class CachedSlices(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         row = self.rows[index : index + 1]
-        image = self.cache.images[row][0].astype(np.float32) / 255
+        image = self.cache.images[0][row][0].astype(np.float32) / 255
         mask = self.cache.masks(row)[0].astype(np.float32)
         if self.transform is not None:
             changed = self.transform(image=image, mask=mask)

@@ -67,7 +67,7 @@ class MonaiTraining:
         from monai.metrics import DiceMetric
 
         cache = open_cache(folder)
-        height, width = cache.images.shape[1:]
+        height, width = cache.shape
         self.network, self.compute = build_model(config.model, 1, (height, width)), compute
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
         self.loss, self.metric = DiceCELoss(sigmoid=True), DiceMetric(include_background=True)
@@ -102,6 +102,6 @@ class MonaiTraining:
 
 
 def _items(cache: Cache, rows: Rows) -> list[dict[str, torch.Tensor]]:
-    images = torch.from_numpy(cache.images[rows]).float()[:, None] / 255
+    images = torch.from_numpy(cache.images[0][rows]).float()[:, None] / 255
     masks = torch.from_numpy(cache.masks(rows)).float()[:, None]
     return [{"image": image, "mask": mask} for image, mask in zip(images, masks, strict=True)]

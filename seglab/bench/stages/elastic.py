@@ -34,7 +34,7 @@ def elastic(material: Material) -> Measurement:
     config = material.config({"data": {"image_size": size, "crop": "none"}})
     cache = Cache(open_data(config).cache.path)  # deformed here, and nothing is learnt from it
     rows = np.resize(np.flatnonzero(cache.row_tumour_px), samples // 4)
-    pairs = list(zip(cache.images[rows], cache.masks(rows), strict=True))
+    pairs = list(zip(cache.images[0][rows], cache.masks(rows), strict=True))
     ours = Warp(elastic=Elastic(ALPHA, SIGMA, "replicate"), p=1)
     theirs = A.ElasticTransform(alpha=ALPHA, sigma=SIGMA, p=1)
     contestants = {"ours": partial(_apply, ours, pairs), "theirs": partial(_apply, theirs, pairs)}

@@ -69,7 +69,7 @@ class Filler:
         self.source = source
         self.patients = _first(source.patients(), most_files)
         self.root = material.scratch / "filled"
-        self.settings = CacheSettings.from_config(material.config().data, source)
+        self.settings = CacheSettings.from_config(material.config().data)
         self.bytes = 0
 
     @property

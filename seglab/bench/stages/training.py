@@ -102,7 +102,7 @@ def _against_tutorial(
 ) -> Measurement:
     with shipped(config) as ours:
         data = ours.run.data
-        height, width = shape or data.cache.images.shape[1:]
+        height, width = shape or data.cache.shape
         files = islice(cycle(_files(config, data.split.train)), ours.images)
         training = partial(
             TutorialScript,

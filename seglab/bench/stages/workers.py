@@ -17,7 +17,6 @@ from seglab.bench.material import Material
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
 from seglab.bench.timing import in_turn
 from seglab.core.machine import available_cores
-from seglab.data.cache.index import IMAGES
 from seglab.studies.data import open_data
 
 WORKERS = 2
@@ -60,7 +59,7 @@ def workers(material: Material) -> Measurement:
             )
         }
         seconds = in_turn(crews, material.scale.rounds)
-        copied = crews["ours"].copied_mb(cache / IMAGES)
+        copied = crews["ours"].copied_mb(cache / "flair.npy")
     count = material.scale.few_samples
     measured = compare_rates(count, [s / WORKERS for s in seconds["ours"]], seconds["one"])
     alone = compare_rates(count, seconds["one thread"], seconds["one"]).ratio

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from seglab.data.cache.build import Prepared, prepare
 from seglab.data.cache.geometry import Box, to_native
-from seglab.data.cache.prepare import Prepared, prepare
-from seglab.data.cache.settings import CacheSettings
-from seglab.data.cache.store import Cache, CachedPatient, open_cache
+from seglab.data.cache.patient import SingleVolume, prepare_single
+from seglab.data.cache.store import Cache, CachedPatient, CacheSettings, open_cache
 
 __all__ = [
     "Box",
@@ -13,7 +13,9 @@ __all__ = [
     "CacheSettings",
     "CachedPatient",
     "Prepared",
+    "SingleVolume",
     "open_cache",
     "prepare",
+    "prepare_single",
     "to_native",
 ]

@@ -1,61 +1,26 @@
-"""The files of a cache folder: raw arrays, their digests, and the index that describes them."""
+"""The files of a cache folder: arrays, and JSON that says what they hold and proves it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
-from seglab.core.explain import explain
-from seglab.core.progress import progress
-from seglab.data.cache.index import Index
 
-FORMAT = 4
+FORMAT = 5
 """Goes up with every change of what a cache holds or how it is made."""
-INDEX = "index.json"
-STAMP = "verified.json"
+INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
 Json = dict[str, Any]
-_CHUNK_BYTES = 2**22
-
-
-class HashedFile:
-    """A file written from start to end, with its size and SHA-256."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.bytes = 0
-        self._digest = hashlib.sha256()
-        self._file = path.open("wb")
-
-    def write(self, array: np.ndarray[Any, Any]) -> None:
-        """Append the array's bytes in C order."""
-        # Written, not memory-mapped: a full disk must raise, and a mapping would crash.
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._file.write(data.data)
-        self._digest.update(data.data)
-        self.bytes += data.size
-
-    def entry(self) -> Json:
-        """What the index says of this file."""
-        return {"bytes": self.bytes, "sha256": self._digest.hexdigest()}
-
-    def __enter__(self) -> HashedFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+_NOT_CONTENT = ("digest", "skipped", "remarks", "stamp")
+"""Reasons and remarks may name paths of this machine, stamps times."""
 
 
 def digest(value: object) -> str:
@@ -64,94 +29,92 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_index(folder: Path, content: Json) -> None:
-    """Write the index with its own digest, and mark the files as verified.
+def write_header(file: IO[bytes], shape: Sequence[int]) -> None:
+    """Begin an ``.npy`` file of uint8, to which arrays are appended.
 
-    ``data_hash`` covers what the arrays and their description hold, and nothing of
-    this machine: the same data and settings give it everywhere.
+    Written, not memory-mapped: a full disk must raise, and a mapping would crash.
     """
-    index = {**content, "data_hash": _data_hash(content)}
-    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
-    _write_stamp(folder, Index.model_validate(index))
+    header = {"descr": "|u1", "fortran_order": False, "shape": tuple(map(int, shape))}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
-def read_index(folder: Path) -> Index:
-    """Read the index and make sure that it and all files are as they were written.
+def publish(scratch: Path, name: str, arrays: Sequence[str], content: Json) -> Json:
+    """Move arrays of ``scratch`` to the folder above it, with the JSON that describes them.
 
-    Files are hashed once; afterwards an unchanged size and time are proof enough.
+    The JSON goes first and comes last: without it the arrays count for nothing.
+
+    Returns:
+        The JSON: ``content``, ``files`` and ``digest``, which covers what the arrays and
+        their description hold and nothing of this machine.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = scratch.parent
+    content = content | {"files": {array: _describe(scratch / array) for array in arrays}}
+    content["digest"] = _content_digest(content)
+    (folder / name).unlink(missing_ok=True)
+    for array in arrays:
+        (scratch / array).replace(folder / array)
+    _write_json(folder / name, content)
+    return content
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON that ``publish`` wrote and make sure that its arrays are as they were.
+
+    An unchanged size and time are proof enough; with another time a file is hashed.
 
     Raises:
         UserError: names the file that is absent, unreadable or changed.
     """
-    path = folder / INDEX
     try:
-        said: Json = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content: Json = parse_json(path.read_text(encoding="utf-8"))
+        is_whole = content["digest"] == _content_digest(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "cannot be read") from error
-    if not isinstance(said, dict) or said.get("data_hash") != _data_hash(said):
+    if not is_whole:
         raise _damaged(path, "has changed since it was written")
-    if said.get("format") != FORMAT:
-        raise _damaged(path, f"has format {said.get('format')}, this version reads {FORMAT}")
+    folder, entries = path.parent, content["files"].items()
+    touched = [name for name, entry in entries if _is_new(folder / name, entry)]
+    if touched:
+        with suppress(OSError):  # on a read-only disk files are hashed each time
+            _write_json(path, content)
+    return content
+
+
+def _is_new(path: Path, entry: Json) -> bool:
+    """Hash a file whose time has changed; note its time, and tell whether that was needed."""
     try:
-        index = Index.model_validate(said)
-    except ValidationError as error:
-        raise _damaged(path, f"cannot be true: {explain(error, Index)}") from error
-    _verify(folder, index)
-    return index
-
-
-def _data_hash(index: Json) -> str:
-    # Reasons for skipping name paths of this machine.
-    return digest({k: v for k, v in index.items() if k not in ("data_hash", "skipped")})
-
-
-def _verify(folder: Path, index: Index) -> None:
-    if _read_stamp(folder) == _stamp(folder, index):
-        return
-    for name, entry in progress(index.files.items(), "verifying the cache", unit="file"):
-        if _file_digest(folder / name) != entry.sha256:
-            raise _damaged(folder / name, "has changed since it was written")
-    _write_stamp(folder, index)
-
-
-def _stamp(folder: Path, index: Index) -> Json:
-    """Size and times of every file; the times also tell a file that was put back."""
-    stamps = {}
-    for name, entry in index.files.items():
-        try:
-            stat = (folder / name).stat()
-        except OSError as error:
-            raise _damaged(folder / name, "cannot be read") from error
-        if stat.st_size != entry.bytes:
-            raise _damaged(folder / name, "has changed since it was written")
-        stamps[name] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    return {"data_hash": index.data_hash, "files": stamps}
-
-
-def _read_stamp(folder: Path) -> Any:
-    try:
-        return parse_json((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _write_stamp(folder: Path, index: Index) -> None:
-    try:
-        (folder / STAMP).write_text(json.dumps(_stamp(folder, index)), encoding="utf-8")
-    except OSError:
-        # A cache on a read-only disk is verified each time it is opened.
-        return
-
-
-def _file_digest(path: Path) -> str:
-    found = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                found.update(chunk)
+        stat = path.stat()
+        if stat.st_size == entry["bytes"] and stat.st_mtime_ns == entry["mtime_ns"]:
+            return False
+        found = _describe(path)
     except OSError as error:
         raise _damaged(path, "cannot be read") from error
-    return found.hexdigest()
+    if found["sha256"] != entry["sha256"]:
+        raise _damaged(path, "has changed since it was written")
+    entry["mtime_ns"] = found["mtime_ns"]
+    return True
+
+
+def _describe(path: Path) -> Json:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        stat = os.fstat(file.fileno())
+    return {"bytes": stat.st_size, "sha256": found, "mtime_ns": stat.st_mtime_ns}
+
+
+def _content_digest(content: Json) -> str:
+    kept = {key: value for key, value in content.items() if key not in _NOT_CONTENT}
+    kept["files"] = {name: entry["sha256"] for name, entry in content["files"].items()}
+    return digest(kept)
+
+
+def _write_json(path: Path, content: Json) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _damaged(path: Path, what: str) -> UserError:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from seglab.data.cache.settings import CacheSettings
     from seglab.data.cache.store import CachedPatient
 
-MULTIPLE = 32
-"""Cropped sides are multiples of it: five halvings, which every network here takes."""
+MULTIPLE = 16
+"""Cropped sides are multiples of it: four halvings, as the U-Net has; networks with more pad."""
 
 FULL = 2**16 - 1
 """Level of a pixel that the mask covers entirely."""
@@ -38,10 +38,14 @@ class Box(NamedTuple):
     height: int
     width: int
 
+    def inside(self, frame: Box) -> Box:
+        """The same window as seen from the first pixel of another."""
+        return self._replace(y0=self.y0 - frame.y0, x0=self.x0 - frame.x0)
+
 
 @dataclass(frozen=True)
 class Extent:
-    """What a patient needs: its frame (H, W) and the box around brain and mask."""
+    """What a patient needs: its frame (H, W) and the box around its brain."""
 
     frame: tuple[int, int]
     content: Box
@@ -66,7 +70,7 @@ def bounding_box(inside: NDArray[np.bool_]) -> Box:
 
 
 def cached_shape(extents: Iterable[Extent], settings: CacheSettings) -> tuple[int, int]:
-    """Return (h, w) of the cached slices: one size for all patients, losing nothing of any."""
+    """Return (h, w) of the cached slices: one size for all patients, with all of any brain."""
     size = settings.image_size
     if settings.crop == "none":
         return size, size
@@ -90,7 +94,7 @@ def place(extent: Extent, shape: tuple[int, int], settings: CacheSettings) -> Bo
     )
 
 
-def cut(stack: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
+def crop(stack: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
     """Take the box out of (S, H, W); zero where it reaches outside."""
     inside, frame = _overlap(box, stack.shape[1:])
     found = stack[:, *frame]
@@ -101,7 +105,7 @@ def cut(stack: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
     return out
 
 
-def paste(window: NDArray[Scalar], box: Box, frame_shape: tuple[int, int]) -> NDArray[Scalar]:
+def uncrop(window: NDArray[Scalar], box: Box, frame_shape: tuple[int, int]) -> NDArray[Scalar]:
     """Put (S, height, width) where its box lies in a frame of zeros (S, H, W)."""
     out = np.zeros((len(window), *frame_shape), window.dtype)
     inside, frame = _overlap(box, frame_shape)
@@ -151,7 +155,7 @@ def to_native(maps: NDArray[np.float32], patient: CachedPatient) -> NDArray[np.f
     """
     box, frame_shape = patient.box, patient.native_shape
     if maps.shape[1:] == (box.height, box.width):
-        return paste(maps, box, frame_shape)
+        return uncrop(maps, box, frame_shape)
     out = np.zeros((len(maps), *frame_shape), np.float32)
     inside, frame = _overlap(box, frame_shape)
     window = np.empty((box.height, box.width), np.float32)

@@ -9,7 +9,7 @@ from seglab.data.cache import Cache, CachedPatient, to_native
 from seglab.figures.arm_sheet import SheetPatient, arm_sheet
 from seglab.learning.inference import Predictor
 from seglab.studies.children import Arm, Child
-from seglab.studies.comparison import ComparedAblation
+from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
 from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.report.document import Picture
 from seglab.studies.report.pictures import picture
@@ -26,7 +26,7 @@ def sheet_picture(result: ComparedAblation, store: Store) -> Picture:
         UserError: the data or a checkpoint cannot be had on this machine.
     """
     names = choose_patients(result)
-    arms = list(result.ablation.arms)
+    arms = [a for a in result.ablation.arms if result.verdicts.get(a.name) != OTHER_TARGET]
     drawn = {arm.name: _ArmPredictions(arm, store) for arm in arms}
     first = drawn[arms[0].name].cache(names[0])
     columns = []
@@ -106,7 +106,7 @@ def predict_slice(
     predictor: Predictor, cache: Cache, patient: CachedPatient, position: int
 ) -> NDArray[np.float32]:
     """Probability (H, W) of one slice of a patient on the native grid."""
-    maps = np.zeros((1, *cache.images.shape[1:]), np.float32)
+    maps = np.zeros((1, *cache.shape), np.float32)
     rows = np.array([patient.first + position])
     for _, logits in predictor.logits(cache, rows):
         maps[0] = logits[0, 0].sigmoid().cpu().numpy()

@@ -63,7 +63,8 @@ def confidence(result: ComparedAblation) -> str:
 def _verdict_row(result: ComparedAblation, summary: ArmSummary) -> Sequence[str | Cell]:
     if not isinstance(summary, ArmRow):
         dashes = ["–"] * 7
-        return [summary.arm, Cell(IS_BASELINE, IS_BASELINE), number(summary.mean), *dashes]
+        word = result.verdicts.get(summary.arm, IS_BASELINE)
+        return [summary.arm, Cell(word, word), number(summary.mean), *dashes]
     verdict = result.verdicts[summary.arm]
     needed = patients_needed(summary) if verdict == "undecided" else "–"
     return [

@@ -166,7 +166,7 @@ def summary_metrics(result: ComparedAblation) -> dict[str, float]:
     """What the parent shows of its children in the table of runs."""
     decided = sum(word in ("better", "worse", "equivalent") for word in result.verdicts.values())
     return {
-        "val/dice": max(row.mean for row in result.summaries),
+        "val/dice": max(row.mean for row in (result.comparison.baseline, *result.rows)),
         "ablation/largest_difference": max((row.diff for row in result.rows), default=math.nan),
         "ablation/arms": float(len(result.ablation.arms)),
         "ablation/arms_decided": float(decided),

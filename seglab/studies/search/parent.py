@@ -16,7 +16,7 @@ from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
 from seglab.core.study import Study
 from seglab.models import build_model
-from seglab.studies.data import StudyData, open_data
+from seglab.studies.data import StudyData, open_data, share_patients
 from seglab.studies.search.confirm import confirm
 from seglab.studies.search.crew import Crew
 from seglab.studies.search.identity import open_study
@@ -69,6 +69,7 @@ def run_search(
         KeyboardInterrupt: stopped by the user, all in good order.
     """
     assert study.search is not None
+    study = share_patients(study)
     space = make_space(study)
     storage = open_study_storage(study, store)
     data = open_data(study.run)
@@ -103,14 +104,12 @@ def check_networks(space: Space, data: StudyData) -> None:
     Raises:
         UserError: one does not take the images.
     """
-    height, width = data.cache.images.shape[1:]
     seen: set[str] = set()
     for config in probes(space):
-        key = f"{config.model.model_dump_json()}{config.data.context}"
+        key = f"{config.model.model_dump_json()}{config.input_channels}"
         if config.data.image_size == space.base.data.image_size and key not in seen:
             seen.add(key)
-            channels = 2 * config.data.context + 1
-            build_model(config.model, channels, (int(height), int(width)), pretrained=False)
+            build_model(config.model, config.input_channels, data.cache.shape, pretrained=False)
 
 
 def _do_trials(study: Study, ledger: Ledger, parent: RunLog, workers: int, wishes: Wishes) -> None:

@@ -8,9 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.cache import Cache
-from seglab.data.cache.store import CachedPatient, UInt8
+from seglab.data.cache import Cache, CachedPatient
 from seglab.data.splits import Split
+
+UInt8 = NDArray[np.uint8]
 
 
 class SealBroken(RuntimeError):
@@ -20,17 +21,17 @@ class SealBroken(RuntimeError):
 class GuardedRows:
     """Rows of an array, without those of the test patients."""
 
-    def __init__(self, rows: NDArray[Any], sealed: NDArray[np.bool_]) -> None:
+    def __init__(self, rows: UInt8, sealed: NDArray[np.bool_]) -> None:
         self._rows, self._sealed = rows, sealed
         self.shape, self.dtype = rows.shape, rows.dtype
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
+    def __getitem__(self, key: Any) -> UInt8:
         if np.any(self._sealed[key[0] if isinstance(key, tuple) else key]):
             raise SealBroken("a slice of a test patient was asked for")
-        return cast("NDArray[Any]", self._rows[key])
+        return self._rows[key]
 
 
 class SealedCache(Cache):
@@ -42,7 +43,7 @@ class SealedCache(Cache):
         sealed = np.isin(cache.row_patient, numbers)
         self._test = test
         self.by_id = {name: found for name, found in cache.by_id.items() if name not in test}
-        self.images = cast("UInt8", GuardedRows(cache.images, sealed))
+        self.images = tuple(cast("UInt8", GuardedRows(image, sealed)) for image in cache.images)
         self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
 
     def native_mask(self, patient: CachedPatient) -> UInt8:

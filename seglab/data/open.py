@@ -1,0 +1,259 @@
+"""From a config's ``data`` and ``split`` blocks to an opened cache and a split."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from seglab.core.config import Data, RunConfig
+from seglab.core.documents import parse_json
+from seglab.core.errors import UserError
+from seglab.core.progress import progress
+from seglab.data.appearance import Figures, measure
+from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, open_cache, prepare
+from seglab.data.duplicates import SAME, duplicates, fingerprint
+from seglab.data.identity import Identity, identify
+from seglab.data.labels import UNKNOWN_PART
+from seglab.data.sealed import seal
+from seglab.data.sources import Source, open_data_source
+from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
+from seglab.data.volume import Patient
+
+IDENTITY_SAMPLE = 12
+"""Patients looked at, at every start, to judge the names of the modalities: half a second."""
+EVIDENT = {"planes", "binary"}
+"""Conventions of labels that can be read in one way only."""
+PAIRS = "duplicates.json"
+SAME_VOLUME = "the same volume"
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Everything about the data that a run needs; see :mod:`seglab.data.sealed`."""
+
+    cache: Cache
+    split: Split
+    prepared: Prepared
+    identity: Identity
+    """Whether the images are what their modalities are called."""
+    missing_files: int
+    """Files that the set should hold and does not: a half-finished download."""
+
+
+def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
+    """Open the cache of a run and divide its patients; those of the test cannot be read.
+
+    Args:
+        config: of the run.
+        warn: of what a reader should know of the data; what starts a command has warned for
+            its workers.
+
+    Raises:
+        UserError: bad files, patients that lack a modality, too few patients, nothing to
+            segment, a split that leaks.
+    """
+    source = open_data_source(config.data)
+    cache, prepared = fill_cache(config.data, source, warn=warn)
+    _refuse_nothing(cache, source)
+    missing = source.missing_files()
+    if warn and missing:
+        print(
+            f"warning: {source.root} lacks {len(missing):,} files of its set, {missing[0]} the "
+            "first: the rest is used (data check lists them)",
+            file=sys.stderr,
+        )
+    split = make_split(split_patients(cache, source), config.split)
+    sealed = seal(cache, split)
+    identity = judge_channel(sealed, warn=warn)
+    return StudyData(sealed, split, prepared, identity, len(missing))
+
+
+def fill_cache(
+    data: Data, source: Source | None = None, *, warn: bool = True
+) -> tuple[Cache, Prepared]:
+    """Fill the cache, or find it filled; say what a reader should know of it.
+
+    Raises:
+        UserError: see :func:`select_patients` and :func:`seglab.data.cache.prepare`.
+    """
+    source = source or open_data_source(data)
+    patients, left_out = select_patients(data, source)
+    cache, prepared = prepare(
+        source,
+        CacheSettings.from_config(data),
+        data.cache,
+        modalities=data.modalities,
+        require=data.require,
+        target=data.target,
+        workers=data.workers,
+        on_bad_file=data.on_bad_file,
+        patients=patients,
+    )
+    if warn:
+        _tell(cache, left_out)
+    return cache, prepared
+
+
+def _tell(cache: Cache, left_out: Mapping[str, str]) -> None:
+    """Say what was noticed of the patients, and who is not used."""
+    noted = dict(cache.remarks)
+    if len(cache.conventions) > 1 or not EVIDENT & cache.conventions.keys():
+        noted |= {f"labels are read as {name}": of for name, of in cache.conventions.items()}
+    for name, reason in left_out.items():
+        noted.setdefault(f"left out, {reason}", []).append(name)
+    lines = [f"{text}: {_some(names)}" for text, names in noted.items()]
+    lines += [f"warning: {name} is left out: {reason}" for name, reason in cache.skipped]
+    print("\n".join(lines), end="\n" if lines else "", file=sys.stderr)
+
+
+def select_patients(data: Data, source: Source) -> tuple[list[Patient], dict[str, str]]:
+    """List the patients that have every modality that is named or required.
+
+    Returns:
+        The patients, and the others with the reason.
+
+    Raises:
+        UserError: the source holds no such modality; a patient lacks one that is named, and
+            neither ``data.require`` nor ``data.on_bad_file`` says that it may be left out.
+    """
+    wanted = dict.fromkeys((*data.modalities, *data.require))
+    foreign = [name for name in wanted if name not in source.modalities]
+    if foreign:
+        known = ", ".join(source.modalities)
+        raise UserError(f"data.modalities: {source.name} has no {foreign[0]}; it has {known}")
+    every = source.patients()
+    lacking = {one.patient_id: [name for name in wanted if name not in one.images] for one in every}
+    unforeseen = {
+        name: absent
+        for name, absent in lacking.items()
+        if absent and not set(absent) & set(data.require)
+    }
+    if unforeseen and data.on_bad_file == "fail":
+        raise lacks(unforeseen)
+    left_out = {name: f"no {', '.join(absent)}" for name, absent in lacking.items() if absent}
+    usable = [patient for patient in every if patient.patient_id not in left_out]
+    if not usable:
+        raise UserError(f"no patient in {source.root} has {', '.join(wanted)}")
+    return usable[: data.patients], left_out
+
+
+def lacks(absent: Mapping[str, Sequence[str]]) -> UserError:
+    """Build the error for patients that lack modalities."""
+    named = [f"{name} ({', '.join(modalities)})" for name, modalities in absent.items()]
+    wanted = ", ".join(dict.fromkeys(name for names in absent.values() for name in names))
+    return UserError(
+        f"{len(absent)} patients lack a modality: {_some(named)}; data.require=[{wanted}] or "
+        "data.on_bad_file=skip leaves them out"
+    )
+
+
+def _refuse_nothing(cache: Cache, source: Source) -> None:
+    """Refuse data on which nothing can be learnt or scored."""
+    count = len(cache.patients)
+    if not cache.row_brain_px.any():
+        raise UserError(f"every image of the {count} patients in {source.root} is constant")
+    if not any(patient.tumour_px.any() for patient in cache.patients):
+        what = "tumour" if cache.target == "whole" else f"data.target={cache.target}"
+        raise UserError(f"none of the {count} patients in {source.root} has a pixel of {what}")
+
+
+def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
+    """Judge whether the images are what they are called; warn if not, before days of training.
+
+    Of a sealed cache only those are looked at that may be read.
+    """
+    patients = list(cache.by_id.values())
+    wanted = min(IDENTITY_SAMPLE, len(patients))
+    places = np.linspace(0, len(patients) - 1, wanted).round().astype(int)
+    identity = identify([_look(cache, patients[i]) for i in places], cache.modalities)
+    if warn and identity.wrong:
+        print(f"warning: {identity.reason}", file=sys.stderr)
+    return identity
+
+
+def _look(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
+    names = cache.modalities
+    images = np.stack([cache.native_image(patient, index) for index in range(len(names))])
+    # What the target leaves out of the tumour is no part that is known.
+    labels = UNKNOWN_PART * cache.native_mask(patient)
+    return measure(images, names, labels, mirror_axis=cache.mirror_axis)
+
+
+def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:
+    """Describe the cached patients as a split needs them; one person is one group.
+
+    Two names are one person's where tables or the names say so, or where their volumes are
+    (nearly) the same, directly or through others. The volume is that of the whole tumour,
+    so that the split is the same for every target.
+    """
+    people = source.names.people(patient.patient_id for patient in cache.patients)
+    groups = {name: person.name for name, person in people.items()}
+    rules = {name: {person.rule} for name, person in people.items()}
+    for first, second in duplicate_pairs(cache):
+        if first in groups and second in groups:
+            kept, merged = sorted((groups[first], groups[second]))
+            groups = {name: kept if own == merged else own for name, own in groups.items()}
+            rules[first].add(SAME_VOLUME)
+            rules[second].add(SAME_VOLUME)
+    return [
+        SplitPatient(
+            patient_id=patient.patient_id,
+            grade=patient.grade,
+            tumour_volume=float(patient.whole_px.sum()),
+            group=groups[patient.patient_id],
+            rule=", ".join(sorted(rules[patient.patient_id] - {""})),
+        )
+        for patient in cache.patients
+    ]
+
+
+def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
+    """Pairs of patients whose volumes are nearly the same; looked for once a cache folder."""
+    path = cache.path / PAIRS
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = parse_json(path.read_text(encoding="utf-8"))
+        if found["limit"] == SAME:
+            return [(str(first), str(second)) for first, second in found["pairs"]]
+    whole = open_cache(cache.path)  # all patients, and the modality that all runs share
+    prints = [
+        fingerprint(
+            patient.patient_id,
+            whole.native_image(patient),
+            patient.slice_indices,
+        )
+        for patient in progress(whole.patients, "duplicates", unit="patient")
+    ]
+    pairs = [one.patients for one in duplicates(prints)]
+    for first, second in pairs:
+        print(f"warning: {first} and {second} show the same volume", file=sys.stderr)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):  # a read-only cache is looked through again next time
+        temporary.write_text(json.dumps({"limit": SAME, "pairs": pairs}), encoding="utf-8")
+        temporary.replace(path)
+    return pairs
+
+
+def check_files(data: Data) -> None:
+    """List the files, so that a wrong path is told before anything is made.
+
+    Raises:
+        UserError: the root is missing or holds too few patients, or two files of one name.
+    """
+    found = len(open_data_source(data).patients())
+    if found < MIN_PATIENTS:
+        raise UserError(
+            f"{data.root} holds {found} patients; a split needs at least {MIN_PATIENTS}"
+        )
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    """Some of the names, and how many there are."""
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{len(names)} patients, {', '.join(names[:limit])}, …"
