@@ -13,6 +13,12 @@ from seglab.core.documents import merge
 Value = str | int | float | bool | None
 
 
+def as_value(given: Any) -> Any:
+    """A value of a key as a search holds it: a list of names as one text."""
+    is_names = isinstance(given, list) and all(isinstance(name, str) for name in given)
+    return "+".join(given) if is_names else given
+
+
 class Range(Block):
     """The values a search may give one key: choices, or a range."""
 
@@ -24,6 +30,12 @@ class Range(Block):
     integer: bool = False
     when: dict[str, Value | list[Value]] = Field(default_factory=dict)
     """Only searched where these other keys have these values."""
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _lists_of_names(cls, given: Any) -> Any:
+        """Take a list of names for one value: ``[flair, t1ce]`` is ``flair+t1ce``."""
+        return [as_value(choice) for choice in given] if isinstance(given, list) else given
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Range:

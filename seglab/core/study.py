@@ -189,6 +189,11 @@ def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
 
 def _check_space_key(kind: str, key: str, domain: Range, shared: Mapping[str, Any]) -> None:
     """A key of a search space must exist for at least one choice of what it depends on."""
+    if key == "data.target":
+        raise UserError(
+            f"{kind}.space.data.target: runs of another target are scored against another truth, "
+            "so none is better than another; one file a target compares what can be compared"
+        )
     if domain.when:
         return  # checked when the values it depends on are known
     known = flatten(build_run(shared).to_dict())

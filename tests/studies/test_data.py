@@ -1,15 +1,21 @@
-"""What several runs of one command share of the data."""
+"""What the runs of one command share of the data."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from seglab.core.config import RunConfig
-from seglab.studies.data import SharedData
+from seglab.core.errors import UserError
+from seglab.core.study import Study, resolve_study
+from seglab.studies import data as shared_data
+from seglab.studies.data import SharedData, share_patients
+from tests.data.memory import MemorySource, memory_source, memory_volume
 
 
 def test_a_root_is_warned_of_once_and_opened_once_for_each_input(
@@ -35,3 +41,62 @@ def test_a_root_is_warned_of_once_and_opened_once_for_each_input(
     assert capsys.readouterr().err.count("lacks 1 files of its set") == 1
     SharedData(warn=False).of(configs[0])
     assert capsys.readouterr().err == ""
+
+
+ARMS = {
+    "flair": {},
+    "both": {"data": {"modalities": ["flair", "t1"]}},
+    "enhancing": {"data": {"modalities": "t1ce", "target": "enhancing"}},
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
+    """Build a study over patients of whom P2 has no T1, unless all are whole."""
+
+    def build(whole: bool = False, data: Any = None, **keys: Any) -> Study:
+        source = memory_source(tmp_path / "data", 5)
+        if not whole:
+            lacking = {"P002": memory_volume("P002", 1, ("flair", "t1ce", "t2"))}
+            source = MemorySource(source.root, {**source.volumes, **lacking})
+        monkeypatch.setattr(shared_data, "open_data_source", lambda data: source)
+        block = {"source": "brats-h5", "root": "x", **(data or {})}
+        return resolve_study({"name": "x", "data": block, **keys})
+
+    return build
+
+
+def required(study: Study) -> list[tuple[str, ...]]:
+    return [config.data.require for config in study.arms.values()]
+
+
+def test_arms_use_the_patients_that_have_every_modality_any_of_them_names(
+    study: Callable[..., Study], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"P002 \(t1\).*data\.on_bad_file=skip"):
+        share_patients(study(arms=ARMS))
+    shared = share_patients(study(arms=ARMS, data={"on_bad_file": "skip"}))
+    assert required(shared) == [("flair", "t1", "t1ce")] * 3
+    assert shared.run.data.require == ("flair", "t1", "t1ce")
+    assert "P002 is left out of every run: no t1" in capsys.readouterr().err
+    assert share_patients(shared) == shared
+
+
+def test_where_all_have_all_or_the_user_chose_nothing_is_changed(
+    study: Callable[..., Study],
+) -> None:
+    whole = study(whole=True, arms=ARMS)
+    assert share_patients(whole) is whole
+    chosen = study(arms=ARMS, data={"require": ["t1"]})
+    assert share_patients(chosen) is chosen
+    one_input = study(arms={"a": {}, "b": {"loss": "dice"}})
+    assert share_patients(one_input) is one_input
+
+
+def test_the_choices_of_a_search_count_as_arms(study: Callable[..., Study]) -> None:
+    space = yaml.safe_load("data.modalities: {choices: [[flair], [flair, t1], t1ce]}")
+    searched = study(search={"space": space}, data={"on_bad_file": "skip"})
+    assert searched.search is not None
+    choices = searched.search.space["data.modalities"].choices
+    assert choices == ["flair", "flair+t1", "t1ce"]
+    assert share_patients(searched).run.data.require == ("flair", "t1", "t1ce")

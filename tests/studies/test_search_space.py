@@ -110,9 +110,19 @@ def test_a_stepped_range_ends_at_or_below_high() -> None:
         grid_values("k", Range(low=0, high=1))
 
 
+def test_a_list_of_modalities_is_one_choice() -> None:
+    choices = [["flair"], ["flair", "t1ce"], "t1ce"]
+    space = space_of({"data.modalities": {"choices": choices}})
+    assert space.base_params == {"data.modalities": "flair"}
+    built = [space.build(params).data.modalities for params in space.grid()]
+    assert built == [("flair",), ("flair", "t1ce"), ("t1ce",)]
+
+
 @pytest.mark.parametrize(
     ("domains", "told"),
     [
+        ({"data.target": {"choices": ["whole", "core"]}}, "scored against another truth"),
+        ({"data.modalities": {"choices": ["flair", ["t1", "t3"]]}}, "t1.t3.*'t3' is not allowed"),
         ({"optim.learning_rate": LR}, "unknown key 'optim.learning_rate'"),
         ({"loss.name": {"choices": []}}, "choices is empty"),
         ({"optim.lr": {"low": 1, "high": 0.1}}, "low 1 is above high 0.1"),

@@ -14,13 +14,16 @@ from functools import cached_property
 from seglab.core.config import RunConfig, flatten, without_local
 from seglab.core.documents import merge, nest
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.search import Range, Value
+from seglab.core.search import Range, Value, as_value
 from seglab.core.study import Study, build_run
 
 Params = dict[str, Value]
 Suggest = Callable[[str, Range], Value]
 
-_BARRED = ("name", "seed", "split.", "data.source", "data.root", "data.patients")
+_BARRED = (
+    "name", "seed", "split.", "data.source", "data.root", "data.patients", "data.require",
+    "data.labels",
+)  # fmt: skip
 """Keys that change what is compared, or with what, rather than how well it does."""
 _ODD_SHARE = 0.372
 """Where a float range is probed: no round number, so that a whole-number key refuses it."""
@@ -57,7 +60,7 @@ class Space:
     def base_params(self) -> Params:
         """The base config as a point of the space."""
         values = flatten(self.base.to_dict())
-        return self.suggest(lambda key, domain: values[key])
+        return self.suggest(lambda key, domain: as_value(values[key]))
 
     def grid(self) -> Iterator[Params]:
         """Every point, the base config first.
