@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
 LAYER = {
     "core": 0,
     "data": 1,
+    "augment": 1,
     "models": 1,
     "losses": 1,
     "evaluation": 1,

@@ -16,7 +16,7 @@ PARTS = (
     ("seglab/tracking/", "", "logging"),
     ("torch/autograd/", "", "backward"),
     ("seglab/losses/", "", "loss"),
-    ("seglab/learning/ahead.py", "", "waiting for batches"),
+    ("seglab/learning/batches.py", "", "waiting for batches"),
     ("torch/optim/", "", "optimizer"),
     ("torch/nn/utils/clip_grad.py", "", "optimizer"),
     ("torch/nn/modules/", "", "forward"),

@@ -13,7 +13,7 @@ from seglab.core.documents import read_document
 from seglab.core.study import build_run
 from seglab.data.cache import open_cache
 from seglab.data.loader import TrainLoader
-from seglab.learning.batches import HostBatches
+from seglab.learning.batches import Batches
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, fit
 
@@ -62,7 +62,8 @@ def main(config_file: str, cache_folder: str) -> None:
     with Peak() as peak:
         compute = choose_compute(config.train)
         next(fit(Trainer(config, cache, names[1:], compute), names[:1]))
-        for _ in HostBatches(TrainLoader(cache, names[1:], build_run(reading)), compute).epoch(0):
+        loader = TrainLoader(cache, names[1:], build_run(reading))
+        for _ in Batches(loader, names[1:], compute).epoch(0):
             pass
     print(json.dumps({"peak_mb": peak.mb}))
 

@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
         f".tif files, or folders of them,\ngrouped by their names. {NOT_A_DEVICE}",
         epilog="examples:\n  python -m seglab predict losses@champion scan_flair.nii.gz --out masks"
         "\n  python -m seglab predict RUN_ID folder --out masks\n"
-        "  python -m seglab predict results/checkpoints/best.safetensors folder --out masks",
+        "  python -m seglab predict results/checkpoints/weights.safetensors folder --out masks",
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help="name@alias, run id or files")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", type=Path, help="files and folders")

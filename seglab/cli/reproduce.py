@@ -19,7 +19,7 @@ def add_commands(commands: Any) -> None:
         "result is equal to the bit,\nor by how much it is not.",
         epilog="examples:\n  python -m seglab reproduce RUN_ID\n"
         "  python -m seglab reproduce losses@champion\n"
-        "  python -m seglab reproduce results/checkpoints/best.safetensors",
+        "  python -m seglab reproduce results/checkpoints/weights.safetensors",
     )
     parser.add_argument("run", metavar="RUN", help="run id, its checkpoint or registered model")
     parser.add_argument("overrides", nargs="*", metavar="data.root=DIR",

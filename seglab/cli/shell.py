@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ def run_command(command: Command, arguments: argparse.Namespace, *, continues: b
         continues: the same command goes on where an interrupted one stopped.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "·" or "–"
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = command(arguments)
         sys.stdout.flush()

@@ -33,7 +33,7 @@ CHANNELS: dict[str, tuple[Modality, ...]] = {
 }
 """What the numbers of ``data.channel`` meant, a key of earlier versions."""
 _NAME = re.compile(r"\w[\w .-]{0,99}")
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def _experiment_name(name: str) -> str:
@@ -45,7 +45,7 @@ def _experiment_name(name: str) -> str:
 
 def _device_name(name: str) -> str:
     if not _DEVICE.fullmatch(name):
-        raise ValueError("a device is auto, cpu, cuda, or cuda:1 and so on")
+        raise ValueError("a device is auto, cpu, mps, cuda, or cuda:1 and so on")
     return name
 
 
@@ -216,12 +216,17 @@ class Train(Block):
     """Epochs without a better val/dice before the run stops early; None never stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """How much better counts as better."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that are judged and kept: of the last epoch, or of the best val/dice of all, which
+    is optimistic on the patients it was chosen on."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Training time after which no further step is taken (equal-seconds budgets)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device is faster in it."""
+    compile: bool = False
+    """``torch.compile`` the network: one to two minutes that only a long run on a GPU repays."""
     device: Annotated[str, Field(json_schema_extra=LOCAL), AfterValidator(_device_name)] = "auto"
-    """``auto``: a GPU where there is one."""
+    """``auto``: a GPU where there is one (CUDA, then Apple's), else the processor."""
     threads: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processor threads; 0 takes every core this process may use."""
 

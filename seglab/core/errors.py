@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -21,6 +23,19 @@ class TrainingDiverged(Exception):
 def first_line(error: BaseException) -> str:
     """What an error says in one line; its kind where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def as_warning(what: str) -> Iterator[None]:
+    """Turn an error of the block into a warning: what is reported cannot undo finished work.
+
+    Args:
+        what: does not exist now, in a few words.
+    """
+    try:
+        yield
+    except Exception as error:
+        print(f"warning: {what}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:

@@ -1,34 +1,18 @@
-"""Batches of slices from the cache: in the same order and augmented alike for the same seed."""
+"""Slices of the cache with their neighbours, and the order in which a training sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.augment import Augmenter, Transform
 from seglab.data.cache import Cache, CachedPatient
 
 UInt8 = NDArray[np.uint8]
 Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Slices as they leave the processor's side; B ≤ the batch size."""
-
-    images: UInt8
-    """(B, H, W, C), 0 is background; channels as :func:`gather` orders them."""
-    masks: UInt8
-    """(B, H, W) in {0, 1}."""
-    rows: Rows
-    """(B,) rows of the cache."""
 
 
 def gather(cache: Cache, rows: Rows, context: int) -> UInt8:
@@ -66,7 +50,7 @@ class TrainLoader:
     Args:
         cache: opened cache.
         patients: ids of the training patients.
-        config: batch size, sampling, augmentation, context, seed.
+        config: batch size, sampling, seed.
 
     Raises:
         UserError: the chosen slices are none, or none of them shows a tumour.
@@ -83,9 +67,6 @@ class TrainLoader:
         if len(self.tumour) == 0:
             raise UserError(f"no slice of the training patients of {cache.path.name} has tumour")
         self.samples = config.train.samples_per_epoch or len(self.rows)
-        self.transforms: Sequence[Transform] = config.augment.build(cache.mirror_axis)
-        self._augment = Augmenter(self.transforms, config.seed)
-        self._idle: list[Augmenter] = []
 
     @property
     def batches(self) -> int:
@@ -114,26 +95,6 @@ class TrainLoader:
         for start in range(0, (self.batches - 1) * size, size):
             yield order[start : start + size]
         yield order[(self.batches - 1) * size :]
-
-    def batch(self, epoch: int, step: int, rows: Rows) -> Batch:
-        """Read and augment the rows that :meth:`split` gave for one step; from any thread."""
-        first = epoch * self.samples + step * self.config.train.batch_size
-        images = gather(self.cache, rows, self.config.data.context)
-        with self._augmenter() as augment:
-            images, masks = augment(images, self.cache.masks(rows), range(first, first + len(rows)))
-        return Batch(images, masks, rows)
-
-    @contextmanager
-    def _augmenter(self) -> Iterator[Augmenter]:
-        """Lend an augmenter that no other thread uses meanwhile."""
-        try:
-            lent = self._idle.pop()
-        except IndexError:
-            lent = deepcopy(self._augment)
-        try:
-            yield lent
-        finally:
-            self._idle.append(lent)
 
 
 def training_rows(cache: Cache, patients: Iterable[str], slices: str) -> Rows:

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 Curve = NDArray[np.float64]
 
 
-def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+def learning_curves(
+    history: Sequence[Mapping[str, float]], kept_epoch: int | None = None
+) -> Figure:
     """Draw loss, validation Dice and IoU, and learning rate over the epochs.
 
     Args:
         history: one mapping an epoch, with any of ``train/loss``, ``val/loss``, ``val/dice``,
             ``val/iou`` and ``lr``; ``epoch`` gives its number, else it is its position from 1.
             Missing and non-finite values leave a gap.
+        kept_epoch: whose weights are kept; None takes that of the best validation Dice.
 
     Returns:
-        A figure of three panels; a dashed line marks the epoch of the best validation Dice.
+        A figure of three panels; a dashed line marks the epoch whose weights are kept.
 
     Raises:
         ValueError: the history is empty.
@@ -52,7 +55,8 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     tidy(rate, x="epoch", y="", title="Learning rate")
 
     if np.isfinite(dice).any():
-        _mark_best([loss, score, rate], score, epochs, dice)
+        kept = int(np.nanargmax(dice)) if kept_epoch is None else epochs.tolist().index(kept_epoch)
+        _mark_kept([loss, score, rate], score, epochs[kept], dice[kept])
     for axes in (loss, score):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, loc="best")
@@ -73,16 +77,15 @@ def _line(
         axes.plot(epochs, values, "o-", markersize=3, color=unit(colour), label=label)
 
 
-def _mark_best(panels: Sequence[Axes], score: Axes, epochs: Curve, dice: Curve) -> None:
-    best = int(np.nanargmax(dice))
+def _mark_kept(panels: Sequence[Axes], score: Axes, epoch: float, dice: float) -> None:
     for axes in panels:
-        axes.axvline(epochs[best], color="0.6", linestyle="--", linewidth=1, zorder=0)
+        axes.axvline(epoch, color="0.6", linestyle="--", linewidth=1, zorder=0)
     score.plot(
-        epochs[best],
-        dice[best],
+        epoch,
+        dice,
         marker="*",
         markersize=13,
         linestyle="none",
         color=unit(VERMILLION),
-        label=f"best: {dice[best]:.3f} at epoch {epochs[best]:g}",
+        label=f"kept: {dice:.3f} at epoch {epoch:g}",
     )

@@ -1,30 +1,34 @@
-"""Training batches as tensors on the device, however they get there.
-
-On a processor the loader does everything. On a GPU the slices lie in its memory if they
-fit, and are augmented there; parameters are drawn one batch ahead in a thread, and
-nothing waits for the device.
-"""
+"""Training batches as tensors on the device, prepared in threads while the network trains."""
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Protocol, TypeVar
+from functools import cached_property, partial
+from typing import TypeVar
 
+import numpy as np
 import torch
 
-from seglab.data.loader import Rows, TrainLoader, gather
-from seglab.learning.ahead import ahead
-from seglab.learning.augment.augmenter import DeviceAugmenter
-from seglab.learning.augment.transform import Slices
-from seglab.learning.device import Compute, network_input
-from seglab.learning.resident import ResidentSlices, fits
+from seglab.augment import FRAME_MM, Augmenter, Frame, sample_streams
+from seglab.data.cache import Cache, CachedPatient
+from seglab.data.loader import Rows, TrainLoader, gather, neighbour, patient_rows
+from seglab.learning.device import Compute, network_input, to_device
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+Slices = tuple[torch.Tensor, torch.Tensor]
+
+MOST_THREADS = 8
+"""More would wait for the interpreter's lock."""
+LARGEST_SHARE = 0.4
+"""Of a GPU's free memory that training slices may take; networks need the rest."""
+WORKERS_PER_GPU = "SEGLAB_WORKERS_PER_GPU"
+"""Environment variable: processes among which a GPU's share is divided, 1 without it."""
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -39,147 +43,129 @@ class TensorBatch:
     """(B,) rows of the cache."""
 
 
-class Batches(Protocol):
-    """A source of training batches."""
+class Batches:
+    """Reads, augments and scales what a loader draws.
 
-    augmented_on: str
-    """Type of the device that augments."""
-
-    @property
-    def is_resident(self) -> bool:
-        """Whether slices lie on the device, whose memory :meth:`make_room` gives back."""
-
-    def epoch(self, epoch: int) -> Iterator[TensorBatch]:
-        """Yield the batches of one epoch; the same for the same seed and epoch."""
-
-    def make_room(self) -> None:
-        """Read slices from the cache from now on, and give the memory of others back."""
-
-
-class HostBatches:
-    """Read, augmented and scaled on the processor, in threads."""
-
-    augmented_on = "cpu"
-    is_resident = False
-
-    def __init__(self, loader: TrainLoader, compute: Compute) -> None:
-        self.loader, self.compute = loader, compute
-
-    def epoch(self, epoch: int) -> Iterator[TensorBatch]:
-        """Yield what the loader draws, prepared ahead and moved to the device."""
-        steps = enumerate(self.loader.split(epoch))
-        return ahead(partial(self._batch, epoch), steps, self.compute.threads)
-
-    def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
-        batch = self.loader.batch(epoch, *step_rows)
-        images, masks = self.compute.images(batch.images), self.compute.masks(batch.masks)
-        return TensorBatch(images, masks, batch.rows)
-
-    def make_room(self) -> None:
-        """Nothing is kept on the device."""
-
-
-class DeviceBatches:
-    """Augmented on the device, and read there if the training slices fit.
+    The bits of a batch depend on seed and epoch alone, not on the number of threads.
 
     Args:
-        loader: decides which slices, in which order, and with which transforms.
+        loader: decides which slices, in which order.
         patients: ids of the training patients.
         compute: the device.
-
-    Raises:
-        NoDeviceVersion: one of the loader's transforms only runs on the processor.
     """
 
     def __init__(self, loader: TrainLoader, patients: Sequence[str], compute: Compute) -> None:
-        from seglab.learning.augment.translate import translate
-
-        self.loader, self.patients, self.compute = loader, patients, compute
-        self.augmented_on = compute.device.type
-        height, width = loader.cache.shape
-        transforms = translate(loader.transforms, (int(height), int(width)), compute.device)
-        self._augment = DeviceAugmenter(transforms, loader.config.seed, compute.device)
-        self._resident: ResidentSlices | None = None
-        self._may_stay = True
-        self._reading = threading.Lock()
-        """Held while slices are read: nobody holds on to those that are given up."""
+        self.loader, self.compute = loader, compute
+        self.patients = [loader.cache.by_id[name] for name in patients]
+        config = loader.config
+        frame = frame_of(loader.cache, self.patients, config.data.context)
+        self.augment = Augmenter(config.augment.build(frame), frame)
 
     @property
-    def is_resident(self) -> bool:
-        """Whether the slices lie on the device now."""
-        return self._resident is not None
+    def augmented_on(self) -> str:
+        """Type of the device that augments; albumentations only runs on the processor."""
+        return "cpu" if self.augment.named else self.compute.device.type
 
-    def epoch(self, epoch: int) -> Iterator[TensorBatch]:
-        """Yield batches prepared ahead; the first call moves the slices to the device."""
-        self._move_in()
-        return ahead(partial(self._prepare, epoch), enumerate(self.loader.split(epoch)))
+    def epoch(self, epoch: int) -> Generator[TensorBatch, None, None]:
+        """Yield the batches of one epoch; the first call uploads the slices if they fit."""
+        is_resident = self.resident is not None  # uploads here, not in a thread
+        threads = self.compute.threads if self.augmented_on == "cpu" and not is_resident else 1
+        return prefetch(partial(self._batch, epoch), enumerate(self.loader.split(epoch)), threads)
 
-    def make_room(self) -> None:
-        """Drop the slices from the device and read them from the cache from now on."""
-        with self._reading:
-            self._may_stay, self._resident = False, None
-            torch.cuda.empty_cache()
-            say_once("the training slices do not fit on the device: they stay in the host's cache")
+    @cached_property
+    def resident(self) -> ResidentSlices | None:
+        """The training slices in a GPU's memory; None where they are read from the cache."""
+        rows = np.sort(np.concatenate([patient_rows(patient) for patient in self.patients]))
+        if self.augmented_on != "cuda" or not fits(self.loader.cache, rows, self.compute.device):
+            return None
+        context = self.loader.config.data.context
+        return ResidentSlices(self.loader.cache, rows, context, self.compute.device)
 
-    def _prepare(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
-        return with_room(self, partial(self._batch, epoch, *step_rows))
-
-    def _batch(self, epoch: int, step: int, rows: Rows) -> TensorBatch:
-        with self._reading:
-            slices = self._read(rows)
-        images, masks = self._augment(slices, (epoch, step))
+    def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
+        step, rows = step_rows
+        config = self.loader.config
+        first = step * config.train.batch_size
+        streams = sample_streams(config.seed, epoch, first, len(rows))
+        images, masks = self.augment(*self._read(rows, streams), streams)
         return TensorBatch(network_input(images), masks, rows)
 
-    def _read(self, rows: Rows) -> Slices:
-        cache, context = self.loader.cache, self.loader.config.data.context
-        if self._resident is not None:
-            return self._resident.slices(rows, context)
-        grey = self.compute.grey(gather(cache, rows, context))
-        return grey, self.compute.masks(cache.masks(rows))
-
-    def _move_in(self) -> None:
-        cache, device = self.loader.cache, self.compute.device
-        if self.is_resident or not self._may_stay:
-            return
-        with suppress(torch.OutOfMemoryError):
-            if fits(cache, self.patients, device):
-                self._resident = ResidentSlices(cache, self.patients, device)
-        if not self.is_resident:
-            self.make_room()
+    def _read(self, rows: Rows, streams: Sequence[np.random.Generator]) -> Slices:
+        if self.resident is not None:
+            return self.resident.slices(rows)
+        images = gather(self.loader.cache, rows, self.loader.config.data.context)
+        images, masks = self.augment.on_host(images, self.loader.cache.masks(rows), streams)
+        return self.compute.grey(images), self.compute.masks(masks)
 
 
-def with_room(batches: Batches, attempt: Callable[[], Result]) -> Result:
-    """Return what ``attempt`` does; once more if memory runs out and some can be had.
+class ResidentSlices:
+    """Every slice of some rows on the device, where reading a batch is one indexed copy."""
 
-    Batches are made in another thread than steps are taken, and memory may run out in
-    both: room that the other has made in the meantime is room too.
+    def __init__(self, cache: Cache, rows: Rows, context: int, device: torch.device) -> None:
+        self.cache, self.context, self.device = cache, context, device
+        self._position = np.full(len(cache.row_patient), -1, np.int64)
+        self._position[rows] = np.arange(len(rows))
+        images, masks = [], []
+        for start in range(0, len(rows), _CHUNK):  # the processor never holds them all
+            chunk = rows[start : start + _CHUNK]
+            images.append(torch.from_numpy(gather(cache, chunk, 0)).to(device))
+            masks.append(torch.from_numpy(cache.masks(chunk)).to(device))
+        self._images, self._masks = torch.cat(images), torch.cat(masks)[:, None]
+
+    def slices(self, rows: Rows) -> Slices:
+        """Read slices with their neighbours as channels, and their masks."""
+        offsets = range(-self.context, self.context + 1)
+        wanted = np.stack([neighbour(self.cache, rows, offset) for offset in offsets], axis=1)
+        index = to_device(torch.from_numpy(self._position[wanted]), self.device)
+        images = self._images[index].permute(0, 4, 1, 2, 3)  # neighbours within a modality
+        return images.flatten(1, 2).float(), self._masks[index[:, self.context]].float()
+
+
+def fits(cache: Cache, rows: Rows, device: torch.device) -> bool:
+    """Whether so many slices leave a GPU enough memory to train in."""
+    slice_bytes = gather(cache, rows[:1], 0).size + cache.masks(rows[:1]).size
+    free, _ = torch.cuda.mem_get_info(device)
+    # What earlier runs left to torch's allocator is free too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    share = LARGEST_SHARE / int(os.environ.get(WORKERS_PER_GPU, "1"))
+    return bool(len(rows) * slice_bytes <= share * free)
+
+
+def frame_of(cache: Cache, patients: Sequence[CachedPatient], context: int) -> Frame:
+    """Describe the cached slices; their pixel is the median over the patients."""
+    pixel_mm = float(np.median([_pixel_mm(cache, patient) for patient in patients]))
+    return Frame(cache.shape, pixel_mm, cache.mirror_axis, 2 * context + 1)
+
+
+def _pixel_mm(cache: Cache, patient: CachedPatient) -> float:
+    native_px = patient.box.height / cache.shape[0]
+    if patient.spacing_mm is None:
+        return native_px * FRAME_MM / max(patient.native_shape)
+    return native_px * patient.spacing_mm[1]
+
+
+def prefetch(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int = 1
+) -> Generator[Result, None, None]:
+    """Yield ``work(item)`` of every item, in order, while ``threads`` prepare those that follow.
+
+    An exception in a thread is raised here, where its result is due; leaving early waits
+    for what is being done and does no more.
+
+    Args:
+        work: called in several threads at once if ``threads`` > 1; torch uses one core in each.
+        items: taken in the calling thread, ``threads`` + 2 of them before the first result.
+        threads: at least 1; ``MOST_THREADS`` of them are used.
     """
-    was_resident = batches.is_resident
+    threads = min(threads, MOST_THREADS)
+    torch.get_num_threads()  # settles this thread's number, which the pool's would change
+    pool = ThreadPoolExecutor(threads, "prefetch", initializer=partial(torch.set_num_threads, 1))
+    prepared: deque[Future[Result]] = deque()
     try:
-        return attempt()
-    except torch.OutOfMemoryError:
-        if not was_resident:
-            raise
-    # Outside of the handler: the error holds on to what the attempt had allocated.
-    batches.make_room()
-    return attempt()
-
-
-def choose_batches(loader: TrainLoader, patients: Sequence[str], compute: Compute) -> Batches:
-    """Augment where the network trains, unless a transform only runs on the processor."""
-    if compute.device.type == "cpu":
-        return HostBatches(loader, compute)
-    from seglab.learning.augment.translate import NoDeviceVersion
-
-    try:
-        return DeviceBatches(loader, patients, compute)
-    except NoDeviceVersion as transform:
-        name = loader.config.augment.name
-        say_once(f"augment.name: {name}: {transform} has no GPU version: augmenting on the CPU")
-        return HostBatches(loader, compute)
-
-
-@cache
-def say_once(line: str) -> None:
-    """Tell the user, once a process."""
-    print(line, file=sys.stderr)
+        for item in items:
+            prepared.append(pool.submit(work, item))
+            if len(prepared) > threads + 1:
+                yield prepared.popleft().result()
+        while prepared:
+            yield prepared.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

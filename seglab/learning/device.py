@@ -38,23 +38,16 @@ class Compute:
 
     def images(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, channels last in memory."""
-        if self.device.type != "cpu":
-            return network_input(self.grey(images))
-        # Once through memory, in the calling thread: others of its kind have the other cores.
-        scaled = cv2.LUT(images.reshape(len(images), -1), _inputs()).reshape(images.shape)
-        return torch.from_numpy(scaled).permute(0, 3, 1, 2)
+        return network_input(self.grey(images))
 
     def grey(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, still 0 to 255."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        tensor = torch.from_numpy(images)
         return to_device(tensor, self.device).permute(0, 3, 1, 2).float()
 
     def masks(self, masks: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W) uint8 to (B,1,H,W) float32 on the device."""
-        if self.device.type == "cpu":
-            return torch.from_numpy(masks.astype(np.float32)).unsqueeze(1)
-        tensor = torch.from_numpy(np.ascontiguousarray(masks))
-        return to_device(tensor, self.device).unsqueeze(1).float()
+        return to_device(torch.from_numpy(masks), self.device).unsqueeze(1).float()
 
 
 def network_input(grey: torch.Tensor) -> torch.Tensor:
@@ -63,18 +56,11 @@ def network_input(grey: torch.Tensor) -> torch.Tensor:
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-@cache
-def _inputs() -> NDArray[np.float32]:
-    """What networks see of each grey level: (256,)."""
-    levels = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16)
-    return network_input(levels).numpy().reshape(256)
-
-
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor of the processor to the device without waiting for it."""
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def choose_compute(train: Train) -> Compute:
@@ -104,13 +90,13 @@ def choose_compute(train: Train) -> Compute:
 
 
 def _device(name: str) -> torch.device:
+    has_mps = torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"train.device: {name} is not there: {torch.cuda.device_count()} GPUs found"
-        )
+    gpus = {"cuda": torch.cuda.device_count(), "mps": int(has_mps), "cpu": 1}[device.type]
+    if (device.index or 0) >= gpus:
+        raise UserError(f"train.device: {name} is not there: {gpus} of its kind found")
     return device
 
 
@@ -119,6 +105,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware; elsewhere autocast only costs time."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

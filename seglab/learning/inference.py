@@ -15,7 +15,7 @@ from seglab.data.cache import Cache, CachedPatient, to_native
 from seglab.data.loader import Rows, gather, patient_rows
 from seglab.evaluation.case import Case
 from seglab.evaluation.metrics import PatientScore, score_patient
-from seglab.learning.ahead import ahead
+from seglab.learning.batches import prefetch
 from seglab.learning.device import Compute
 from seglab.losses import Loss
 from seglab.models.folding import fold_normalisation
@@ -104,7 +104,7 @@ def evaluate(
     def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
         return score(cache, *each, threshold, surface=surface)
 
-    return list(ahead(scored, predicted, predictor.compute.threads))
+    return list(prefetch(scored, predicted, predictor.compute.threads))
 
 
 def validate(
@@ -112,11 +112,15 @@ def validate(
 ) -> tuple[list[PatientScore], float]:
     """Score patients by overlap alone, with their mean loss, in one pass.
 
+    The loss is computed once a patient, over all slices that show brain: losses that pool pixels
+    pool them as val/dice does, so that it falls when that rises. Computed slice by slice, or on
+    neighbouring slices, it would be ruled by those without tumour.
+
     On a processor the network runs folded: scores may differ from :func:`evaluate`'s by a
     pixel whose probability is the threshold but for rounding.
 
     Returns:
-        One score a patient, and the loss averaged over slices that show brain.
+        One score a patient, and the loss averaged over patients.
     """
     if predictor.compute.device.type == "cpu" and predictor.compute.precision == "fp32":
         predictor = replace(predictor, network=fold_normalisation(predictor.network))
@@ -125,10 +129,11 @@ def validate(
     def predicted() -> Iterator[tuple[CachedPatient, Float32]]:
         for name in progress(patients, "validation", unit="patient"):
             patient = cache.by_id[name]
+            rows = brain_rows(cache, patient)
             maps = np.zeros((patient.count, *cache.shape), np.float32)
-            for rows, logits in predictor.logits(cache, brain_rows(cache, patient)):
-                mean = loss(logits, predictor.compute.masks(cache.masks(rows)))
-                losses.extend([float(mean)] * len(rows))
+            if len(rows):
+                logits = torch.cat([part for _, part in predictor.logits(cache, rows)])
+                losses.append(float(loss(logits, predictor.compute.masks(cache.masks(rows)))))
                 maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
             yield patient, maps
 
@@ -136,7 +141,7 @@ def validate(
         patient, maps = each
         return score(cache, patient, to_native(maps, patient), threshold, surface=False)
 
-    scores = list(ahead(scored, predicted(), predictor.compute.threads))
+    scores = list(prefetch(scored, predicted(), predictor.compute.threads))
     return scores, sum(losses) / max(len(losses), 1)
 
 

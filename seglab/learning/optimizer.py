@@ -38,7 +38,7 @@ def build_optimizer(
 
 @dataclass
 class LearningRate:
-    """Sets the rate before each step; ``plateau`` also listens to the validation Dice."""
+    """Sets the rate before each step; ``plateau`` also follows the validation Dice."""
 
     config: Schedule
     base: float
@@ -74,7 +74,7 @@ class LearningRate:
             return rise
         return _cosine(1.0, last, (done - self.warmup) / max(1 - self.warmup, 1e-9))
 
-    def listen(self, val_dice: float) -> None:
+    def after_epoch(self, val_dice: float) -> None:
         """Tell the schedule an epoch's validation Dice."""
         if val_dice > self.best:
             self.best, self.waited = val_dice, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import torch
 from torch import nn
 
 from seglab.core.config import RunConfig
-from seglab.core.errors import TrainingDiverged
+from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.progress import progress as with_bar
 from seglab.data.cache import Cache
-from seglab.data.loader import TrainLoader
+from seglab.data.loader import Rows, TrainLoader
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
-from seglab.learning.batches import TensorBatch, choose_batches, with_room
+from seglab.learning.batches import Batches, TensorBatch
 from seglab.learning.checkpoint import (
     load_state,
     load_weights,
@@ -29,15 +30,16 @@ from seglab.learning.checkpoint import (
     save_weights,
     set_random_state,
 )
-from seglab.learning.compiling import Forward, repays_compiling
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
 from seglab.learning.optimizer import LearningRate, build_optimizer
 from seglab.losses import Loss
-from seglab.models import build_model, check_batch, gflops_per_image
+from seglab.models import build_model, check_batch
 
-LAST, BEST = "last.pt", "best.safetensors"
+LAST, WEIGHTS = "last.pt", "weights.safetensors"
+"""Files of a run in training: all that resuming needs, and the weights of the best epoch."""
 _GPU_CHECK_EVERY = 50
+"""Steps. Reading a loss waits for a GPU, so losses are read in bundles."""
 
 
 @dataclass(frozen=True)
@@ -79,39 +81,35 @@ class Trainer:
     ) -> None:
         self.config, self.cache, self.compute = config, cache, compute
         torch.manual_seed(config.seed)
-        self.channels = config.input_channels
-        hw = cache.shape
-        network = build_model(config.model, self.channels, hw)
-        self.network = network.to(compute.device).to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(self.network, config.optim, compute.device)
-        self.loss: Loss = config.loss.build()
         self.loader = TrainLoader(cache, train, config)
+        self.batches = Batches(self.loader, train, compute)
+        self.channels, hw = config.input_channels, self.batches.augment.frame.hw
+        network = build_model(config.model, self.channels, hw)
         smallest = min(config.train.batch_size, self.loader.samples)
         check_batch(config.model.name, network, self.channels, hw, smallest)
-        self.batches = choose_batches(self.loader, train, compute)
-        self.forward = Forward(self.network, compiles=self._repays_compiling(hw))
+        self.network: nn.Module = network.to(compute.device, memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(self.network, config.optim, compute.device)
+        self.loss: Loss = config.loss.build()
         warmup = min(config.schedule.warmup_epochs / config.train.epochs, 0.5)
         self.rate = LearningRate(config.schedule, config.optim.lr, warmup)
         self.progress = Progress()
-
-    def _repays_compiling(self, hw: tuple[int, int]) -> bool:
-        if self.compute.device.type != "cuda":
-            return False
-        train = self.config.train
-        images, steps = (train.epochs * each for each in (self.loader.samples, self.loader.batches))
-        gflop = images * 3 * gflops_per_image(self.network, self.channels, hw)
-        return repays_compiling(gflop, steps, train.max_seconds)
+        self.compiled = compiled(self.network) if config.train.compile else None
 
     @property
     def predictor(self) -> Predictor:
         """The network as it is now."""
         return Predictor(self.network, self.compute, self.config.data.context)
 
-    def save(self, folder: Path, *, is_best: bool) -> None:
-        """Write the state that :meth:`resume` needs, and the weights if they are the best."""
-        if is_best:
-            about = {"epoch": str(self.progress.epoch), "config_hash": self.config.hash()}
-            save_weights(folder / BEST, self.network, about)
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights are kept, of those so far."""
+        keeps_best = self.config.train.keep == "best"
+        return self.progress.best_epoch if keeps_best else self.progress.epoch
+
+    def save(self, folder: Path) -> None:
+        """Write the state that :meth:`resume` needs, and the weights if the best are kept."""
+        if self.config.train.keep == "best" and self.kept_epoch == self.progress.epoch:
+            self.save_kept(folder)
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -133,9 +131,24 @@ class Trainer:
         set_random_state(state, self.compute.device)
         return True
 
-    def load_best(self, folder: Path) -> None:
-        """Take the weights of the best epoch."""
-        load_weights(folder / BEST, self.network)
+    def save_kept(self, folder: Path) -> None:
+        """Write the weights as they are now to ``weights.safetensors``."""
+        about = {"epoch": str(self.kept_epoch), "config_hash": self.config.hash()}
+        save_weights(folder / WEIGHTS, self.network, about)
+
+    def load_kept(self, folder: Path) -> None:
+        """Take the weights that are kept: those of the last epoch are already here."""
+        if self.config.train.keep == "best":
+            load_weights(folder / WEIGHTS, self.network)
+
+
+def compiled(network: nn.Module) -> Any:
+    """Compile a network for the one shape of full batches; the weights stay its own.
+
+    What is compiled is kept by code: earlier runs of the process would count as other shapes.
+    """
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
 
 
 def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
@@ -149,13 +162,13 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
 
     Raises:
         TrainingDiverged: a loss is not finite; names the step and the batch's patients.
+        UserError: ``train.compile`` is set and the network cannot be compiled.
     """
     progress, config = trainer.progress, trainer.config
     while not progress.stopped:
-        started, before = time.perf_counter(), progress.train_seconds
+        started = time.perf_counter()
         train_loss = train_epoch(trainer)
-        seconds = time.perf_counter() - started
-        progress.train_seconds = before + seconds
+        trained = time.perf_counter()
         scores, val_loss = validate(
             trainer.predictor, trainer.cache, validation, config.evaluation.threshold, trainer.loss
         )
@@ -166,66 +179,45 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
             "val/dice": summary["dice"],
             "val/iou": summary["iou"],
             "lr": trainer.rate.current,
-            "time/train_seconds": seconds,
-            "time/val_seconds": time.perf_counter() - started - seconds,
+            "time/train_seconds": trained - started,
+            "time/val_seconds": time.perf_counter() - trained,
         }
-        is_best = _advance(trainer, metrics)
+        end_epoch(trainer, metrics)
+        is_best = progress.best_epoch == progress.epoch
         yield EpochResult(progress.epoch, metrics, scores, is_best, progress.stopped)
 
 
 def train_epoch(trainer: Trainer) -> float:
     """Run the steps of the next epoch; return the mean loss over its samples."""
-    trainer.network.train()
-    # On a GPU reading a loss waits for the device, so losses are read in bundles.
+    progress, train, loader = trainer.progress, trainer.config.train, trainer.loader
     bundle = 1 if trainer.compute.device.type == "cpu" else _GPU_CHECK_EVERY
-    losses: list[torch.Tensor] = []
-    rows: list[np.ndarray[Any, Any]] = []
-    total, seen, step = 0.0, 0, -1
-    title = f"epoch {trainer.progress.epoch + 1}/{trainer.config.train.epochs}"
-    batches = with_bar(_in_time(trainer), title, trainer.loader.batches, "batch")
-    for step, batch in enumerate(batches):
-        trainer.rate.apply(trainer.optimizer, _share_done(trainer, step))
-        losses.append(_step(trainer, batch))
-        rows.append(batch.rows)
-        seen += len(batch.rows)
-        if len(losses) == bundle:
-            total += _read_losses(trainer, losses, rows, step + 1 - len(losses))
-            losses, rows = [], []
-    total += _read_losses(trainer, losses, rows, step + 1 - len(losses))
-    trainer.progress.images += seen
-    return total / seen
-
-
-def _in_time(trainer: Trainer) -> Iterator[TensorBatch]:
-    """Batches of the next epoch, at least one, until ``train.max_seconds`` are used up."""
-    progress, limit = trainer.progress, trainer.config.train.max_seconds
+    unread: list[tuple[torch.Tensor, Rows]] = []
+    total, seen = 0.0, 0
     started, before = time.perf_counter(), progress.train_seconds
-    for step, batch in enumerate(trainer.batches.epoch(progress.epoch)):
-        if step and limit is not None and progress.train_seconds >= limit:
-            return
-        yield batch
-        progress.train_seconds = before + time.perf_counter() - started
-
-
-def _step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
-    """Take a step; once more if the device has no memory left and some can be had."""
-    optimizer = trainer.optimizer
-    is_first = not optimizer.state
-
-    def attempt() -> torch.Tensor:
-        if is_first:  # memory may run out between two moments, which are only made together
-            optimizer.state.clear()
-        return train_step(trainer, batch)
-
-    return with_room(trainer.batches, attempt)
+    title = f"epoch {progress.epoch + 1}/{train.epochs}"
+    trainer.network.train()
+    with closing(trainer.batches.epoch(progress.epoch)) as batches:
+        for step, batch in enumerate(with_bar(batches, title, loader.batches, "batch")):
+            trainer.rate.apply(trainer.optimizer, _share_done(trainer, step))
+            unread.append((train_step(trainer, batch), batch.rows))
+            seen += len(batch.rows)
+            progress.train_seconds = before + time.perf_counter() - started
+            is_over = progress.train_seconds >= (train.max_seconds or math.inf)
+            if len(unread) == bundle or is_over or step + 1 == loader.batches:
+                total += _read_losses(trainer, unread, step)
+                unread = []
+            if is_over:
+                break
+    progress.train_seconds = before + time.perf_counter() - started
+    progress.images += seen
+    return total / seen
 
 
 def train_step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
     """Move the weights by one batch; return its loss, which nothing has waited for."""
     optimizer, clip = trainer.optimizer, trainer.config.optim.grad_clip
-    is_full = len(batch.rows) == trainer.config.train.batch_size
     with trainer.compute.autocast():
-        logits = trainer.forward(batch.images, is_full=is_full)
+        logits = _forward(trainer, batch.images)
     loss = trainer.loss(logits.float(), batch.masks)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -235,22 +227,38 @@ def train_step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
     return loss.detach()
 
 
+def _forward(trainer: Trainer, images: torch.Tensor) -> torch.Tensor:
+    """Compute logits; a smaller last batch is not worth a second compilation."""
+    logits: torch.Tensor
+    if trainer.compiled is None or len(images) < trainer.config.train.batch_size:
+        logits = trainer.network(images)
+        return logits
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        logits = trainer.compiled(images)
+    except TorchDynamoException as error:
+        cause = " ".join(str(error).splitlines()[:2])  # the compiler, then what went wrong
+        raise UserError(f"train.compile: torch.compile does not work here: {cause}") from None
+    return logits
+
+
 def _read_losses(
-    trainer: Trainer,
-    losses: Sequence[torch.Tensor],
-    rows: Sequence[np.ndarray[Any, Any]],
-    first_step: int,
+    trainer: Trainer, unread: Sequence[tuple[torch.Tensor, Rows]], last_step: int
 ) -> float:
-    values = torch.stack(list(losses)).cpu().tolist() if losses else []
-    for offset, value in enumerate(values):
+    """Sum losses over their samples; the last is that of ``last_step``."""
+    values = torch.stack([loss for loss, _ in unread]).cpu().tolist()
+    total = 0.0
+    for back, value, (_, rows) in zip(range(len(values), 0, -1), values, unread, strict=True):
         if not math.isfinite(value):
-            owners = np.unique(trainer.cache.row_patient[rows[offset]])
+            owners = np.unique(trainer.cache.row_patient[rows])
             names = ", ".join(trainer.cache.patients[i].patient_id for i in owners)
             raise TrainingDiverged(
                 f"loss is {value} at epoch {trainer.progress.epoch + 1}, "
-                f"step {first_step + offset + 1}, in a batch of {names}"
+                f"step {last_step + 2 - back}, in a batch of {names}"
             )
-    return float(sum(value * len(part) for value, part in zip(values, rows, strict=True)))
+        total += value * len(rows)
+    return total
 
 
 def _share_done(trainer: Trainer, step: int) -> float:
@@ -262,24 +270,23 @@ def _share_done(trainer: Trainer, step: int) -> float:
     return min(done, 1.0)
 
 
-def _advance(trainer: Trainer, metrics: dict[str, float]) -> bool:
-    """Count the epoch in, decide whether it is the best so far and whether it was the last."""
+def end_epoch(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Count the epoch in: whether it is the best so far, and whether it was the last."""
     progress, train = trainer.progress, trainer.config.train
     # A validation part without tumour has no Dice; its last epoch counts as the best.
     dice = metrics["val/dice"] if math.isfinite(metrics["val/dice"]) else progress.best_dice
-    is_best = progress.epoch == 0 or dice > progress.best_dice or math.isinf(dice)
-    is_better = progress.epoch == 0 or dice > progress.reference_dice + train.min_delta
-    trainer.rate.listen(dice)
+    is_first = progress.epoch == 0
     progress.epoch += 1
-    progress.waited = 0 if is_better else progress.waited + 1
-    if is_better:
-        progress.reference_dice = dice
-    if is_best:
+    if is_first or dice > progress.best_dice or math.isinf(dice):
         progress.best_dice, progress.best_epoch = dice, progress.epoch
+    if is_first or dice > progress.reference_dice + train.min_delta:
+        progress.reference_dice, progress.waited = dice, 0
+    else:
+        progress.waited += 1
+    trainer.rate.after_epoch(dice)
     progress.stopped = (
         progress.epoch >= train.epochs
         or (train.patience is not None and progress.waited >= train.patience)
         or (train.max_seconds is not None and progress.train_seconds >= train.max_seconds)
     )
     progress.history.append({"epoch": progress.epoch, **metrics})
-    return is_best

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, first_line
 from seglab.core.study import Study
 from seglab.studies.alone import alone
 from seglab.studies.budget import with_budget
@@ -193,8 +193,8 @@ def _report(store: Store, parent: RunLog, runs: Sequence[Outcome]) -> str | None
     """Compare and report; runs that cannot be compared are still trained and logged."""
     try:
         written = report_ablation(store, store.get_run(parent.run_id), log=parent)
-    except UserError as error:
-        print(f"no report: {error}", file=sys.stderr)
+    except Exception as error:  # whatever it is, the runs are finished
+        print(f"no report: {first_line(error)}", file=sys.stderr)
         return None
     print(written.text, file=sys.stderr)
     return str(written.folder / "report.html")

@@ -3,7 +3,7 @@
 from seglab.core.imports import collector_paused
 
 with collector_paused():
-    import seglab.data.augment
+    import seglab.augment
     import seglab.data.sources
     import seglab.losses
     import seglab.models  # noqa: F401

@@ -13,7 +13,7 @@ from seglab.core.errors import TrainingDiverged, UserError
 from seglab.evaluation.scores import summarise
 from seglab.learning.device import choose_compute
 from seglab.learning.memory import restart_peak
-from seglab.learning.training import BEST, LAST, EpochResult, Trainer, fit
+from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.outputs import log_checkpoint, log_cost, log_start, log_validation
@@ -107,12 +107,9 @@ class OpenRun:
 
     def epochs(self) -> Iterator[EpochResult]:
         """Train; each result is logged and saved before it is yielded."""
-        for number, result in enumerate(fit(self.trainer, self.data.split.val)):
-            if number == 0:  # whether compiling works shows in the first step
-                compiled = str(self.trainer.forward.is_compiled).lower()
-                self.log.tags({"seglab.compiled": compiled})
+        for result in fit(self.trainer, self.data.split.val):
             self.log.metrics(result.metrics, step=result.epoch)
-            self.trainer.save(self.log.state, is_best=result.is_best)
+            self.trainer.save(self.log.state)
             yield result
 
     def prune(self, epoch: int) -> None:
@@ -123,12 +120,14 @@ class OpenRun:
         drop_training_state(self.log.state)
 
     def conclude(self, *, pictures: bool = True) -> Outcome:
-        """Judge the best weights on the validation patients, log everything, finish.
+        """Judge the weights that are kept on the validation patients, log everything, finish.
+
+        The training is done: a failure to explain or draw what came of it is a warning.
 
         Args:
             pictures: draw curves, overlays and the gallery of failures too.
         """
-        self.trainer.load_best(self.log.state)
+        self.trainer.load_kept(self.log.state)
         scores = log_validation(
             self.log, self.plan.config, self.data, self.trainer, pictures=pictures
         )
@@ -146,7 +145,7 @@ def drop_training_state(state: Path) -> None:
 
     So is what a process was writing when it was killed.
     """
-    for name in (LAST, BEST):
+    for name in (LAST, WEIGHTS):
         for path in (state / name, *state.glob(f".{name}.*")):
             path.unlink(missing_ok=True)
     if state.is_dir() and not any(state.iterdir()):

@@ -10,7 +10,7 @@ from pathlib import Path
 from seglab.core.errors import UserError
 from seglab.learning.segmenter import RECIPE, Segmenter, load_segmenter, read_recipe
 from seglab.studies.candidates import PROMOTED_RUN
-from seglab.studies.rebuild import CHECKPOINT, fetch
+from seglab.studies.rebuild import fetch, fetch_weights
 from seglab.studies.recipe import CHECKPOINTS
 from seglab.tracking import RunInfo, Store, UnknownRun
 from seglab.tracking.registry import Registered, fetch_segmenter, find_registered
@@ -107,10 +107,9 @@ def _from_run(store: Store, run: RunInfo, folder: Path) -> Segmenter:
     if run.tags.get("seglab.kind") == "promotion":
         return load_segmenter(fetch_segmenter(store, run.run_id, folder))
     if run.status != "FINISHED":
-        raise UserError(f"run {run.run_id} ({run.name}) is {run.status}: it has no best weights")
-    for artifact in (f"{CHECKPOINTS}/{RECIPE}", CHECKPOINT):
-        fetch(store, run, artifact, folder)
-    return _from_file(folder / CHECKPOINT)
+        raise UserError(f"run {run.run_id} ({run.name}) is {run.status}: it has no weights yet")
+    fetch(store, run, f"{CHECKPOINTS}/{RECIPE}", folder)
+    return _from_file(fetch_weights(store, run, folder))
 
 
 def _from_folder(folder: Path) -> Segmenter:

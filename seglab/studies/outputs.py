@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from seglab.core.config import RunConfig
+from seglab.core.errors import as_warning
 from seglab.data.splits import save_split
+from seglab.evaluation.failures.explain import Explanation
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
-from seglab.learning.inference import build_case, evaluate
+from seglab.learning.inference import Predictor, build_case, evaluate
 from seglab.learning.memory import peak_memory_mb
 from seglab.learning.segmenter import RECIPE
-from seglab.learning.training import BEST, Trainer
+from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
 from seglab.studies.pictures import CaseBook, explain_all, write_pictures
@@ -57,32 +61,53 @@ def log_validation(
     cases = CaseBook(
         data.split.val, lambda name: build_case(predictor, data.cache, name, threshold)
     )
+    explanations: list[Explanation] = []
     if pictures:
-        explanations = explain_all(cases)
-        scores = [explanation.score for explanation in explanations]
-    else:
-        scores = evaluate(predictor, data.cache, data.split.val, threshold)
+        with as_warning("failures are not explained"):
+            explanations = explain_all(cases)
+    scores = [explanation.score for explanation in explanations]
+    scores = scores or evaluate(predictor, data.cache, data.split.val, threshold)
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     final["val/best_epoch"] = trainer.progress.best_epoch
+    final["val/kept_epoch"] = trainer.kept_epoch
     # One step after the last epoch: the table of runs shows the newest value of a metric.
     log.metrics(final, step=trainer.progress.epoch + 1)
-    if pictures:
-        log.figure(learning_curves(trainer.progress.history), "curves.png")
+    if final["val/dice"] == 0:
+        print(f"warning: {why_zero(predictor, data, threshold)}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="seglab-") as name:
         folder = Path(name)
         write_csv(folder / "patients_val.csv", scores)
         if pictures:
+            with as_warning("curves.png is not drawn"):
+                curves = learning_curves(trainer.progress.history, trainer.kept_epoch)
+                curves.savefig(folder / "curves.png", dpi=100)
+        if explanations:
             title, overlays = f"{config.name}: validation patients", config.evaluation.overlays
             write_pictures(folder, cases, explanations, title=title, overlays=overlays)
         log.artifact(folder)
     return scores
 
 
+def why_zero(predictor: Predictor, data: StudyData, threshold: float) -> str:
+    """Say in one line why the Dice of every validation patient is 0."""
+    patients = [data.cache.by_id[name] for name in data.split.val]
+    highest, predicted = 0.0, 0
+    for patient in patients:
+        probability = predictor.native(data.cache, patient)
+        highest = max(highest, float(probability.max()))
+        predicted += int(np.count_nonzero(probability > threshold))
+    found = f"the highest probability is {highest:.2f}"
+    if predicted:
+        return f"val/dice is 0: {predicted:,} pixels are predicted, none of them tumour; {found}"
+    return f"val/dice is 0: no pixel reached the threshold of {threshold:g}; {found}"
+
+
 def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
-    """Log the best weights, and beside them what prediction needs to know about them."""
+    """Log the weights as they are, and beside them what prediction needs to know about them."""
     recipe = make_recipe(config, data, trainer.compute.precision, log.run_id, None)
     log.json(recipe.to_json(), f"{CHECKPOINTS}/{RECIPE}")
-    log.artifact(log.state / BEST, CHECKPOINTS)
+    trainer.save_kept(log.state)
+    log.artifact(log.state / WEIGHTS, CHECKPOINTS)
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

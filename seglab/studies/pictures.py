@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from seglab.core.errors import as_warning
 from seglab.core.progress import progress
 from seglab.evaluation.case import Case, best_median_worst
 from seglab.evaluation.failures.explain import Explanation, explain
-from seglab.evaluation.failures.selection import FailureAnalysis, analyse
+from seglab.evaluation.failures.selection import analyse
 from seglab.evaluation.metrics import PatientScore
 from seglab.figures.gallery import write_gallery
 from seglab.figures.overlays import overlay_sheet
@@ -69,10 +70,11 @@ def fair_share(patients: int) -> int:
 
 def write_pictures(
     folder: Path, cases: CaseBook, explanations: Sequence[Explanation], *, title: str, overlays: int
-) -> FailureAnalysis:
-    """Write ``overlays/*.png`` and ``gallery/index.html`` into ``folder``."""
-    analysis = analyse(explanations)
+) -> None:
+    """Write ``overlays/*.png`` and ``gallery/index.html`` into ``folder``, or warn."""
     scores = [explanation.score for explanation in explanations]
-    write_overlays(folder / "overlays", cases, scores, overlays)
-    write_gallery(folder / "gallery" / "index.html", cases, analysis, title=title)
-    return analysis
+    with as_warning("overlays are not drawn"):
+        write_overlays(folder / "overlays", cases, scores, overlays)
+    with as_warning("the gallery is not written"):
+        gallery = folder / "gallery" / "index.html"
+        write_gallery(gallery, cases, analyse(explanations), title=title)

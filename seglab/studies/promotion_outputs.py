@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.documents import finite
+from seglab.core.errors import as_warning
 from seglab.evaluation.scores import (
     CAVEAT,
     IMPLAUSIBLE_DICE,
@@ -45,10 +46,17 @@ def log_results(log: RunLog, results: SealedResults, opened: OpenedTest) -> None
             path = Path(folder) / f"patients_{name}.csv"
             write_csv(path, scores)
             log.artifact(path)
-    log.figure(patient_plot(results.scores), "figures/patients.png")
-    log.figure(calibration_plot(results.reliability), "figures/calibration.png")
     slices = [patient.slices for patient in results.patients]
-    log.figure(slice_position_plot(slices), "figures/slice_position.png")
+    figures = {
+        "patients.png": lambda: patient_plot(results.scores),
+        "calibration.png": lambda: calibration_plot(results.reliability),
+        "slice_position.png": lambda: slice_position_plot(slices),
+    }
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        for name, draw in figures.items():
+            with as_warning(f"figures/{name} is not drawn"):
+                draw().savefig(Path(folder) / name, dpi=100)
+        log.artifact(Path(folder), "figures")
 
 
 def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None:

@@ -10,24 +10,24 @@ from pathlib import Path
 from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError
+from seglab.core.older import as_of_today
 from seglab.core.study import build_run
 from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
 from seglab.learning.postprocess import OperatingPoint
 from seglab.learning.segmenter import Segmenter
-from seglab.learning.training import BEST
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.recipe import CHECKPOINTS, make_recipe
 from seglab.tracking import RunInfo, Store, download
 
-CONFIG, CHECKPOINT = "config.yaml", f"{CHECKPOINTS}/{BEST}"
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run with its data opened and its best weights loaded."""
+    """A run with its data opened and the weights that it kept loaded."""
 
     run: RunInfo
     config: RunConfig
@@ -50,6 +50,7 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         path = fetch(store, run, CONFIG, Path(folder))
         document = parse_yaml(path.read_text(encoding="utf-8"), f"{CONFIG} of run {run.run_id}")
+    document = as_of_today(document)
     logged = build_run(document)
     given = parse_overrides(overrides)
     config = build_run(merge(document, given))
@@ -62,7 +63,7 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
 
 
 def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> TrainedRun:
-    """Open a run's data and load its best weights.
+    """Open a run's data and load the weights that it kept.
 
     Raises:
         UserError: the run did not finish, or the data or split is not what it was trained on.
@@ -76,7 +77,7 @@ def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> T
     channels, shape = config.input_channels, data.cache.shape
     network = build_model(config.model, channels, shape, pretrained=False)
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        load_weights(fetch(store, run, CHECKPOINT, Path(folder)), network)
+        load_weights(fetch_weights(store, run, Path(folder)), network)
     predictor = Predictor(network.to(compute.device), compute, config.data.context)
     return TrainedRun(run, config, data, predictor)
 
@@ -103,3 +104,13 @@ def fetch(store: Store, run: RunInfo, artifact: str, folder: Path) -> Path:
     """
     download(store, run.run_id, folder, artifact)
     return folder / artifact
+
+
+def fetch_weights(store: Store, run: RunInfo, folder: Path) -> Path:
+    """Download the weights that a run kept; earlier versions called them best.safetensors.
+
+    Raises:
+        UserError: the run has none.
+    """
+    (name,) = download(store, run.run_id, folder, f"{CHECKPOINTS}/*.safetensors").files
+    return folder / name

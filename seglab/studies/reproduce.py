@@ -19,7 +19,7 @@ from seglab.studies.children import ARM, SCORES
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import find_trained_run
-from seglab.studies.rebuild import CHECKPOINT, fetch, read_config, refuse_other_data
+from seglab.studies.rebuild import fetch, fetch_weights, read_config, refuse_other_data
 from seglab.tracking import RunInfo, Store, environment_report
 
 KIND = "reproduction"
@@ -96,13 +96,9 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
     names = {key for key in old.metrics.keys() | new.metrics.keys() if key.startswith(RESULTS)}
     found = [compare_metric(store, old, new, name) for name in sorted(names)]
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        ends = {}
-        for label, run in (("old", old), ("new", new)):
-            ends[label] = Path(folder) / label
-            for artifact in (SCORES, CHECKPOINT):
-                fetch(store, run, artifact, ends[label])
-        scores = [(end / SCORES).read_bytes() for end in ends.values()]
-        weights = _compare_weights(ends["old"] / CHECKPOINT, ends["new"] / CHECKPOINT)
+        ends = {Path(folder) / "old": old, Path(folder) / "new": new}
+        scores = [fetch(store, run, SCORES, end).read_bytes() for end, run in ends.items()]
+        weights = _compare_weights(*(fetch_weights(store, run, end) for end, run in ends.items()))
     if scores[0] != scores[1]:
         found.append(f"{SCORES} differs")
     return [text for text in [*found, weights] if text is not None]

@@ -25,7 +25,7 @@ from seglab.bench.stages.gpu import (
 )
 from seglab.cli.main import main
 from seglab.core.config import RunConfig
-from seglab.learning.batches import DeviceBatches, TensorBatch
+from seglab.learning.batches import TensorBatch
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters
@@ -38,9 +38,7 @@ CPU = torch.device("cpu")
 def trainer(small_config: Callable[..., RunConfig]) -> Trainer:
     config = small_config()
     data = open_data(config)
-    made = Trainer(config, data.cache, data.split.train, choose_compute(config.train))
-    made.batches = DeviceBatches(made.loader, data.split.train, made.compute)
-    return made
+    return Trainer(config, data.cache, data.split.train, choose_compute(config.train))
 
 
 def test_traffic_counts_what_operators_read_and_write() -> None:

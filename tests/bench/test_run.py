@@ -55,12 +55,12 @@ def test_groups_and_names_choose_stages_in_the_order_of_the_table() -> None:
 
 def test_stages_of_another_device_are_refused() -> None:
     with pytest.raises(UserError, match="none of them is measured on cuda"):
-        choose(["elastic"], "cuda")
+        choose(["report"], "cuda")
 
 
 def test_a_bad_name_ends_with_status_2_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--stages", "elastik"]) == 2
-    assert "did you mean 'elastic'?" in capsys.readouterr().err
+    assert main(["bench", "--stages", "reprot"]) == 2
+    assert "did you mean 'report'?" in capsys.readouterr().err
 
 
 def test_data_and_source_go_together(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,10 +101,10 @@ def test_the_table_names_figures_goal_and_meaning() -> None:
 
 
 def test_the_last_line_names_what_falls_short_and_what_was_skipped() -> None:
-    short = Row(STAGES["elastic"], Measurement(1.0, 1.0, 2.0))
+    short = Row(STAGES["report"], Measurement(1.0, 1.0, 2.0))
     skipped = Row(STAGES["validation"], None, "MONAI is not installed")
     line = summary([ROW, short, skipped], 90)
-    assert line.startswith("1 of 2 targets met; short: elastic; skipped: validation;")
+    assert line.startswith("1 of 2 targets met; short: report; skipped: validation;")
     assert "1.5 minutes" in line
 
 

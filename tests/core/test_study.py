@@ -111,7 +111,7 @@ def test_a_mistaken_modality_or_target_is_named(tmp_path: Path, override: str, s
         ("optim: sgd", r"optim: 'sgd' is not allowed.*optim\.name is one of: adamw, adam, sgd"),
         ("loss: [dice, bce]", r"loss: .* it is a name, or a block of a name and its options"),
         ("name: a/b", r"name: 'a/b' is not allowed: a name is made of letters, digits"),
-        ("train: {device: gpu}", r"train\.device: 'gpu' is not allowed: .*auto, cpu, cuda"),
+        ("train: {device: gpu}", r"train\.device: 'gpu' is not allowed: .*auto, cpu, mps, cuda"),
         ("split: {fractions: [0.8, 0.2]}", r"split\.fractions: too few values: \[0\.8, 0\.2\]"),
         ("split: {fractions: 0.7}", r"split\.fractions: 0\.7 is not allowed: it is a list"),
         ("seedz: [1]", r"unknown key 'seedz' \(did you mean 'seed'\?\).*arms, .*seeds, .*train"),

@@ -18,7 +18,7 @@ TAGS = (
     "kind", "arm", "seed", "fold", "trial", "config_hash", "data_hash", "split_hash", "error",
     "finished", "failed", "confirmatory", "operating_point", "test_state",
 )  # fmt: skip
-LEFT_BEHIND = ("*.tmp-*", "*.part", ".last.pt.*", ".best.safetensors.*", ".mlflow.db.new*")
+LEFT_BEHIND = ("*.tmp-*", "*.part", ".last.pt.*", ".weights.safetensors.*", ".mlflow.db.new*")
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,18 @@ def test_values_are_drawn_and_gaps_left() -> None:
     assert rate.get_lines()[0].get_ydata() == pytest.approx([1e-3, 5e-4, 1e-4])
 
 
-def test_the_best_epoch_is_marked() -> None:
-    score = learning_curves(HISTORY).axes[1]
-    assert "best: 0.800 at epoch 2" in [text.get_text() for text in score.get_legend().get_texts()]
+@pytest.mark.parametrize(
+    ("kept", "label"), [(None, "kept: 0.800 at epoch 2"), (1, "kept: 0.200 at epoch 1")]
+)
+def test_the_epoch_kept_is_marked(kept: int | None, label: str) -> None:
+    score = learning_curves(HISTORY, kept).axes[1]
+    assert label in [text.get_text() for text in score.get_legend().get_texts()]
 
 
 def test_an_epoch_may_say_its_number() -> None:
     score = learning_curves([{"epoch": 7, "val/dice": 0.5}]).axes[1]
     labels = [text.get_text() for text in score.get_legend().get_texts()]
-    assert "best: 0.500 at epoch 7" in labels
+    assert "kept: 0.500 at epoch 7" in labels
 
 
 def test_missing_scores_are_no_error(tmp_path) -> None:

@@ -31,7 +31,7 @@ def take_a_step(config: RunConfig) -> None:
     trainer.rate.apply(trainer.optimizer, 0.5)
     before = {name: value.clone() for name, value in trainer.network.named_parameters()}
     batch = next(trainer.batches.epoch(0))
-    assert trainer.forward(batch.images, is_full=True).shape == batch.masks.shape
+    assert trainer.network(batch.images).shape == batch.masks.shape
     loss = train_step(trainer, batch)
     assert loss.isfinite()
     moved = 0
@@ -55,7 +55,8 @@ def test_loss(name: str, small_config: Build) -> None:
 
 @pytest.mark.parametrize("name", [entry.name for entry in AUGMENTATIONS])
 def test_augmentation(name: str, small_config: Build) -> None:
-    take_a_step(small_config(augment=name))
+    options = {"transforms": [{"GridDistortion": {"p": 1.0}}]} if name == "albumentations" else {}
+    take_a_step(small_config(augment={"name": name, **options}))
 
 
 def test_one_image_a_batch_is_refused_before_the_first_step(small_config: Build) -> None:

@@ -11,11 +11,9 @@ import torch
 
 from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
-from seglab.learning import resident
-from seglab.learning.batches import DeviceBatches
-from seglab.learning.compiling import Forward
+from seglab.learning import batches as module
 from seglab.learning.device import choose_compute
-from seglab.learning.training import Trainer, fit, train_step
+from seglab.learning.training import Trainer, compiled, fit, train_step
 from seglab.losses.boundary import signed_distance, signed_distance_there
 from seglab.studies.data import StudyData, open_data
 
@@ -35,10 +33,8 @@ def trainer_on(build: Build, device: str, **overrides: object) -> tuple[Trainer,
 def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
     trainer, data = trainer_on(small_config, "auto", optim={"name": "adamw"})
     results = list(fit(trainer, data.split.val))
-    batches = trainer.batches
-    assert isinstance(batches, DeviceBatches)
-    assert batches.is_resident
-    assert batches.augmented_on == "cuda"
+    assert trainer.batches.resident is not None
+    assert trainer.batches.augmented_on == "cuda"
     assert trainer.optimizer.defaults["fused"]
     assert all(p.is_cuda for p in trainer.network.parameters())
     assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
@@ -49,29 +45,29 @@ def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
 def test_no_step_waits_for_the_gpu(small_config: Build, loss: str, is_resident: bool) -> None:
     trainer, _ = trainer_on(small_config, "cuda", loss={"name": loss})
     batches = trainer.batches
-    assert isinstance(batches, DeviceBatches)
     if not is_resident:
-        batches._may_stay = False
+        batches.resident = None
     for batch in batches.epoch(0):  # cudnn tries its algorithms, the optimizer makes its state
         train_step(trainer, batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in enumerate(trainer.loader.split(1)):
-            train_step(trainer, batches._prepare(1, step))
+            train_step(trainer, batches._batch(1, step))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("name", ["none", "flips", "affine", "elastic", "geometric"])
+@pytest.mark.parametrize(
+    "name", ["none", "flips", "geometric", "tone", "blur", "bias_field", "low_resolution", "grid"]
+)
 @pytest.mark.parametrize("context", [0, 1])
 def test_batches_equal_those_made_by_torch_on_the_processor(
     small_config: Build, name: str, context: int
 ) -> None:
     overrides = {"augment": {"name": name}, "data": {"context": context}}
-    there, data = trainer_on(small_config, "cuda", **overrides)
+    there, _ = trainer_on(small_config, "cuda", **overrides)
     here, _ = trainer_on(small_config, "cpu", **overrides)
-    reference = DeviceBatches(here.loader, data.split.train, here.compute)
-    for ours, theirs in zip(there.batches.epoch(0), reference.epoch(0), strict=True):
+    for ours, theirs in zip(there.batches.epoch(0), here.batches.epoch(0), strict=True):
         np.testing.assert_array_equal(ours.rows, theirs.rows)
         difference = (ours.images.cpu() - theirs.images).abs()
         assert float(difference.mean()) < 0.005  # a grey level is 0.016
@@ -80,7 +76,7 @@ def test_batches_equal_those_made_by_torch_on_the_processor(
 
 def test_a_resumed_run_draws_what_an_unbroken_one_does(small_config: Build, tmp_path: Path) -> None:
     trainer, _ = trainer_on(small_config, "cuda")
-    trainer.save(tmp_path, is_best=False)
+    trainer.save(tmp_path)
     drawn = torch.rand(5, device="cuda")
     assert trainer.resume(tmp_path)
     assert torch.equal(torch.rand(5, device="cuda"), drawn)
@@ -96,35 +92,18 @@ def test_noise_repeats_from_the_seed(small_config: Build) -> None:
 def test_slices_that_do_not_fit_stay_with_the_host(
     small_config: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "LARGEST_SHARE", 1e-9)
+    monkeypatch.setattr(module, "LARGEST_SHARE", 1e-9)
     trainer, data = trainer_on(small_config, "cuda")
     next(fit(trainer, data.split.val))
-    assert not trainer.batches.is_resident
-
-
-def test_a_gpu_that_is_full_gives_the_slices_up(small_config: Build) -> None:
-    trainer, data = trainer_on(small_config, "cuda")
-    whole, calls = trainer.loss, []
-
-    def greedy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 2:
-            torch.empty(2**46, dtype=torch.uint8, device="cuda")
-        return whole(logits, mask)
-
-    trainer.loss = greedy
-    next(fit(trainer, data.split.val))
-    assert not trainer.batches.is_resident
+    assert trainer.batches.resident is None
 
 
 def test_compiled_and_eager_agree(small_config: Build) -> None:
     trainer, _ = trainer_on(small_config, "cuda")
     batch = next(iter(trainer.batches.epoch(0)))
     trainer.network.eval()
-    forward = Forward(trainer.network, compiles=True)
-    compiled = forward(batch.images, is_full=True)
-    assert forward.is_compiled
-    torch.testing.assert_close(compiled, trainer.network(batch.images), rtol=1e-2, atol=1e-2)
+    found = compiled(trainer.network)(batch.images)
+    torch.testing.assert_close(found, trainer.network(batch.images), rtol=1e-2, atol=1e-2)
 
 
 def test_distances_are_those_of_the_processor() -> None:

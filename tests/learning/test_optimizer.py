@@ -48,7 +48,7 @@ def test_plateau_equals_torch(patience: int) -> None:
     ours = rate(name="plateau", factor=0.5, patience=patience, final_lr_fraction=0.0)
     for dice in (0.1, 0.3, 0.3, 0.2, 0.4, 0.4, 0.4, 0.39, 0.38, 0.5, 0.1, 0.1, 0.1, 0.1):
         torchs.step(dice)
-        ours.listen(dice)
+        ours.after_epoch(dice)
         assert 0.5 * ours.factor(0.5) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 

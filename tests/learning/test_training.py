@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,17 @@ import torch
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.core.registry import LOSSES
 from seglab.learning.checkpoint import load_state, random_state, save_state, set_random_state
 from seglab.learning.device import choose_compute
-from seglab.learning.training import BEST, LAST, EpochResult, Trainer, _advance, fit
+from seglab.learning.training import (
+    LAST,
+    WEIGHTS,
+    EpochResult,
+    Trainer,
+    _read_losses,
+    end_epoch,
+    fit,
+)
 from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
@@ -39,7 +48,7 @@ def train(config: RunConfig, folder: Path | None = None, epochs: int = 99) -> tu
     for result in fit(trainer, data.split.val):
         results.append(result)
         if folder is not None:
-            trainer.save(folder, is_best=result.is_best)
+            trainer.save(folder)
         if len(results) == epochs:
             break
     return trainer, results
@@ -110,26 +119,68 @@ def test_early_stopping_waits_for_patience_and_no_longer(small_config: Build) ->
 def test_many_small_gains_add_up_to_a_better_epoch(small_config: Build) -> None:
     trainer, _ = trainer_of(small_config(train={"epochs": 50, "patience": 3, "min_delta": 0.005}))
     for epoch in range(20):
-        _advance(trainer, {"val/dice": 0.5 + 0.004 * epoch})
+        end_epoch(trainer, {"val/dice": 0.5 + 0.004 * epoch})
     assert not trainer.progress.stopped
     for _ in range(3):
-        _advance(trainer, {"val/dice": 0.5})
+        end_epoch(trainer, {"val/dice": 0.5})
     assert trainer.progress.stopped
     assert trainer.progress.best_epoch == 20
 
 
-def test_the_best_weights_are_those_of_the_best_epoch(small_config: Build, tmp_path: Path) -> None:
-    config = small_config(train={"epochs": 5})
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("patience", [None, 1])
+def test_the_weights_kept_are_those_of_the_epoch_named(
+    small_config: Build, tmp_path: Path, keep: str, patience: int | None
+) -> None:
+    config = small_config(train={"epochs": 6, "keep": keep, "patience": patience})
     trainer, data = trainer_of(config)
-    best = {}
+    weights = {}
     for result in fit(trainer, data.split.val):
-        trainer.save(tmp_path, is_best=result.is_best)
-        if result.is_best:
-            best = {k: v.clone() for k, v in trainer.network.state_dict().items()}
-    trainer.load_best(tmp_path)
-    assert all(torch.equal(v, best[k]) for k, v in trainer.network.state_dict().items())
+        trainer.save(tmp_path)
+        state = trainer.network.state_dict()
+        weights[result.epoch] = {key: value.clone() for key, value in state.items()}
+    again, _ = trainer_of(config)
+    assert again.resume(tmp_path)
+    again.load_kept(tmp_path)
     dices = [row["val/dice"] for row in trainer.progress.history]
-    assert trainer.progress.best_epoch == 1 + dices.index(max(dices))
+    expected = 1 + dices.index(max(dices)) if keep == "best" else len(dices)
+    assert again.kept_epoch == expected
+    state = again.network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in weights[expected].items())
+
+
+def test_a_compiled_network_trains_as_an_eager_one(
+    small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def compile_(network: torch.nn.Module, *, dynamic: bool) -> Callable[..., torch.Tensor]:
+        def run(images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            return network(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    train_block = {"samples_per_epoch": 20, "epochs": 1}
+    eager, results = train(small_config(train=train_block))
+    assert sizes == []
+    whole, same = train(small_config(train={**train_block, "compile": True}))
+    assert sizes == [8, 8]  # the smaller last batch is not worth a second compilation
+    assert figures(same) == figures(results)
+    assert same_weights(eager, whole)
+
+
+def test_a_machine_that_cannot_compile_says_so(
+    small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    compile_ = partial(torch.compile, backend=no_compiler)
+    monkeypatch.setattr(torch, "compile", compile_)
+    with pytest.raises(UserError, match=r"train\.compile: .*no C compiler"):
+        train(small_config(train={"compile": True}))
 
 
 def test_seconds_can_be_the_budget(small_config: Build) -> None:
@@ -151,38 +202,41 @@ def test_a_budget_of_seconds_ends_within_an_epoch_and_anneals_the_rate(small_con
 
 
 def test_a_loss_that_is_no_number_names_step_and_patients(small_config: Build) -> None:
-    if "explodes" not in LOSSES:
-
-        @LOSSES.register("explodes")
-        def explodes(*, after: int = 1) -> Callable[..., torch.Tensor]:
-            """Is infinite after some steps."""
-            steps = iter(range(10**6))
-
-            def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-                return logits.mean() * (float("inf") if next(steps) >= after else 1.0)
-
-            return loss
-
+    trainer, data = trainer_of(small_config())
+    whole, steps = trainer.loss, iter(range(10**6))
+    trainer.loss = lambda logits, mask: whole(logits, mask) * (1 if next(steps) < 1 else math.inf)
     with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2, in a batch of BraTS20_Training"):
-        train(small_config(loss={"name": "explodes"}))
+        next(fit(trainer, data.split.val))
 
 
-@pytest.mark.parametrize("name", [LAST, BEST])
-def test_a_damaged_checkpoint_is_named(small_config: Build, tmp_path: Path, name: str) -> None:
+def test_of_losses_read_in_bundles_the_first_that_is_no_number_is_named(
+    small_config: Build,
+) -> None:
     trainer, _ = trainer_of(small_config())
-    trainer.save(tmp_path, is_best=True)
+    rows = trainer.loader.rows
+    values = [1.0, math.nan, 2.0, math.inf]
+    unread = [(torch.tensor(value), rows[i : i + 1]) for i, value in enumerate(values)]
+    with pytest.raises(TrainingDiverged, match=r"loss is nan at epoch 1, step 8,"):
+        _read_losses(trainer, unread, last_step=9)
+    assert _read_losses(trainer, [unread[0], unread[2]], last_step=1) == 3.0
+
+
+@pytest.mark.parametrize("name", [LAST, WEIGHTS])
+def test_a_damaged_checkpoint_is_named(small_config: Build, tmp_path: Path, name: str) -> None:
+    trainer, _ = trainer_of(small_config(train={"keep": "best"}))
+    trainer.save(tmp_path)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=name):
-        trainer.resume(tmp_path) if name == LAST else trainer.load_best(tmp_path)
+        trainer.resume(tmp_path) if name == LAST else trainer.load_kept(tmp_path)
 
 
 def test_weights_of_another_network_are_refused(small_config: Build, tmp_path: Path) -> None:
-    trainer, _ = trainer_of(small_config())
-    trainer.save(tmp_path, is_best=True)
-    other, _ = trainer_of(small_config(model={"base_channels": 8}))
+    trainer, _ = trainer_of(small_config(train={"keep": "best"}))
+    trainer.save(tmp_path)
+    other, _ = trainer_of(small_config(model={"base_channels": 8}, train={"keep": "best"}))
     with pytest.raises(UserError, match="another network"):
-        other.load_best(tmp_path)
+        other.load_kept(tmp_path)
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path: Path, small_config: Build) -> None:

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.learning import training
-from seglab.learning.compiling import Forward
 from seglab.learning.training import LAST, Trainer
 from seglab.studies.data import open_data
 from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one, try_one
@@ -51,23 +49,6 @@ def _train_without_room(run: OpenRun, patch: pytest.MonkeyPatch, tmp_path: Path)
 def steps(store: Store, run_id: str) -> dict[str, list[int]]:
     metrics = store.get_run(run_id).metrics
     return {key: [step for step, _ in store.metric_history(run_id, key)] for key in metrics}
-
-
-@pytest.mark.parametrize(("works", "expected"), [(True, "true"), (False, "false")])
-def test_the_tag_says_whether_steps_ran_compiled(
-    small_config: Build, store: Store, works: bool, expected: str
-) -> None:
-    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
-        if not works:
-            raise RuntimeError("no C compiler")
-        return graph.forward
-
-    plan = Plan(small_config(name="compiles"), "compiles")
-    with open_run(plan, store, open_data(plan.config)) as run:
-        run.trainer.forward = Forward(run.trainer.network, compiles=True, backend=backend)
-        assert "seglab.compiled" not in store.get_run(run.log.run_id).tags
-        next(run.epochs())
-        assert store.get_run(run.log.run_id).tags["seglab.compiled"] == expected
 
 
 def test_a_run_that_failed_after_its_epochs_is_finished_by_the_same_command(

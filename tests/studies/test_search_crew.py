@@ -14,7 +14,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.core.study import load_study
-from seglab.learning.resident import WORKERS_PER_GPU
+from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.search import crew as crew_module
 from seglab.studies.search.crew import Crew
 from seglab.studies.search.worker import Task

@@ -2,7 +2,6 @@
 
 from seglab.bench.stages import (
     batches,
-    elastic,
     evaluation,
     gpu,
     memory,
@@ -14,7 +13,6 @@ from seglab.bench.stages import (
 
 __all__ = [
     "batches",
-    "elastic",
     "evaluation",
     "gpu",
     "memory",

@@ -15,16 +15,13 @@ from seglab.bench.references.loaders import run_through
 from seglab.bench.stage import Goal, Measurement, compare_rates, stage
 from seglab.bench.timing import in_turn
 from seglab.learning.batches import TensorBatch
-from seglab.learning.compiling import Forward
-from seglab.learning.training import Trainer, train_epoch, train_step
+from seglab.learning.training import Trainer, compiled, train_epoch, train_step
 from seglab.models import gflops_per_image
 from seglab.studies.data import open_data
 
 BATCH = 32
 SAMPLES_FACTOR = 10
 """So many times the samples: a GPU is through with a processor's share at once."""
-LONG_RUN_EPOCHS = 10_000
-"""Long enough to be compiled; the epochs measured are trained as those of such a run."""
 CLASSIC = {"name": "unet", "base_channels": 64}
 RESNET34 = {"name": "smp-unet", "encoder": "resnet34"}
 
@@ -115,26 +112,25 @@ def analyse_step(trainer: Trainer, batch: TensorBatch, card: Card, measured: flo
 
 def step_bytes(trainer: Trainer, batch: TensorBatch) -> int:
     """Bytes that the operators of an eager step read and write."""
-    shipped, trainer.forward = trainer.forward, Forward(trainer.network, compiles=False)
+    shipped, trainer.compiled = trainer.compiled, None
     with Traffic() as traffic:
         train_step(trainer, batch)
-    trainer.forward = shipped
+    trainer.compiled = shipped
     return int(traffic.bytes)
 
 
 def compare_compiled(trainer: Trainer, rounds: int) -> Measurement:
     """Compare compiled with eager steps on one batch."""
-    batch, network = next(iter(trainer.batches.epoch(0))), trainer.network
-    compiled, eager = Forward(network, compiles=True), Forward(network, compiles=False)
+    batch = next(iter(trainer.batches.epoch(0)))
 
-    def run(forward: Forward) -> None:
-        trainer.forward = forward
+    def run(forward: Any) -> None:
+        trainer.compiled = forward
         _steps(trainer, batch)
 
-    seconds = in_turn({"ours": partial(run, compiled), "eager": partial(run, eager)}, rounds)
+    ways = {"ours": partial(run, compiled(trainer.network)), "eager": partial(run, None)}
+    seconds = in_turn(ways, rounds)
     count = trainer.loader.batches * len(batch.rows)
-    note = "" if compiled.is_compiled else "torch.compile does not work here"
-    return replace(compare_rates(count, seconds["ours"], seconds["eager"]), note=note)
+    return compare_rates(count, seconds["ours"], seconds["eager"])
 
 
 def _epoch(trainer: Trainer) -> None:
@@ -161,7 +157,7 @@ def _trainer(material: Material, model: Mapping[str, Any], side: int) -> Trainer
             "train": {
                 "batch_size": BATCH,
                 "samples_per_epoch": SAMPLES_FACTOR * material.scale.samples,
-                "epochs": LONG_RUN_EPOCHS,
+                "compile": True,
             },
         }
     )

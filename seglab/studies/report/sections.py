@@ -17,6 +17,7 @@ from seglab.studies.report.document import (
     Section,
     Text,
 )
+from seglab.tracking import RunInfo
 
 METHOD = (
     "Every arm is trained on the same patients with the same seeds and judged on the same "
@@ -84,7 +85,8 @@ def lead(result: ComparedAblation) -> list[Block]:
         + (f" × {len(folds)} folds" if len(folds) > 1 else "")
         + f", {comparison.n_patients} patients"
         + (" out of fold" if len(folds) > 1 else " of the validation part")
-        + f". Baseline: {comparison.baseline.arm}, Dice {comparison.baseline.mean:.3f}."
+        + f". Baseline: {comparison.baseline.arm}, Dice {comparison.baseline.mean:.3f}. "
+        + kept_weights([child.run for arm in ablation.arms for child in arm.children])
     )
     blocks: list[Block] = [Text(scope)]
     refusal = result.budgets.refusal()
@@ -93,6 +95,19 @@ def lead(result: ComparedAblation) -> list[Block]:
     if result.rows:
         blocks.append(Bullets([sentence(result, row) for row in result.rows]))
     return blocks + [Notice(_sentence_case(warning)) for warning in result.warnings]
+
+
+def kept_weights(runs: Sequence[RunInfo]) -> str:
+    """Say which weights the figures are of; runs before the key kept those of the best epoch."""
+    kept = {run.params.get("train.keep", "best") for run in runs}
+    if kept == {"last"}:
+        return "Judged are the weights of the last epoch."
+    if kept == {"best"}:
+        return (
+            "Judged are the weights of the best epoch on these validation patients, which makes "
+            "the figures optimistic."
+        )
+    return "Some runs are judged by their last epoch, some by their best: not comparable."
 
 
 def sentence(result: ComparedAblation, row: ArmRow) -> str:

@@ -14,7 +14,7 @@ from seglab.studies.report import tables
 from seglab.studies.report.document import Block, Cell, Notice, Section, Table, Text
 from seglab.studies.report.pictures import comparison_pictures
 from seglab.studies.report.record import CONFIRMATION, StudyRecord
-from seglab.studies.report.sections import lead
+from seglab.studies.report.sections import kept_weights, lead
 from seglab.studies.report.study_setting import SHORT, duration, facts
 from seglab.tracking import RunInfo
 from seglab.tracking.run import PRUNED
@@ -84,15 +84,18 @@ def _single_runs(record: StudyRecord) -> list[Block]:
             run.run_id[:8],
             _status(run),
             *(tables.number(run.metrics.get(f"val/{key}")) for key in ("dice", "dice_sd", "iou")),
-            tables.number(run.metrics.get("val/best_epoch"), 0),
+            tables.number(run.metrics.get("val/kept_epoch", run.metrics.get("val/best_epoch")), 0),
         ]
         for run in ranked[:MOST_ROWS]
     ]
-    header = ("run", "id", "status", "val Dice", "SD patients", "val IoU", "best epoch")
+    header = ("run", "id", "status", "val Dice", "SD patients", "val IoU", "epoch judged")
     rest = len(ranked) - len(rows)
     note = f"And {rest} more." if rest else ""
     table = Table(header, rows, note, text_columns=3)
-    return [Text("Single runs: no arms are compared, so nothing is said to be better."), table]
+    said = (
+        f"Single runs: no arms are compared, so nothing is said to be better. {kept_weights(runs)}"
+    )
+    return [Text(said), table]
 
 
 def _status(run: RunInfo) -> str | Cell:

@@ -68,8 +68,8 @@ def split_section(record: StudyRecord) -> Section:
     table = Table(
         ("part", "patients"),
         [[part, str(len(members[part]))] for part in PARTS],
-        "By patient: no patient's slices are in two parts. Checkpoints and settings are chosen "
-        "on val; test is sealed until a promotion.",
+        "By patient: no patient's slices are in two parts. Settings are chosen on val; test is "
+        "sealed until a promotion.",
     )
     settings = [
         ("split hash", split.hash),

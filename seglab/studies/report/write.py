@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.documents import json_text
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, as_warning
 from seglab.studies.children import collect
 from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.report.document import Document, Notice, Picture
@@ -101,7 +101,9 @@ def _end_as_before(log: RunLog, parent: RunInfo) -> None:
 def _pictures(result: ComparedAblation, store: Store) -> tuple[list[Picture], str | None]:
     from seglab.studies.report.sheet import sheet_picture
 
-    pictures = comparison_pictures(result, store)
+    pictures: list[Picture] = []
+    with as_warning("the report has no figures"):
+        pictures = comparison_pictures(result, store)
     try:
         return [*pictures, sheet_picture(result, store)], None
     except UserError as error:

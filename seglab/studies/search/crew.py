@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seglab.core.errors import UserError
-from seglab.learning.resident import WORKERS_PER_GPU
+from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.search.worker import DONE, INTERRUPTED, SPENT, STOP, USER_ERROR, Task
 
 ROOT = Path(__file__).resolve().parents[3]

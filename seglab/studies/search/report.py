@@ -14,7 +14,7 @@ from optuna.importance import (
     get_param_importances,
 )
 
-from seglab.core.errors import first_line
+from seglab.core.errors import as_warning, first_line
 from seglab.core.search import Search
 from seglab.core.study import Study
 from seglab.figures import search as draw
@@ -39,7 +39,8 @@ def publish(study: Study, ledger: Ledger, parent: RunLog) -> SearchOutcome:
     parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
     found = importances(ledger.study)
     search = ledger.search
-    _log_figures(outcome, found, search, parent)
+    with as_warning("the search has no figures"):
+        _log_figures(outcome, found, search, parent)
     second = search.second_objective
     page = search_page(study.name, outcome.rows, found, second, search.log_keys)
     report.write_text(page, encoding="utf-8")

@@ -185,7 +185,7 @@ def _leads(run: OpenRun, workbench: Workbench) -> bool:
     progress = run.trainer.progress
     dice, *cost = _objectives(
         {
-            FIRST: progress.best_dice,
+            FIRST: progress.history[run.trainer.kept_epoch - 1][FIRST],
             SECONDS: progress.train_seconds,
             PARAMETERS: count_parameters(run.trainer.network) / 1e6,
         },
