@@ -49,7 +49,7 @@ class DisplacementField:
         modes = stream.standard_normal((2, self.rows.shape[1], self.columns.shape[1]))
         along_rows = np.einsum("ym,dmn->dyn", self.rows, modes)
         nodes = np.einsum("dyn,xn->dyx", along_rows, self.columns)
-        return (self.sd_px * nodes).astype(np.float32)
+        return np.asarray(self.sd_px * nodes, np.float32)
 
 
 def _root(side_mm: float, sigma_mm: float) -> NDArray[np.float64]:

@@ -143,7 +143,7 @@ class LowResolution(Intensity):
     def apply(self, images: torch.Tensor, params: Params) -> torch.Tensor:
         """Average areas, then interpolate linearly."""
         coarse = []
-        for image, size in zip(images.split(1), params["size"].tolist(), strict=True):
-            small = functional.adaptive_avg_pool2d(image, size)
+        for image, size in zip(images, params["size"].tolist(), strict=True):
+            small = functional.adaptive_avg_pool2d(image[None], size)
             coarse.append(enlarge(small, self.frame.hw, between_centres=False))
         return within_brain(torch.cat(coarse), images)

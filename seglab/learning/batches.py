@@ -137,7 +137,7 @@ def frame_of(cache: Cache, patients: Sequence[CachedPatient], context: int) -> F
 
 
 def _pixel_mm(cache: Cache, patient: CachedPatient) -> float:
-    native_px = patient.box.height / cache.shape[0]
+    native_px: float = patient.box.height / cache.shape[0]
     if patient.spacing_mm is None:
         return native_px * FRAME_MM / max(patient.native_shape)
     return native_px * patient.spacing_mm[1]

@@ -87,7 +87,7 @@ class Trainer:
         network = build_model(config.model, self.channels, hw)
         smallest = min(config.train.batch_size, self.loader.samples)
         check_batch(config.model.name, network, self.channels, hw, smallest)
-        self.network: nn.Module = network.to(compute.device, memory_format=torch.channels_last)
+        self.network = network.to(compute.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
         self.loss: Loss = config.loss.build()
         warmup = min(config.schedule.warmup_epochs / config.train.epochs, 0.5)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seglab.core.documents import finite
 from seglab.core.errors import as_warning
@@ -25,6 +25,9 @@ from seglab.studies.report.markdown import render_markdown
 from seglab.studies.seal import OpenedTest
 from seglab.studies.testing import PROMOTED, FrozenRun, SealedResults
 from seglab.tracking import RunLog
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NO_INTERVAL = "too few patients: no interval"
 NOT_CONFIRMATORY = (
@@ -47,7 +50,7 @@ def log_results(log: RunLog, results: SealedResults, opened: OpenedTest) -> None
             write_csv(path, scores)
             log.artifact(path)
     slices = [patient.slices for patient in results.patients]
-    figures = {
+    figures: dict[str, Callable[[], Figure]] = {
         "patients.png": lambda: patient_plot(results.scores),
         "calibration.png": lambda: calibration_plot(results.reliability),
         "slice_position.png": lambda: slice_position_plot(slices),

@@ -72,3 +72,14 @@ def test_a_file_where_the_page_should_go_is_named(
     told = capsys.readouterr().err
     assert str(there) in told
     assert told.count("\n") == 1
+
+
+def test_a_terminal_that_knows_ascii_alone_ends_no_command() -> None:
+    code = "from seglab.cli.shell import run_command\n"
+    code += "run_command(lambda _: print('arm \u00b7 seed 0 \u2013 0.9'), None)"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("arm ")
+    assert ran.stderr == ""

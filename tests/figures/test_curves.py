@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,3 +56,12 @@ def test_missing_scores_are_no_error(tmp_path) -> None:
 def test_no_epochs_is_an_error() -> None:
     with pytest.raises(ValueError, match="no epochs"):
         learning_curves([])
+
+
+def test_a_backend_inherited_from_a_notebook_does_no_harm(tmp_path: Path) -> None:
+    code = "from seglab.figures.curves import learning_curves\n"
+    code += "learning_curves([{'val/dice': 0.5}]).savefig('curves.png')"
+    environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "curves.png").is_file()

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from seglab.core.config import RunConfig
+from seglab.core.registry import LOSSES
 from seglab.data.cache import to_native
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.device import Compute
-from seglab.learning.inference import Predictor, brain_rows, build_case, evaluate
+from seglab.learning.inference import Predictor, brain_rows, build_case, evaluate, validate
 from seglab.models.unet import UNet
 from seglab.studies.data import StudyData, open_data
 
@@ -113,3 +114,33 @@ def test_a_higher_threshold_predicts_less(data: StudyData) -> None:
     name = data.split.val[0]
     sizes = [evaluate(predictor(), data.cache, [name], t)[0].pred_px for t in (0.2, 0.5, 0.8)]
     assert sizes == sorted(sizes, reverse=True)
+
+
+class Towards(nn.Module):
+    """Gives the true pixels of a batch the logit wanted, all others -2."""
+
+    def __init__(self, truth: np.ndarray, wanted: float) -> None:
+        super().__init__()
+        self.truth, self.wanted, self.first = truth, wanted, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        truth = torch.from_numpy(self.truth[self.first : self.first + len(image)])
+        self.first += len(image)
+        return torch.where(truth[:, None] > 0, self.wanted, -2.0)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in LOSSES])
+def test_val_loss_falls_when_dice_rises(data: StudyData, name: str) -> None:
+    cache = data.cache
+    patient = next(cache.by_id[n] for n in data.split.train if cache.by_id[n].tumour_px.any())
+    truth = cache.masks(brain_rows(cache, patient))
+    found = []
+    for wanted in (-3.0, -1.0, 1.0, 4.0):
+        network = Predictor(Towards(truth, wanted), Compute(torch.device("cpu"), "fp32", 1), 0, 5)
+        scores, loss = validate(network, cache, [patient.patient_id], 0.5, LOSSES.build(name, {}))
+        found.append((loss, scores[0].dice))
+    losses, dices = zip(*found, strict=True)
+    assert list(losses) == sorted(losses, reverse=True)
+    assert losses[0] > losses[-1] + 0.01
+    assert dices[0] == 0
+    assert dices[-1] > 0.9

@@ -15,10 +15,12 @@ from torch import nn
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.learning import training
-from seglab.learning.training import LAST, Trainer
+from seglab.learning.training import LAST, WEIGHTS, Trainer
+from seglab.studies import outputs, pictures
 from seglab.studies.data import open_data
 from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one, try_one
 from seglab.tracking import Store, open_store
+from seglab.tracking.artifacts import list_artifacts
 from tests.faults.tmpfs import KB, enlarge, fill_up
 
 Build = Callable[..., RunConfig]
@@ -186,3 +188,58 @@ def test_a_run_without_memory_leaves_it_to_the_next(
     finally:
         gc.enable()
     assert (outcome.status, outcome.our_fault) == ("FAILED", True)
+
+
+BROKEN = {
+    "explain_all": "failures are not explained",
+    "learning_curves": "curves.png is not drawn",
+    "write_overlays": "overlays are not drawn",
+    "write_gallery": "the gallery is not written",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_cannot_be_drawn_or_explained_is_a_warning(
+    small_config: Build,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: str,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot open font")
+
+    module = outputs if hasattr(outputs, broken) else pictures
+    monkeypatch.setattr(module, broken, fails)
+    plan = Plan(small_config(name="drawn", train={"epochs": 1}), "drawn")
+    outcome = train_one(plan, store)
+    assert outcome.status == store.get_run(outcome.run_id).status == "FINISHED"
+    assert f"warning: {BROKEN[broken]}: RuntimeError: cannot open font" in capsys.readouterr().err
+    files = {found.path for found in list_artifacts(store, outcome.run_id)}
+    assert {"patients_val.csv", f"checkpoints/{WEIGHTS}"} <= files
+    assert ("curves.png" in files) == (broken != "learning_curves")
+    has_gallery = broken not in {"explain_all", "write_gallery"}
+    assert ("gallery/index.html" in files) == has_gallery
+
+
+def test_a_dice_of_zero_says_why(
+    small_config: Build, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(name="zero", train={"epochs": 1}, evaluation={"threshold": 0.9999})
+    outcome = train_one(Plan(config, "zero"), store)
+    assert outcome.metrics["val/dice"] == 0
+    told = capsys.readouterr().err
+    assert "val/dice is 0: no pixel reached the threshold of 0.9999; the highest" in told
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_scores_logged_are_of_the_weights_kept(
+    small_config: Build, store: Store, keep: str
+) -> None:
+    plan = Plan(small_config(name=keep, train={"epochs": 4, "keep": keep}), keep)
+    outcome = train_one(plan, store)
+    run = store.get_run(outcome.run_id)
+    epoch = int(run.metrics["val/kept_epoch"])
+    dices = dict(store.metric_history(run.run_id, "val/dice"))
+    assert epoch == (4 if keep == "last" else run.metrics["val/best_epoch"])
+    assert outcome.metrics["val/dice"] == pytest.approx(dices[epoch], abs=1e-3)
