@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from seglab.core.errors import unknown_name
+from seglab.core.errors import UserError, unknown_name
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 Built = TypeVar("Built")
@@ -44,6 +44,7 @@ class Registry(Generic[Built]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, Entry[Built]] = {}
+        self._retired: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
         """Decorate a builder so that a YAML can name it.
@@ -64,7 +65,21 @@ class Registry(Generic[Built]):
 
         return decorate
 
+    def retire(self, name: str, reason: str) -> None:
+        """Answer a name that older configs use with why it is gone."""
+        self._retired[name] = reason
+
     def __getitem__(self, name: str) -> Entry[Built]:
+        """Look a name up.
+
+        Raises:
+            UserError: there is none, or none any more.
+        """
+        if name in self._retired:
+            choices = ", ".join(sorted(self._entries))
+            raise UserError(
+                f"{self.kind} '{name}' is gone: {self._retired[name]}; choose one of: {choices}"
+            )
         try:
             return self._entries[name]
         except KeyError:

@@ -44,6 +44,15 @@ def test_an_unknown_name_is_answered_with_the_nearest(
         shapes.build("bix", {})
 
 
+def test_a_retired_name_is_answered_with_the_reason(
+    shapes: Registry[tuple[int, float, str]],
+) -> None:
+    shapes.retire("ball", "it rolled away")
+    assert "ball" not in shapes
+    with pytest.raises(UserError, match=r"shape 'ball' is gone: it rolled away; .*: box"):
+        shapes.options("ball", {})
+
+
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": "big"}, {"fill": "half"}, {"sise": 1}])
 def test_options_are_checked_by_the_signature(
     shapes: Registry[tuple[int, float, str]], options: dict[str, object]

@@ -14,7 +14,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 
 NAMES = sorted(entry.name for entry in LOSSES)
-POOLED = ["bce_dice", "boundary", "dice", "focal_tversky", "jaccard", "lovasz", "mcc", "tversky"]
+POOLED = ["bce_dice", "dice", "focal_tversky", "jaccard", "lovasz", "mcc", "tversky"]
 
 
 def build(name: str, **options: object) -> seglab.losses.Loss:
@@ -69,8 +69,6 @@ TVERSKY = (1.2 + 1) / (1.2 + 0.7 * 0.8 + 0.3 * 0.2 + 1)
             {"smooth": 1},
             1 - (2.2 * 1.8 - 0.2 * 0.8) / math.sqrt(2.4 * 3.0 * 2.0 * 2.6),
         ),
-        # signed distances (0 - (2 - 1), 0, 1): truth ends at pixel 2
-        ("boundary", {"weight": 1}, (-0.8 + 0.0 + 0.2) / 3),
     ],
 )
 def test_value_worked_by_hand(name: str, options: dict[str, float], expected: float) -> None:
@@ -151,8 +149,7 @@ def test_truth_itself_costs_next_to_nothing(name: str) -> None:
     lowest = build(name)((2 * mask - 1) * 40, mask)
     for wrong in (torch.zeros_like(mask), torch.ones_like(mask), 1 - mask):
         assert lowest < build(name)((2 * wrong - 1) * 40, mask)
-    if name != "boundary":  # its distance part is negative at its smallest
-        assert lowest == pytest.approx(0, abs=1e-4)
+    assert lowest == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "focal_tversky", "mcc"])
@@ -184,13 +181,6 @@ def test_skip_averages_over_the_images_with_tumour(batch: tuple[Tensor, Tensor])
     torch.testing.assert_close(skipping(logits, mask), skipping(logits[:2], mask[:2]))
 
 
-def test_boundary_leaves_a_slice_without_tumour_to_dice() -> None:
-    logits, empty = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
-    torch.testing.assert_close(
-        build("boundary", weight=0.5)(logits, empty), 0.5 * build("dice")(logits, empty)
-    )
-
-
 @pytest.mark.parametrize("name", POOLED)
 def test_pool_image_is_the_mean_over_images(name: str, batch: tuple[Tensor, Tensor]) -> None:
     logits, mask = batch
@@ -198,7 +188,7 @@ def test_pool_image_is_the_mean_over_images(name: str, batch: tuple[Tensor, Tens
     torch.testing.assert_close(build(name, pool="image")(logits, mask), torch.stack(each).mean())
 
 
-@pytest.mark.parametrize("name", sorted(set(POOLED) - {"boundary", "bce_dice"}))
+@pytest.mark.parametrize("name", sorted(set(POOLED) - {"bce_dice"}))
 def test_pool_batch_sees_one_long_image(name: str, batch: tuple[Tensor, Tensor]) -> None:
     logits, mask = batch
     flat = build(name, pool="batch")(logits.reshape(1, 1, -1, 1), mask.reshape(1, 1, -1, 1))
@@ -270,6 +260,13 @@ def test_computes_in_fp32_under_autocast(batch: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_type_of_the_mask_does_not_matter(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    logits, mask = batch
+    for dtype in (torch.bool, torch.uint8, torch.float16, torch.float64):
+        torch.testing.assert_close(build(name)(logits, mask.to(dtype)), build(name)(logits, mask))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_refuses_shapes_that_would_broadcast(name: str) -> None:
     with pytest.raises(ValueError, match="differ"):
         build(name)(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
@@ -289,3 +286,8 @@ def test_refuses_shapes_that_would_broadcast(name: str) -> None:
 def test_refuses_options_out_of_range(name: str, options: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         Loss(name=name, **options)
+
+
+def test_the_boundary_loss_of_older_configs_is_answered_with_the_reason() -> None:
+    with pytest.raises(UserError, match=r"loss\.name: loss 'boundary' is gone: .* Dice"):
+        Loss(name="boundary")
