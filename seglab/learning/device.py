@@ -17,9 +17,7 @@ from seglab.core.config import Train
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
 from seglab.core.memory import keep_freed_memory
-
-IMAGE_MEAN, IMAGE_SD = 0.5, 0.25
-"""Network input is (q/255 - IMAGE_MEAN) / IMAGE_SD of the cached uint8 q: -2 to 2."""
+from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
 
 @dataclass(frozen=True)

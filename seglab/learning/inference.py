@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.learning.batches import prefetch
 from seglab.learning.device import Compute
 from seglab.losses import Loss
-from seglab.models.folding import fold_normalisation
 
 Float32 = NDArray[np.float32]
 
@@ -116,14 +115,9 @@ def validate(
     pool them as val/dice does, so that it falls when that rises. Computed slice by slice, or on
     neighbouring slices, it would be ruled by those without tumour.
 
-    On a processor the network runs folded: scores may differ from :func:`evaluate`'s by a
-    pixel whose probability is the threshold but for rounding.
-
     Returns:
         One score a patient, and the loss averaged over patients.
     """
-    if predictor.compute.device.type == "cpu" and predictor.compute.precision == "fp32":
-        predictor = replace(predictor, network=fold_normalisation(predictor.network))
     losses: list[float] = []
 
     def predicted() -> Iterator[tuple[CachedPatient, Float32]]:

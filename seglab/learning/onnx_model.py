@@ -20,10 +20,11 @@ import torch
 
 from seglab.data.cache import Cache
 from seglab.data.loader import gather
-from seglab.learning.device import IMAGE_MEAN, IMAGE_SD, Compute
+from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows
 from seglab.learning.operating_point import with_mirror
 from seglab.learning.segmenter import Segmenter
+from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-3

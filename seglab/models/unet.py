@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seglab.core.registry import MODELS
-from seglab.models.network import Network, pad_if
+from seglab.models.build import Network, pad_if
 
 Norm = Literal["batch", "instance", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
@@ -124,7 +124,7 @@ def unet(
     norm: Norm = "batch",
     up: Up = "transpose",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    pad: bool = False,
+    pad: bool = True,
 ) -> nn.Module:
     """Hand-written U-Net, the baseline; Ronneberger 2015, padded and normalised."""
     return pad_if(pad, UNet(in_channels, base_channels, depth, norm, up, dropout))

@@ -171,7 +171,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
             "seglab.device": str(compute.device),
             "seglab.precision": compute.precision,
             "seglab.augmented_on": trainer.batches.augmented_on,
-            "seglab.weights": loaded_weights(trainer.network)["source"],
+            "seglab.weights": loaded_weights(trainer.network),
         }
         tags = {**environment_tags(), **facts, **identity, **plan.tags}
         log = start_run(store, plan.config.name, plan.run_name, tags, plan.parent_run_id)

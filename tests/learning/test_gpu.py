@@ -14,7 +14,6 @@ from seglab.core.registry import LOSSES
 from seglab.learning import batches as module
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, compiled, fit, train_step
-from seglab.losses.boundary import signed_distance, signed_distance_there
 from seglab.studies.data import StudyData, open_data
 
 pytestmark = [
@@ -104,9 +103,3 @@ def test_compiled_and_eager_agree(small_config: Build) -> None:
     trainer.network.eval()
     found = compiled(trainer.network)(batch.images)
     torch.testing.assert_close(found, trainer.network(batch.images), rtol=1e-2, atol=1e-2)
-
-
-def test_distances_are_those_of_the_processor() -> None:
-    mask = (torch.rand(4, 1, 90, 70) < 0.05).float()
-    torch.testing.assert_close(signed_distance(mask.cuda()).cpu(), signed_distance(mask))
-    assert torch.equal(signed_distance(mask.cuda()), signed_distance_there(mask.cuda()))

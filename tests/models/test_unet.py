@@ -16,9 +16,8 @@ from seglab.models import (
     count_parameters,
     gflops_per_image,
     loaded_weights,
-    stride_of,
 )
-from seglab.models.network import Network, Padded
+from seglab.models.build import Network, Padded
 
 
 def unet(
@@ -96,8 +95,7 @@ def test_activations_keep_their_scale_at_the_start() -> None:
 
 @pytest.mark.parametrize("hw", [(33, 47), (32, 32), (5, 100)])
 def test_padding_takes_any_size(hw: tuple[int, int]) -> None:
-    network = unet(hw=hw, base_channels=2, pad=True)
-    assert stride_of(network) == 1
+    network = unet(hw=hw, base_channels=2)
     assert network(torch.randn(1, 1, *hw)).shape == (1, 1, *hw)
 
 
@@ -117,25 +115,28 @@ def test_padding_is_background_and_cropped_back_in_place() -> None:
     assert (seen.image[..., -2:, :] == -2).all()
 
 
-def test_size_that_does_not_fit_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"data\.image_size.* 96, 112, or set model\.pad: true"):
-        unet(hw=(100, 96))
+def test_size_that_fits_is_not_padded() -> None:
+    network = unet(hw=(32, 48), base_channels=2).eval()
+    image = torch.randn(1, 1, 32, 48)
+    assert torch.equal(network(image), network.network(image))
 
 
-def test_size_below_the_stride_names_the_smallest() -> None:
-    with pytest.raises(UserError, match=r"multiples of 128; the nearest it takes: 128"):
-        unet(hw=(96, 96), depth=7, base_channels=1)
+def test_without_padding_a_size_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.image_size: .* 100x96: .*; model\.pad: true"):
+        unet(hw=(100, 96), pad=False)
 
 
 def test_random_weights_are_called_none() -> None:
-    assert loaded_weights(unet(base_channels=1, pad=True)) == {"source": "none"}
+    assert loaded_weights(unet(base_channels=1)) == "none"
 
 
-def test_a_plain_module_is_checked_by_what_it_does() -> None:
-    @MODELS.register("halving-for-a-test")
+def test_a_plain_module_is_checked_by_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+
+    @MODELS.register("halving")
     def halving(in_channels: int) -> nn.Module:
         """Halves the image, which no segmenter may."""
         return nn.Conv2d(in_channels, 1, kernel_size=2, stride=2)
 
     with pytest.raises(UserError, match=r"its output is \(1, 1, 16, 16\)"):
-        build_model(Model(name="halving-for-a-test"), 1, (32, 32))
+        build_model(Model(name="halving"), 1, (32, 32))

@@ -1,0 +1,183 @@
+"""The architectures of segmentation-models-pytorch (smp), with encoders of smp and timm.
+
+An encoder of timm is written ``tu-NAME`` or ``tu-NAME.TAG``, the tag naming one of its sets
+of weights. PAN, DeepLabV3(+) and UPerNet normalise a feature map pooled to one pixel over the
+batch: while training, each batch must hold at least two images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seglab.core.errors import UserError, nearest
+from seglab.core.registry import MODELS
+from seglab.models.build import Network, pad_if
+
+ARCHITECTURES = {
+    "smp-unet": ("Unet", "U-Net decoder on a chosen encoder; Ronneberger 2015"),
+    "smp-unetplusplus": ("UnetPlusPlus", "Nested, dense skips; Zhou 2018"),
+    "smp-manet": ("MAnet", "U-Net with multi-scale attention; Fan 2020"),
+    "smp-linknet": ("Linknet", "Skips added, not concatenated: fast; Chaurasia 2017"),
+    "smp-fpn": ("FPN", "Feature pyramid; Lin 2017, Kirillov 2019"),
+    "smp-pspnet": ("PSPNet", "Pyramid pooling, coarse output (1/8); Zhao 2017"),
+    "smp-pan": ("PAN", "Pyramid attention, sides of 128 or more; Li 2018"),
+    "smp-deeplabv3": ("DeepLabV3", "Dilated encoder and ASPP (1/8); Chen 2017"),
+    "smp-deeplabv3plus": ("DeepLabV3Plus", "DeepLabV3 with a skip; Chen 2018"),
+    "smp-upernet": ("UPerNet", "Pyramid pooling on a feature pyramid; Xiao 2018"),
+    "smp-segformer": ("Segformer", "All-MLP decoder, made for mit_*; Xie 2021"),
+    "smp-dpt": ("DPT", "Dense prediction on a vision transformer of timm; Ranftl 2021"),
+}
+DEFAULT_ENCODERS = {"Segformer": "mit_b0", "DPT": "tu-vit_tiny_patch16_224"}
+STRIDES = {"DPT": 32}
+"""The deepest of the four maps that DPT fuses has 1/32 of the image's side."""
+MIN_SIDES = {"PAN": 128}
+"""PAN pools the encoder's map (1/16) three times by two."""
+TIMM = "tu-"
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+class SmpNetwork(Network):
+    """An smp model and what it tells about the sizes it takes."""
+
+    def __init__(self, net: Any, architecture: str, weights: str) -> None:
+        super().__init__()
+        self.net = net
+        self.weights = weights
+        own_stride = net.encoder.output_stride if net.requires_divisible_input_shape else 1
+        self.stride = STRIDES.get(architecture, own_stride)
+        self.min_side = MIN_SIDES.get(architecture, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B,C,H,W) to logits (B,1,H,W)."""
+        logits: Tensor = self.net(image)
+        return logits
+
+
+def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -> SmpNetwork:
+    """Build an smp model with one output channel and its initial weights.
+
+    Args:
+        architecture: class name in smp.
+        in_channels: channels of the image. smp and timm adapt a pretrained RGB stem: summed for
+            one channel, repeated in turn and rescaled for more.
+        encoder: name in smp, or ``tu-`` and a name in timm.
+        weights: ``none``, a published set such as ``imagenet``, or a file.
+
+    Raises:
+        UserError: an unknown encoder, one that the architecture cannot use, or weights that
+            cannot be had or leave a part of the encoder random.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # smp: which of its names are getting old
+            net = _build(architecture, in_channels, encoder, weights)
+    except Exception as error:  # a hundred encoders, hubs and broken files fail in as many ways
+        raise _explained(architecture, encoder, weights, error) from error
+    source = weights
+    if weights.endswith(FILE_SUFFIXES):
+        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        source = f"file {Path(weights).name}, sha256 {digest[:12]}"
+    return SmpNetwork(net, architecture, source)
+
+
+def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
+    import segmentation_models_pytorch as smp
+
+    options: dict[str, Any] = {"in_channels": in_channels, "classes": 1}
+    if architecture == "DPT":
+        options["dynamic_img_size"] = True  # interpolates the position embedding
+    elif encoder.startswith(f"{TIMM}swin"):
+        options["strict_img_size"] = False  # pads the windows
+    construct = partial(getattr(smp, architecture), encoder, **options)
+    if weights == "none":
+        return construct(encoder_weights=None)
+    from_file = weights.endswith(FILE_SUFFIXES)
+    tensors = _read_tensors(Path(weights)) if from_file else {}
+    if encoder.startswith(TIMM):
+        if from_file:
+            overlay = {"file": weights, "custom_load": False}
+            construct = partial(construct, pretrained_cfg_overlay=overlay)
+        elif weights != "imagenet":
+            raise ValueError("timm has only 'imagenet', chosen by the tag of the encoder's name")
+        return _proved_loaded(partial(construct, encoder_weights=True))
+    if not from_file:
+        return construct(encoder_weights=weights)
+    net = construct(encoder_weights=None)
+    whole = smp.encoders.get_encoder(encoder, in_channels=3, weights=None)
+    whole.load_state_dict(tensors)
+    whole.set_in_channels(in_channels, pretrained=True)
+    net.encoder.load_state_dict(whole.state_dict())
+    return net
+
+
+def _proved_loaded(construct: Callable[[], Any]) -> Any:
+    """Build a network of which no part of the encoder is random.
+
+    timm only logs what a file lacks. What differs between two builds was drawn, not loaded.
+    """
+    net = construct()
+    with torch.random.fork_rng(devices=[]):
+        twin = construct().encoder.state_dict()
+    own = net.encoder.state_dict()
+    drawn = [key for key in own if not torch.equal(own[key], twin[key])]
+    if drawn:
+        raise ValueError(f"{len(drawn)} of {len(own)} tensors stay random, first '{drawn[0]}'")
+    return net
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors without running code from the file."""
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _explained(architecture: str, encoder: str, weights: str, error: Exception) -> UserError:
+    """Say in one line what cannot be built, and what to do about it."""
+    import segmentation_models_pytorch as smp
+    import timm
+
+    names = [*smp.encoders.get_encoder_names(), *(TIMM + name for name in timm.list_models())]
+    if encoder.partition(".")[0] not in names:
+        return UserError(
+            f"unknown model.encoder '{encoder}'{nearest(encoder, names)}; choose one of smp's or, "
+            f"as '{TIMM}NAME', of timm's"
+        )
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[-1 if isinstance(error, RuntimeError) else 0].strip()[:300]
+    if weights == "none":
+        return UserError(f"model.encoder: smp's {architecture} cannot use '{encoder}': {reason}")
+    return UserError(
+        f"model.encoder_weights: '{weights}' cannot be loaded into '{encoder}': {reason}; a "
+        f"published set needs a connection once, a file ({', '.join(FILE_SUFFIXES)}) none"
+    )
+
+
+def _register(name: str, architecture: str, summary: str) -> None:
+    def builder(
+        in_channels: int,
+        *,
+        encoder: str = DEFAULT_ENCODERS.get(architecture, "resnet18"),
+        encoder_weights: str = "none",
+        pad: bool = True,
+    ) -> nn.Module:
+        return pad_if(pad, build_smp(architecture, in_channels, encoder, encoder_weights))
+
+    builder.__doc__ = summary
+    builder.__qualname__ = f"smp.{architecture}"
+    MODELS.register(name)(builder)
+
+
+for _name, (_architecture, _summary) in ARCHITECTURES.items():
+    _register(_name, _architecture, _summary)
