@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from seglab.core.progress import progress
 from seglab.data.cache import Cache, CachedPatient, to_native
@@ -20,6 +20,26 @@ from seglab.learning.device import Compute
 from seglab.losses import Loss
 
 Float32 = NDArray[np.float32]
+
+
+class Mirrored(nn.Module):
+    """Averages a network's logits over the image and its mirror image.
+
+    Args:
+        network: image (B,C,H,W) to logits (B,1,H,W).
+        axis: of a slice (0 rows, 1 columns), along which left and right lie.
+    """
+
+    def __init__(self, network: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.network = network
+        self.dimension = 2 + axis
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B,C,H,W) to logits (B,1,H,W)."""
+        mirrored: Tensor = self.network(image.flip(self.dimension))
+        direct: Tensor = self.network(image)
+        return (direct + mirrored.flip(self.dimension)) / 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,11 @@ class Predictor:
         """
         return self.compute.device.type == "cuda"
 
-    def logits(self, cache: Cache, rows: Rows) -> Iterator[tuple[Rows, torch.Tensor]]:
+    def mirrored(self, axis: int) -> Predictor:
+        """Return the predictor that averages over the mirror image; see :class:`Mirrored`."""
+        return replace(self, network=Mirrored(self.network, axis))
+
+    def logits(self, cache: Cache, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
         """Yield rows and their logits (B,1,h,w) float32 at cache scale, batch by batch."""
         self.network.eval()
         for start in range(0, len(rows), self.batch_size):

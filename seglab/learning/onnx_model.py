@@ -22,7 +22,6 @@ from seglab.data.cache import Cache
 from seglab.data.loader import gather
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows
-from seglab.learning.operating_point import with_mirror
 from seglab.learning.segmenter import Segmenter
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
@@ -146,7 +145,7 @@ def _reference(segmenter: Segmenter) -> Predictor:
     network = copy.deepcopy(plain.network).to("cpu").eval()
     predictor = replace(plain, network=network, compute=compute)
     recipe = segmenter.recipe
-    mirrored = with_mirror(predictor, recipe.mirror_axis, recipe.point.mirror)
+    mirrored = predictor.mirrored(recipe.mirror_axis) if recipe.point.mirror else predictor
     mirrored.network.eval()
     return mirrored
 

@@ -1,19 +1,18 @@
-"""The operating point, chosen on validation: the simplest that is as good as the best.
+"""How probabilities become a mask, and how validation selects it: the simplest that is as good.
 
-Every setting of a small grid is scored by the mean patient Dice. Of the settings
-within one standard error of the best, the simplest is taken (the one-standard-error
-rule; Breiman 1984): a gain that the validation patients cannot tell from luck is not
-worth a step more, and does not carry over to the test. The error is that of the paired
-difference to the best over patients: all settings are tried on the same patients, and how
-much these differ from each other, which is far more, says nothing about the settings.
-Gains below ``SMALLEST_GAIN`` are never worth a step.
+Every setting of a small grid is scored by the mean patient Dice. Of the settings within one
+standard error of the best, the simplest is taken (the one-standard-error rule; Breiman 1984): a
+gain that the validation patients cannot tell from chance is not worth a step more, and does not
+carry over to the test. The error is that of the paired difference to the best over patients: all
+settings are scored on the same patients, and how much these differ from each other, which is far
+more, says nothing about the settings. Gains below ``SMALLEST_GAIN`` are never worth a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,112 +21,143 @@ from numpy.typing import NDArray
 from seglab.core.progress import progress
 from seglab.data.cache import Cache
 from seglab.learning.inference import Predictor
-from seglab.learning.postprocess import (
-    PLAIN_THRESHOLD,
-    Mirrored,
-    OperatingPoint,
-    fill_holes,
-    label_components,
-)
 
+PLAIN_THRESHOLD = 0.5
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SMALLEST_COMPONENTS_PX = (0, 10, 50, 200, 500)
 SMALLEST_GAIN = 0.002
 """Of the mean Dice; what two or three patients agree on by chance can have no error at all."""
-SMALLEST_COMPONENTS_PX = (0, 10, 50, 200, 500)
-PLAIN = OperatingPoint()
 
-Dice = dict[OperatingPoint, float]
+Bool = NDArray[np.bool_]
+Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Tried:
+class OperatingPoint:
+    """How a network's output becomes a mask; the default is the plain 0.5 threshold."""
+
+    threshold: float = PLAIN_THRESHOLD
+    """In (0, 1); a pixel is tumour where its probability is above it."""
+    smallest_component_px: int = 0
+    """Components of fewer native voxels are dropped; 0 and 1 keep all."""
+    fill_holes: bool = False
+    """Fill what a slice's mask encloses."""
+    mirror: bool = False
+    """Average the logits of the image and of its left–right mirror image."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def apply(self, probability: Float32, slice_indices: NDArray[Any]) -> Bool:
+        """Make the mask.
+
+        Args:
+            probability: (S, H, W) on the native grid.
+            slice_indices: (S,) ascending positions in the stack; components do not
+                cross a gap.
+
+        Returns:
+            (S, H, W).
+        """
+        mask: Bool = probability > self.threshold
+        if self.fill_holes:
+            mask = fill_holes(mask)
+        if self.smallest_component_px > 1 and mask.any():
+            labels = label_components(mask, slice_indices)
+            large = np.bincount(labels.ravel()) >= self.smallest_component_px
+            large[0] = False
+            mask = large[labels]
+        return mask
+
+
+PLAIN = OperatingPoint()
+
+
+@dataclass(frozen=True)
+class Candidate:
     """One setting and what validation says of it."""
 
     point: OperatingPoint
     dice: float
     """Mean over validation patients with tumour."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.point.to_dict(), "val/dice": self.dice}
+
 
 @dataclass(frozen=True)
-class Choice:
-    """The chosen setting and why."""
+class Selection:
+    """The selected setting and why."""
 
-    point: OperatingPoint
-    dice: float
-    best: Tried
+    selected: Candidate
+    best: Candidate
     standard_error: float
     """Of the mean difference between the best and the plain setting, over patients; NaN for
     fewer than two patients."""
     patients: int
     """Validation patients with tumour, who decided."""
-    tried: Sequence[Tried]
+    candidates: Sequence[Candidate]
     """Every setting, best first."""
 
     def to_json(self) -> dict[str, Any]:
         """As the artifact ``operating_point.json`` holds it."""
+        error = self.standard_error
         return {
-            "chosen": {**self.point.to_dict(), "val/dice": self.dice},
-            "best": {**self.best.point.to_dict(), "val/dice": self.best.dice},
-            "standard_error_to_plain": self.standard_error
-            if math.isfinite(self.standard_error)
-            else None,
+            "chosen": self.selected.to_dict(),
+            "best": self.best.to_dict(),
+            "standard_error_to_plain": error if math.isfinite(error) else None,
             "rule": "the simplest setting whose mean patient Dice is within one standard error "
             "(of the paired difference over patients) of the best",
             "patients": self.patients,
-            "tried": [{**one.point.to_dict(), "val/dice": one.dice} for one in self.tried],
+            "candidates": [one.to_dict() for one in self.candidates],
         }
 
 
-def choose_operating_point(predictor: Predictor, cache: Cache, validation: Sequence[str]) -> Choice:
-    """Choose on validation patients; each is predicted once, and once mirrored.
+def select_operating_point(
+    predictor: Predictor, cache: Cache, validation: Sequence[str]
+) -> Selection:
+    """Select on validation patients; each is predicted once, and once mirrored.
 
-    Where fewer than two of them have tumour nothing can be chosen: the plain 0.5
+    Where fewer than two of them have tumour nothing can be selected: the plain 0.5
     threshold is taken.
     """
-    scores: list[Dice] = []
+    networks = {False: predictor, True: predictor.mirrored(cache.mirror_axis)}
+    scores: dict[OperatingPoint, list[float]] = {}
     for name in progress(validation, "operating point", unit="patient"):
         patient = cache.by_id[name]
-        if not patient.tumour_px.any():
-            continue
         truth = cache.native_mask(patient).view(np.bool_)
-        found: Dice = {}
-        for mirror in (False, True):
-            probability = with_mirror(predictor, cache.mirror_axis, mirror).native(cache, patient)
+        if not truth.any():
+            continue
+        for mirror, network in networks.items():
+            probability = network.native(cache, patient)
             for point, dice in score_settings(probability, truth, patient.slice_indices):
-                found[replace(point, mirror=mirror)] = dice
-        scores.append(found)
-    return choose({point: [one[point] for one in scores] for point in scores[0]} if scores else {})
+                scores.setdefault(replace(point, mirror=mirror), []).append(dice)
+    return select(scores)
 
 
-def with_mirror(predictor: Predictor, mirror_axis: int, mirror: bool) -> Predictor:
-    """Return the predictor, mirrored if the operating point asks for it."""
-    if not mirror:
-        return predictor
-    return replace(predictor, network=Mirrored(predictor.network, mirror_axis))
-
-
-def choose(scores: Mapping[OperatingPoint, Sequence[float]]) -> Choice:
+def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:
     """Apply the one-standard-error rule.
 
     Args:
         scores: Dice of each setting on the same patients; the plain setting is among them.
     """
-    tried = sorted(
-        (Tried(point, float(np.mean(dice))) for point, dice in scores.items()),
+    candidates = sorted(
+        (Candidate(point, float(np.mean(dice))) for point, dice in scores.items()),
         key=lambda one: (-one.dice, complexity(one.point)),
-    )
-    if not tried:
-        plain = Tried(PLAIN, math.nan)
-        return Choice(PLAIN, math.nan, plain, math.nan, 0, [plain])
-    best, patients = tried[0], len(scores[tried[0].point])
+    ) or [Candidate(PLAIN, math.nan)]
+    best, patients = candidates[0], len(scores.get(PLAIN, ()))
     if patients < 2:
-        plain = next(one for one in tried if one.point == PLAIN)
-        return Choice(PLAIN, plain.dice, best, math.nan, patients, tried)
+        plain = next(one for one in candidates if one.point == PLAIN)
+        return Selection(plain, best, math.nan, patients, candidates)
     top = np.asarray(scores[best.point])
     errors = {point: _standard_error(top - np.asarray(dice)) for point, dice in scores.items()}
-    good = [one for one in tried if best.dice - one.dice <= max(errors[one.point], SMALLEST_GAIN)]
-    chosen = min(good, key=lambda one: complexity(one.point))
-    return Choice(chosen.point, chosen.dice, best, errors[PLAIN], patients, tried)
+    good = [
+        one for one in candidates if best.dice - one.dice <= max(errors[one.point], SMALLEST_GAIN)
+    ]
+    selected = min(good, key=lambda one: complexity(one.point))
+    return Selection(selected, best, errors[PLAIN], patients, candidates)
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:
@@ -145,7 +175,7 @@ def complexity(point: OperatingPoint) -> tuple[float, ...]:
 
 
 def score_settings(
-    probability: NDArray[np.float32], truth: NDArray[np.bool_], slice_indices: NDArray[Any]
+    probability: Float32, truth: Bool, slice_indices: NDArray[Any]
 ) -> Iterator[tuple[OperatingPoint, float]]:
     """Yield every setting without mirroring, and the patient's Dice under it.
 
@@ -158,12 +188,12 @@ def score_settings(
         slice_indices: (S,) positions in the stack.
     """
     total = np.count_nonzero(truth)
-    area = _around(probability > min(THRESHOLDS))
-    inside, inner_truth = probability[area], truth[area]
+    window = _window(probability > min(THRESHOLDS))
+    inside, inner_truth = probability[window], truth[window]
     for threshold in THRESHOLDS:
         mask = inside > threshold
         for fill in (False, True):
-            labels = label_components(fill_holes(mask) if fill else mask, slice_indices[area[0]])
+            labels = label_components(fill_holes(mask) if fill else mask, slice_indices[window[0]])
             sizes = np.bincount(labels.ravel())
             hits = np.bincount(labels[inner_truth], minlength=len(sizes))
             for smallest in SMALLEST_COMPONENTS_PX:
@@ -173,12 +203,33 @@ def score_settings(
                 yield OperatingPoint(threshold, smallest, fill), float(dice)
 
 
-def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Window around the True voxels, with a border: a hole must not open to the edge by cutting."""
-    windows = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        filled = np.flatnonzero(mask.any(axis=others))
-        first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
-        windows.append(slice(max(first - 1, 0), last + 2))
-    return windows[0], windows[1], windows[2]
+def _window(mask: Bool) -> tuple[slice, ...]:
+    """Window around the True voxels, with a border: cropping must not open a hole to the edge."""
+    from scipy.ndimage import find_objects
+
+    found = find_objects(mask.view(np.uint8)) or [(slice(0, 1),) * 3]
+    return tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in found[0])
+
+
+def fill_holes(mask: Bool) -> Bool:
+    """Fill, slice by slice, the background that touches no border of (S, H, W)."""
+    from scipy.ndimage import binary_fill_holes
+
+    filled = mask.copy()
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        filled[index] = binary_fill_holes(mask[index])
+    return filled
+
+
+def label_components(mask: Bool, slice_indices: NDArray[Any]) -> NDArray[np.int32]:
+    """Number the components (26 neighbours) of (S, H, W) from 1; 0 is background."""
+    from scipy.ndimage import label
+
+    labels = np.zeros(mask.shape, np.int32)
+    found = 0
+    gaps = np.flatnonzero(np.diff(slice_indices) != 1) + 1
+    for rows in np.split(np.arange(len(mask)), gaps):
+        part, count = label(mask[rows], structure=np.ones((3, 3, 3)))
+        labels[rows] = np.where(part > 0, part + found, 0)
+        found += count
+    return labels

@@ -23,8 +23,7 @@ from seglab.data.volume import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
 from seglab.learning.device import Compute, choose_compute, has_fast_bf16
 from seglab.learning.inference import Predictor
-from seglab.learning.operating_point import with_mirror
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.reference import Reference
 from seglab.models import build_model
 
@@ -113,7 +112,8 @@ class Segmenter:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return with_mirror(self.predictor, self.recipe.mirror_axis, self.recipe.point.mirror)
+        axis, mirror = self.recipe.mirror_axis, self.recipe.point.mirror
+        return self.predictor.mirrored(axis) if mirror else self.predictor
 
     def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume, whose slices lie as the training's did (``recipe.upright``).

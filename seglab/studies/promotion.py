@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from seglab.core.config import flatten
 from seglab.core.errors import UserError
 from seglab.data.splits import save_split
-from seglab.learning.operating_point import Choice, choose_operating_point
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import OperatingPoint, Selection, select_operating_point
 from seglab.studies.candidates import PROMOTED_RUN, Candidates, find_baseline, find_candidates
 from seglab.studies.onnx_export import ONNX, log_onnx
 from seglab.studies.promotion_begun import find_begun, identity_tags
@@ -37,15 +36,15 @@ POINT = "seglab.operating_point"
 
 @dataclass(frozen=True)
 class Frozen:
-    """A run and the operating point that validation chose for it."""
+    """A run and the operating point that validation selected for it."""
 
     trained: TrainedRun
-    choice: Choice
+    selection: Selection
 
     @property
     def point(self) -> OperatingPoint:
         """What is frozen."""
-        return self.choice.point
+        return self.selection.selected.point
 
     def facing(self, opened: OpenedTest) -> FrozenRun:
         """Return the run at that setting, with the opened patients in reach."""
@@ -157,7 +156,7 @@ def _judge(
 def freeze(trained: TrainedRun) -> Frozen:
     """Choose a run's operating point on its validation patients."""
     data = trained.data
-    return Frozen(trained, choose_operating_point(trained.predictor, data.cache, data.split.val))
+    return Frozen(trained, select_operating_point(trained.predictor, data.cache, data.split.val))
 
 
 def _load_baseline(
@@ -207,9 +206,9 @@ def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Froz
     config = frozen.trained.config
     log.params(flatten(config.to_dict()) | flatten({"operating_point": frozen.point.to_dict()}))
     log.json(candidates.to_json(), "candidates.json")
-    log.json(frozen.choice.to_json(), "operating_point.json")
+    log.json(frozen.selection.to_json(), "operating_point.json")
     if rival is not None:
-        log.json(rival.choice.to_json(), "operating_point_baseline.json")
+        log.json(rival.selection.to_json(), "operating_point_baseline.json")
     document = yaml.safe_dump(config.to_dict(), sort_keys=False)
     log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:

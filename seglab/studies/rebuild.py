@@ -15,7 +15,7 @@ from seglab.core.study import build_run
 from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.segmenter import Segmenter
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seglab.core.config import RunConfig
 from seglab.data.cache import CacheSettings
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.reference import measure_reference
 from seglab.learning.segmenter import Recipe
 from seglab.studies.data import StudyData

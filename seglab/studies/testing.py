@@ -22,8 +22,7 @@ from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
 from seglab.evaluation.failures.explain import Explanation, explain
 from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.evaluation.scores import SIZES, Interval, interval, intervals, stratify
-from seglab.learning.operating_point import PLAIN, with_mirror
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import PLAIN, OperatingPoint
 from seglab.studies.rebuild import TrainedRun
 
 Float32 = NDArray[np.float32]
@@ -124,7 +123,7 @@ class FrozenRun:
         direct = predictor.native(cache, patient)
         if not self.point.mirror:
             return direct, direct
-        return with_mirror(predictor, cache.mirror_axis, mirror=True).native(cache, patient), direct
+        return predictor.mirrored(cache.mirror_axis).native(cache, patient), direct
 
     def score(self, name: str, mask: NDArray[np.bool_]) -> PatientScore:
         """Score a mask (S, H, W) of a patient."""

@@ -16,7 +16,7 @@ from seglab.core.config import RunConfig
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
 from seglab.learning.onnx_model import check_onnx, export_onnx
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.segmenter import Recipe, Segmenter
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data

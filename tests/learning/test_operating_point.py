@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import nn
 
+from seglab.learning.inference import Mirrored
 from seglab.learning.operating_point import (
     PLAIN,
     SMALLEST_COMPONENTS_PX,
     THRESHOLDS,
-    choose,
+    OperatingPoint,
     complexity,
+    label_components,
     score_settings,
+    select,
 )
-from seglab.learning.postprocess import Mirrored, OperatingPoint, label_components
 
 FLOOD = ndimage.generate_binary_structure(2, 1)
 
@@ -92,27 +94,29 @@ def test_a_gain_within_one_standard_error_is_not_worth_a_step() -> None:
     # Gains of ±0.04 around their mean have a standard error of 0.0231 over four patients.
     spread = np.array([-0.04, 0.04, 0.04, -0.04])
     error = 0.04 * np.sqrt(4 / 3) / 2
-    near = choose({PLAIN: plain, better: plain + 0.9 * error + spread})
-    assert near.point == PLAIN
+    near = select({PLAIN: plain, better: plain + 0.9 * error + spread})
+    assert near.selected.point == PLAIN
     assert near.best.point == better
     assert near.standard_error == pytest.approx(error)
-    far = choose({PLAIN: plain, better: plain + 1.1 * error + spread})
-    assert far.point == better
-    assert far.dice == pytest.approx(plain.mean() + 1.1 * error)
+    far = select({PLAIN: plain, better: plain + 1.1 * error + spread})
+    assert far.selected.point == better
+    assert far.selected.dice == pytest.approx(plain.mean() + 1.1 * error)
 
 
 def test_how_much_patients_differ_does_not_hide_a_gain_that_all_have() -> None:
     """Unpaired, the error of these means is 0.15 and nothing would ever be chosen."""
     plain = np.array([0.1, 0.5, 0.8, 0.9])
     gain = np.array([0.05, 0.06, 0.05, 0.04])
-    assert choose({PLAIN: plain, OperatingPoint(0.3): plain + gain}).point == OperatingPoint(0.3)
+    assert select(
+        {PLAIN: plain, OperatingPoint(0.3): plain + gain}
+    ).selected.point == OperatingPoint(0.3)
 
 
 def test_a_gain_too_small_to_matter_is_left_even_where_all_have_it() -> None:
     plain = np.array([0.6, 0.8])
     mirrored = OperatingPoint(mirror=True)
-    assert choose({PLAIN: plain, mirrored: plain + 0.0015}).point == PLAIN
-    assert choose({PLAIN: plain, mirrored: plain + 0.0025}).point == mirrored
+    assert select({PLAIN: plain, mirrored: plain + 0.0015}).selected.point == PLAIN
+    assert select({PLAIN: plain, mirrored: plain + 0.0025}).selected.point == mirrored
 
 
 def test_among_good_ones_the_simplest_is_chosen() -> None:
@@ -123,7 +127,7 @@ def test_among_good_ones_the_simplest_is_chosen() -> None:
         OperatingPoint(0.4, 50): [0.59, 0.82],
         OperatingPoint(0.4, mirror=True): [0.58, 0.83],
     }
-    assert choose(scores).point == OperatingPoint(0.4)
+    assert select(scores).selected.point == OperatingPoint(0.4)
 
 
 def speckled(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,19 +150,19 @@ def test_what_truly_helps_is_chosen() -> None:
             probability, distance = speckled(seed)
             for tried, dice in score_settings(probability, distance < reach, np.arange(12)):
                 scores.setdefault(tried, []).append(dice)
-        choice = choose(scores)
-        assert choice.point == point
-        assert choice.dice == pytest.approx(1)
+        selection = select(scores)
+        assert selection.selected.point == point
+        assert selection.selected.dice == pytest.approx(1)
         assert np.mean(scores[PLAIN]) < 0.95
 
 
 @pytest.mark.parametrize("patients", [0, 1])
 def test_too_few_patients_choose_nothing(patients: int) -> None:
     scores = {PLAIN: [0.5], OperatingPoint(0.2): [0.9]} if patients else {}
-    choice = choose(scores)
-    assert choice.point == PLAIN
-    assert choice.patients == patients
-    assert choice.to_json()["standard_error_to_plain"] is None
+    selection = select(scores)
+    assert selection.selected.point == PLAIN
+    assert selection.patients == patients
+    assert selection.to_json()["standard_error_to_plain"] is None
 
 
 def test_complexity_counts_steps_before_distance() -> None:

@@ -13,7 +13,7 @@ from seglab.core.registry import MODELS
 from seglab.data.cache import CacheSettings
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.segmenter import Recipe, Segmenter
 
 COMPUTE = Compute(torch.device("cpu"), "fp32", 1)

@@ -12,8 +12,7 @@ import pytest
 from seglab.core.config import RunConfig
 from seglab.data.cache import open_cache
 from seglab.evaluation.metrics import mean
-from seglab.learning.operating_point import PLAIN
-from seglab.learning.postprocess import OperatingPoint
+from seglab.learning.operating_point import PLAIN, OperatingPoint
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze
 from seglab.studies.rebuild import TrainedRun, load_trained

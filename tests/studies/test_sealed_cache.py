@@ -95,7 +95,7 @@ def test_a_run_and_the_choice_of_its_setting_do_without_them(
     """Training, its pictures and the frozen setting come from data whose test is out of reach."""
     run_id = train_one(Plan(config, "a"), store).run_id
     trained = load_trained(store, store.get_run(run_id))
-    assert freeze(trained).choice.patients > 0
+    assert freeze(trained).selection.patients > 0
     with pytest.raises(KeyError):
         evaluate(trained.predictor, trained.data.cache, trained.data.split.test, 0.5)
 
@@ -120,15 +120,15 @@ def test_a_promotion_that_looks_before_it_opens_breaks(
     config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A rule that would choose on the test finds nothing to choose on."""
-    from seglab.learning.operating_point import choose_operating_point
+    from seglab.learning.operating_point import select_operating_point
     from seglab.studies import promotion as room
 
     def peek(predictor: Any, cache: Cache, validation: Any) -> Any:
         others = [p.patient_id for p in cache.patients if p.patient_id not in set(validation)]
-        return choose_operating_point(predictor, cache, others)
+        return select_operating_point(predictor, cache, others)
 
     fresh = open_store(tmp_path / "mlruns")
     run_id = train_one(Plan(config, "a"), fresh).run_id
-    monkeypatch.setattr(room, "choose_operating_point", peek)
+    monkeypatch.setattr(room, "select_operating_point", peek)
     with pytest.raises(KeyError):
         promote(fresh, run_id)
