@@ -8,18 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seglab.core.errors import UserError
-from seglab.learning.segmenter import RECIPE, Segmenter, load_segmenter, read_recipe
+from seglab.learning.bundle import CARD, ModelBundle, load_bundle, read_card
 from seglab.studies.candidates import PROMOTED_RUN
-from seglab.studies.rebuild import fetch, fetch_weights
-from seglab.studies.recipe import CHECKPOINTS
+from seglab.studies.rebuild import CHECKPOINTS, fetch, fetch_weights
 from seglab.tracking import RunInfo, Store, UnknownRun
-from seglab.tracking.registry import Registered, fetch_segmenter, find_registered
+from seglab.tracking.registry import Registered, fetch_bundle, find_registered
 
 WEIGHTS_SUFFIX = ".safetensors"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
+def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
     """Open a model; no code that comes with it is ever run.
 
     Args:
@@ -49,7 +48,7 @@ def open_model(name: str, open_store: Callable[[], Store]) -> Segmenter:
         except UserError as unregistered:
             # A model's name may look like the beginning of an id.
             return _from_run(store, _begun_by(store, name, unregistered), Path(folder))
-        return load_segmenter(fetch_segmenter(store, registered.run_id, Path(folder)))
+        return load_bundle(fetch_bundle(store, registered.run_id, Path(folder)))
 
 
 def find_trained_run(store: Store, name: str) -> RunInfo:
@@ -60,10 +59,10 @@ def find_trained_run(store: Store, name: str) -> RunInfo:
     """
     path = Path(name)
     if path.exists() or _looks_like_path(name):
-        recipe = read_recipe(_recipe_folder(path) if path.is_dir() else path.parent)
-        if recipe.run_id is None:
-            raise UserError(f"{name}: its {RECIPE} names no run")
-        return store.get_run(recipe.run_id)
+        card = read_card(_card_folder(path) if path.is_dir() else path.parent)
+        if card.run_id is None:
+            raise UserError(f"{name}: its {CARD} names no run")
+        return store.get_run(card.run_id)
     if "@" in name or "/" in name:
         return store.get_run(_promoted_run(find_registered(store, name)))
     try:
@@ -103,45 +102,45 @@ def _looks_like_path(name: str) -> bool:
     }  # fmt: skip
 
 
-def _from_run(store: Store, run: RunInfo, folder: Path) -> Segmenter:
+def _from_run(store: Store, run: RunInfo, folder: Path) -> ModelBundle:
     if run.tags.get("seglab.kind") == "promotion":
-        return load_segmenter(fetch_segmenter(store, run.run_id, folder))
+        return load_bundle(fetch_bundle(store, run.run_id, folder))
     if run.status != "FINISHED":
         raise UserError(f"run {run.run_id} ({run.name}) is {run.status}: it has no weights yet")
-    fetch(store, run, f"{CHECKPOINTS}/{RECIPE}", folder)
+    fetch(store, run, f"{CHECKPOINTS}/{CARD}", folder)
     return _from_file(fetch_weights(store, run, folder))
 
 
-def _from_folder(folder: Path) -> Segmenter:
+def _from_folder(folder: Path) -> ModelBundle:
     """A model's own folder, an MLflow model around it, or a training run's artifacts."""
-    home = _recipe_folder(folder)
+    home = _card_folder(folder)
     weights = sorted(home.glob(f"*{WEIGHTS_SUFFIX}"))
     if len(weights) != 1:
         raise UserError(
-            f"{home} has {len(weights)} {WEIGHTS_SUFFIX} files beside {RECIPE}; exactly one makes "
+            f"{home} has {len(weights)} {WEIGHTS_SUFFIX} files beside {CARD}; exactly one makes "
             "a model, else name the file"
         )
     return _from_file(weights[0])
 
 
-def _recipe_folder(folder: Path) -> Path:
-    recipes = sorted(folder.rglob(RECIPE))
-    if not recipes:
-        raise UserError(f"{folder} is no model: it has no {RECIPE}")
-    if len(recipes) > 1:
-        raise UserError(f"{folder} holds {len(recipes)} models; name the folder of one")
-    return recipes[0].parent
+def _card_folder(folder: Path) -> Path:
+    cards = sorted(folder.rglob(CARD))
+    if not cards:
+        raise UserError(f"{folder} is no model: it has no {CARD}")
+    if len(cards) > 1:
+        raise UserError(f"{folder} holds {len(cards)} models; name the folder of one")
+    return cards[0].parent
 
 
-def _from_file(path: Path) -> Segmenter:
+def _from_file(path: Path) -> ModelBundle:
     if path.suffix != WEIGHTS_SUFFIX:
         raise UserError(
             f"{path} is not a {WEIGHTS_SUFFIX} checkpoint; other formats can run code when they "
             "are loaded, and are refused"
         )
-    if not (path.parent / RECIPE).is_file():
+    if not (path.parent / CARD).is_file():
         raise UserError(
-            f"{path} has no {RECIPE} beside it, which says what network and preprocessing it is "
+            f"{path} has no {CARD} beside it, which says what network and preprocessing it is "
             "of; a run logs both: python -m seglab artifacts RUN --out DIR"
         )
-    return load_segmenter(path.parent, weights=path.name)
+    return load_bundle(path.parent, weights=path.name)

@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from seglab.learning.onnx_model import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
-from seglab.learning.segmenter import Segmenter
+from seglab.learning.bundle import ModelBundle
+from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
 from seglab.studies.data import StudyData
 from seglab.tracking import RunLog
 
@@ -17,7 +17,7 @@ LONGEST = 500
 FOLDER, FILE = "onnx", "model.onnx"
 
 
-def log_onnx(log: RunLog, segmenter: Segmenter, data: StudyData) -> str:
+def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
     """Export, compare on validation patients, and log the file if it is equal.
 
     A network that cannot be exported keeps nobody from a promotion.
@@ -28,8 +28,8 @@ def log_onnx(log: RunLog, segmenter: Segmenter, data: StudyData) -> str:
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         path = Path(folder) / FILE
         try:
-            export_onnx(segmenter, path)
-            check = check_onnx(segmenter, path, data.cache, data.split.val)
+            export_onnx(bundle, path)
+            check = check_onnx(bundle, path, data.cache, data.split.val)
         except Exception as error:  # exporter and runtime raise what they like
             found = absence(error)
         else:

@@ -16,14 +16,14 @@ from seglab.evaluation.failures.explain import Explanation
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
+from seglab.learning.bundle import CARD, make_card
 from seglab.learning.inference import Predictor, build_case, evaluate
 from seglab.learning.memory import peak_memory_mb
-from seglab.learning.segmenter import RECIPE
 from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
 from seglab.studies.pictures import CaseBook, explain_all, write_pictures
-from seglab.studies.recipe import CHECKPOINTS, make_recipe
+from seglab.studies.rebuild import CHECKPOINTS
 from seglab.tracking import RunLog, environment_report
 
 
@@ -104,8 +104,9 @@ def why_zero(predictor: Predictor, data: StudyData, threshold: float) -> str:
 
 def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
     """Log the weights as they are, and beside them what prediction needs to know about them."""
-    recipe = make_recipe(config, data, trainer.compute.precision, log.run_id, None)
-    log.json(recipe.to_json(), f"{CHECKPOINTS}/{RECIPE}")
+    precision = trainer.compute.precision
+    card = make_card(config, data.cache, data.split.train, precision, log.run_id)
+    log.json(card.to_json(), f"{CHECKPOINTS}/{CARD}")
     trainer.save_kept(log.state)
     log.artifact(log.state / WEIGHTS, CHECKPOINTS)
 

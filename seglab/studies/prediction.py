@@ -21,7 +21,7 @@ from seglab.data.scans import Scan, find_scans
 from seglab.data.volume import Volume
 from seglab.figures.pixels import write_png
 from seglab.figures.prediction_sheet import prediction_sheet
-from seglab.learning.segmenter import Recipe, Segmentation, Segmenter
+from seglab.learning.bundle import ModelBundle, ModelCard, Segmentation
 
 Array = NDArray[Any]
 
@@ -56,20 +56,20 @@ class Predictions:
         }
 
 
-def predict(segmenter: Segmenter, inputs: Sequence[Path], out: Path) -> Predictions:
+def predict(bundle: ModelBundle, inputs: Sequence[Path], out: Path) -> Predictions:
     """Predict every patient whose files are given, or lie in a folder.
 
     One that cannot be predicted does not keep the others from it.
 
     Args:
-        segmenter: the model.
+        bundle: the model.
         inputs: files and folders.
         out: folder of masks and pictures; made if absent.
 
     Raises:
         UserError: ``out`` cannot be written.
     """
-    scans, failed = find_scans(inputs, segmenter.recipe.modalities)
+    scans, failed = find_scans(inputs, bundle.card.modalities)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,32 +77,32 @@ def predict(segmenter: Segmenter, inputs: Sequence[Path], out: Path) -> Predicti
     outputs = []
     for scan in progress(scans, "predict", unit="scan"):
         try:
-            outputs.append(predict_scan(segmenter, scan, out))
+            outputs.append(predict_scan(bundle, scan, out))
         except UserError as error:
             failed.append((scan.path, str(error)))
     return Predictions(outputs, failed)
 
 
-def predict_scan(segmenter: Segmenter, scan: Scan, out: Path) -> Predicted:
+def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     """Predict one scan and write its mask and its picture.
 
     Raises:
         UserError: it cannot be read, holds no image of a brain, or nothing can be written.
     """
     read = scan.read()
-    turned = segmenter.recipe.upright != scan.source.upright
+    turned = bundle.card.upright != scan.source.upright
     volume = _transposed_volume(read) if turned else read
-    found = segmenter.segment(volume)
+    found = bundle.segment(volume)
     if not found.prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
-    warnings = (*read.remarks, *_gaps(read), *_warnings(segmenter, volume, found))
+    warnings = (*read.remarks, *_gaps(read), *_warnings(bundle, volume, found))
     mask = _transposed(found.mask) if turned else found.mask
     ml = _millilitres(mask, read)
     overlay = out / f"{scan.name}_overlay.png"
     title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     sheet = prediction_sheet(
         found.prepared.native_image(), found.mask, read.slice_indices,
-        upright=segmenter.recipe.upright, title=title,
+        upright=bundle.card.upright, title=title,
     )  # fmt: skip
     path = scan.write(mask, read, out)
     try:
@@ -140,29 +140,30 @@ def _millilitres(mask: NDArray[np.bool_], volume: Volume) -> float | None:
     return float(np.count_nonzero(mask) * math.prod(volume.spacing_mm) / 1000)
 
 
-def _warnings(segmenter: Segmenter, volume: Volume, found: Segmentation) -> list[str]:
-    recipe = segmenter.recipe
-    warnings = _identity(recipe, volume, found.mask)
-    if recipe.settings.normalise_scope == "volume" and not volume.shared_scale:
+def _warnings(bundle: ModelBundle, volume: Volume, found: Segmentation) -> list[str]:
+    card = bundle.card
+    warnings = _identity(card, volume, found.mask)
+    if card.shared_scale and not volume.shared_scale:
         warnings.append(
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
         )
-    if recipe.reference is not None:
-        warnings += recipe.reference.differences(volume, found.prepared.images[0])
+    if card.reference is not None:
+        levels = dict(zip(card.modalities, found.prepared.images, strict=True))
+        warnings += card.reference.differences(volume, levels)
     return warnings
 
 
-def _identity(recipe: Recipe, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
+def _identity(card: ModelCard, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     """Warn of images that are not what they are called; some are told only by their tumour."""
-    images, names, axis = volume.images, volume.modalities, recipe.mirror_axis
+    images, names, axis = volume.images, volume.modalities, card.mirror_axis
     alone = identify([measure(images, names, mirror_axis=axis)], names)
     if alone.wrong:
         return [one.reason for one in alone.wrong]
     if not mask.any():
         return [f"no tumour was found: if there is one, are the names right? {alone.reason}"]
-    if recipe.reference is None or "flair" not in names:
+    if card.reference is None or "flair" not in names:
         return []
     labels = UNKNOWN_PART * mask.astype(np.uint8)
     outlined = measure(images, names, labels, mirror_axis=axis)["flair"]
-    faint = recipe.reference.faint(outlined.oedema_z)
+    faint = card.reference.faint(outlined.oedema_z)
     return [] if faint is None else [faint]

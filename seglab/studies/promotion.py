@@ -139,16 +139,16 @@ def _judge(
 ) -> Promotion:
     """Open the test, evaluate, register; all that is chosen is on record before."""
     trained = frozen.trained
-    segmenter = trained.segmenter(frozen.point)
+    bundle = trained.bundle(frozen.point)
     # What can go wrong with the model itself does so while the test is sealed.
-    onnx = log_onnx(log, segmenter, trained.data)
+    onnx = log_onnx(log, bundle, trained.data)
     opened = open_test(store, log, trained.data, reopen)
     results = _evaluate(frozen, rival, opened)
     log_results(log, results, opened)
     log_pictures(log, frozen.facing(opened), results)
     tags = _version_tags(frozen, opened, results) | {ONNX: onnx}
     registered = register_champion(
-        store, log, segmenter, example_slices(), segmenter.recipe.name, tags
+        store, log, bundle, example_images(len(bundle.card.modalities)), bundle.card.name, tags
     )
     return Promotion(log.run_id, candidates, frozen.point, opened, results, registered, onnx)
 
@@ -241,11 +241,16 @@ def _version_tags(frozen: Frozen, opened: OpenedTest, results: SealedResults) ->
     }
 
 
-def example_slices(size: int = 64) -> NDArray[np.float32]:
-    """Draw two raw slices (2, size, size) of an ellipse: shows the form, is nobody's head."""
+def example_images(modalities: int, size: int = 64) -> NDArray[np.float32]:
+    """Draw two raw slices of an ellipse, which show the form of what a model takes.
+
+    Returns:
+        (2, size, size) for one modality, else (modalities, 2, size, size).
+    """
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     brain = (x / 0.7) ** 2 + (y / 0.85) ** 2 < 1
     texture = 300 + 40 * np.cos(9 * x) * np.cos(7 * y)
     lesion = (x - 0.3) ** 2 + (y + 0.2) ** 2 < 0.03
     slice_ = np.where(brain, texture + 250 * lesion, 0).astype(np.float32)
-    return np.stack([slice_, slice_])
+    stack = np.stack([slice_, slice_])
+    return stack if modalities == 1 else np.stack([stack] * modalities)

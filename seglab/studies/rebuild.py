@@ -12,16 +12,17 @@ from seglab.core.documents import merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError
 from seglab.core.older import as_of_today
 from seglab.core.study import build_run
+from seglab.learning.bundle import ModelBundle, make_card
 from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
-from seglab.learning.segmenter import Segmenter
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
-from seglab.studies.recipe import CHECKPOINTS, make_recipe
 from seglab.tracking import RunInfo, Store, download
 
+CHECKPOINTS = "checkpoints"
+"""Artifact folder of a run that holds its weights and their card."""
 CONFIG = "config.yaml"
 
 
@@ -34,11 +35,12 @@ class TrainedRun:
     data: StudyData
     predictor: Predictor
 
-    def segmenter(self, point: OperatingPoint) -> Segmenter:
+    def bundle(self, point: OperatingPoint) -> ModelBundle:
         """Make a model of it that can be used without the data."""
         precision = self.predictor.compute.precision
-        recipe = make_recipe(self.config, self.data, precision, self.run.run_id, point)
-        return Segmenter(recipe, self.predictor)
+        cache, train = self.data.cache, self.data.split.train
+        card = make_card(self.config, cache, train, precision, self.run.run_id, point)
+        return ModelBundle(card, self.predictor)
 
 
 def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> RunConfig:
@@ -83,11 +85,15 @@ def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> T
 
 
 def refuse_other_data(run: RunInfo, data: StudyData) -> None:
-    """Refuse data or a split that differ from those of the run."""
-    for tag, here, noun in (
-        ("seglab.data_hash", data.cache.data_hash, "data"),
-        ("seglab.split_hash", data.split.hash, "split"),
-    ):
+    """Refuse data or a split that differ from those of the run.
+
+    Runs of the time when caches held one channel hashed other files: of their data only the
+    split, which is the patients' names, can be compared.
+    """
+    compared = [("seglab.split_hash", data.split.hash, "split")]
+    if "data.modalities" in run.params:
+        compared.insert(0, ("seglab.data_hash", data.cache.data_hash, "data"))
+    for tag, here, noun in compared:
         there = run.tags.get(tag)
         if there != here:
             raise UserError(

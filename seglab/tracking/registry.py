@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.learning.segmenter import RECIPE, WEIGHTS, Segmenter
+from seglab.learning.bundle import CARD, WEIGHTS, ModelBundle
 from seglab.tracking.artifacts import download
 from seglab.tracking.environment import PACKAGE
 from seglab.tracking.store import Store
@@ -53,7 +53,7 @@ class Registered:
 
 
 def register_champion(
-    store: Store, log: RunLog, segmenter: Segmenter, example: NDArray[np.float32], name: str,
+    store: Store, log: RunLog, bundle: ModelBundle, example: NDArray[np.float32], name: str,
     tags: Mapping[str, str],
 ) -> Registered:  # fmt: skip
     """Log the model as an artifact of the open run, and register it under ``champion``.
@@ -61,41 +61,41 @@ def register_champion(
     Args:
         store: whose registry.
         log: the promotion run.
-        segmenter: network, preprocessing and operating point.
-        example: (S, H, W) raw slices for whoever wants to know what goes in.
+        bundle: network, preprocessing and operating point.
+        example: raw slices as the model takes them, (S, H, W) or (M, S, H, W).
         name: of the registered model; made if absent.
         tags: of the version.
     """
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        save_served(segmenter, example, Path(folder) / FOLDER)
+        save_served(bundle, example, Path(folder) / FOLDER)
         log.artifact(Path(folder) / FOLDER, FOLDER)
     return store.call(lambda: _register(store, log.run_id, name, dict(tags)))
 
 
-def save_served(segmenter: Segmenter, example: NDArray[np.float32], folder: Path) -> None:
-    """Write an MLflow model: the segmenter's folder, the package's source, and a signature."""
+def save_served(bundle: ModelBundle, example: NDArray[np.float32], folder: Path) -> None:
+    """Write an MLflow model: the bundle's folder, the package's source, and a signature."""
     import mlflow.pyfunc
 
     with tempfile.TemporaryDirectory(prefix="seglab-") as scratch:
         data = Path(scratch) / "segmenter"
-        segmenter.save(data)
+        bundle.save(data)
         mlflow.pyfunc.save_model(
             path=str(folder),
             loader_module="seglab.tracking.served_model",
             data_path=str(data),
             code_paths=[str(PACKAGE)],
-            signature=_signature(),
+            signature=_signature(example.ndim),
             input_example=example,
             pip_requirements=_requirements(),
         )
 
 
-def _signature() -> ModelSignature:
+def _signature(dimensions: int) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1,) * dimensions)]),
         outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
     )
 
@@ -147,18 +147,18 @@ def find_registered(store: Store, text: str) -> Registered:
     raise _no_model(store, name, alias if version is None else f"version {version}")
 
 
-def fetch_segmenter(store: Store, run_id: str, out: Path) -> Path:
+def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:
     """Download weights and description, and nothing else, of a promotion's model.
 
     Returns:
-        A folder for :func:`seglab.learning.segmenter.load_segmenter`.
+        A folder for :func:`seglab.learning.bundle.load_bundle`.
 
     Raises:
         UserError: the run has no such model.
     """
-    for name in (RECIPE, WEIGHTS):
+    for name in (CARD, WEIGHTS):
         download(store, run_id, out, f"{FOLDER}/*{name}")
-    return next(out.rglob(RECIPE)).parent
+    return next(out.rglob(CARD)).parent
 
 
 def _no_model(store: Store, name: str, wanted: str) -> UserError:

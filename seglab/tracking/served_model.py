@@ -11,34 +11,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.learning.segmenter import Segmenter, load_segmenter
+from seglab.core.errors import UserError
+from seglab.learning.bundle import ModelBundle, load_bundle
 
 
 class ServedModel:
-    """Raw FLAIR slices (S, H, W) float32 to masks (S, H, W) uint8 in {0, 1}."""
+    """Raw slices (S, H, W) float32, or (M, S, H, W) of several modalities, to masks (S, H, W)."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+    def __init__(self, bundle: ModelBundle) -> None:
+        self.bundle = bundle
 
-    def predict(self, slices: Any, params: dict[str, Any] | None = None) -> NDArray[np.uint8]:
-        """Segment one stack of slices, ascending, without gaps, lying as in training.
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> NDArray[np.uint8]:
+        """Segment one stack; see :meth:`~seglab.learning.bundle.ModelBundle.predict`.
+
+        Returns:
+            (S, H, W) uint8 in {0, 1}.
 
         Raises:
-            MlflowException: not one stack of finite numbers.
+            MlflowException: not one stack of finite numbers; says what the axes mean.
         """
         from mlflow.exceptions import MlflowException
 
-        image = np.asarray(slices, np.float32)
-        if image.ndim != 3 or 0 in image.shape:
-            raise MlflowException.invalid_parameter_value(
-                f"expected FLAIR slices (S, H, W), got the shape {image.shape}"
-            )
-        if not np.isfinite(image).all():
-            raise MlflowException.invalid_parameter_value("the slices hold NaN or infinite values")
-        return self.segmenter.predict(image).astype(np.uint8)
+        try:
+            return self.bundle.predict(images).astype(np.uint8)
+        except UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
 
 
 def _load_pyfunc(path: str) -> ServedModel:
     import seglab.models  # noqa: F401  (registers the networks)
 
-    return ServedModel(load_segmenter(Path(path)))
+    return ServedModel(load_bundle(Path(path)))

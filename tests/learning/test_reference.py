@@ -8,31 +8,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seglab.data.sources import Volume
-from seglab.learning.reference import Reference, level_percentiles
-from seglab.learning.segmenter import as_volume
+from seglab.data.volume import Volume
+from seglab.learning.bundle import as_volume
+from seglab.learning.reference import Reference, brain_quantiles, learn_range
 
 Spacing = tuple[float, float, float] | None
-LEVELS = np.random.default_rng(0).normal(110, 25, (6, 40, 40)).clip(1, 255).astype(np.uint8)
+FLAIR = np.random.default_rng(0).normal(110, 25, (6, 40, 40)).clip(1, 255).astype(np.uint8)
+LEVELS = {"flair": FLAIR, "t1": FLAIR // 2 + 60}
 
 
 @pytest.fixture
 def reference() -> Reference:
-    mean = level_percentiles(LEVELS)
-    assert mean is not None
+    ranges = {name: learn_range([image] * 5) for name, image in LEVELS.items()}
     return Reference(
         patients=5,
-        frame=((240, 240), (240, 240)),
-        spacing_mm=((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
-        levels_mean=tuple(mean.tolist()),
-        levels_sd=tuple(2.0 for _ in mean),
+        frame=[[240, 240], [240, 240]],
+        spacing_mm=[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]],
+        intensities={name: one for name, one in ranges.items() if one is not None},
         lesion_z=2.0,
         skull_fall=None,
     )
 
 
 def volume(side: int = 240, spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> Volume:
-    return as_volume(np.zeros((6, side, side), np.float32), spacing_mm=spacing_mm)
+    images = np.zeros((2, 6, side, side), np.float32)
+    return replace(as_volume(images, tuple(LEVELS), shared_scale=True), spacing_mm=spacing_mm)
 
 
 def test_training_s_own_kind_is_silent(reference: Reference) -> None:
@@ -48,9 +48,9 @@ def test_frame_spacing_and_intensity_are_told_with_their_figures(reference: Refe
     assert "240×240" in frame
     (spacing,) = reference.differences(volume(spacing_mm=(5, 1, 1)), LEVELS)
     assert "5×1×1" in spacing
-    (intensity,) = reference.differences(volume(), LEVELS // 2 + 1)
-    assert "percentile" in intensity
-    assert "σ" in intensity
+    (intensity,) = reference.differences(volume(), {**LEVELS, "t1": FLAIR})
+    assert "the brightness of t1 is" in intensity
+    assert "standard deviations from training's: percentile" in intensity
 
 
 def test_a_skull_is_told_where_training_had_none_and_the_other_way(reference: Reference) -> None:
@@ -63,9 +63,9 @@ def test_a_skull_is_told_where_training_had_none_and_the_other_way(reference: Re
         (0.05, stripped, whole, "skull is on"),
         (0.9, whole, stripped, "skull was taken off"),
     ):
-        trained = replace(reference, skull_fall=fall)
-        assert any(words in text for text in trained.differences(volume(), told))
-        assert not any("skull" in text for text in trained.differences(volume(), silent))
+        trained = replace(reference, skull_fall=fall, intensities={})
+        assert any(words in text for text in trained.differences(volume(), {"flair": told}))
+        assert not any("skull" in text for text in trained.differences(volume(), {"flair": silent}))
 
 
 def test_a_faint_prediction_is_no_flair_tumour(reference: Reference) -> None:
@@ -75,11 +75,23 @@ def test_a_faint_prediction_is_no_flair_tumour(reference: Reference) -> None:
     assert "T1" in told
 
 
-def test_an_empty_image_has_no_percentiles(reference: Reference) -> None:
-    empty = np.zeros_like(LEVELS)
-    assert level_percentiles(empty) is None
+def test_an_empty_image_has_no_brightness(reference: Reference) -> None:
+    empty = {name: np.zeros_like(image) for name, image in LEVELS.items()}
     assert reference.differences(volume(), empty) == []
 
 
 def test_it_survives_json(reference: Reference) -> None:
     assert Reference.from_dict(json.loads(json.dumps(reference.to_dict()))) == reference
+
+
+def test_brain_quantiles_are_numpys() -> None:
+    image = np.random.default_rng(1).integers(0, 200, (5, 40, 40)).astype(np.uint8)
+    oracle = np.quantile(
+        image[image > 0], (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98), method="inverted_cdf"
+    )
+    assert brain_quantiles(image) == pytest.approx(oracle)
+
+
+def test_too_few_training_patients_show_no_range() -> None:
+    assert learn_range([FLAIR] * 4) is None
+    assert learn_range([np.zeros_like(FLAIR)] * 9) is None

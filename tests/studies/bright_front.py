@@ -1,4 +1,4 @@
-"""A network whose answer is known, and the segmenter around it."""
+"""A network whose answer is known, and the bundle around it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import seglab.studies.components  # noqa: F401
 from seglab.core.config import Model
 from seglab.core.registry import MODELS
 from seglab.data.cache import CacheSettings
+from seglab.learning.bundle import ModelBundle, ModelCard
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
-from seglab.learning.segmenter import Recipe, Segmenter
 
 COMPUTE = Compute(torch.device("cpu"), "fp32", 1)
 
@@ -40,18 +40,20 @@ def register() -> None:
             return BrightFront()
 
 
-def make_segmenter(upright: bool = False, **point: Any) -> Segmenter:
+def make_bundle(upright: bool = False, **point: Any) -> ModelBundle:
     register()
-    recipe = Recipe(
+    card = ModelCard(
         name="test",
         model=Model.model_validate("bright-front"),
+        modalities=("flair",),
+        target="whole",
         context=0,
         precision="fp32",
         settings=CacheSettings(64, "none", "percentile", "volume"),
         shape=(64, 64),
         mirror_axis=1 if upright else 0,
         upright=upright,
-        keeps_volume_scale=True,
+        shared_scale=True,
         point=OperatingPoint(**point),
     )
-    return Segmenter(recipe, Predictor(BrightFront(), COMPUTE, 0))
+    return ModelBundle(card, Predictor(BrightFront(), COMPUTE, 0))

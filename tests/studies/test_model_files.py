@@ -10,7 +10,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.studies.model_files import open_model
-from tests.studies.bright_front import make_segmenter
+from tests.studies.bright_front import make_bundle
 
 
 class Evil:
@@ -25,7 +25,7 @@ class Evil:
 
 @pytest.mark.parametrize("name", ["weights.pt", "best.ckpt", "best.safetensors", "model.pkl"])
 def test_a_pickle_is_refused_and_its_code_not_run(tmp_path: Path, name: str) -> None:
-    make_segmenter().save(tmp_path)
+    make_bundle().save(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     checkpoint = tmp_path / name
     checkpoint.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))

@@ -14,9 +14,9 @@ from PIL import Image
 import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
 from seglab.data.scans import find_scans
-from seglab.learning.segmenter import load_segmenter
+from seglab.learning.bundle import load_bundle
 from seglab.studies.prediction import Predictions, predict
-from tests.studies.bright_front import COMPUTE, make_segmenter
+from tests.studies.bright_front import COMPUTE, make_bundle
 
 BRATS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1]])
 
@@ -63,7 +63,7 @@ def test_mask_has_the_grid_affine_and_header_of_the_scan(scan: Path, tmp_path: P
     image.header.set_xyzt_units("mm", "sec")
     image.header["cal_max"] = 1500
     nib.save(nib.Nifti1Image(image.get_fdata(), None, image.header), scan)
-    one = only(predict(make_segmenter(), [scan], tmp_path / "out"))
+    one = only(predict(make_bundle(), [scan], tmp_path / "out"))
     before, after = nib.load(scan).header, nib.load(one.mask).header
     mask = nib.load(one.mask)
     assert mask.get_data_dtype() == np.uint8
@@ -83,7 +83,7 @@ def test_mask_has_the_grid_affine_and_header_of_the_scan(scan: Path, tmp_path: P
 def test_a_scan_gives_the_same_mask_however_it_is_stored(
     scan: Path, tmp_path: Path, codes: str
 ) -> None:
-    expected = world(nib.load(only(predict(make_segmenter(), [scan], tmp_path / "a")).mask))
+    expected = world(nib.load(only(predict(make_bundle(), [scan], tmp_path / "a")).mask))
     source = nib.load(scan)
     turn = nib.orientations.ornt_transform(
         nib.io_orientation(source.affine), nib.orientations.axcodes2ornt(tuple(codes))
@@ -91,7 +91,7 @@ def test_a_scan_gives_the_same_mask_however_it_is_stored(
     turned = source.as_reoriented(turn)
     path = tmp_path / "turned.nii.gz"
     nib.save(turned, path)
-    one = only(predict(make_segmenter(), [path], tmp_path / "b"))
+    one = only(predict(make_bundle(), [path], tmp_path / "b"))
     found = nib.load(one.mask)
     assert "".join(nib.aff2axcodes(found.affine)) == codes
     assert found.shape == turned.shape
@@ -101,29 +101,29 @@ def test_a_scan_gives_the_same_mask_however_it_is_stored(
 
 def test_volume_uses_the_spacing_of_the_file(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "in" / "a.nii", head(), BRATS @ np.diag([0.5, 2, 3, 1]))
-    one = only(predict(make_segmenter(), [path], tmp_path / "out"))
+    one = only(predict(make_bundle(), [path], tmp_path / "out"))
     assert one.volume_ml == pytest.approx(CUBE_PX * 3 / 1000)
     assert one.mask.suffix == ".nii"
 
 
 def test_a_suffix_in_capitals_is_the_same_suffix(scan: Path, tmp_path: Path) -> None:
-    expected = only(predict(make_segmenter(), [scan], tmp_path / "a"))
+    expected = only(predict(make_bundle(), [scan], tmp_path / "a"))
     capitals = tmp_path / "CASE.NII.GZ"
     capitals.write_bytes(scan.read_bytes())
-    one = only(predict(make_segmenter(), [capitals], tmp_path / "b"))
+    one = only(predict(make_bundle(), [capitals], tmp_path / "b"))
     assert one.mask.name == "CASE_pred.nii.gz"
     assert np.array_equal(nib.load(one.mask).dataobj, nib.load(expected.mask).dataobj)
 
 
 def test_an_unstated_orientation_is_taken_as_stored_and_told(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "in" / "a.nii.gz", head(), np.eye(4))
-    one = only(predict(make_segmenter(), [path], tmp_path / "out"))
+    one = only(predict(make_bundle(), [path], tmp_path / "out"))
     assert np.asarray(nib.load(one.mask).dataobj)[20:26, 12:18, 3:6].all()
     assert any("orientation" in text for text in one.warnings)
 
 
 def test_slices_of_the_kaggle_layout_become_one_volume(phantoms: Path, tmp_path: Path) -> None:
-    found = predict(make_segmenter(), [phantoms], tmp_path / "out")
+    found = predict(make_bundle(), [phantoms], tmp_path / "out")
     assert not found.failed
     assert len(found.outputs) == 9
     mask = nib.load(found.outputs[0].mask)
@@ -144,7 +144,7 @@ def test_tiff_slices_are_turned_for_a_model_of_other_storage(tmp_path: Path) -> 
         rgb = np.stack([grey * 0, grey, grey * 0], axis=-1)
         Image.fromarray(rgb).save(folder / f"CASE_{number + 1}.tif")
         Image.fromarray(grey).save(folder / f"CASE_{number + 1}_mask.tif")
-    one = only(predict(make_segmenter(), [folder], tmp_path / "out"))
+    one = only(predict(make_bundle(), [folder], tmp_path / "out"))
     with Image.open(one.mask) as pages:
         masks = []
         for page in range(pages.n_frames):
@@ -164,7 +164,7 @@ def test_a_tiff_of_several_pages_is_a_volume_of_its_own(tmp_path: Path) -> None:
         first, *rest = map(Image.fromarray, grey[:length])
         first.save(folder / f"patient_{number}.tif", save_all=True, append_images=rest)
     Image.fromarray(grey[4]).save(folder / "patient_3.tif")
-    found = predict(make_segmenter(upright=True), [folder], tmp_path / "out")
+    found = predict(make_bundle(upright=True), [folder], tmp_path / "out")
     assert not found.failed
     pages = {}
     for one in found.outputs:
@@ -222,7 +222,7 @@ def test_one_bad_file_does_not_keep_the_good_ones_from_their_masks(
     scan: Path, tmp_path: Path
 ) -> None:
     expected = bad_files(scan.parent, scan)
-    found = predict(make_segmenter(), [scan.parent, tmp_path / "absent.nii"], tmp_path / "out")
+    found = predict(make_bundle(), [scan.parent, tmp_path / "absent.nii"], tmp_path / "out")
     assert [one.input for one in found.outputs] == [scan]
     reasons = {path.name: reason for path, reason in found.failed}
     assert reasons.keys() == expected.keys() | {"absent.nii"}
@@ -235,7 +235,7 @@ def test_one_bad_file_does_not_keep_the_good_ones_from_their_masks(
 def test_command_ends_with_2_and_names_what_failed(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_segmenter().save(tmp_path / "model")
+    make_bundle().save(tmp_path / "model")
     (scan.parent / "bad.nii").write_text("no")
     arguments = [str(tmp_path / "model"), str(scan.parent), "--out", str(tmp_path / "o"), "--json"]
     assert main(["predict", *arguments]) == 2
@@ -256,7 +256,7 @@ def test_other_modalities_and_labels_of_a_patient_are_seen_and_not_predicted(
 ) -> None:
     for name in ("case_t1", "case_t1ce", "case_t2", "case_seg"):
         write_nifti(scan.parent / f"{name}.nii.gz", head(), BRATS)
-    one = only(predict(make_segmenter(), [scan.parent], tmp_path / "out"))
+    one = only(predict(make_bundle(), [scan.parent], tmp_path / "out"))
     assert one.input == scan
     assert one.mask.name == "case_flair_pred.nii.gz"
     seen = ["case_t1.nii.gz", "case_t1ce.nii.gz", "case_t2.nii.gz", "case_seg.nii.gz"]
@@ -275,7 +275,7 @@ def test_a_segmentation_beside_the_scan_is_judged_too(scan: Path, tmp_path: Path
 
 def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_path: Path) -> None:
     other = write_nifti(scan.parent / "other_t2.nii.gz", head(), BRATS)
-    found = predict(make_segmenter(), [scan.parent], tmp_path / "out")
+    found = predict(make_bundle(), [scan.parent], tmp_path / "out")
     assert [one.input for one in found.outputs] == [scan]
     ((path, reason),) = found.failed
     assert path == other
@@ -285,7 +285,7 @@ def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_pa
 
 def test_a_segmentation_alone_is_no_scan(scan: Path, tmp_path: Path) -> None:
     mask = write_nifti(scan.parent / "case_seg.nii.gz", head(), BRATS)
-    ((path, reason),) = predict(make_segmenter(), [mask], tmp_path / "out").failed
+    ((path, reason),) = predict(make_bundle(), [mask], tmp_path / "out").failed
     assert path == mask
     assert "a segmentation alone" in reason
 
@@ -304,7 +304,7 @@ def test_modalities_of_a_patient_become_one_scan(scan: Path, tmp_path: Path) -> 
 
 def test_trailing_axes_of_the_scan_are_kept_in_the_mask(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "in" / "a_flair.nii.gz", head()[..., None], BRATS)
-    one = only(predict(make_segmenter(), [path], tmp_path / "out"))
+    one = only(predict(make_bundle(), [path], tmp_path / "out"))
     assert nib.load(one.mask).shape == (64, 64, 10, 1)
     assert np.asarray(nib.load(one.mask).dataobj).sum() == CUBE_PX
 
@@ -314,14 +314,14 @@ def test_what_a_header_says_twice_is_warned_of(scan: Path, tmp_path: Path) -> No
     values, header = np.asarray(image.dataobj), image.header
     header["pixdim"][1:4] = 3
     nib.save(nib.Nifti1Image(values, None, header), scan)
-    one = only(predict(make_segmenter(), [scan], tmp_path / "out"))
+    one = only(predict(make_bundle(), [scan], tmp_path / "out"))
     assert any("1 × 1 × 1 by its sform, 3 × 3 × 3 by pixdim" in text for text in one.warnings)
     assert one.volume_ml == pytest.approx(CUBE_PX / 1000)
 
 
 def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Path) -> None:
     other = write_nifti(tmp_path / "more" / scan.name, head(front=20), BRATS)
-    found = predict(make_segmenter(), [scan, other], tmp_path / "out")
+    found = predict(make_bundle(), [scan, other], tmp_path / "out")
     assert len({one.mask for one in found.outputs}) == 2
     data = [np.asarray(nib.load(one.mask).dataobj) for one in found.outputs]
     assert data[0][20:26, 12:18, 3:6].all()
@@ -329,16 +329,16 @@ def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Pat
 
 
 def test_a_saved_model_comes_back_the_same(scan: Path, tmp_path: Path) -> None:
-    segmenter = make_segmenter(threshold=0.7, smallest_component_px=5, mirror=True)
-    segmenter.save(tmp_path / "model")
-    back = load_segmenter(tmp_path / "model", COMPUTE)
-    assert back.recipe == segmenter.recipe
+    bundle = make_bundle(threshold=0.7, smallest_component_px=5, mirror=True)
+    bundle.save(tmp_path / "model")
+    back = load_bundle(tmp_path / "model", COMPUTE)
+    assert back.card == bundle.card
     image = np.moveaxis(np.asarray(nib.load(scan).dataobj, np.float32), -1, 0)
-    assert np.array_equal(back.predict(image), segmenter.predict(image))
+    assert np.array_equal(back.predict(image), bundle.predict(image))
 
 
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
-    nothing = make_segmenter(smallest_component_px=10**6)
+    nothing = make_bundle(smallest_component_px=10**6)
     one = only(predict(nothing, [scan], tmp_path / "out"))
     (told,) = (text for text in one.warnings if text.startswith("no tumour was found"))
     assert "flair may be FLAIR or" in told

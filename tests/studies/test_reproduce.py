@@ -17,7 +17,7 @@ from seglab.cli import sweep, train
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.sources import open_source
-from seglab.learning.segmenter import RECIPE
+from seglab.learning.bundle import CARD
 from seglab.studies.candidates import PROMOTED_RUN, find_candidates
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import find_trained_run, open_model
@@ -141,7 +141,7 @@ def test_weights_alone_are_no_model(small_config: Build, store: Store, tmp_path:
     alone = tmp_path / "alone" / "best.safetensors"
     alone.parent.mkdir()
     shutil.copy(tmp_path / CHECKPOINT, alone)
-    with pytest.raises(UserError, match=RECIPE):
+    with pytest.raises(UserError, match=CARD):
         open_model(str(alone), lambda: store)
 
 
@@ -196,8 +196,8 @@ def test_a_checkpoint_names_the_run_to_repeat(
     found = reproduce(store, str(tmp_path / CHECKPOINT))
     assert found.run_id == run_id
     assert found.equal
-    recipe = (tmp_path / CHECKPOINT).with_name(RECIPE)
-    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"run_id": None}))
+    card = (tmp_path / CHECKPOINT).with_name(CARD)
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"run_id": None}))
     with pytest.raises(UserError, match="names no run"):
         reproduce(store, str(tmp_path / CHECKPOINT))
     with pytest.raises(UserError, match="not a model"):

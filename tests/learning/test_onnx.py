@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +14,14 @@ import torch
 from torch import nn
 
 from seglab.core.config import RunConfig
+from seglab.learning.bundle import ModelBundle, ModelCard, as_volume, make_card
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
-from seglab.learning.onnx_model import check_onnx, export_onnx
+from seglab.learning.onnx import check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint
-from seglab.learning.segmenter import Recipe, Segmenter
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
-from seglab.studies.recipe import make_recipe
+from tests.learning.bundles import levels, make_bundle, stack
 
 Build = Callable[..., RunConfig]
 POINT = OperatingPoint(0.4, 10, fill_holes=True, mirror=True)
@@ -31,45 +32,65 @@ def data(small_config: Build) -> StudyData:
     return open_data(small_config())
 
 
-def make(config: RunConfig, data: StudyData, bias: float = 0.0) -> Segmenter:
+def make(config: RunConfig, data: StudyData, bias: float = 0.0) -> ModelBundle:
     torch.manual_seed(1)
-    recipe = make_recipe(config, data, "bf16", "0" * 32, POINT)
-    network = build_model(recipe.model, 1, recipe.shape)
+    card = make_card(config, data.cache, data.split.train, "bf16", "0" * 32, POINT)
+    network = build_model(card.model, 1, card.shape)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()
         list(network.parameters())[-1].add_(bias)
-    return Segmenter(recipe, Predictor(network, Compute(torch.device("cpu"), "fp32", 1), 0))
+    return ModelBundle(card, Predictor(network, Compute(torch.device("cpu"), "fp32", 1), 0))
 
 
 def test_the_file_is_the_network(small_config: Build, data: StudyData, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    segmenter = make(small_config(), data)
-    export_onnx(segmenter, path)
+    bundle = make(small_config(), data)
+    export_onnx(bundle, path)
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
-    check = check_onnx(segmenter, path, data.cache, data.split.val)
+    check = check_onnx(bundle, path, data.cache, data.split.val)
     assert check.equal
     assert 0 < check.slices <= 512
-    assert check.pixels == check.slices * np.prod(segmenter.recipe.shape)
+    assert check.pixels == check.slices * np.prod(bundle.card.shape)
 
     session = onnxruntime.InferenceSession(path)
-    assert session.get_inputs()[0].shape == ["batch", 1, *segmenter.recipe.shape]
-    network = segmenter.predictor.network.eval()
+    assert session.get_inputs()[0].shape == ["batch", 1, *bundle.card.shape]
+    network = bundle.predictor.network.eval()
     for batch in (1, 3):
-        image = torch.randn(batch, 1, *segmenter.recipe.shape)
+        image = torch.randn(batch, 1, *bundle.card.shape)
         (logits,) = session.run(None, {"image": image.numpy()})
-        axis = 2 + segmenter.recipe.mirror_axis
+        axis = 2 + bundle.card.mirror_axis
         with torch.inference_mode():
             expected = (network(image) + network(image.flip(axis)).flip(axis)) / 2
         assert np.allclose(logits, expected.numpy(), atol=1e-4)
 
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["seglab.operating_point"]) == POINT.to_dict()
-    assert Recipe.from_json(json.loads(about["seglab.recipe"])) == segmenter.recipe
+    assert ModelCard.from_json(json.loads(about["seglab.model"])) == bundle.card
     assert "0.4" in about["seglab.output"]
-    assert segmenter.recipe.settings.normalise in about["seglab.input"]
+    assert bundle.card.settings.normalise in about["seglab.input"]
+
+
+def test_the_metadata_say_how_to_rebuild_the_input(tmp_path: Path) -> None:
+    """From the raw slices of two modalities, by the file alone, to what the bundle predicts."""
+    path = tmp_path / "model.onnx"
+    bundle = make_bundle("t1ce", "flair", context=1)
+    export_onnx(bundle, path)
+    session = onnxruntime.InferenceSession(path)
+    about = session.get_modelmeta().custom_metadata_map
+    order, ranges = json.loads(about["seglab.channels"]), json.loads(about["seglab.ranges"])
+    raw = dict(zip(("t1ce", "flair"), stack(2), strict=True))
+    channels = []
+    for name, step in (re.fullmatch(r"(\w+?)([+-]\d)?", each).groups() for each in order):
+        q = levels(raw[name], *ranges[name])
+        channels.append(q[np.clip(np.arange(len(q)) + int(step or 0), 0, len(q) - 1)])
+    image = ((np.stack(channels, axis=1) / 255 - 0.5) / 0.25).astype(np.float32)
+    (logits,) = session.run(None, {"image": image})
+    given = as_volume(np.stack(list(raw.values())), tuple(raw), shared_scale=True)
+    expected = bundle.segment(given).probability
+    assert np.allclose(1 / (1 + np.exp(-logits[:, 0])), expected, atol=1e-5)
 
 
 def test_another_network_is_told_apart(
@@ -86,8 +107,8 @@ def test_nothing_compared_is_not_equal(
     small_config: Build, data: StudyData, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    segmenter = make(small_config(), data)
-    export_onnx(segmenter, path)
+    bundle = make(small_config(), data)
+    export_onnx(bundle, path)
     for name in data.split.val:
         data.cache.row_brain_px[data.cache.by_id[name].rows] = 0
-    assert not check_onnx(segmenter, path, data.cache, data.split.val).equal
+    assert not check_onnx(bundle, path, data.cache, data.split.val).equal

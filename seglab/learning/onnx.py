@@ -20,9 +20,10 @@ import torch
 
 from seglab.data.cache import Cache
 from seglab.data.loader import gather
+from seglab.data.normalise import DEVIATIONS_BELOW, LOWER_PERCENTILE, UPPER, Upper
+from seglab.learning.bundle import ModelBundle, ModelCard
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows
-from seglab.learning.segmenter import Segmenter
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
 INPUT, OUTPUT = "image", "logits"
@@ -61,7 +62,7 @@ class OnnxCheck:
         )
 
 
-def export_onnx(segmenter: Segmenter, path: Path) -> None:
+def export_onnx(bundle: ModelBundle, path: Path) -> None:
     """Write the network as one ONNX file: image (batch, C, h, w) to logits (batch, 1, h, w).
 
     Raises:
@@ -69,10 +70,10 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
     """
     import onnx
 
-    recipe = segmenter.recipe
-    example = torch.zeros(2, recipe.channels, *recipe.shape)
+    card = bundle.card
+    example = torch.zeros(2, len(card.channels), *card.shape)
     torch.onnx.export(
-        _reference(segmenter).network,
+        _in_float32(bundle).network,
         (example,),
         path,
         input_names=[INPUT],
@@ -83,51 +84,66 @@ def export_onnx(segmenter: Segmenter, path: Path) -> None:
         verbose=False,
     )
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, describe(segmenter))
+    onnx.helper.set_model_props(model, describe(card))
     onnx.save(model, path)
 
 
-def describe(segmenter: Segmenter) -> dict[str, str]:
+def describe(card: ModelCard) -> dict[str, str]:
     """Say what goes in and what to do with what comes out, as the file's metadata."""
-    recipe, point = segmenter.recipe, segmenter.recipe.point
-    settings = recipe.settings
+    point, settings = card.point, card.settings
+    height, width = card.shape
+    unit = "percentiles" if settings.normalise == "percentile" else "deviations from the centre"
     return {
-        "seglab.name": recipe.name,
+        "seglab.name": card.name,
+        "seglab.channels": json.dumps(card.channels),
+        "seglab.ranges": json.dumps({name: _range(card, name) for name in card.modalities}),
         "seglab.input": (
-            f"{recipe.channels} neighbouring FLAIR slices, the middle one is segmented: normalised "
-            f"by {settings.normalise} per {settings.normalise_scope} to levels q of 0 to 255 (0 is "
-            f"background), cropped ({settings.crop}) and scaled to {recipe.shape[0]}x"
-            f"{recipe.shape[1]}, then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
+            "channels: slices of each modality, neighbours by their offset in the stack (the "
+            "nearest where there is none); the middle one is segmented. Of each modality the "
+            f"range in seglab.ranges ({unit} of the brain, normalise={settings.normalise}, "
+            f"scope={settings.normalise_scope}) spans the levels q = 1 to 255, rounded; 0 is "
+            "background, the most frequent value. Rows run "
+            f"{'from front to back' if card.upright else 'from right to left'} of the patient. The "
+            f"whole square frame has {settings.image_size} pixels a side; of it {height}x{width} "
+            f"around the brain are taken (crop={settings.crop}). "
+            f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
         ),
         "seglab.output": (
-            "logits; sigmoid, resized to the native grid, gives the probability of tumour; above "
-            f"{point.threshold:g} it is tumour, holes {'filled' if point.fill_holes else 'kept'}, "
-            f"components below {point.smallest_component_px} native px dropped"
+            f"logits of {card.target} tumour; sigmoid, resized to the native grid, is the "
+            f"probability; above {point.threshold:g} it is tumour, holes "
+            f"{'filled' if point.fill_holes else 'kept'}, components below "
+            f"{point.smallest_component_px} native px dropped"
             + ("; averaged over the mirror image inside this file" if point.mirror else "")
         ),
         "seglab.operating_point": json.dumps(point.to_dict()),
-        "seglab.recipe": json.dumps(recipe.to_json()),
+        "seglab.model": json.dumps(card.to_json()),
     }
 
 
-def check_onnx(
-    segmenter: Segmenter, path: Path, cache: Cache, patients: Sequence[str]
-) -> OnnxCheck:
+def _range(card: ModelCard, modality: str) -> tuple[float, float]:
+    """Ends of the range that becomes levels 1 to 255, by the method of normalisation."""
+    method = card.settings.normalise
+    low = LOWER_PERCENTILE if method == "percentile" else -DEVIATIONS_BELOW
+    upper = UPPER.get(card.range_modality or modality, Upper())
+    return low, getattr(upper, method)
+
+
+def check_onnx(bundle: ModelBundle, path: Path, cache: Cache, patients: Sequence[str]) -> OnnxCheck:
     """Compare the file with the network in float32 on slices of cached patients.
 
     Raises:
         Exception: whatever the runtime makes of a file that it cannot run.
     """
-    reference = _reference(segmenter)
-    session = _session(path, reference.compute)
-    threshold = segmenter.recipe.point.threshold
+    expected_of = _in_float32(bundle)
+    session = _session(path, expected_of.compute)
+    threshold = bundle.card.point.threshold
     limit = math.log(threshold / (1 - threshold))
     rows = np.concatenate([brain_rows(cache, cache.by_id[name]) for name in patients])
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_SLICES)).astype(np.int64)]
     pixels = mask_px = 0
     largest = worst = 0.0
-    for part, logits in reference.logits(cache, some):
-        images = reference.compute.images(gather(cache, part, reference.context))
+    for part, logits in expected_of.logits(cache, some):
+        images = expected_of.compute.images(gather(cache, part, expected_of.context))
         (found,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
         expected = logits.numpy()
         gap = np.nan_to_num(np.abs(found - expected), nan=math.inf)
@@ -138,16 +154,15 @@ def check_onnx(
     return OnnxCheck(len(some), pixels, largest, worst, mask_px)
 
 
-def _reference(segmenter: Segmenter) -> Predictor:
+def _in_float32(bundle: ModelBundle) -> Predictor:
     """A copy of the network on the processor, in float32, mirrored as the point asks."""
-    plain = segmenter.predictor
+    plain, card = bundle.predictor, bundle.card
     compute = Compute(torch.device("cpu"), "fp32", plain.compute.threads)
-    network = copy.deepcopy(plain.network).to("cpu").eval()
-    predictor = replace(plain, network=network, compute=compute)
-    recipe = segmenter.recipe
-    mirrored = predictor.mirrored(recipe.mirror_axis) if recipe.point.mirror else predictor
-    mirrored.network.eval()
-    return mirrored
+    network = copy.deepcopy(plain.network).to("cpu")
+    copied = replace(plain, network=network, compute=compute)
+    wanted = copied.mirrored(card.mirror_axis) if card.point.mirror else copied
+    wanted.network.eval()
+    return wanted
 
 
 def _session(path: Path, compute: Compute) -> Any:

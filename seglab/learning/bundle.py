@@ -1,0 +1,307 @@
+"""The exported model: from raw slices to masks, in one folder without code.
+
+The folder holds ``model.json`` (network, input, preprocessing, operating point, what the
+training data looked like) and ``weights.safetensors``. Nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.config import CHANNELS, Model, RunConfig, Train
+from seglab.core.documents import parse_json
+from seglab.core.errors import UserError
+from seglab.data.cache import Cache, CacheSettings, SingleVolume, prepare_single
+from seglab.data.volume import Volume
+from seglab.learning.checkpoint import load_weights, save_weights
+from seglab.learning.device import Compute, choose_compute, has_fast_bf16
+from seglab.learning.inference import Predictor
+from seglab.learning.operating_point import OperatingPoint
+from seglab.learning.reference import Reference, measure_reference
+from seglab.models import build_model
+
+CARD, WEIGHTS = "model.json", "weights.safetensors"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model but its weights."""
+
+    name: str
+    model: Model
+    modalities: tuple[str, ...]
+    """Of the input, in the order of the channels."""
+    target: str
+    """What the mask marks, see ``data.target``."""
+    context: int
+    """Neighbouring slices on each side that are further channels."""
+    precision: str
+    settings: CacheSettings
+    shape: tuple[int, int]
+    """(h, w) of the slices the network was trained on."""
+    mirror_axis: int
+    upright: bool
+    """Whether training slices lay with rows from top to bottom."""
+    shared_scale: bool
+    """Whether the slices of a training volume shared one intensity scale."""
+    point: OperatingPoint
+    reference: Reference | None = None
+    run_id: str | None = None
+    """The run that trained it; None where no run did."""
+    range_modality: str | None = None
+    """Modality whose range of intensities all are clipped to; None takes each one's own."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channels of the network's input in their order, as ``flair-1, flair, flair+1, t1, …``."""
+        offsets = range(-self.context, self.context + 1)
+        return tuple(
+            f"{name}{step:+d}" if step else name for name in self.modalities for step in offsets
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``model.json`` holds it."""
+        return {
+            "format": FORMAT,
+            **vars(self),
+            "model": self.model.model_dump(mode="json"),
+            "settings": self.settings.to_dict(),
+            "point": self.point.to_dict(),
+            "reference": self.reference.to_dict() if self.reference else None,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelCard:
+        """Read what :meth:`to_json` gave; raises KeyError, TypeError or ValueError if it is not."""
+        values = dict(values)
+        version = values.pop("format")
+        if version == 1:
+            values = _from_format_1(values)
+        elif version != FORMAT:
+            raise ValueError(f"its format is {version}; this version of seglab reads 1 to {FORMAT}")
+        reference = values["reference"]
+        typed = {
+            "model": Model.model_validate(values["model"]),
+            "modalities": tuple(values["modalities"]),
+            "settings": CacheSettings(**values["settings"]),
+            "shape": (int(values["shape"][0]), int(values["shape"][1])),
+            "point": OperatingPoint(**values["point"]),
+            "reference": Reference.from_dict(reference) if reference else None,
+        }
+        return cls(**(values | typed))
+
+
+def make_card(
+    config: RunConfig,
+    cache: Cache,
+    train: Sequence[str],
+    precision: str,
+    run_id: str,
+    point: OperatingPoint | None = None,
+) -> ModelCard:
+    """Describe the model that a run trained.
+
+    Args:
+        config: of the run.
+        cache: of the run.
+        train: its training patients, who are measured.
+        precision: of the forward pass.
+        run_id: of the run.
+        point: None takes the config's threshold, without further steps.
+    """
+    scales = (cache.scale[0, cache.by_id[name].rows] for name in train)
+    return ModelCard(
+        name=config.name,
+        model=config.model,
+        modalities=cache.modalities,
+        target=cache.target,
+        context=config.data.context,
+        precision=precision,
+        settings=CacheSettings(**cache.settings),
+        shape=cache.shape,
+        mirror_axis=cache.mirror_axis,
+        upright=cache.upright,
+        shared_scale=bool(np.median([not np.ptp(scale, axis=0).any() for scale in scales])),
+        point=point or OperatingPoint(threshold=config.evaluation.threshold),
+        reference=measure_reference(cache, train),
+        run_id=run_id,
+    )
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Bring a description of the time of one channel and one merged mask to today's form."""
+    settings = dict(values["settings"])
+    # Slices of the LGG set alone lie upright.
+    names = CHANNELS["lgg-tif" if values["upright"] else "brats-h5"]
+    modality = names[settings.pop("channel")]
+    kept = {field.name for field in fields(ModelCard)} & values.keys()
+    return {name: values[name] for name in kept} | {
+        "settings": settings,
+        "modalities": [modality],
+        "target": "whole",
+        "shared_scale": values["keeps_volume_scale"],
+        "range_modality": "flair",  # one range served every channel
+    }
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What the model makes of one volume."""
+
+    probability: NDArray[np.float32]
+    """(S, H, W) on the volume's own grid."""
+    mask: NDArray[np.bool_]
+    """(S, H, W)."""
+    prepared: SingleVolume
+    """What the network was shown."""
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A network with its card."""
+
+    card: ModelCard
+    predictor: Predictor
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        card = self.card
+        return self.predictor.mirrored(card.mirror_axis) if card.point.mirror else self.predictor
+
+    def segment(self, volume: Volume) -> Segmentation:
+        """Segment one volume, whose slices lie as the training's did (``card.upright``).
+
+        Args:
+            volume: raw values of the model's modalities and any others, in any order; its
+                labels are not looked at.
+
+        Raises:
+            UserError: a modality is missing.
+        """
+        prepared = self._prepare(volume)
+        # A cache of one patient: it has the arrays that inference reads.
+        probability = self._predictor.native(cast(Cache, prepared), prepared.patient)
+        mask = self.card.point.apply(probability, volume.slice_indices)
+        return Segmentation(probability, mask, prepared)
+
+    def _prepare(self, volume: Volume) -> SingleVolume:
+        card, given = self.card, volume.modalities
+        missing = [name for name in card.modalities if name not in given]
+        if missing:
+            raise UserError(
+                f"{volume.patient_id}: the model needs {', '.join(card.modalities)}; "
+                f"{', '.join(missing)} is missing (found: {', '.join(given)})"
+            )
+        places = [given.index(name) for name in card.modalities]
+        chosen = replace(
+            volume,
+            images=volume.images[places],
+            modalities=tuple(card.range_modality or name for name in card.modalities),
+            shared_scales=tuple(volume.shared_scales[place] for place in places),
+        )
+        return prepare_single(chosen, card.settings, card.shape)
+
+    def predict(self, images: NDArray[Any]) -> NDArray[np.bool_]:
+        """Segment raw slices of one stack, ascending, without gaps, lying as in training.
+
+        Args:
+            images: (S, H, W) for a model of one modality, else (M, S, H, W) in the order of
+                ``card.modalities``.
+
+        Raises:
+            UserError: another shape, or values that are not finite; says what the axes mean.
+        """
+        names = self.card.modalities
+        stacks = np.asarray(images, np.float32)
+        if stacks.ndim == 3 and len(names) == 1:
+            stacks = stacks[None]
+        if stacks.ndim != 4 or len(stacks) != len(names) or 0 in stacks.shape:
+            axes = "slices, rows, columns"
+            expected = f"({axes}) of {names[0]}"
+            if len(names) > 1:
+                expected = f"({len(names)}, {axes}) of {', '.join(names)} in this order"
+            raise UserError(f"expected raw images {expected}; got the shape {np.shape(images)}")
+        unfit = [
+            name for name, one in zip(names, stacks, strict=True) if not np.isfinite(one).all()
+        ]
+        if unfit:
+            raise UserError(f"NaN or infinite values in the images of {', '.join(unfit)}")
+        return self.segment(as_volume(stacks, names, shared_scale=self.card.shared_scale)).mask
+
+    def save(self, folder: Path) -> None:
+        """Write the model's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.card.to_json(), indent=2)
+        (folder / CARD).write_text(text + "\n", encoding="utf-8")
+        save_weights(folder / WEIGHTS, self.predictor.network, {"model": self.card.name})
+
+
+def load_bundle(
+    folder: Path, compute: Compute | None = None, weights: str = WEIGHTS
+) -> ModelBundle:
+    """Load what :meth:`ModelBundle.save` wrote; no code of the folder is run.
+
+    Args:
+        folder: of the model.
+        compute: where to run it; None chooses.
+        weights: name of the weights' file in the folder.
+
+    Raises:
+        UserError: the folder is not such a model, or is damaged; or the weights are no
+            safetensors file, or of another network.
+    """
+    card = read_card(folder)
+    compute = compute or choose_compute(Train())
+    precision = card.precision if has_fast_bf16(compute.device) else "fp32"
+    compute = replace(compute, precision=precision)
+    network = build_model(card.model, len(card.channels), card.shape, pretrained=False)
+    load_weights(folder / weights, network)
+    return ModelBundle(card, Predictor(network.to(compute.device), compute, card.context))
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read the description of a model's folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / CARD
+    try:
+        return ModelCard.from_json(parse_json(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a model: it has no {CARD}") from None
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} is not a model's description: {error}") from None
+
+
+def as_volume(
+    images: NDArray[np.float32],
+    modalities: Sequence[str],
+    *,
+    shared_scale: bool,
+    name: str = "volume",
+) -> Volume:
+    """Make a volume of arrays (M, S, H, W) of which nothing else is known."""
+    count = images.shape[1]
+    return Volume(
+        patient_id=name,
+        images=images,
+        modalities=tuple(modalities),
+        labels=np.zeros(images.shape[1:], np.uint8),
+        parts_known=False,
+        slice_indices=np.arange(count, dtype=np.int32),
+        stack_size=count,
+        spacing_mm=None,
+        affine=None,
+        shared_scales=(shared_scale,) * len(images),
+        grade=None,
+    )
