@@ -60,7 +60,8 @@ def reliability(
     p = probability[inside].astype(np.float64)
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
     weights = (np.ones_like(p), truth[inside].astype(np.float64), p)
-    return Reliability(*(np.bincount(bins, one, minlength=BINS) for one in weights))
+    sums = np.array([np.bincount(bins, one, minlength=BINS) for one in weights], dtype=np.float64)
+    return Reliability(*sums)
 
 
 def pooled_reliability(patients: Sequence[Reliability]) -> Reliability:
