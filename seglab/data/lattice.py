@@ -28,7 +28,7 @@ ODD_COST = 8.0
 """The brightness costs no more than this: the last slice of an interpolation is dark by itself."""
 
 
-def one_scale(slices: Sequence[Array]) -> tuple[NDArray[np.float32], bool, str]:
+def one_scale(slices: Sequence[Array] | Array) -> tuple[NDArray[np.float32], bool, str]:
     """Take the scanner's whole numbers back from the z-scored slices (H, W) of one volume.
 
     A slice of few distinct values (a few pixels of brain) is brought to its neighbours' brightness

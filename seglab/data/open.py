@@ -19,7 +19,6 @@ from seglab.data.appearance import Figures, measure
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, open_cache, prepare
 from seglab.data.duplicates import SAME, duplicates, fingerprint
 from seglab.data.identity import Identity, identify
-from seglab.data.labels import UNKNOWN_PART
 from seglab.data.sealed import seal
 from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
@@ -180,8 +179,7 @@ def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
 def _look(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
     names = cache.modalities
     images = np.stack([cache.native_image(patient, index) for index in range(len(names))])
-    # What the target leaves out of the tumour is no part that is known.
-    labels = UNKNOWN_PART * cache.native_mask(patient)
+    labels = cache.native_labels(patient)
     return measure(images, names, labels, mirror_axis=cache.mirror_axis)
 
 

@@ -31,7 +31,7 @@ class GuardedRows:
     def __getitem__(self, key: Any) -> UInt8:
         if np.any(self._sealed[key[0] if isinstance(key, tuple) else key]):
             raise SealBroken("a slice of a test patient was asked for")
-        return self._rows[key]
+        return np.asarray(self._rows[key])
 
 
 class SealedCache(Cache):
@@ -46,11 +46,11 @@ class SealedCache(Cache):
         self.images = tuple(cast("UInt8", GuardedRows(image, sealed)) for image in cache.images)
         self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
 
-    def native_mask(self, patient: CachedPatient) -> UInt8:
-        """Return the source's own mask, if the patient is none of the test."""
+    def _native_planes(self, patient: CachedPatient) -> UInt8:
+        """Return the source's own labels, if the patient is none of the test."""
         if patient.patient_id in self._test:
             raise SealBroken(f"the mask of test patient {patient.patient_id} was asked for")
-        return super().native_mask(patient)
+        return super()._native_planes(patient)
 
 
 def seal(cache: Cache, split: Split) -> SealedCache:

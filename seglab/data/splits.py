@@ -130,7 +130,8 @@ def load_split(path: Path) -> Split:
         read = parse_json(path.read_text(encoding="utf-8"))
         told = read["hash"]
         joined = [Joined(tuple(one["patients"]), one["rule"]) for one in read.get("joined", ())]
-        split = Split(*(tuple(map(str, read[part])) for part in PARTS), joined=tuple(joined))
+        parts = {part: tuple(map(str, read[part])) for part in PARTS}
+        split = Split(**parts, joined=tuple(joined))
     except OSError as error:
         raise UserError(f"cannot read the split {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

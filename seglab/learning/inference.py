@@ -89,7 +89,7 @@ class Predictor:
 def brain_rows(cache: Cache, patient: CachedPatient) -> Rows:
     """Rows of the patient's slices that show any brain."""
     rows = patient_rows(patient)
-    return rows[cache.row_brain_px[rows] > 0]
+    return np.asarray(rows[cache.row_brain_px[rows] > 0])
 
 
 def score(

@@ -86,7 +86,7 @@ def brain_quantiles(image: UInt8) -> NDArray[np.float64]:
         return np.full(len(QUANTILES), np.nan)
     cumulated = np.cumsum(counts)
     ranks = np.ceil(np.array(QUANTILES) * cumulated[-1])
-    return np.searchsorted(cumulated, ranks).astype(np.float64) + 1
+    return np.asarray(np.searchsorted(cumulated, ranks) + 1, np.float64)
 
 
 @dataclass(frozen=True)

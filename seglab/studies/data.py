@@ -67,7 +67,7 @@ def share_patients(study: Study) -> Study:
 
 def _modalities(study: Study) -> set[str]:
     """All that any arm or trial names."""
-    named = {name for config in study.arms.values() for name in config.data.modalities}
+    named: set[str] = {name for config in study.arms.values() for name in config.data.modalities}
     if study.search and (domain := study.search.space.get("data.modalities")):
         named |= {name for choice in domain.choices or () for name in str(choice).split("+")}
     return named

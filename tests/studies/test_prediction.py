@@ -265,11 +265,11 @@ def test_other_modalities_and_labels_of_a_patient_are_seen_and_not_predicted(
 
 def test_a_segmentation_beside_the_scan_is_judged_too(scan: Path, tmp_path: Path) -> None:
     mask = write_nifti(scan.parent / "case_seg.nii.gz", (head() > 0).astype(np.uint8), BRATS)
-    one = only(predict(make_segmenter(), [scan.parent], tmp_path / "out"))
+    one = only(predict(make_bundle(), [scan.parent], tmp_path / "out"))
     (told,) = (text for text in one.warnings if "segmentation" in text)
     assert "marks 100% of the brain" in told
     write_nifti(mask, (head() > 1000).astype(np.uint8), BRATS)
-    one = only(predict(make_segmenter(), [scan.parent], tmp_path / "out"))
+    one = only(predict(make_bundle(), [scan.parent], tmp_path / "out"))
     assert not any("segmentation" in text for text in one.warnings)
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from seglab.data.cache.settings import CacheSettings
-    from seglab.data.cache.store import CachedPatient
+    from seglab.data.cache.store import CachedPatient, CacheSettings
 
 MULTIPLE = 16
 """Cropped sides are multiples of it: four halvings, as the U-Net has; networks with more pad."""

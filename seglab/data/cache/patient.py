@@ -152,7 +152,7 @@ def _planes(labels: UInt8) -> UInt8:
 
 def _count(planes: NDArray[Any]) -> list[int]:
     # Plane by plane: along axes count_nonzero adds integers, over an array it counts bytes.
-    return [np.count_nonzero(plane) for plane in planes]
+    return [int(np.count_nonzero(plane)) for plane in planes]
 
 
 def _check_grid(volume: Volume, entry: Json) -> None:

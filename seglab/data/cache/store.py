@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seglab.data.cache.files import INDEX, LABELS, NATIVE_LABELS, SLICES, Json, digest, read_json
 from seglab.data.cache.geometry import Box, resize_images, uncrop
-from seglab.data.labels import TARGETS
+from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
 from seglab.data.normalise import Method, Scope
 
 if TYPE_CHECKING:  # workers that fill a cache start without it
@@ -179,12 +179,23 @@ class Cache:
 
     def native_mask(self, patient: CachedPatient) -> UInt8:
         """Return the source's own mask of the target, exactly: (S, H, W) in {0, 1}."""
+        plane = self._native_planes(patient)[tuple(TARGETS).index(self.target)]
+        return uncrop(plane, patient.tumour_box, patient.native_shape)
+
+    def native_labels(self, patient: CachedPatient) -> UInt8:
+        """Return the canonical label map, see :mod:`seglab.data.labels`: (S, H, W)."""
+        planes = dict(zip(TARGETS, self._native_planes(patient), strict=True))
+        labels = planes["whole"] * np.uint8(OEDEMA if patient.parts_known else UNKNOWN_PART)
+        labels[planes["core"] > 0] = NON_ENHANCING
+        labels[planes["enhancing"] > 0] = ENHANCING
+        return uncrop(labels, patient.tumour_box, patient.native_shape)
+
+    def _native_planes(self, patient: CachedPatient) -> UInt8:
+        """Masks of all targets within the patient's tumour box: (3, S, h, w) in {0, 1}."""
         box, first = patient.tumour_box, self._native_first[patient.patient_id]
-        size = len(TARGETS) * patient.count * box.height * box.width
-        packed = self._native[first : first + -(-size // 8)]
-        planes = np.unpackbits(packed, count=size)
-        planes = planes.reshape(len(TARGETS), patient.count, box.height, box.width)
-        return uncrop(planes[tuple(TARGETS).index(self.target)], box, patient.native_shape)
+        shape = (len(TARGETS), patient.count, box.height, box.width)
+        packed = self._native[first : first + -(-int(np.prod(shape)) // 8)]
+        return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape)
 
     def native_image(self, patient: CachedPatient, modality: int = 0) -> UInt8:
         """Return a cached image on the native grid, for pictures: (S, H, W) uint8."""

@@ -17,11 +17,10 @@ from seglab.data.files import same_name, walk
 from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
 from seglab.data.names import UNNAMED, natural_key
 from seglab.data.persons import NameMapping
-from seglab.data.sources.adapter import OneChannel
 from seglab.data.volume import Patient, Volume
 
 
-class Source(OneChannel, ABC):
+class Source(ABC):
     """A folder of one data set's files; for training, checks and prediction alike.
 
     Instances hold no open file and can be pickled: workers read in parallel, and
@@ -62,7 +61,7 @@ class Source(OneChannel, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # The cached listing (57,195 paths for BraTS) must not travel with every task.
-        kept = ("root", "labels", "persons", "modality")
+        kept = ("root", "labels", "persons")
         return {key: value for key, value in vars(self).items() if key in kept}
 
     def patients(self) -> list[Patient]:
