@@ -19,7 +19,7 @@ from seglab.core.progress import progress
 from seglab.data.appearance import Figures, measure
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.identity import MIN_SLICES, Identity, identify
-from seglab.data.names import NameMapping, shared_patients, tcga_person
+from seglab.data.persons import NameMapping, shared_patients, tcga_person
 from seglab.data.sources import Source
 from seglab.data.volume import Patient, Volume
 from seglab.data.workers import Workers

@@ -87,9 +87,9 @@ def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | No
     return None
 
 
-def _as_stored(slices: Sequence[Array], why: str) -> tuple[NDArray[np.float32], bool, str]:
+def _as_stored(slices: Sequence[Array] | Array, why: str) -> tuple[NDArray[np.float32], bool, str]:
     told = f"{why}: every slice keeps an intensity scale of its own"
-    return np.stack(slices).astype(np.float32, copy=False), False, told
+    return np.asarray(slices).astype(np.float32, copy=False), False, told
 
 
 def _most_frequent(scores: Array) -> float:

@@ -75,7 +75,7 @@ def read_part(
         arrays |= {name: levels, f"{name}.scale": scale}
         if is_new:
             part.entry, labels, counts = _base(volume)
-            table = [volume.slice_indices, brain_px, *counts]
+            table: list[Any] = [volume.slice_indices, brain_px, *counts]
             arrays |= {"labels": labels, "table": np.stack(table, axis=1).astype(np.int32)}
     np.savez(part.path, **arrays)  # type: ignore[arg-type]
     return part
@@ -98,8 +98,8 @@ def pack_part(part: Part, modalities: Sequence[str], shape: tuple[int, int]) -> 
             arrays |= {f"{name}.npy": levels, f"{name}.scale.npy": scale}
         if "labels" in read:
             planes = _planes(read["labels"])
-            window = box.inside(Box(*part.entry["tumour_box"]))
-            scaled = [resize_masks(crop(plane, window), shape) for plane in planes]
+            around = box.inside(Box(*part.entry["tumour_box"]))
+            scaled = [resize_masks(crop(plane, around), shape) for plane in planes]
             arrays[LABELS] = np.packbits(np.stack(scaled, axis=1), axis=-1)
             arrays[NATIVE_LABELS] = np.packbits(planes)
             arrays[SLICES] = read["table"]

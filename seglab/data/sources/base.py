@@ -205,7 +205,6 @@ def labelled(volume: Volume, path: Path, found: LabelMap) -> Volume:
 def open_source(
     name: str,
     root: Path,
-    channel: int | None = None,
     *,
     labels: str = "auto",
     persons: Path | None = None,
@@ -216,10 +215,6 @@ def open_source(
         UserError: unknown name or convention of labels.
     """
     source: Source = SOURCES.build(name, {}, root, labels, persons)
-    if channel is not None and not 0 <= channel < len(source.modalities):
-        allowed = ", ".join(f"{i} ({name})" for i, name in enumerate(source.channel_names))
-        raise UserError(f"{name} has no channel {channel}; choose one of: {allowed}")
-    source.modality = "flair" if channel is None else source.modalities[channel]
     return source
 
 
@@ -234,5 +229,4 @@ def open_data_source(data: Data) -> Source:
         if modality not in source.modalities:
             held = ", ".join(source.modalities)
             raise UserError(f"data.modalities: {source.name} has no {modality}; it has {held}")
-    source.modality = data.modalities[0]
     return source
