@@ -61,10 +61,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
     from seglab.studies.ablation import run_study
     from seglab.studies.data import check_files
-    from seglab.tracking import open_synced_store
+    from seglab.tracking import open_store
 
     check_files(study.reference.data)
-    outcome = run_study(study, open_synced_store(), fresh=arguments.fresh)
+    outcome = run_study(study, open_store(), fresh=arguments.fresh)
     print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
     if any(run.our_fault for run in outcome.runs):
         return OUR_FAULT

@@ -30,7 +30,7 @@ from seglab.studies.data import SharedData, StudyData
 from seglab.studies.experiment import FAILED, FINISHED, Outcome, Plan, train_one, try_one
 from seglab.studies.report import report_ablation
 from seglab.studies.tuning import apply_values, tune_arms, tuning_trials
-from seglab.tracking import RunLog, Store, code_hash, environment_tags, resume_run, start_run, sync
+from seglab.tracking import RunLog, Store, code_hash, environment_tags, resume_run, start_run
 
 MAX_REASON = 300
 
@@ -102,7 +102,6 @@ def _run_ablation(study: Study, store: Store, *, fresh: bool, confirms: str | No
             runs.append(run(plan))
             log_progress(parent, runs)
         parent.tags({FAILURES: json.dumps(failures(runs))})
-        sync(store)  # an outage may have kept back how a run ended
         report = _report(store, parent, runs)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")

@@ -11,7 +11,7 @@ from seglab.core.config import RunConfig
 from seglab.core.locks import FileLock
 from seglab.core.study import Study
 from seglab.data.cache.files import digest
-from seglab.tracking import Store, sync
+from seglab.tracking import Store
 
 LOCKS = "locks"
 """Folder in the store's."""
@@ -31,7 +31,6 @@ def alone(study: Study, store: Store, *, wait: bool = True) -> Iterator[None]:
     lock = FileLock(store.folder / LOCKS / f"{_identity(study, store)}.lock")
     if not lock.try_acquire() and wait:
         _wait(lock, study.name)
-        sync(store)  # what the other could not send during an outage would be trained again
     try:
         yield
     finally:

@@ -114,9 +114,7 @@ class ComparedAblation:
             "p_holm": None,
             "verdict": IS_BASELINE,
         }
-        rows = [
-            {**vars(row), "verdict": self.verdicts[row.arm]} for row in self.comparison.rows
-        ]
+        rows = [{**vars(row), "verdict": self.verdicts[row.arm]} for row in self.comparison.rows]
         return {
             "experiment": self.ablation.experiment,
             "parent_run_id": self.ablation.parent.run_id,

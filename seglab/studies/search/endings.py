@@ -17,8 +17,8 @@ from seglab.studies.experiment import FAILED, RUNNING, drop_training_state
 from seglab.studies.search.ledger import ERROR, Claim
 from seglab.studies.search.workbench import Workbench, latest_run, name_run
 from seglab.tracking import RunInfo, Store, environment_tags, resume_run, start_run
-from seglab.tracking.failures import is_out_of_space, print_traceback
-from seglab.tracking.run import PRUNED
+from seglab.tracking.errors import is_out_of_space, print_traceback
+from seglab.tracking.tags import PRUNED
 
 _LEAST_FREE_BYTES = 20_000_000
 _LONGEST_ERROR = 1000

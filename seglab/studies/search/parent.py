@@ -29,7 +29,7 @@ from seglab.studies.search.runs import open_sweep, settle_runs
 from seglab.studies.search.silence import Watch
 from seglab.studies.search.space import Space, make_space, probes
 from seglab.studies.search.worker import Task, open_ledger, open_study_storage
-from seglab.tracking import RunLog, Store, sync
+from seglab.tracking import RunLog, Store
 
 _LOOK_S = 0.5
 
@@ -119,7 +119,6 @@ def _do_trials(study: Study, ledger: Ledger, parent: RunLog, workers: int, wishe
         try:
             _mind(study, ledger, parent, workers, wishes)
         finally:
-            sync(parent.store)  # an outage may have kept back how a run ended
             if not isinstance(sys.exception(), StudyAway):
                 settle_runs(parent.store, ledger, parent.run_id)
 

@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import DBAPIError
 
-from seglab.tracking.failures import StoreAway
+from seglab.tracking.errors import StoreUnavailable
 
 AWAY_S = 300.0
 """How long a server that was there is waited for."""
@@ -30,7 +30,7 @@ _BESIDE = (
 """What Optuna's cache in front of a storage asks it for, beside the public questions."""
 
 
-class StudyAway(StoreAway):
+class StudyAway(StoreUnavailable):
     """The study's database was there and does not answer any more."""
 
 

@@ -25,8 +25,8 @@ from seglab.tracking import (
     resume_run,
     start_run,
 )
-from seglab.tracking.failures import redact
-from seglab.tracking.run import PRUNED
+from seglab.tracking.errors import redact
+from seglab.tracking.tags import PRUNED
 
 PARENT, CODE = "parent_run_id", "code_hash"
 

@@ -21,7 +21,7 @@ from optuna.storages.journal._file import BaseJournalFileLock  # exported nowher
 from seglab.core.errors import UserError
 from seglab.core.locks import FileLock
 from seglab.studies.search.patience import PatientStorage, StudyAway, through_restarts
-from seglab.tracking.failures import mendable, redact, unreachable
+from seglab.tracking.errors import known_reason, redact, unreachable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -167,7 +167,7 @@ def _check_postgres(url: str, away_s: float) -> None:
         )
     if importlib.util.find_spec("psycopg") is None:
         raise UserError("search.storage: PostgreSQL needs: pip install 'psycopg[binary]'")
-    if (reason := unreachable(url, away_s)) is not None:
+    if (reason := unreachable(url)) is not None:
         raise UserError(f"search.storage: {redact(url)} cannot be reached: {reason}")
 
 
@@ -235,4 +235,4 @@ def _why(error: Exception) -> str:
             "optuna storage upgrade --storage URL; for a newer one, install that Optuna here"
         )
     lines = [line for line in words.splitlines() if line.strip()] or [type(error).__name__]
-    return f"cannot be used: {mendable(error) or redact(lines[0][:300])}"
+    return f"cannot be used: {known_reason(error) or redact(lines[0][:300])}"

@@ -27,9 +27,9 @@ from seglab.studies.search.ledger import ERROR, PROGRESS, Claim
 from seglab.studies.search.patience import StudyAway
 from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
 from seglab.studies.search.workbench import Workbench, latest_run, name_run
-from seglab.tracking.failures import StoreAway
-from seglab.tracking.run import ERROR as RUN_ERROR
-from seglab.tracking.run import PRUNED
+from seglab.tracking.errors import StoreUnavailable
+from seglab.tracking.tags import ERROR as RUN_ERROR
+from seglab.tracking.tags import PRUNED
 
 FIRST, SECONDS, PARAMETERS = "val/dice", "cost/train_seconds", "cost/parameters_m"
 
@@ -76,7 +76,7 @@ def do_trial(claim: Claim, workbench: Workbench) -> bool:
             _train(claim, plan, workbench)
     except StudyAway:  # nobody is there to take it back
         raise
-    except (KeyboardInterrupt, StoreAway):
+    except (KeyboardInterrupt, StoreUnavailable):
         workbench.ledger.release(claim.trial)
         raise
     except Exception as error:  # whatever it is, the search goes on

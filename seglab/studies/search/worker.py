@@ -31,7 +31,7 @@ from seglab.studies.search.storage import StudyStorage, open_storage
 from seglab.studies.search.trial import do_trial
 from seglab.studies.search.workbench import Workbench
 from seglab.tracking import Store, open_store
-from seglab.tracking.failures import AWAY_S, is_out_of_space, redact
+from seglab.tracking.errors import is_out_of_space, redact
 
 STOP = "stop"
 _IDLE_S = 1.0
@@ -98,8 +98,8 @@ def work(task: Task, reins: Reins) -> int:
     """
     study = resolve_study(task.document)
     # The parent found both servers there: one that is away now is waited for.
-    store = open_store(away_s=AWAY_S)
-    storage = open_study_storage(study, store, AWAY_S)
+    store = open_store()
+    storage = open_study_storage(study, store, 300.0)
     ledger = open_ledger(study, make_space(study), storage, datetime.fromisoformat(task.since))
     owner = take_ownership(storage, study.name)
     workbench = Workbench(
