@@ -47,7 +47,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     study = load(arguments)
     from seglab.studies.data import check_files
-    from seglab.studies.search.parent import run_search
+    from seglab.studies.search.run import run_search
     from seglab.tracking import open_store
 
     check_files(study.run.data)

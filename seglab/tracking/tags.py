@@ -8,6 +8,7 @@ from __future__ import annotations
 
 KIND = "seglab.kind"
 """train, tuning, ablation, trial, sweep, promotion or evaluation."""
+TUNING = "tuning"
 
 # What makes two runs the same: a finished one is reported, an unfinished one continued.
 ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.arm_hash"
