@@ -28,12 +28,12 @@ def add_commands(commands: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     import seglab.studies.components  # noqa: F401  (registers what a logged config may name)
     from seglab.studies.children import find_ablation
-    from seglab.studies.report import compare_again
+    from seglab.studies.report import report_ablation
     from seglab.tracking import open_store
 
     store = open_store()
     parent = find_ablation(store, arguments.experiment)
-    written = compare_again(store, parent, baseline=arguments.baseline, out=arguments.out)
+    written = report_ablation(store, parent, baseline=arguments.baseline, out=arguments.out)
     if arguments.json:
         print_json({**written.result.to_json(), "report": written.folder / "report.html"})
     else:

@@ -38,10 +38,10 @@ def add_commands(commands: Any) -> None:
 def _promote(arguments: argparse.Namespace) -> int:
     import seglab.studies.components  # noqa: F401  (registers)
     from seglab.studies.promotion import promote
-    from seglab.tracking import open_synced_store
+    from seglab.tracking import open_store
 
     promotion = promote(
-        open_synced_store(),
+        open_store(),
         arguments.name,
         reopen=arguments.reopen,
         baseline=arguments.baseline,

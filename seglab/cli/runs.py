@@ -1,4 +1,4 @@
-"""``ui``, ``artifacts``, ``sync``: what was logged."""
+"""``ui`` and ``artifacts``: what was logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ def add_commands(commands: Any) -> None:
     """Add the commands of this room."""
     _add_ui(commands)
     _add_artifacts(commands)
-    _add_sync(commands)
 
 
 def _add_ui(commands: Any) -> None:
@@ -56,23 +55,4 @@ def _artifacts(arguments: argparse.Namespace) -> int:
         print_json(vars(report))
     else:
         print(f"{arguments.out}: {len(report.files)} files, {report.bytes / 1e6:.1f} MB")
-    return DONE
-
-
-def _add_sync(commands: Any) -> None:
-    parser: Parser = commands.add_parser(
-        "sync",
-        help="send what an outage of the server kept back",
-        description="Send metrics and artifacts that runs kept while the server was away.",
-        epilog="example:\n  MLFLOW_TRACKING_URI=http://server:5000 python -m seglab sync",
-    )
-    add_json(parser)
-    parser.set_defaults(do=_sync)
-
-
-def _sync(arguments: argparse.Namespace) -> int:
-    from seglab.tracking import open_store, sync
-
-    report = sync(open_store())
-    print_json(vars(report)) if arguments.json else print(report)
     return DONE

@@ -14,7 +14,7 @@ from typing import Any
 
 from seglab.core.documents import json_text
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.tracking.failures import print_traceback, redact
+from seglab.tracking.errors import print_traceback, redact
 
 Command = Callable[[argparse.Namespace], int]
 DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130

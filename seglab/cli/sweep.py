@@ -47,12 +47,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     study = load(arguments)
     from seglab.studies.data import check_files
-    from seglab.studies.search.parent import run_search
-    from seglab.tracking import open_synced_store
+    from seglab.studies.search.run import run_search
+    from seglab.tracking import open_store
 
     check_files(study.run.data)
     timeout_s = None if arguments.timeout is None else 60 * arguments.timeout
-    outcome = run_search(study, open_synced_store(), workers=arguments.workers, timeout_s=timeout_s)
+    outcome = run_search(study, open_store(), workers=arguments.workers, timeout_s=timeout_s)
     print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
     return DONE
 

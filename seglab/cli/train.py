@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="an experiment, e.g. experiments/baseline.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
     parser.add_argument("--fresh", action="store_true", help="train it once more, done or not")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
     add_json(parser)
@@ -61,10 +62,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
     from seglab.studies.ablation import run_study
     from seglab.studies.data import check_files
-    from seglab.tracking import open_synced_store
+    from seglab.tracking import open_store
 
     check_files(study.reference.data)
-    outcome = run_study(study, open_synced_store(), fresh=arguments.fresh)
+    outcome = run_study(study, open_store(), fresh=arguments.fresh, workers=arguments.workers)
     print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
     if any(run.our_fault for run in outcome.runs):
         return OUR_FAULT

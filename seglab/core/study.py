@@ -16,7 +16,7 @@ from seglab.core.errors import UserError, unknown_name
 from seglab.core.explain import explain
 from seglab.core.search import Range, Search
 
-STUDY_KEYS = ("seeds", "baseline", "arms", "budget", "tune", "search")
+STUDY_KEYS = ("seeds", "baseline", "arms", "budget", "tune", "search", "storage")
 
 
 class Tune(Block):
@@ -52,6 +52,8 @@ class Study:
     budget: Budget
     tune: Tune | None
     search: Search | None
+    storage: str | None
+    """``postgresql+psycopg://…`` for several machines; None shares out on this one alone."""
     document: Mapping[str, Any]
 
     @property
@@ -104,6 +106,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         budget=_block(Budget, document.get("budget") or {}, "budget."),
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
         search=_block(Search, document["search"], "search.") if document.get("search") else None,
+        storage=_storage(document.get("storage")),
         document=document,
     )
     if study.search and len(arms) > 1:
@@ -127,6 +130,12 @@ def build_run(values: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise explain(error, RunConfig, also=also) from None
+
+
+def _storage(given: Any) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise UserError(f"storage: {given!r} is not the address of a database")
+    return given
 
 
 def _block(schema: type[BaseModel], given: Any, prefix: str) -> Any:

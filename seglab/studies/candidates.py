@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.studies.children import ARM, BASELINE, FOLD, SEED, target_of
+from seglab.studies.children import ARM, BASELINE, FOLD, SEED, TUNES, target_of
 from seglab.tracking import RunInfo, Store, UnknownRun
 
 DICE = "val/dice"
@@ -101,7 +101,7 @@ def find_candidates(store: Store, name: str) -> Candidates:
         runs, what = _of_experiment(store, name), f"experiment '{name}'"
     else:
         runs, what = _of_run(store, run), f"run {name} ({run.name})"
-    trained = [run for run in runs if run.tags.get("seglab.kind") in TRAINED]
+    trained = [run for run in runs if is_candidate(run)]
     finished = [run for run in trained if run.status == "FINISHED"]
     scored = [run for run in finished if math.isfinite(run.metrics.get(DICE, math.nan))]
     if not scored:
@@ -109,6 +109,14 @@ def find_candidates(store: Store, name: str) -> Candidates:
         raise UserError(f"{what} has no finished run with a {DICE} to promote ({states})")
     _refuse_mixed_splits(scored, what)
     return rank(scored, unfinished=len(trained) - len(finished))
+
+
+def is_candidate(run: RunInfo) -> bool:
+    """Whether a run may be promoted: tries of a tuning, which only choose values, may not.
+
+    Earlier versions gave them the kind of a search's trials.
+    """
+    return run.tags.get("seglab.kind") in TRAINED and TUNES not in run.tags
 
 
 def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
@@ -181,7 +189,7 @@ def _of_run(store: Store, run: RunInfo) -> list[RunInfo]:
         return store.find_runs(parent_run_id=run.run_id)
     if kind == "promotion":
         raise UserError(f"run {run.run_id} is itself a promotion; name the run or the experiment")
-    if kind not in TRAINED:
+    if not is_candidate(run):
         raise UserError(
             f"run {run.run_id} ({run.name}) is of kind {kind}: only runs of kind "
             f"{' or '.join(TRAINED)} are promoted, or the best of an {' or '.join(PARENTS)}"

@@ -26,8 +26,8 @@ from seglab.tracking import (
     resume_run,
     start_run,
 )
-from seglab.tracking.failures import StoreAway, print_traceback, redact
-from seglab.tracking.run import PRUNED
+from seglab.tracking.errors import StoreUnavailable, print_traceback, redact
+from seglab.tracking.tags import PRUNED
 
 FINISHED, FAILED, KILLED, RUNNING = "FINISHED", "FAILED", "KILLED", "RUNNING"
 
@@ -259,11 +259,11 @@ def try_one(
     """Do a whole run as :func:`train_one`, but report a failure instead of raising it.
 
     Raises:
-        StoreAway: the store went away and does not come back.
+        StoreUnavailable: the store went away and does not come back.
     """
     try:
         return train_one(plan, store, data, fresh=fresh)
-    except StoreAway:  # there is nobody to ask for the next run either
+    except StoreUnavailable:  # there is nobody to ask for the next run either
         raise
     except (UserError, TrainingDiverged) as error:
         reason, our_fault = str(error), False

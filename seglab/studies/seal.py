@@ -2,16 +2,14 @@
 
 Everywhere else the cache of a run is sealed (:mod:`seglab.data.sealed`).
 ``open_test`` is the one function of the package that hands out the test patients'
-names and the way to their pixels; a test of the source holds that nothing but promotion
-imports it and that no other code reads the test part of a split. The record is a tag of
-the promotion run, written to the store before anything is handed out.
+names and the way to their pixels. The record is kept outside of the promotion's run and
+experiment (:mod:`seglab.tracking.openings`), and is written before anything is handed out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,18 +17,11 @@ from seglab.core.errors import UserError
 from seglab.data.cache import CachedPatient, open_cache
 from seglab.data.sealed import SealBroken
 from seglab.studies.data import StudyData
-from seglab.tracking import RunInfo, RunLog, Store
-from seglab.tracking.claims import holders, take
+from seglab.tracking import RunInfo, RunLog, Store, tags
+from seglab.tracking.openings import Opening, openings, record_opening
 
-CONFIRMATORY, REASON, OPENED_AT = (
-    "seglab.confirmatory",
-    "seglab.reopen_reason",
-    "seglab.test_opened_at",
-)
-PATIENTS = "seglab.test_patients"
-"""A few digits for each patient of an opened test, by which another one knows them."""
+CONFIRMATORY, REASON = tags.CONFIRMATORY, tags.REOPEN_REASON
 _HASH_DIGITS, _PATIENT_DIGITS = 16, 8
-_LONGEST_TAG = 5_000
 
 
 @dataclass(frozen=True)
@@ -73,12 +64,13 @@ def check_sealed(
     Raises:
         UserError: see :func:`open_test`.
     """
-    others = [
-        run
-        for run in holders(store, _test_hash(data))
-        if begun is None or run.run_id != begun.run_id
-    ]
-    _refuse_opened(others, data, reopen)
+    own = "" if begun is None else begun.run_id
+    _refuse_opened(_of(_test_hash(data), openings(store), own), data, reopen)
+
+
+def _of(test_hash: str, found: Sequence[Opening], own: str) -> list[Opening]:
+    """Openings of one test part by other promotions than ``own``."""
+    return [one for one in found if one.test_hash == test_hash and one.opened_by != own]
 
 
 def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) -> OpenedTest:
@@ -98,44 +90,32 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
         UserError: it was opened before and no reason is given, another promotion opens it
             now, or there is no test part, or no tumour in it.
     """
-    name = _test_hash(data)
-    if log.run_id not in {run.run_id for run in holders(store, name)}:
-        # Tags go to the store before the claim does: whoever finds it open can read why.
-        log.tags(
-            {
-                REASON: reopen,
-                OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                PATIENTS: " ".join(sorted(_digests(data)))[:_LONGEST_TAG],
-            }
-        )
-    before = take(store, log.run_id, name, lambda runs: _refuse_opened(runs, data, reopen))
+    name, digests = _test_hash(data), _digests(data)
+    found = openings(store)
+    before = _of(name, found, log.run_id)
+    _refuse_opened(before, data, reopen)
+    if not any(one.opened_by == log.run_id for one in found):
+        record_opening(store, name, log.run_id, digests, reopen)
     # An opening of this very test showed all of them, also one that is on record without names.
-    seen = len(data.split.test) if before else _seen_before(store, log.run_id, data)
-    log.tags({CONFIRMATORY: str(not seen).lower()})
+    others = [one.patients for one in found if one.opened_by != log.run_id]
+    seen = len(digests if before else digests & frozenset().union(*others))
+    log.tags({tags.TEST_HASH: name, REASON: reopen, CONFIRMATORY: str(not seen).lower()})
     return OpenedTest(data.split.test, name, not seen, len(before), seen)
-
-
-def _seen_before(store: Store, run_id: str, data: StudyData) -> int:
-    """Count the test patients whose results another opening may have shown."""
-    own = _digests(data)
-    others = [run.tags.get(PATIENTS, "") for run in holders(store) if run.run_id != run_id]
-    return len(own & {digest for text in others for digest in text.split()})
 
 
 def _digests(data: StudyData) -> set[str]:
     return {_digest([_content(patient)])[:_PATIENT_DIGITS] for patient in _test_patients(data)}
 
 
-def _refuse_opened(before: Sequence[RunInfo], data: StudyData, reopen: str | None) -> None:
+def _refuse_opened(before: Sequence[Opening], data: StudyData, reopen: str | None) -> None:
     if reopen is not None and not reopen.strip():
         raise UserError("--reopen needs a reason that a reader will accept")
     if before and reopen is None:
         first = before[0]
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(first.start_time))
         raise UserError(
-            f"the test part of split {data.split.hash} was opened on {when} by promotion "
-            f'{first.run_id}; --reopen "reason" opens it again, and the result no longer '
-            "confirms anything"
+            f"the test part of split {data.split.hash} was opened at {first.opened_at} by "
+            f'promotion {first.opened_by}; --reopen "reason" opens it again, and the result then '
+            "confirms nothing"
         )
 
 

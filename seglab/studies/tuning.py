@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from seglab.core.search import Range, Value
 from seglab.core.study import Study, Tune, build_run
 from seglab.studies.children import ARM_HASH, TUNES, VALUES, arm_hash
 from seglab.studies.experiment import FINISHED, Outcome, Plan
+from seglab.tracking.tags import TUNING
 
 DRAWS_SEED = 0
 
@@ -102,7 +103,7 @@ def tuning_trials(study: Study, parent_run_id: str) -> dict[str, list[Trial]]:
                 Plan(
                     apply_values(config, arm, values).model_copy(update={"seed": seed}),
                     f"{arm} · tuning {number}",
-                    kind="trial",
+                    kind=TUNING,
                     parent_run_id=parent_run_id,
                     tags=tags | {VALUES: json.dumps(values)},
                 ),
@@ -134,18 +135,6 @@ def _refuse_tuned_key(study: Study, arm: str) -> None:
         raise UserError(
             f"tune.space: arm '{arm}' sets '{min(both)}' itself; what arms differ in is not tuned"
         )
-
-
-def tune_arms(study: Study, parent_run_id: str, run: Callable[[Plan], Outcome]) -> dict[str, Any]:
-    """Run every trial and choose, for each arm, the values of the best validation Dice.
-
-    Returns:
-        Arm to chosen values; the arm's own values where no trial finished.
-    """
-    chosen: dict[str, Any] = {}
-    for arm, trials in tuning_trials(study, parent_run_id).items():
-        chosen[arm] = best_values(trials, [run(trial.plan) for trial in trials])
-    return chosen
 
 
 def best_values(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Mapping[str, Value]:

@@ -1,7 +1,7 @@
-"""Layer 3: experiments, runs and artifacts. The only room that knows MLflow.
+"""Layer 3: experiments, runs and artifacts. The only package that knows MLflow.
 
 MLflow costs two to three seconds to import, so it is imported inside functions:
-importing this room is free.
+importing this package is free.
 """
 
 from seglab.tracking.artifacts import DownloadReport, download
@@ -9,7 +9,6 @@ from seglab.tracking.connect import default_uri, open_store
 from seglab.tracking.environment import code_hash, environment_report, environment_tags
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, RunInUse, Store, UnknownRun
-from seglab.tracking.sync import SyncReport, open_synced_store, sync
 from seglab.tracking.ui import serve_ui
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "RunInfo",
     "RunLog",
     "Store",
-    "SyncReport",
     "UnknownRun",
     "code_hash",
     "default_uri",
@@ -26,9 +24,7 @@ __all__ = [
     "environment_report",
     "environment_tags",
     "open_store",
-    "open_synced_store",
     "resume_run",
     "serve_ui",
     "start_run",
-    "sync",
 ]

@@ -10,35 +10,26 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
-from seglab.tracking.failures import explained
+from seglab.tracking.errors import as_user_error
 from seglab.tracking.store import Store
 
 RECORD = ".seglab-run"
-"""In the folder of a download: the run's id, and below it the files that were fetched whole."""
+"""File in the folder of a download: the id of the run whose files these are."""
 
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """What now lies in the folder: every wanted file, also those that were there before."""
+    """What now lies in the folder."""
 
     run_id: str
     files: tuple[str, ...]
     bytes: int
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """One logged file: its path with forward slashes, its size in bytes."""
-
-    path: str
-    size: int
-
-
 def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -> DownloadReport:
     """Copy the artifacts of ``run_id`` to ``out``, keeping their folders.
 
-    A file that an earlier call fetched and that has its full size is not fetched again,
-    so the same call continues a broken download; a file appears only when it is whole.
+    Each file appears only when it is whole; the same call again replaces what is there.
 
     Args:
         store: where the run is.
@@ -51,64 +42,53 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
             ``out`` holds another run's files or cannot be written.
     """
     run_id = store.find_run(run_id).run_id
-    logged = [found for found in list_artifacts(store, run_id) if found.path != RECORD]
-    wanted = [found for found in logged if _matches(found.path, pattern)]
+    wanted = [name for name in list_artifacts(store, run_id) if _matches(name, pattern)]
     if not wanted and pattern is not None:
         raise UserError(f"no artifact of run {run_id} matches '{pattern}'")
-    with explained(str(out)):
-        fetched = _begin(out, run_id)
-        targets = {found: safe_target(out, found.path) for found in wanted}
-        missing = [
-            found
-            for found in wanted
-            if found.path not in fetched or not _is_whole(targets[found], found.size)
-        ]
-        for found in progress(missing, "download", unit="file"):
-            _fetch(store, run_id, found.path, targets[found])
-            with (out / RECORD).open("a", encoding="utf-8") as record:
-                record.write(f"\n{found.path}")
+    with as_user_error(str(out)):
+        _reserve(out, run_id)
+        targets = {name: safe_target(out, name) for name in wanted}
+        for name, target in progress(targets.items(), "download", unit="file"):
+            _fetch(store, run_id, name, target)
     total = sum(target.stat().st_size for target in targets.values())
-    return DownloadReport(run_id, tuple(found.path for found in wanted), total)
+    return DownloadReport(run_id, tuple(wanted), total)
 
 
-def _begin(out: Path, run_id: str) -> set[str]:
-    """Take the folder for a run, and return which of its files were fetched before.
-
-    Files that lie there without a record may be of any run, however well their sizes fit.
+def _reserve(out: Path, run_id: str) -> None:
+    """Mark ``out`` as the folder of a run.
 
     Raises:
-        UserError: the folder is another run's.
+        UserError: it is another run's.
     """
     record = out / RECORD
-    known = [""]
+    known = ""
     if record.is_file() and not record.is_symlink():
-        known = record.read_text(encoding="utf-8", errors="replace").split("\n")
-    if known[0] == run_id:
-        return set(known[1:])
-    if known[0]:
+        known = record.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    if known == run_id:
+        return
+    if known:
         raise UserError(
-            f"{out} holds files of run {known[0][:40]}: choose another folder for run {run_id}"
+            f"{out} holds files of run {known[:40]}: choose another folder for run {run_id}"
         )
     out.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     with record.open("x", encoding="utf-8") as file:  # follows no link
         file.write(run_id)
-    return set()
 
 
-def list_artifacts(store: Store, run_id: str) -> list[Artifact]:
-    """Return every file that the run logged, by path."""
-    return sorted(_walk(store, run_id, ""), key=lambda found: found.path)
+def list_artifacts(store: Store, run_id: str) -> list[str]:
+    """Return the path of every file that the run logged, sorted."""
+    return sorted(name for name in _walk(store, run_id, "") if name != RECORD)
 
 
-def _walk(store: Store, run_id: str, folder: str) -> Iterator[Artifact]:
+def _walk(store: Store, run_id: str, folder: str) -> Iterator[str]:
     for entry in store.call(lambda: store.client.list_artifacts(run_id, folder or None)):
         if PurePosixPath(entry.path).parent != PurePosixPath(folder):
             raise UserError(f"artifact '{entry.path}' of run {run_id} is not inside '{folder}'")
         if entry.is_dir:
             yield from _walk(store, run_id, entry.path)
         else:
-            yield Artifact(entry.path, int(entry.file_size or 0))
+            yield str(entry.path)
 
 
 def safe_target(out: Path, name: str) -> Path:
@@ -135,10 +115,6 @@ def _matches(path: str, pattern: str | None) -> bool:
         or fnmatchcase(path, pattern)
         or fnmatchcase(PurePosixPath(path).name, pattern)
     )
-
-
-def _is_whole(target: Path, size: int) -> bool:
-    return target.is_file() and not target.is_symlink() and target.stat().st_size == size
 
 
 def _fetch(store: Store, run_id: str, name: str, target: Path) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.core.errors import UserError
-from seglab.core.imports import collector_paused
+from seglab.core.errors import UserError, first_line
 from seglab.tracking.database import DATABASE, SQLITE, prepare_database, sqlite_uri
-from seglab.tracking.failures import explained, patiently, redact, unreachable
-from seglab.tracking.quiet import settle_mlflow
+from seglab.tracking.errors import as_user_error, redact, retry_locked, unreachable
 from seglab.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+_MLFLOW_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 
 
 def default_uri(folder: Path = Path("mlruns")) -> str:
@@ -23,25 +29,37 @@ def default_uri(folder: Path = Path("mlruns")) -> str:
     return given or sqlite_uri(folder.absolute() / DATABASE)
 
 
-@collector_paused()  # MLflow is imported, and much with it
-def open_store(folder: Path = Path("mlruns"), away_s: float = 0.0) -> Store:
+def open_store(folder: Path = Path("mlruns")) -> Store:
     """Open the store, ready to use; safe for many processes on a fresh folder.
 
     Args:
         folder: of the database, artifacts and local state. An SQLite
             ``MLFLOW_TRACKING_URI`` brings its own folder, a server keeps only
             local state in ``folder``.
-        away_s: seconds to wait for a server that was there when the command began.
 
     Raises:
-        UserError: no answer within seconds or so long, or the folder cannot be written.
+        UserError: no answer within seconds, or the folder cannot be written.
     """
-    settle_mlflow()
+    configure_mlflow()
     uri = default_uri(folder)
     if uri.startswith(SQLITE):
-        database = Path(uri.removeprefix(SQLITE)).absolute()
-        return _open_local(database)
-    return _open_remote(uri, folder.resolve(), away_s)
+        return _open_local(Path(uri.removeprefix(SQLITE)).absolute())
+    if (reason := unreachable(uri)) is not None:
+        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {reason}")
+    return Store(uri, folder.resolve(), _client(uri, f"MLFLOW_TRACKING_URI={redact(uri)}"))
+
+
+def configure_mlflow() -> None:
+    """Set MLflow's environment and log levels; call before any ``import mlflow``.
+
+    What the user set in the environment is left alone.
+    """
+    for name, value in _MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Logs a traceback for every locked database, which is retried and reported here in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def _open_local(database: Path) -> Store:
@@ -49,37 +67,30 @@ def _open_local(database: Path) -> Store:
     database = folder / database.name
     if set("?#%") & set(str(database)):
         raise UserError(f"{folder}: MLflow cannot use a folder with '?', '#' or '%' in its path")
-    uri = sqlite_uri(database)
-    with explained(str(folder)):
-        patiently(lambda: prepare_database(database))
+    with as_user_error(str(folder)):
+        retry_locked(lambda: prepare_database(database))
         if not (os.access(folder, os.W_OK) and os.access(database, os.W_OK)):
-            raise PermissionError("permission denied")
-        return Store(uri, folder, patiently(lambda: _client(uri)))
+            raise UserError(f"{folder} cannot be used: permission is denied")
+    uri = sqlite_uri(database)
+    return Store(uri, folder, _client(uri, str(database)))
 
 
-def _open_remote(uri: str, folder: Path, away_s: float) -> Store:
-    _check_reachable(uri, away_s)
-    with explained(uri):
-        try:
-            client = _client(uri)
-            patiently(lambda: client.search_experiments(max_results=1), away_s=away_s)
-        except Exception as error:
-            raise _unusable(uri, error) from error
-    return Store(uri, folder, client)
+def _client(uri: str, where: str) -> MlflowClient:
+    """A client of a store that answers.
 
-
-def _client(uri: str) -> MlflowClient:
+    Raises:
+        UserError: it does not, or is of another version of MLflow.
+    """
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(uri, uri)
+    def connect() -> MlflowClient:
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+        return client
 
-
-def _check_reachable(uri: str, away_s: float) -> None:
-    reason = unreachable(uri, away_s)
-    if reason is not None:
-        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {reason}")
-
-
-def _unusable(uri: str, error: Exception) -> UserError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be used: {redact(lines[0][:300])}")
+    try:
+        with as_user_error(where):
+            return retry_locked(connect)
+    except MlflowException as error:
+        raise UserError(f"{where} cannot be used: {redact(first_line(error))}") from error

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from seglab.core.locks import FileLock
-from seglab.tracking.quiet import settle_mlflow
+from filelock import FileLock
 
 SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
@@ -28,6 +27,7 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 _BUSY_S = 60
+_LOCK_S = 120
 
 
 def sqlite_uri(database: Path) -> str:
@@ -48,7 +48,7 @@ def prepare_database(database: Path) -> None:
     if _home(database) == str(database.parent):
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.parent / ".lock"):
+    with FileLock(database.parent / ".lock", timeout=_LOCK_S):
         home = _home(database)
         if not database.exists():
             _create(database)
@@ -72,14 +72,13 @@ def _home(database: Path) -> str | None:
         try:
             row = connection.execute("SELECT folder FROM seglab_home").fetchone()
         except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # another than "no such table"
                 raise
             return None
     return None if row is None else str(row[0])
 
 
 def _create(database: Path) -> None:
-    settle_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for leftover in database.parent.glob(f".{DATABASE}.new-*"):

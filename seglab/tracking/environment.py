@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import platform
 import subprocess
@@ -11,24 +12,17 @@ from importlib import metadata
 from pathlib import Path
 
 from seglab.core.machine import available_cores
+from seglab.tracking import tags
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "segmentation-models-pytorch",
-    "timm",
+RESULT_CODE = ("core/config.py", "core/study.py", "core/search.py", "data", "augment", "models",
+               "losses", "losses.py", "learning", "evaluation")  # fmt: skip
+"""Files and folders whose code can change a result."""
+RESULT_PACKAGES = (
+    "torch", "segmentation-models-pytorch", "timm", "numpy", "opencv-python-headless",
     "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "scipy",
-    "h5py",
-    "nibabel",
-    "tifffile",
-    "pydantic",
-    "mlflow",
-    "optuna",
-)
+)  # fmt: skip
+"""Packages whose version can change a result."""
 _GIT_S = 10
 
 
@@ -45,8 +39,8 @@ class GitState:
 def git_state(package: Path = PACKAGE) -> GitState | None:
     """Return commit and dirtiness; None when the package is not part of a git checkout.
 
-    An installed copy inside somebody else's repository (a virtual environment)
-    is not taken for that repository's code.
+    An installed copy inside another repository (a virtual environment) is not taken for that
+    repository's code.
     """
     if _git(package, "ls-files", "--error-unmatch", "core/errors.py") is None:
         return None
@@ -71,24 +65,56 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @cache
 def code_hash(package: Path = PACKAGE) -> str:
-    """Return twelve hex digits over the names and bytes of the package's source files."""
+    """Twelve hex digits over what can change a result: code and versions of packages.
+
+    Of each file in ``RESULT_CODE`` the syntax tree without docstrings counts, so that comments,
+    layout and the command line leave the hash as it is.
+    """
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
+    for name in RESULT_CODE:
+        path = package / name
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(f"{file.relative_to(package).as_posix()}\0".encode())
+            digest.update(_code(file.read_text(encoding="utf-8")).encode())
+    for name, version in sorted(_versions(RESULT_PACKAGES).items()):
+        digest.update(f"{name}=={version.partition('+')[0]}\0".encode())
     return digest.hexdigest()[:12]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of each library that can change a result."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+def _code(source: str) -> str:
+    """Dump the syntax tree of ``source`` without docstrings and attribute descriptions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of every package that a result depends on."""
+    return {"python": platform.python_version()} | _versions(RESULT_PACKAGES + _OTHERS)
+
+
+_OTHERS = ("torchvision", "scipy", "h5py", "nibabel", "pydantic", "mlflow", "optuna")
 
 
 def machine(device: str = "cpu") -> dict[str, str | int]:
@@ -118,15 +144,15 @@ def _processor() -> str:
 
 def environment_tags() -> dict[str, str]:
     """Return the tags that say which code ran."""
-    tags = {"seglab.code_hash": code_hash()}
+    found = {tags.CODE_HASH: code_hash()}
     state = git_state()
     if state is not None:
-        tags |= {
-            "seglab.git_commit": state.commit,
-            "seglab.git_dirty": str(state.dirty).lower(),
+        found |= {
+            tags.GIT_COMMIT: state.commit,
+            tags.GIT_DIRTY: str(state.dirty).lower(),
             "mlflow.source.git.commit": state.commit,
         }
-    return tags
+    return found
 
 
 def environment_report(device: str = "cpu") -> dict[str, object]:

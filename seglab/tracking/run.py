@@ -1,4 +1,4 @@
-"""One open run: what it logs, how it ends, how it goes on after a crash."""
+"""One open run: what it logs, how it ends, how it continues after a crash."""
 
 from __future__ import annotations
 
@@ -7,42 +7,36 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from seglab.core.locks import FileLock
-from seglab.tracking.failures import StoreAway, redact
-from seglab.tracking.messages import (
-    artifact_message,
-    batch_message,
-    dataset_message,
-    status_message,
-)
-from seglab.tracking.outbox import Outbox
-from seglab.tracking.store import INTERRUPTED, PARENT, Store
+from filelock import FileLock
+
+from seglab.tracking import tags as names
+from seglab.tracking.errors import StoreUnavailable, redact
+from seglab.tracking.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ERROR = "seglab.error"
-PRUNED = "seglab.pruned_at_epoch"
-_END_TAGS = (ERROR, PRUNED, INTERRUPTED)
-_LAST_WAIT_S = 30.0
+_BATCH = 100
+"""Params or tags that MLflow takes in one call."""
 _MAX_ERROR = 2000
+_MAX_DIGEST = 36
 
 
 class RunLog:
     """Logs one run. Made by :func:`start_run` or :func:`resume_run`.
 
-    As a context manager it ends the run truthfully if nobody else did: FINISHED,
-    interrupted on Ctrl-C or where a store stays away, FAILED on any other exception.
+    As a context manager it gives the run its true status if nothing else did: FINISHED,
+    interrupted on Ctrl-C or where the store became unavailable, FAILED on any other exception.
 
-    While the store is away everything is kept under ``state`` and sent later, in
-    order. After a resume, a metric that the store has for a step is not logged
-    for it again, and a param keeps its first value.
+    After a resume, a metric that the store has for a step is not logged for it again, and a
+    param keeps its first value.
     """
 
     def __init__(self, store: Store, run_id: str, lock: FileLock) -> None:
@@ -50,7 +44,6 @@ class RunLog:
         self.run_id = run_id
         self.state = store.state(run_id)
         self._lock = lock
-        self._outbox = Outbox(store.client, store.uri, run_id, self.state)
         self._steps: dict[str, set[int]] = {}
         self._known_params: frozenset[str] = frozenset()
         self._resumed = False
@@ -58,40 +51,43 @@ class RunLog:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params, as text; those that the run already has are left as they are."""
+        from mlflow.entities import Param
+
         new = {key: _text(value) for key, value in values.items() if key not in self._known_params}
-        self._outbox.put(batch_message(params=new))
+        for some in _batches(Param(*item) for item in new.items()):
+            self._batch(params=some)
         self._known_params |= new.keys()
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, as text; None values are left out."""
+        from mlflow.entities import RunTag
+
         texts = {key: _text(value) for key, value in values.items() if value is not None}
-        self._outbox.put(batch_message(tags=texts))
+        for some in _batches(RunTag(*item) for item in texts.items()):
+            self._batch(tags=some)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics of one step in one call; NaN, infinite and already logged ones are dropped.
 
         MLflow stores infinity as 1.8e308 and sorts NaN as a number.
         """
-        new = {
-            key: float(value)
+        from mlflow.entities import Metric
+
+        stamp = time.time_ns() // 1_000_000  # one for all tries: MLflow drops what it has already
+        rows = [
+            Metric(key, float(value), stamp, step)
             for key, value in values.items()
             if math.isfinite(value) and step not in self._logged_steps(key)
-        }
-        if new:
-            self._outbox.put(batch_message(metrics=new, step=step))
-        for key in new:
-            self._steps[key].add(step)
+        ]
+        if rows:
+            self._batch(metrics=rows)
+        for row in rows:
+            self._steps[row.key].add(step)
 
     def _logged_steps(self, key: str) -> set[int]:
         if key not in self._steps:
-            in_store = self.store.metric_history(self.run_id, key) if self._resumed else []
-            self._steps[key] = {step for step, _ in in_store} | {
-                row[3]
-                for message in self._outbox.pending
-                if message["do"] == "batch"
-                for row in message["metrics"]
-                if row[0] == key
-            }
+            history = self.store.metric_history(self.run_id, key) if self._resumed else []
+            self._steps[key] = {step for step, _ in history}
         return self._steps[key]
 
     def dataset(
@@ -107,18 +103,31 @@ class RunLog:
         Args:
             name: as people call it.
             digest: its content hash; MLflow keeps the first 36 characters.
-            source: where it came from, without anybody's home folder in it.
+            source: where it came from, without the path of a home folder.
             context: what it was used for.
             profile: counts worth showing beside it.
         """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
         where, counts = json.dumps({"uri": source}), json.dumps(dict(profile or {}))
-        self._outbox.put(dataset_message(name, digest, where, context, counts))
+        data = Dataset(name, digest[:_MAX_DIGEST], "local", where, profile=counts)
+        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", context)])]
+        try:
+            self._call(lambda client: client.log_inputs(self.run_id, inputs))
+        except MlflowException:
+            # MLflow checks whether a data set is known and then adds it: of two processes that
+            # do so for the first time at once, one is refused. The second attempt finds it.
+            self._call(lambda client: client.log_inputs(self.run_id, inputs))
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, or a whole folder's content, under ``folder`` of the run's artifacts."""
         if not path.exists():
             raise FileNotFoundError(path)
-        self._outbox.put(artifact_message(path.resolve(), folder))
+        if path.is_dir():
+            self._call(lambda client: client.log_artifacts(self.run_id, str(path), folder or None))
+        else:
+            self._call(lambda client: client.log_artifact(self.run_id, str(path), folder or None))
 
     def text(self, content: str, name: str) -> None:
         """Log ``content`` as the artifact ``name``, which may have folders in it."""
@@ -138,6 +147,12 @@ class RunLog:
             write(path)
             self.artifact(path, "" if Path(name).parent == Path() else str(Path(name).parent))
 
+    def _batch(self, **content: Any) -> None:
+        self._call(lambda client: client.log_batch(self.run_id, **content))
+
+    def _call(self, action: Callable[[Any], object]) -> None:
+        self.store.call(lambda: action(self.store.client))
+
     def finish(self) -> None:
         """End the run as FINISHED."""
         self._end("FINISHED", {})
@@ -145,40 +160,42 @@ class RunLog:
     def fail(self, error: BaseException | str) -> None:
         """End the run as FAILED, with the error as a tag."""
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        self._end("FAILED", {ERROR: redact(text)[:_MAX_ERROR]})
+        self._end("FAILED", {names.ERROR: redact(text)[:_MAX_ERROR]})
 
     def prune(self, epoch: int) -> None:
-        """End the run as KILLED because a search gave it up at ``epoch``."""
-        self._end("KILLED", {PRUNED: str(epoch)})
+        """End the run as KILLED because a search stopped it at ``epoch``."""
+        self._end("KILLED", {names.PRUNED: str(epoch)})
 
     def interrupt(self, reason: str) -> None:
-        """End the run as KILLED because somebody stopped it; it can be resumed."""
-        self._end("KILLED", {INTERRUPTED: redact(reason)[:_MAX_ERROR]})
+        """End the run as KILLED because it was stopped from outside; it can be resumed."""
+        self._end("KILLED", {names.INTERRUPTED: redact(reason)[:_MAX_ERROR]})
 
     def _end(self, status: str, tags: dict[str, str]) -> None:
         if self._ended:
             return
         self._ended = True
-        is_told = False
         try:
             if tags:
                 self.tags(tags)
-            # Of a run that several machines share one may have been interrupted before.
-            past = [INTERRUPTED] if status == "FINISHED" else []
-            self._outbox.put(status_message(status, past))
-            is_told = self._outbox.flush(_LAST_WAIT_S)
-            if not is_told:
-                self._tell_pending()
-        finally:
-            # A lock file that nobody holds says: it ran here and its end is not on record.
-            self.store.leave(self._lock) if is_told else self._lock.release()
+            if status == "FINISHED":  # a run that several machines share may carry it from before
+                self._remove_tag(names.INTERRUPTED)
+            self._call(lambda client: client.set_terminated(self.run_id, status))
+        except BaseException:
+            # The lock file stays, unlocked: the run ended here and its end is not on record.
+            self._lock.release()
+            raise
+        self.store.release(self._lock)
 
-    def _tell_pending(self) -> None:
-        print(
-            f"warning: {redact(self.store.uri)} does not answer; {len(self._outbox.pending)} "
-            f"messages of run {self.run_id} are kept in {self.state} and can be sent later",
-            file=sys.stderr,
-        )
+    def _remove_tag(self, key: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if key not in self.store.get_run(self.run_id).tags:
+            return
+        try:
+            self._call(lambda client: client.delete_tag(self.run_id, key))
+        except MlflowException as error:  # another machine was faster
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def __enter__(self) -> RunLog:
         return self
@@ -191,20 +208,20 @@ class RunLog:
     ) -> None:
         if error is None:
             self.finish()
+        elif isinstance(error, StoreUnavailable):
+            with suppress(StoreUnavailable):  # else it is found as interrupted by its lock file
+                self.interrupt(str(error))
         elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             self.interrupt(type(error).__name__)
-        elif isinstance(error, StoreAway):  # nothing is wrong with the run
-            self.interrupt(str(error))
         else:
             self.fail(error)
 
-    def _go_on(self) -> None:
-        """Open a run that exists: send what was kept, forget how it ended."""
-        self._outbox.flush(_LAST_WAIT_S)
-        client, run = self.store.client, self.store.get_run(self.run_id)
-        for key in set(_END_TAGS) & run.tags.keys():
-            self.store.call(lambda key=key: client.delete_tag(self.run_id, key))  # type: ignore[misc]
-        self.store.call(lambda: client.update_run(self.run_id, status="RUNNING"))
+    def _reopen(self) -> None:
+        """Set a run that exists to running, and forget how it ended."""
+        run = self.store.get_run(self.run_id)
+        for key in set(names.ENDINGS) & run.tags.keys():
+            self._remove_tag(key)
+        self._call(lambda client: client.update_run(self.run_id, status="RUNNING"))
         self._known_params = frozenset(run.params)
         self._resumed = True
 
@@ -225,11 +242,11 @@ def start_run(
         key: _text(value) for key, value in (tags or {}).items() if value is not None
     }
     if parent_run_id is not None:
-        texts[PARENT] = parent_run_id
+        texts[names.PARENT] = parent_run_id
     experiment_id = store.experiment(experiment)
     run = store.call(lambda: store.client.create_run(experiment_id, tags=texts, run_name=run_name))
     run_id = str(run.info.run_id)
-    return RunLog(store, run_id, store.claim(run_id))
+    return RunLog(store, run_id, store.acquire(run_id))
 
 
 def resume_run(store: Store, run_id: str) -> RunLog:
@@ -240,10 +257,10 @@ def resume_run(store: Store, run_id: str) -> RunLog:
         RunInUse: a living process has it open.
     """
     store.get_run(run_id)
-    lock = store.claim(run_id)
+    lock = store.acquire(run_id)
     log = RunLog(store, run_id, lock)
     try:
-        log._go_on()
+        log._reopen()
     except BaseException as error:
         # It may be on record as running by now.
         with suppress(Exception):
@@ -267,3 +284,9 @@ def _source_tags() -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = list(items)
+    for start in range(0, len(rest), _BATCH):
+        yield rest[start : start + _BATCH]

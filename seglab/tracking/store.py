@@ -1,7 +1,8 @@
-"""An open tracking store: experiments, the search for runs, and who holds them open."""
+"""An open tracking store: experiments, the search for runs, and which process has one open."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from filelock import FileLock, Timeout
+
 from seglab.core.errors import UserError
-from seglab.core.locks import FileLock, is_locked
+from seglab.tracking import tags
 from seglab.tracking.database import ARTIFACTS, SQLITE
-from seglab.tracking.failures import AWAY_S, explained, patiently, redact
-from seglab.tracking.view import LOCAL_UI, VIEW_TAGS, run_link
+from seglab.tracking.errors import as_user_error, redact, retry_locked
+from seglab.tracking.ui import EXPERIMENT_TAGS, LOCAL_UI, run_link
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -24,12 +27,10 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Result = TypeVar("Result")
 
 LOCK = "lock"
-NEWBORN_S = 60
+NEW_RUN_S = 60
 """A run without a lock that is younger than this is just being created."""
-CLAIM_S = 2
-"""How long a claim waits: others hold a lock for a moment only to see whether it is free."""
-INTERRUPTED = "seglab.interrupted"
-PARENT = "mlflow.parentRunId"
+ACQUIRE_S = 2.0
+"""How long a run's lock is waited for: others hold it for a moment only to see if it is free."""
 _SHORT_ID = re.compile("[0-9a-f]{6,31}")
 
 
@@ -59,7 +60,7 @@ class RunInfo:
     @property
     def parent_run_id(self) -> str | None:
         """The ablation or sweep that this run is part of."""
-        return self.tags.get(PARENT)
+        return self.tags.get(tags.PARENT)
 
 
 @dataclass(frozen=True)
@@ -77,37 +78,48 @@ class Store:
         return self.uri.startswith(SQLITE)
 
     def call(self, action: Callable[[], Result]) -> Result:
-        """Call into MLflow: waits for a store that is locked or away, explains one that fails.
+        """Call into MLflow; its own retries sit out a short outage of a server.
 
         Raises:
-            StoreAway: it did not come back within minutes.
-            UserError: something about it that the user can mend.
+            StoreUnavailable: it does not answer.
+            UserError: something about it that the user can correct.
         """
-        with explained(self.uri):
-            return patiently(action, away_s=AWAY_S)
+        with as_user_error(self.uri):
+            return retry_locked(action)
 
     def state(self, run_id: str) -> Path:
-        """Folder on this machine for what a run needs to continue: journal, lock, checkpoints."""
+        """Folder on this machine for what a run needs to continue: lock and checkpoints."""
         return self.folder / "state" / run_id
 
     def in_use(self, run_id: str) -> bool:
         """Whether a living process of this machine has the run open."""
-        return is_locked(self.state(run_id) / LOCK)
+        path = self.state(run_id) / LOCK
+        if not path.exists():
+            return False
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        except OSError:  # a store that may only be read
+            return False
+        lock.release()
+        return False
 
     def may_continue(self, run: RunInfo) -> bool:
-        """Whether this machine may take up a run that did not end by itself.
+        """Whether this machine may continue a run that did not end by itself.
 
         Not one that a living process has open, here or, as far as can be known, on another
         machine of a shared server: a run is RUNNING there without a lock here. A run that
         is being created has no lock yet either, and one that has ended since it was read
-        is another's to judge.
+        is another process's.
         """
         if self.in_use(run.run_id) or self.get_run(run.run_id).status != run.status:
             return False
         if run.status != "RUNNING" or (self.state(run.run_id) / LOCK).exists():
             return True
         # A clock that was set back has runs begin in the future.
-        return self.is_local and abs(time.time() - run.start_time) > NEWBORN_S
+        return self.is_local and abs(time.time() - run.start_time) > NEW_RUN_S
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment ``name``: found, restored from deletion, or created."""
@@ -118,18 +130,30 @@ class Store:
 
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = str(self.folder / ARTIFACTS / _folder_name(name)) if self.is_local else None
-            try:
-                return str(self.client.create_experiment(name, location, tags=VIEW_TAGS))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self.client.get_experiment_by_name(name)  # another process was faster
+            with suppress(AlreadyThere):  # another process was faster
+                return self.create_experiment(name, EXPERIMENT_TAGS)
+            found = self.client.get_experiment_by_name(name)
         assert found is not None
         if found.lifecycle_stage == "deleted":
             with suppress(MlflowException):  # restored by another process just now
                 self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
+
+    def create_experiment(self, name: str, with_tags: Mapping[str, str]) -> str:
+        """Create an experiment and return its id; of several processes one succeeds.
+
+        Raises:
+            AlreadyThere: there is one of this name, deleted ones included.
+        """
+        from mlflow.exceptions import MlflowException
+
+        location = str(self.folder / ARTIFACTS / _folder_name(name)) if self.is_local else None
+        try:
+            return str(self.client.create_experiment(name, location, tags=dict(with_tags)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            raise AlreadyThere(name) from None
 
     def find_runs(
         self,
@@ -137,6 +161,8 @@ class Store:
         tags: Mapping[str, str] | None = None,
         statuses: Sequence[Status] | None = None,
         parent_run_id: str | None = None,
+        *,
+        deleted: bool = False,
     ) -> list[RunInfo]:
         """Return the runs that carry all of ``tags``, newest first.
 
@@ -145,9 +171,10 @@ class Store:
             tags: exact values.
             statuses: any of these; None takes all.
             parent_run_id: only the children of this run.
+            deleted: also those that were deleted, alone or with their experiment.
         """
-        wanted = dict(tags or {}) | ({PARENT: parent_run_id} if parent_run_id else {})
-        runs = self.call(lambda: list(self._search(experiment, wanted)))
+        wanted = dict(tags or {}) | ({_PARENT: parent_run_id} if parent_run_id else {})
+        runs = self.call(lambda: list(self._search(experiment, wanted, deleted)))
         return [
             run
             for run in runs
@@ -155,16 +182,21 @@ class Store:
             and all(run.tags.get(key) == value for key, value in wanted.items())
         ]
 
-    def _search(self, experiment: str | None, tags: Mapping[str, str]) -> Iterator[RunInfo]:
-        experiments = [
+    def _search(
+        self, experiment: str | None, wanted: Mapping[str, str], deleted: bool
+    ) -> Iterator[RunInfo]:
+        from mlflow.entities import ViewType
+
+        view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+        ids = [
             str(found.experiment_id)
-            for found in self._experiments()
+            for found in self._experiments(view)
             if experiment is None or found.name == experiment
         ]
         token: str | None = None
-        while experiments:
+        while ids:
             page = self.client.search_runs(
-                experiments, _tag_filter(tags), max_results=1000, page_token=token
+                ids, _tag_filter(wanted), view, max_results=1000, page_token=token
             )
             yield from map(_run_info, page)
             token = page.token
@@ -173,14 +205,21 @@ class Store:
 
     def experiments(self) -> dict[str, str]:
         """Return every experiment's name by its id, oldest first."""
-        found = self.call(self._experiments)
+        found = self.call(lambda: self._experiments(_active()))
         return {str(e.experiment_id): str(e.name) for e in reversed(found)}
 
-    def _experiments(self) -> list[Experiment]:
+    def experiment_tags(self, key: str) -> list[dict[str, str]]:
+        """Tags of every experiment, deleted ones included, that carries ``key``."""
+        from mlflow.entities import ViewType
+
+        found = self.call(lambda: self._experiments(ViewType.ALL))
+        return [dict(one.tags) for one in found if key in one.tags]
+
+    def _experiments(self, view: int) -> list[Experiment]:
         found: list[Experiment] = []
         token: str | None = None
         while True:
-            page = self.client.search_experiments(max_results=1000, page_token=token)
+            page = self.client.search_experiments(view, max_results=1000, page_token=token)
             found.extend(page)
             token = page.token
             if not token:
@@ -224,6 +263,20 @@ class Store:
         history = self.call(lambda: self.client.get_metric_history(run_id, key))
         return sorted((int(metric.step), float(metric.value)) for metric in history)
 
+    def data_inputs(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the data sets logged as inputs of a run: name, digest, source, profile."""
+        run = self.call(lambda: self.client.get_run(run_id))
+        found = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+        return [
+            {
+                "name": data.name,
+                "digest": data.digest,
+                "source": str(_json_object(data.source).get("uri", "")),
+                "profile": _json_object(data.profile),
+            }
+            for data in found
+        ]
+
     def mark_interrupted(self, run_id: str, reason: str, *, dead: bool = False) -> bool:
         """Give a run whose process died its true status; False if it ended or may still live.
 
@@ -231,47 +284,64 @@ class Store:
         marked when the caller knows better (``dead``: its heartbeat stopped).
         """
         started_here = self.is_local or (self.state(run_id) / LOCK).exists()
-        # The status last: a run puts its end on record before it lets go of its lock.
+        # The status last: a run puts its end on record before it releases its lock.
         if self.in_use(run_id) or not (started_here or dead):
             return False
         if self.get_run(run_id).status != "RUNNING":
             return False
-        self.call(lambda: self.client.set_tag(run_id, INTERRUPTED, redact(reason)))
+        self.call(lambda: self.client.set_tag(run_id, tags.INTERRUPTED, redact(reason)))
         self.call(lambda: self.client.set_terminated(run_id, "KILLED"))
         return True
 
-    def claim(self, run_id: str) -> FileLock:
-        """Take a run for this process, until :meth:`leave` or its death.
+    def acquire(self, run_id: str) -> FileLock:
+        """Lock a run for this process, until :meth:`release` or its death.
 
         Raises:
             RunInUse: another living process of this machine has it.
             UserError: nothing can be written there.
         """
-        with explained(str(self.folder)):
-            lock = FileLock(self.state(run_id) / LOCK)
-            deadline = time.monotonic() + CLAIM_S
-            while not lock.try_acquire():
-                if time.monotonic() > deadline:
-                    raise RunInUse(f"run {run_id} is open in another process")
-                time.sleep(0.05)
+        with as_user_error(str(self.folder)):
+            folder = self.state(run_id)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK, timeout=ACQUIRE_S)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise RunInUse(f"run {run_id} is open in another process") from None
             return lock
 
-    def leave(self, lock: FileLock) -> None:
-        """Give a claimed run back, and its state folder up unless something is kept there."""
-        lock.remove()
+    def release(self, lock: FileLock) -> None:
+        """Release a run's lock, and remove its state folder unless something is kept there."""
+        path = Path(lock.lock_file)
+        path.unlink(missing_ok=True)
+        lock.release()
+        path.unlink(missing_ok=True)
         with suppress(OSError):
-            lock.path.parent.rmdir()
+            path.parent.rmdir()
+
+
+class AlreadyThere(Exception):
+    """The store has an experiment of this name."""
+
+
+_PARENT = tags.PARENT
+
+
+def _active() -> int:
+    from mlflow.entities import ViewType
+
+    return int(ViewType.ACTIVE_ONLY)
 
 
 def _folder_name(experiment: str) -> str:
     return re.sub(r"[^\w.-]+", "_", experiment).strip("._") or "experiment"
 
 
-def _tag_filter(tags: Mapping[str, str]) -> str:
+def _tag_filter(wanted: Mapping[str, str]) -> str:
     """Narrow the search where MLflow's filter language can quote the value; checked again after."""
     return " and ".join(
         f"tags.`{key}` = '{value}'"
-        for key, value in tags.items()
+        for key, value in wanted.items()
         if not set("'`\\%") & set(key + value)
     )
 
@@ -289,3 +359,12 @@ def _run_info(run: Run) -> RunInfo:
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
     )
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    """Read a JSON object; runs of other programs hold other things."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -6,13 +6,22 @@ import os
 import socket
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from seglab.core.errors import UserError
+from seglab.tracking import tags
 from seglab.tracking.database import ARTIFACTS
-from seglab.tracking.failures import redact
-from seglab.tracking.store import Store
-from seglab.tracking.view import view_link
+from seglab.tracking.errors import redact
 
+if TYPE_CHECKING:
+    from seglab.tracking.store import Store
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where ``make ui`` serves a store of this machine."""
+EXPERIMENT_TAGS = {
+    # Without a kind the UI opens on a page about language models.
+    tags.EXPERIMENT_KIND: "custom_model_development",
+}
 _STOP_S = 10
 _OF_CLIENTS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
@@ -32,7 +41,7 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     address = f"http://{host}:{port}"
     print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr)
     for experiment_id, name in store.experiments().items():
-        print(f"  {name}: {view_link(address, experiment_id)}", file=sys.stderr)
+        print(f"  {name}: {runs_link(address, experiment_id)}", file=sys.stderr)
     server = subprocess.Popen(server_command(host, port), env=server_environment(store))
     try:
         return server.wait()
@@ -81,3 +90,13 @@ def _check_free(host: str, port: int) -> None:
             return
     except OSError as error:
         raise UserError(f"cannot serve on {host}:{port}: {error.strerror}; try --port") from None
+
+
+def runs_link(address: str, experiment_id: str) -> str:
+    """Return the link that opens an experiment's table of runs."""
+    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def run_link(address: str, experiment_id: str, run_id: str) -> str:
+    """Return the link to the page of one run."""
+    return f"{address}/#/experiments/{experiment_id}/runs/{run_id}"

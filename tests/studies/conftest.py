@@ -14,8 +14,13 @@ from seglab.core.study import Study, resolve_study
 from seglab.data.phantom import write_phantom
 from seglab.tracking import Store, open_store
 from tests.faults.servers import PostgresServer
-from tests.studies.search_runs import SEARCH
 
+SEARCH: dict[str, Any] = {
+    "trials": 2,
+    "space": {"optim.lr": {"low": 1e-4, "high": 2e-2, "log": True}},
+    "pruner": {"name": "median", "startup_trials": 2},
+    "confirm": {"top": 0},
+}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {"name": "unet", "base_channels": 4, "depth": 2},

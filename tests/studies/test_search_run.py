@@ -1,4 +1,4 @@
-"""Whole searches: workers that die, people who interrupt, trials that fail, sealed patients."""
+"""Whole searches: workers that die, Ctrl-C, trials that fail."""
 
 from __future__ import annotations
 
@@ -6,87 +6,106 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 import seglab.studies.components  # noqa: F401  (registers)
 from seglab.cli import sweep, train
 from seglab.core.study import load_study
-from seglab.studies.search.ledger import requeue
-from seglab.studies.search.parent import run_search
-from seglab.studies.search.results import summarise, write_best
-from seglab.studies.search.storage import open_storage
-from seglab.studies.search.worker import Reins, Task, work
-from seglab.tracking import open_store
-from tests.studies.search_runs import (
-    assert_runs_equal_trials,
-    claim_next,
-    epochs_done,
-    start,
-    trials,
-    wait_until,
-    workbench_of,
-    worker_pids,
-)
+from seglab.studies.queue import ITEM, SURPLUS, open_storage
+from seglab.studies.search.run import run_search
+from seglab.tracking import RunInfo, open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
 
 
-def test_a_worker_trains_what_is_asked(write: Callable[..., Path]) -> None:
-    study = load_study(path := write())
-    parent_run_id = workbench_of(path).parent_run_id
-    work(Task(study.document, parent_run_id, 1, datetime.now().isoformat()), Reins())
-    assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 2
-    assert_runs_equal_trials()
-    assert trials()[0].params == {"optim.lr": study.run.optim.lr}
-    assert_leaders_are_drawn()
-    assert_noted()
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "sweep.py"), str(path), "--json", *arguments],
+        cwd=path.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def assert_leaders_are_drawn() -> None:
-    """Whoever was the best when it ended has overlays; the others only their scores."""
+def trials() -> list[optuna.trial.FrozenTrial]:
+    """Trials that ended, one of each item."""
+    storage = open_storage(None, Path("mlruns").absolute(), 20)
+    found = optuna.load_study(study_name="tiny", storage=storage).trials
+    return [t for t in found if ITEM in t.user_attrs and SURPLUS not in t.user_attrs]
+
+
+def runs() -> list[RunInfo]:
+    return open_store().find_runs("tiny", {"seglab.kind": "trial"})
+
+
+def epochs_done() -> int:
+    try:
+        return sum(t.user_attrs.get("progress", {}).get("epoch", 0) for t in trials())
+    except (KeyError, OSError):
+        return 0
+
+
+def wait_until(condition: Callable[[], object], wait_s: float = 600) -> None:
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def children(parent: subprocess.Popen[str]) -> list[int]:
+    """Processes that the parent spawned to do trials."""
+    found = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    return [int(p) for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+def assert_runs_equal_trials(count: int) -> None:
+    """One run for each of ``count`` items, of the same status, with the same Dice to the bit."""
+    ended = {t.user_attrs[ITEM]: t for t in trials() if t.state.name in STATUS}
+    by_item = {run.tags["seglab.trial"]: run for run in runs()}
+    assert len(ended) == len(by_item) == len(runs()) == count
+    for key, trial in ended.items():
+        run = by_item[key]
+        assert run.status == STATUS[trial.state.name]
+        assert ("seglab.pruned_at_epoch" in run.tags) == (trial.state.name == "PRUNED")
+        if trial.state.name == "COMPLETE":
+            assert trial.values == [run.metrics["val/dice"]]
+
+
+def test_a_search_trains_what_is_asked_and_draws_the_leaders(write: Callable[..., Path]) -> None:
+    path = write()
+    outcome = run_search(load_study(path), open_store())
+    assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0}
+    assert_runs_equal_trials(2)
+    assert outcome.rows[0].params == {"optim.lr": load_study(path).run.optim.lr}
     best, client = -1.0, open_store().client
-    for trial in trials():
-        run_id = trial.user_attrs["run_id"]
-        names = {item.path for item in client.list_artifacts(run_id)}
+    for row in outcome.rows:
+        names = {item.path for item in client.list_artifacts(row.run_id)}
         drawn = {"curves.png", "overlays", "gallery"}
         assert {"patients_val.csv", "checkpoints"} <= names
-        assert names & drawn == (drawn if trial.values[0] > best else set())
-        best = max(best, trial.values[0])
-
-
-def assert_noted() -> None:
-    """optuna-dashboard is told each trial's name and the page of its run."""
-    storage = open_storage(None, "tiny", Path("mlruns/optuna").absolute(), 20, requeue)
-    study = optuna.load_study(study_name="tiny", storage=storage.backend)
-    notes = storage.backend.get_study_system_attrs(study._study_id)
-    for trial in trials():
-        note = notes[f"dashboard:{trial._trial_id}:note_str:0"]
-        run = open_store().get_run(trial.user_attrs["run_id"])
-        assert f"**trial {trial.number:03d} · seed 0**" in note
-        assert f"/#/experiments/{run.experiment_id}/runs/{run.run_id})" in note
+        assert names & drawn == (drawn if row.values[0] > best else set())
+        best = max(best, row.values[0])
 
 
 def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[..., Path]) -> None:
-    path = write()
+    path = write(trials=1)
     path.write_text(path.read_text().replace("name: tiny", "name: two words"))
-    workbench = workbench_of(path)
-    workbench.ledger.tell(claim_next(workbench).trial, TrialState.COMPLETE, [0.5])
-    study = load_study(path)
-    outcome = summarise(study, workbench.ledger, workbench.parent_run_id)
-    assert outcome.best is not None
-    best = workbench.ledger.storage.folder / "two words.best.yaml"
-    write_best(best, study, outcome.best, workbench.ledger)
-    told = sweep._describe(replace(outcome, best_config=best, report=best))
-    for text in (best.read_text(), told):
+    outcome = run_search(load_study(path), open_store())
+    assert outcome.best_config is not None
+    for text in (outcome.best_config.read_text(), sweep._describe(outcome)):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]
-        assert [Path(word).resolve() for word in words[2:]] == [best.resolve()]
+        assert [Path(word).resolve() for word in words[2:]] == [outcome.best_config.resolve()]
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--workers", "--timeout"])
@@ -107,6 +126,26 @@ def test_what_is_no_search_is_sent_to_the_other_command(
     assert "sweep.py" in capsys.readouterr().err
 
 
+def test_a_search_of_an_earlier_version_is_refused_by_name(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write()
+    journal = Path("mlruns/optuna/tiny.log")
+    journal.parent.mkdir(parents=True)
+    journal.write_text("{}\n")
+    assert sweep.main([str(path)]) == 2
+    assert "name=" in capsys.readouterr().err
+
+
+def test_another_space_is_refused(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(trials=1)
+    assert sweep.main([str(path)]) == 0
+    assert sweep.main([str(path), "search.space.optim.lr.high=0.01"]) == 2
+    assert "optim.lr" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_kills_of_worker_and_parent_lose_and_double_nothing(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
@@ -114,7 +153,7 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
     path = write(epochs=6, trials=4)
     first = start(path, "--workers", "2")
     wait_until(lambda: epochs_done() >= 2)
-    os.kill(worker_pids(first)[0], signal.SIGKILL)
+    os.kill(children(first)[0], signal.SIGKILL)
     wait_until(lambda: epochs_done() >= 6)
     first.kill()
     first.communicate()
@@ -122,8 +161,7 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
     told = json.loads(out)
     assert told["trials"]["complete"] + told["trials"]["pruned"] == 4, err
     assert told["trials"]["failed"] == 0
-    assert {trial.state.name for trial in trials()} <= {"COMPLETE", "PRUNED"}
-    assert_runs_equal_trials()
+    assert_runs_equal_trials(4)
     assert not open_store().find_runs(statuses=["RUNNING"])
     assert train.main([told["best_config"], "--json"]) == 0
     (again,) = json.loads(capsys.readouterr().out)["runs"]
@@ -131,7 +169,7 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
 
 
 @pytest.mark.slow
-def test_ctrl_c_puts_the_search_down_and_the_same_command_takes_it_up(
+def test_ctrl_c_interrupts_the_search_and_the_same_command_continues(
     write: Callable[..., Path],
 ) -> None:
     path = write(epochs=30, trials=2, pruner={"name": "none"})
@@ -139,32 +177,30 @@ def test_ctrl_c_puts_the_search_down_and_the_same_command_takes_it_up(
     wait_until(lambda: epochs_done() >= 1)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=600)
-    assert first.returncode == 130
-    assert out == ""
+    assert (first.returncode, out) == (130, "")
     assert "the same command continues" in err
-    assert_runs_equal_trials()
     (parent,) = open_store().find_runs("tiny", {"seglab.kind": "sweep"})
     assert parent.status == "KILLED"
-    before = epochs_done()
-    assert 0 < before < 60
+    assert {run.status for run in runs()} <= {"KILLED", "FINISHED"}
     out, _ = start(path).communicate(timeout=600)
     assert json.loads(out)["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
-    assert_runs_equal_trials()
+    assert_runs_equal_trials(2)
 
 
 @pytest.mark.slow
 def test_a_failing_trial_is_recorded_and_the_search_goes_on(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    weights = {"choices": ["none", str(tmp_path / "absent")], "when": {"model.name": "smp-unet"}}
+    weights: dict[str, Any] = {
+        "choices": ["none", str(tmp_path / "absent")],
+        "when": {"model.name": "smp-unet"},
+    }
     path = write(
         trials=3,
         sampler="grid",
         space={"model.name": {"choices": ["unet", "smp-unet"]}, "model.encoder_weights": weights},
     )
-    study = load_study(path, ["data.image_size=64"])
-    outcome = run_search(study, open_store())
+    outcome = run_search(load_study(path, ["data.image_size=64"]), open_store())
     assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 1}
-    (failed,) = (trial for trial in trials() if trial.state.name == "FAIL")
-    assert "absent" in failed.user_attrs["error"]
-    assert_runs_equal_trials()
+    (failed,) = (row for row in outcome.rows if row.state == "failed")
+    assert "absent" in failed.error

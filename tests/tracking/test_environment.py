@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.tracking import Store, environment_report, environment_tags, serve_ui
+from seglab.tracking import Store, environment, environment_report, environment_tags, serve_ui
 from seglab.tracking.environment import PACKAGE, code_hash, git_state, versions
 from tests.faults.servers import free_port
 
@@ -52,14 +52,38 @@ def test_no_commit_outside_a_checkout(checkout: Path, tmp_path: Path) -> None:
     assert git_state(installed) is None
 
 
-def test_the_hash_follows_the_code_and_nothing_else(checkout: Path) -> None:
-    before = code_hash(checkout)
-    (checkout / "notes.txt").write_text("no code")
+def _hash(package: Path) -> str:
     code_hash.cache_clear()
-    assert code_hash(checkout) == before
-    (checkout / "core" / "errors.py").rename(checkout / "core" / "faults.py")
+    return code_hash(package)
+
+
+def test_the_hash_follows_what_can_change_a_result(checkout: Path) -> None:
+    before = _hash(checkout)
+    for file, text in (
+        ("notes.txt", "no code"),
+        ("core/errors.py", "X = 1\n"),
+        ("core/config.py", "# a comment\n\n\n"),
+    ):
+        with (checkout / file).open("a") as stream:
+            stream.write(text)
+        assert _hash(checkout) == before, file
+    config = (checkout / "core" / "config.py").read_text()
+    (checkout / "core" / "config.py").write_text(config.replace('"""The configuration', '"""A'))
+    assert _hash(checkout) == before
+    (checkout / "core" / "config.py").write_text(config.replace("ge=32", "ge=33"))
+    assert _hash(checkout) != before
+
+
+def test_the_hash_follows_the_versions_of_packages(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _hash(checkout)
+    real = environment.metadata.version
+    monkeypatch.setattr(
+        environment.metadata, "version", lambda name: "0" if name == "numpy" else real(name)
+    )
+    assert _hash(checkout) != before
     code_hash.cache_clear()
-    assert code_hash(checkout) != before
 
 
 def test_tags_and_report_name_what_ran() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import time
 from dataclasses import replace
 
-from seglab.tracking import RunInfo, Store, open_store, resume_run, start_run
+from seglab.tracking import RunInfo, Store, open_store, start_run
 
 
 def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
@@ -16,7 +14,8 @@ def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
     ids = context.SimpleQueue()
 
     def start_and_wait() -> None:
-        ids.put(start_run(open_store(store.folder), "one", "killed").run_id)
+        run = start_run(open_store(store.folder), "one", "killed")
+        ids.put(run.run_id)
         time.sleep(60)
 
     process = context.Process(target=start_and_wait)
@@ -61,27 +60,3 @@ def test_a_run_that_has_ended_since_it_was_read_is_not_continued(store: Store) -
         read = replace(store.get_run(run.run_id), start_time=0)
     assert not store.may_continue(read)
     assert store.may_continue(store.get_run(run.run_id))
-
-
-def test_an_orphan_does_not_hold_the_run_of_its_killed_parent(store: Store) -> None:
-    """Data-loader workers are forked with the run open, and outlive a kill -9 for seconds."""
-    reading, writing = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        run = start_run(open_store(store.folder), "one", "killed")
-        orphan = os.fork()
-        if orphan == 0:
-            time.sleep(60)
-            os._exit(0)
-        os.write(writing, f"{run.run_id} {orphan}".encode())
-        time.sleep(60)
-        os._exit(0)
-    run_id, orphan_id = os.read(reading, 100).decode().split()
-    try:
-        assert store.in_use(run_id)
-        os.kill(parent, signal.SIGKILL)
-        os.waitpid(parent, 0)
-        assert not store.in_use(run_id)
-        resume_run(store, run_id).finish()
-    finally:
-        os.kill(int(orphan_id), signal.SIGKILL)

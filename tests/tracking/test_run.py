@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from seglab.core.errors import UserError
 from seglab.tracking import RunLog, Store, UnknownRun, resume_run, start_run
-from seglab.tracking.failures import StoreAway
-from seglab.tracking.store import INTERRUPTED
+from seglab.tracking.errors import StoreUnavailable
+from seglab.tracking.tags import INTERRUPTED
 
 
 def _artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
@@ -251,7 +251,7 @@ def test_a_run_that_finished_was_not_interrupted(any_store: Store) -> None:
 
 
 def test_a_run_whose_store_stays_away_is_interrupted_not_failed(store: Store) -> None:
-    with pytest.raises(StoreAway), start_run(store, "away", "unet · seed 0") as run:
-        raise StoreAway("the server does not answer")
+    with pytest.raises(StoreUnavailable), start_run(store, "away", "unet · seed 0") as run:
+        raise StoreUnavailable("the server does not answer")
     found = store.get_run(run.run_id)
     assert (found.status, found.tags[INTERRUPTED]) == ("KILLED", "the server does not answer")

@@ -24,7 +24,7 @@ from seglab.tracking import (
     start_run,
 )
 from seglab.tracking.database import prepare_database
-from seglab.tracking.failures import redact
+from seglab.tracking.errors import redact
 
 
 def _one_of_eight(folder: Path, barrier: Any, number: int) -> None:
@@ -155,18 +155,18 @@ def test_an_id_that_is_cut_too_short_is_not_guessed(store: Store) -> None:
     assert store.find_run("abcdef1").run_id == ids[1]
 
 
-def test_a_claim_may_come_while_the_last_holder_clears_away(store: Store) -> None:
+def test_a_lock_may_be_asked_for_while_its_last_holder_removes_it(store: Store) -> None:
     held: list[int] = []
 
-    def claim_and_leave(number: int) -> None:
-        lock = store.claim("contended")
+    def acquire_and_release(number: int) -> None:
+        lock = store.acquire("contended")
         held.append(number)
         assert held == [number]
         held.remove(number)
-        store.leave(lock)
+        store.release(lock)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(claim_and_leave, range(200)))
+        list(pool.map(acquire_and_release, range(200)))
     assert not store.state("contended").exists()
 
 

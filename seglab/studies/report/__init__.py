@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from seglab.studies.report.write import Written, compare_again, report_ablation
+from seglab.studies.report.write import Written, report_ablation
 
-__all__ = ["Written", "compare_again", "report_ablation"]
+__all__ = ["Written", "report_ablation"]

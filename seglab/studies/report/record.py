@@ -79,8 +79,7 @@ class StudyRecord:
     def files(self, run: RunInfo) -> Sequence[str]:
         """Return the path of every file that ``run`` logged; asked of the store once."""
         if run.run_id not in self._listed:
-            found = list_artifacts(self.store, run.run_id)
-            self._listed[run.run_id] = [artifact.path for artifact in found]
+            self._listed[run.run_id] = list_artifacts(self.store, run.run_id)
         return self._listed[run.run_id]
 
     def read_json(self, run: RunInfo, name: str) -> dict[str, Any] | None:

@@ -31,8 +31,8 @@ METHOD = (
     "two one-sided tests place the difference within the margin. undecided: neither, with the "
     "number of patients that would decide if the figures held, or the word that seeds are too "
     "few for any.",
-    "These are validation patients: checkpoints and tuned values may be chosen on them. The sealed "
-    "test part is opened by a promotion and by nothing else.",
+    "These are validation patients: checkpoints and tuned values may be chosen on them. The "
+    "sealed test part is opened by a promotion and by nothing else.",
 )
 
 

@@ -17,7 +17,7 @@ from seglab.studies.report.record import CONFIRMATION, StudyRecord
 from seglab.studies.report.sections import kept_weights, lead
 from seglab.studies.report.study_setting import SHORT, duration, facts
 from seglab.tracking import RunInfo
-from seglab.tracking.run import PRUNED
+from seglab.tracking.tags import PRUNED
 
 MOST_ROWS = 20
 SHOWN = ("forest", "patients", "learning")

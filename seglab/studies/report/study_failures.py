@@ -11,7 +11,7 @@ from seglab.studies.report.document import Block, Bullets, Cell, Section, Table,
 from seglab.studies.report.record import StudyRecord
 from seglab.studies.report.tables import number
 from seglab.tracking import RunInfo
-from seglab.tracking.run import PRUNED
+from seglab.tracking.tags import PRUNED
 
 GALLERY = "gallery/index.html"
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)

@@ -14,7 +14,6 @@ from seglab.studies.report.document import Block, Notice, Section, Table, Text
 from seglab.studies.report.record import StudyRecord
 from seglab.studies.report.tables import number
 from seglab.tracking import RunInfo
-from seglab.tracking.inputs import data_inputs
 
 SHORT = 12
 UNSET = "null"
@@ -42,9 +41,11 @@ def data_section(record: StudyRecord) -> Section:
     if run is None:
         return Section("Data", [Text(NOTHING_TRAINED)])
     rows: list[tuple[str, str]] = []
-    for found in data_inputs(record.store, run.run_id)[:1]:
-        counts = [(key, f"{value:,}") for key, value in found.profile.items() if _is_count(value)]
-        rows += [("data set", found.source or found.name), *counts]
+    for found in record.store.data_inputs(run.run_id)[:1]:
+        counts = [
+            (key, f"{value:,}") for key, value in found["profile"].items() if _is_count(value)
+        ]
+        rows += [("data set", found["source"] or found["name"]), *counts]
     rows.append(("content hash", run.tags.get("seglab.data_hash", "")))
     settings = [(f"data.{key}", run.params.get(f"data.{key}", "")) for key in SETTINGS]
     rows += [(key, value) for key, value in settings if value != UNSET]

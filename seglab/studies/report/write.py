@@ -19,7 +19,7 @@ from seglab.studies.report.markdown import FIGURES, plain_table, render_markdown
 from seglab.studies.report.pictures import comparison_pictures
 from seglab.studies.report.sections import build_document, lead
 from seglab.studies.report.tables import verdict_table
-from seglab.tracking import RunInfo, RunLog, Store, resume_run
+from seglab.tracking import RunInfo, RunLog, Store
 
 MAX_NOTE = 4500
 """Characters; MLflow takes 5000 in a tag on every store."""
@@ -70,32 +70,6 @@ def report_ablation(
         log.metrics(summary_metrics(result), step=_runs(result))
         log.tags({"mlflow.note.content": note(result), "seglab.verdicts": dict(result.verdicts)})
     return Written(folder, terminal_text(result), result)
-
-
-def compare_again(
-    store: Store, parent: RunInfo, *, baseline: str | None = None, out: Path | None = None
-) -> Written:
-    """Write the report of an ablation that has ended, or of what there is of a running one.
-
-    The parent run keeps its status. While it is open elsewhere the report is only written,
-    not logged.
-    """
-    if parent.status == "RUNNING" or store.in_use(parent.run_id):
-        return report_ablation(store, parent, baseline=baseline, out=out)
-    log = resume_run(store, parent.run_id)
-    try:
-        return report_ablation(store, parent, baseline=baseline, out=out, log=log)
-    finally:
-        _end_as_before(log, parent)
-
-
-def _end_as_before(log: RunLog, parent: RunInfo) -> None:
-    if parent.status == "FAILED":
-        log.fail(parent.tags.get("seglab.error", "failed"))
-    elif parent.status == "KILLED":
-        log.interrupt(parent.tags.get("seglab.interrupted", "interrupted"))
-    else:
-        log.finish()
 
 
 def _pictures(result: ComparedAblation, store: Store) -> tuple[list[Picture], str | None]:

@@ -20,25 +20,29 @@ from seglab.core.study import Study
 from seglab.figures import search as draw
 from seglab.figures.search_page import search_page
 from seglab.figures.trials import Importance
-from seglab.studies.search.ledger import Ledger
-from seglab.studies.search.results import SearchOutcome, summarise, write_best
+from seglab.studies.queue import Queue
+from seglab.studies.search.results import SearchOutcome, config_of, summarise, write_best
+from seglab.studies.search.space import Space
 from seglab.tracking import RunLog
 
 _FEWEST_TRIALS = 4
 _FOLDER = "search"
 
 
-def publish(study: Study, ledger: Ledger, parent: RunLog) -> SearchOutcome:
+def publish(study: Study, queue: Queue, space: Space, parent: RunLog) -> SearchOutcome:
     """Write and log everything that can be said of the study as it stands."""
-    outcome = summarise(study, ledger, parent.run_id)
+    assert study.search is not None
+    outcome = summarise(study, queue, parent.run_id)
     if outcome.best is None:
         return outcome
-    folder = ledger.storage.folder
+    folder = parent.store.folder / "searches"
+    folder.mkdir(parents=True, exist_ok=True)
     best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
-    write_best(best_config, study, outcome.best, ledger)
+    best = config_of(outcome.best.number, queue, space)
+    write_best(best_config, study, outcome.best, best)
     parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
-    found = importances(ledger.study)
-    search = ledger.search
+    found = importances(queue.study)
+    search = study.search
     with as_warning("the search has no figures"):
         _log_figures(outcome, found, search, parent)
     second = search.second_objective

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ from optuna.trial import FrozenTrial, TrialState
 from seglab.core.config import RunConfig
 from seglab.core.study import Study
 from seglab.figures.trials import TrialRow, pareto_front
-from seglab.studies.search.ledger import BASE, ERROR, RUN, THREADS, Ledger
-from seglab.studies.search.live import WORDS, best_trial, count_states
+from seglab.studies.queue import ITEM, Queue
+from seglab.studies.search.objective import BASE_KEY, RUN, THREADS
+from seglab.studies.search.space import Space
+from seglab.tracking import RunLog
 
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+"""How a trial ended."""
 
 
 @dataclass(frozen=True)
@@ -66,40 +72,62 @@ class SearchOutcome:
         return replace(self, confirmation=report)
 
 
-def collect(ledger: Ledger) -> tuple[TrialRow, ...]:
-    """Describe every trial that ended, in their order."""
-    return tuple(_row(trial) for trial in ledger.trials if trial.state in _ENDED)
+def trial_rows(queue: Queue) -> tuple[TrialRow, ...]:
+    """Describe every trial that ended, in their order; the attempts of one trial are one row."""
+    ended = {
+        int(key): state
+        for key, state in queue.states().items()
+        if state.word in ("done", "failed") and state.last is not None
+    }
+    return tuple(
+        _row(number, state.last, "" if state.word == "done" else state.error)
+        for number, state in sorted(ended.items())
+        if state.last is not None
+    )
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def _row(number: int, trial: FrozenTrial, error: str) -> TrialRow:
     return TrialRow(
-        number=trial.number,
+        number=number,
         state=WORDS[trial.state],
         values=tuple(trial.values or ()),
         params=dict(trial.params),
         curve=tuple(sorted(trial.intermediate_values.items())),
         seconds=trial.duration.total_seconds() if trial.duration else 0.0,
         run_id=trial.user_attrs.get(RUN, ""),
-        is_base=bool(trial.user_attrs.get(BASE)),
-        error=trial.user_attrs.get(ERROR, ""),
+        is_base=trial.user_attrs[ITEM] == BASE_KEY,
+        error=error,
     )
 
 
-def config_of(number: int, ledger: Ledger) -> RunConfig:
+def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """Return the complete trial of the highest Dice, the earliest of equals."""
+    complete = [row for row in rows if row.state == "complete"]
+    return max(complete, key=lambda row: (row.values[0], -row.number), default=None)
+
+
+def count_states(rows: Sequence[TrialRow]) -> dict[str, int]:
+    """Count the trials that ended, by how."""
+    return {word: sum(row.state == word for row in rows) for word in WORDS.values()}
+
+
+def config_of(number: int, queue: Queue, space: Space) -> RunConfig:
     """Build the config of a trial again, with the threads it was trained with."""
-    trial = next(t for t in ledger.trials if t.number == number)
-    config = ledger.space.build(trial.params)
-    train = config.train.model_copy(update={"threads": trial.user_attrs.get(THREADS, 0)})
+    trial = queue.states()[str(number)].last
+    assert trial is not None
+    config = space.build(trial.params)
+    threads = trial.user_attrs.get(THREADS) or config.train.threads
+    train = config.train.model_copy(update={"threads": threads})
     return config.model_copy(update={"train": train})
 
 
-def write_best(path: Path, study: Study, best: TrialRow, ledger: Ledger) -> None:
+def write_best(path: Path, study: Study, best: TrialRow, config: RunConfig) -> None:
     """Write the best config as an experiment file that gives the same Dice again.
 
     It names the processor threads: results repeat to the bit with the same number.
     """
     name = f"{study.name[:80]} best"
-    document = config_of(best.number, ledger).model_copy(update={"name": name}).to_dict()
+    document = config.model_copy(update={"name": name}).to_dict()
     header = (
         f"# The best of search '{study.name}': trial {best.number:03d}, "
         f"validation Dice {best.values[0]!r}.\n"
@@ -114,17 +142,66 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def summarise(study: Study, ledger: Ledger, parent_run_id: str) -> SearchOutcome:
-    """Sum up the study as it stands."""
-    rows = collect(ledger)
-    best = best_trial(ledger.trials)
+def summarise(study: Study, queue: Queue, parent_run_id: str) -> SearchOutcome:
+    """Sum up the search as it stands."""
+    assert study.search is not None
+    rows = trial_rows(queue)
     return SearchOutcome(
         experiment=study.name,
         parent_run_id=parent_run_id,
-        trials=count_states(ledger.trials),
-        best=None if best is None else next(r for r in rows if r.number == best.number),
+        trials=count_states(rows),
+        best=best_row(rows),
         best_config=None,
         report=None,
         rows=rows,
-        second_objective=ledger.search.second_objective,
+        second_objective=study.search.second_objective,
     )
+
+
+class SearchProgress:
+    """What a person sees while the search goes on: a line a trial, the best so far.
+
+    Args:
+        queue: of the search, whichever machine its trials run on.
+        wanted: trials that are to be complete or pruned at the end.
+        log: the sweep's run; counts and the best Dice become its metrics.
+    """
+
+    def __init__(self, queue: Queue, wanted: int, log: RunLog) -> None:
+        self._queue, self._wanted, self._log = queue, wanted, log
+        self._told = {row.number for row in trial_rows(queue)}
+        self._before, self._started = len(self._told), time.monotonic()
+
+    def look(self) -> None:
+        """Print what is new."""
+        rows = trial_rows(self._queue)
+        for row in rows:
+            if row.number not in self._told:
+                self._told.add(row.number)
+                print(f"{_line(row)}  |  {self._summary(rows)}", file=sys.stderr, flush=True)
+                self._log_counts(rows)
+
+    def _summary(self, rows: Sequence[TrialRow]) -> str:
+        best, ended = best_row(rows), sum(row.state != "failed" for row in rows)
+        leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
+        fresh, rest = len(rows) - self._before, self._wanted - ended
+        seconds = (time.monotonic() - self._started) / max(fresh, 1) * rest
+        left = f", about {timedelta(seconds=round(seconds))} to go" if rest > 0 else ""
+        return f"{leader}, {ended} of {self._wanted}{left}"
+
+    def _log_counts(self, rows: Sequence[TrialRow]) -> None:
+        best = best_row(rows)
+        values = {f"search/{word}": float(n) for word, n in count_states(rows).items()}
+        leader = {} if best is None else {"search/best_dice": best.values[0]}
+        self._log.metrics({**values, **leader}, step=len(rows))
+
+
+def _line(row: TrialRow) -> str:
+    """One line about a trial that ended."""
+    params = " ".join(f"{key}={_short(value)}" for key, value in row.params.items())
+    dice = f"Dice {row.values[0]:.4f}" if row.values else f"after {len(row.curve)} epochs"
+    return f"trial {row.number:03d} {row.state:<8} {row.error or dice}  {params}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

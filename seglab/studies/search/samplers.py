@@ -1,4 +1,4 @@
-"""Which config comes next, and which trial is not worth going on with."""
+"""Which config comes next, and which trial is stopped early."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import wilcoxon
 
 from seglab.core.search import Pruner, Search
-from seglab.studies.search.rungs import RungPruner
 
 PATIENTS = "patients"
 """User attribute of a trial: ``{epoch: [Dice of each validation patient]}``."""
 _FEWEST_RANDOM, _MOST_RANDOM = 4, 10
 _FEWEST_PAIRS = 5
 _MEAN_FALL = 1e-12
+_SECOND_LOOK = 2 / 3
+_KEPT = (1 / 3, 1 / 2)
+"""Of ``RungPruner``: shares that go on, of all at the first look, of the rest at the second."""
 
 
-def build_sampler(search: Search, trials: int) -> BaseSampler:
+def build_sampler(search: Search, ended: int, active: int = 0) -> BaseSampler:
     """Build the sampler of the next trial.
 
-    Made anew for every trial, seeded with the number of trials so far: processes
-    that shared a seed would all propose the same, and so would a continued study.
+    Made anew for every trial, seeded with the number of trials that ended and that others are
+    at: processes that shared a seed would all propose the same, and so would a continued study.
     """
-    seed = int(np.random.SeedSequence([search.seed, trials]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([search.seed, ended, active]).generate_state(1)[0])
     startup = min(_MOST_RANDOM, max(_FEWEST_RANDOM, search.trials // 3))
     if search.sampler == "tpe":
         conditional = any(domain.when for domain in search.space.values())
@@ -116,3 +118,34 @@ def is_worse(difference: np.ndarray, p_threshold: float) -> bool:
     if len(difference) < _FEWEST_PAIRS or difference.mean() > -_MEAN_FALL:
         return False
     return bool(wilcoxon(difference, alternative="less").pvalue < p_threshold)
+
+
+class RungPruner(BasePruner):
+    """Looks at a trial's best Dice so far, after the warm-up and at two thirds of its epochs.
+
+    Between the two a one-cycle rate is past its peak, and networks that will end best are
+    often the worst: judged after each epoch, as a median does, they are pruned there.
+    """
+
+    def __init__(self, first: int, epochs: int) -> None:
+        second = math.ceil(_SECOND_LOOK * epochs)
+        self._kept = {second: _KEPT[1]} | {first: _KEPT[0]}
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Say whether ``trial`` is too low among all that came as far."""
+        epoch = trial.last_step
+        if epoch is None or epoch not in self._kept:
+            return False
+        own = best_until(trial, epoch)
+        others = [
+            best_until(other, epoch)
+            for other in study.get_trials(deepcopy=False)
+            if other.number != trial.number and epoch in other.intermediate_values
+        ]
+        places = max(1, math.floor(self._kept[epoch] * (len(others) + 1) + 0.5))
+        return sum(other > own for other in others) >= places
+
+
+def best_until(trial: FrozenTrial, epoch: int) -> float:
+    """Highest Dice of a trial up to ``epoch``."""
+    return max(dice for step, dice in trial.intermediate_values.items() if step <= epoch)

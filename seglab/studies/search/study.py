@@ -1,58 +1,63 @@
-"""What a study is a study of: it goes on only with the same space, base config and data."""
+"""The Optuna study of a search: it continues only with the same space, base config and data."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from seglab.core.config import flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.search import Search
 from seglab.studies.data import StudyData
-from seglab.studies.search.ledger import BASE
 from seglab.studies.search.space import Space
-from seglab.studies.search.storage import StudyStorage
 
 IDENTITY = "identity"
 _IS_HASH = re.compile("[0-9a-f]{12,64}").fullmatch
 
 
 def open_study(
-    name: str, space: Space, search: Search, data: StudyData, storage: StudyStorage
+    name: str, space: Space, search: Search, data: StudyData, storage: BaseStorage, folder: Path
 ) -> optuna.Study:
-    """Find the study, or begin it with the base config as its first trial.
+    """Find the study, or begin it.
+
+    Args:
+        name: of the search.
+        space: what is searched.
+        search: how.
+        data: of the base config.
+        storage: Optuna's.
+        folder: of the store, where earlier versions kept journals.
 
     Raises:
         UserError: it is there, but of another space, base config or data; says what changed.
+            Or an earlier version began it in a journal file.
     """
     identity = describe(space, search, data)
     two = search.second_objective != "none"
     directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * two
-    with storage.lock("claim"):
-        known = next(
-            (s for s in optuna.get_all_study_summaries(storage.backend) if s.study_name == name),
-            None,
-        )
-        if known is not None and IDENTITY in known.user_attrs:
-            refuse_change(name, known.user_attrs[IDENTITY], identity)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        journal = folder / "optuna" / f"{name}.log"
+        if journal.exists():
+            raise UserError(
+                f"search '{name}' was begun by an earlier version in {journal}, which this one "
+                "does not read: finish it there, or give this search another name: name=…"
+            ) from None
         study = optuna.create_study(
-            storage=storage.backend, study_name=name, directions=directions, load_if_exists=True
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
-        if IDENTITY not in study.user_attrs:
-            study.set_user_attr(IDENTITY, identity)
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(space.base_params, user_attrs={BASE: True})
+    if IDENTITY not in study.user_attrs:
+        study.set_user_attr(IDENTITY, identity)
+    refuse_change(name, study.user_attrs[IDENTITY], identity)
     return study
-
-
-def load_study(name: str, storage: StudyStorage) -> optuna.Study:
-    """Open a study that :func:`open_study` has begun."""
-    return optuna.load_study(study_name=name, storage=storage.backend)
 
 
 def describe(space: Space, search: Search, data: StudyData) -> dict[str, Any]:

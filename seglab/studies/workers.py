@@ -1,0 +1,280 @@
+"""Worker processes that share out the items of a queue over cores and GPUs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any
+
+from seglab.core.errors import UserError
+from seglab.core.machine import available_cores
+
+DONE, FAULT, USER_ERROR, SPENT, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit status of a worker; ``SPENT``: done its item, but not fit for another one."""
+WORKERS_PER_GPU = "SEGLAB_WORKERS_PER_GPU"
+_LOOK_S = 0.5
+_STOP_S = 30.0
+_EARLY_S, _MAX_EARLY_DEATHS = 120.0, 5
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stop was requested: the run is interrupted at the end of its epoch, to be continued."""
+
+
+@dataclass
+class StopRequest:
+    """Whether the work is to stop: on Ctrl-C, on SIGTERM, or when its time is over."""
+
+    deadline: float | None = None
+    """Of ``time.monotonic``."""
+    interrupts: int = 0
+    _told: bool = field(default=False, repr=False)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time is over."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def __call__(self) -> bool:
+        """Whether no further epoch is to begin; says so and why, once."""
+        if not (self.interrupts or self.timed_out):
+            return False
+        if not self._told:
+            self._told = True
+            why = "stopping" if self.interrupts else "the time is up: stopping"
+            print(
+                f"{why} once each worker has ended its epoch; the same command continues "
+                "(Ctrl-C again stops now)",
+                file=sys.stderr,
+            )
+        return True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count Ctrl-C and SIGTERM instead of breaking off; only in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.interrupts += 1
+            if self.interrupts > 1:
+                raise KeyboardInterrupt
+
+        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told; picklable."""
+
+    work: Callable[[Task, Callable[[], bool]], int]
+    """Module-level function that does items until none is left or a stop is requested; returns
+    an exit status."""
+    document: Mapping[str, Any]
+    """The resolved experiment file."""
+    parent_run_id: str
+    study_name: str
+    since: str
+    """When the command started, ISO 8601."""
+    threads: int
+    """Processor threads of each run; 0 leaves it to the config."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Tuned values of each arm, where they are known."""
+
+
+def run_workers(
+    task: Task,
+    count: int,
+    gpus: list[str],
+    stop: StopRequest,
+    look: Callable[[], None] = lambda: None,
+) -> None:
+    """Let ``count`` processes do the work, until none is left.
+
+    Args:
+        task: what each is told.
+        count: processes.
+        gpus: as CUDA_VISIBLE_DEVICES names them; shared out in turn.
+        stop: asked again and again.
+        look: called meanwhile, to show progress.
+
+    Raises:
+        UserError: a worker cannot go on, or workers die as soon as they start.
+    """
+    pool = _Pool(task, count, gpus)
+    with stop.listening():
+        try:
+            while pool.restart_dead():
+                if stop():
+                    pool.request_stop()
+                look()
+                time.sleep(_LOOK_S)
+            look()
+        finally:
+            pool.stop_now()
+
+
+class _Pool:
+    """Worker processes; one that crashes, or is spent, is replaced."""
+
+    def __init__(self, task: Task, count: int, gpus: list[str]) -> None:
+        self._task, self._count, self._gpus = task, count, gpus
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Event()
+        self._workers: dict[int, BaseProcess] = {}
+        self._started: dict[int, float] = {}
+        self._early_deaths = 0
+        for slot in range(count):
+            self._start(slot)
+
+    def _start(self, slot: int) -> None:
+        worker = self._context.Process(
+            target=_main, args=(self._task, self._stop), name=f"worker {slot}"
+        )
+        with _environment(self._variables(slot)):
+            worker.start()
+        self._workers[slot], self._started[slot] = worker, time.monotonic()
+
+    def _variables(self, slot: int) -> dict[str, str]:
+        """What the worker in ``slot`` is given: its share of the cores, a GPU or part of one."""
+        # Bars of several workers would overwrite each other and the parent's own line.
+        given = {"TQDM_DISABLE": "1"}
+        if self._task.threads:
+            given["OMP_NUM_THREADS"] = str(self._task.threads)
+        if self._gpus:
+            place, count = slot % len(self._gpus), len(self._gpus)
+            given["CUDA_VISIBLE_DEVICES"] = self._gpus[place]
+            given[WORKERS_PER_GPU] = str(len(range(place, self._count, count)))
+        return given
+
+    def restart_dead(self) -> bool:
+        """Replace workers that ended before the work did; False once none is left."""
+        for slot, worker in list(self._workers.items()):
+            code = worker.exitcode
+            if code is None:
+                continue
+            del self._workers[slot]
+            if code == USER_ERROR:
+                raise UserError("a worker cannot go on, for the reason it gave above")
+            if code in (DONE, INTERRUPTED) or self._stop.is_set():
+                continue
+            if code != SPENT:
+                self._note_death(slot, worker, code)
+            self._start(slot)
+        return bool(self._workers)
+
+    def _note_death(self, slot: int, worker: BaseProcess, code: int) -> None:
+        cause = f"signal {-code}" if code < 0 else f"status {code}"
+        print(f"worker {worker.pid} died ({cause}); another is started", file=sys.stderr)
+        is_early = time.monotonic() - self._started[slot] < _EARLY_S
+        self._early_deaths = self._early_deaths + 1 if is_early else 0
+        if self._early_deaths > _MAX_EARLY_DEATHS * self._count:
+            raise UserError(
+                f"{self._early_deaths} workers died one after the other, each within "
+                f"{_EARLY_S / 60:.0f} minutes ({cause})"
+            )
+
+    def request_stop(self) -> None:
+        """Ask every worker to leave at the end of its epoch."""
+        self._stop.set()
+
+    def stop_now(self) -> None:
+        """Interrupt every worker, and kill what has not left within seconds."""
+        for worker in self._workers.values():
+            worker.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for worker in self._workers.values():
+            worker.join(max(0.1, deadline - time.monotonic()))
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+        self._workers = {}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _main(task: Task, stop: Any) -> None:
+    """Run in a process of its own."""
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
+    from seglab.tracking.errors import is_out_of_space, redact
+
+    # What is printed on stdout would mix with the parent's answer.
+    sys.stdout = sys.stderr
+    try:
+        code = task.work(task, stop.is_set)
+    except UserError as error:
+        print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
+        code = USER_ERROR
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        if not is_out_of_space(error):
+            raise
+        print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
+        code = USER_ERROR
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on alone; its run continues from its checkpoint."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(FAULT)
+
+
+def share_of_threads(workers: int, wanted: int) -> int:
+    """Processor threads of each of several workers; 0, the config's own choice, for one."""
+    if workers == 1:
+        return 0
+    cores = available_cores()
+    if workers > cores:
+        print(f"warning: {workers} workers on {cores} cores slow each other down", file=sys.stderr)
+    return wanted or max(1, cores // workers)
+
+
+def visible_gpus(device: str) -> list[str]:
+    """Name the GPUs to share out among workers, as CUDA_VISIBLE_DEVICES does."""
+    if device not in {"auto", "cuda"}:
+        return []
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    names = given.split(",") if given else [str(i) for i in range(count)]
+    return names[:count]

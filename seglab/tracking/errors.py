@@ -1,0 +1,170 @@
+"""What went wrong with a store: unavailable for a while, or something the user must correct.
+
+Errors are told apart by their types and codes. MLflow wraps what its database and its HTTP
+client raise, so the whole chain of causes is looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from seglab.core.errors import UserError, first_line
+
+Result = TypeVar("Result")
+
+_FULL = "no space is left"
+_ERRNO = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "it is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EEXIST: "a file is in its place",
+    errno.EIO: "the disk does not answer",
+}
+_SQLITE = {
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_PERM: "permission is denied",
+    sqlite3.SQLITE_IOERR: "the disk does not answer",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened or created",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+}
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+LOCKED_S = 60.0
+"""How long a locked SQLite database is waited for, beyond MLflow's own 20 s."""
+_PROBE_S = 5.0
+_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class StoreUnavailable(UserError):
+    """The store does not answer; the run is interrupted, and the same command continues it."""
+
+
+def redact(text: str) -> str:
+    """Hide the user and password of every URI in ``text``, and secrets among its parameters."""
+    # Up to the last "@" before the path: a password may hold one.
+    hidden = re.sub(r"(?<=://)[^/\s'\"]+@", "***@", text)
+    return re.sub(r"(?i)(?<=[?&])((?:password|passwd|pwd|token|key)=)[^&\s'\"]+", r"\1***", hidden)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the error at hand, without passwords."""
+    print(redact(traceback.format_exc()), end="", file=sys.stderr)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and all that led to it; of SQLAlchemy's errors also the driver's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        if isinstance(driver := getattr(seen, "orig", None), BaseException):
+            yield driver
+        seen = seen.__cause__ or seen.__context__
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    """Primary result code of SQLite; None for other errors."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def is_locked_database(error: BaseException) -> bool:
+    """Whether another process held the SQLite database for too long."""
+    return any(_sqlite_code(cause) in _LOCKED for cause in _chain(error))
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the store may answer later: a lost connection, a timeout, a locked database."""
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import OperationalError
+
+    if known_reason(error) is not None:
+        return False
+    for cause in _chain(error):
+        if isinstance(cause, ConnectionError | TimeoutError | RequestException | OperationalError):
+            return True
+        if getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
+            return True
+    return is_locked_database(error)
+
+
+def known_reason(error: BaseException) -> str | None:
+    """Say in a few words what the user can correct; None for a fault that is not theirs."""
+    for cause in _chain(error):
+        if (reason := _SQLITE.get(_sqlite_code(cause) or 0)) is not None:
+            return reason
+        if isinstance(cause, OSError) and (reason := _ERRNO.get(cause.errno or 0)) is not None:
+            return reason
+        if type(cause).__module__.startswith("alembic."):
+            return f"it was made by another version of MLflow ({first_line(cause)})"
+    return None
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether ``error``, or one that led to it, is of a disk or a quota that is full."""
+    return any(
+        _ERRNO.get(getattr(cause, "errno", None) or 0) == _FULL
+        or _SQLITE.get(_sqlite_code(cause) or 0) == _FULL
+        for cause in _chain(error)
+    )
+
+
+def unreachable(uri: str) -> str | None:
+    """Say why nothing listens at a server's address; None if something does, or it is a file.
+
+    Takes seconds, where MLflow retries for minutes.
+    """
+    parts = urlsplit(uri)
+    port = _DEFAULT_PORTS.get(parts.scheme.split("+")[0])
+    if parts.hostname is None or port is None:
+        return None
+    try:
+        socket.create_connection((parts.hostname, parts.port or port), timeout=_PROBE_S).close()
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+@contextmanager
+def as_user_error(where: str) -> Iterator[None]:
+    """Turn what the user can correct about ``where``, a store or a folder, into one line.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+        UserError: it is full, read-only, damaged or of another version.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = known_reason(error)
+        if reason is not None:
+            raise UserError(f"{redact(where)} cannot be used: {reason}") from error
+        if is_unavailable(error):
+            raise StoreUnavailable(f"{redact(where)} does not answer") from error
+        raise
+
+
+def retry_locked(action: Callable[[], Result], wait_s: float = LOCKED_S) -> Result:
+    """Call ``action``, and again for ``wait_s`` seconds while its SQLite database is locked."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not is_locked_database(error) or time.monotonic() > deadline:
+                raise

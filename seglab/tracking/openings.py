@@ -1,0 +1,106 @@
+"""The record of the sealed test: which patients were opened, when, by which promotion.
+
+Each opening is an MLflow experiment of its own. Its name can be created once, by one process,
+and stays taken when the experiment is deleted; and deleting the promotion's run or experiment
+leaves it as it is. Openings that earlier versions kept as tags of promotion runs count too,
+deleted runs included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from seglab.core.errors import UserError
+from seglab.tracking import tags
+from seglab.tracking.store import AlreadyThere, Store
+from seglab.tracking.ui import EXPERIMENT_TAGS
+
+_TAG_LENGTH = 5_000
+"""Characters that MLflow keeps of a tag's value."""
+_NOTE = (
+    "The record that the test patients of a split were opened. It is what keeps a second look "
+    "at them from passing as a first one: leave it where it is."
+)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One opening of a test part."""
+
+    test_hash: str
+    opened_by: str
+    """Id of the promotion run."""
+    opened_at: str
+    """Local time, ISO 8601."""
+    patients: frozenset[str]
+    """Digests of the patients."""
+
+
+def openings(store: Store) -> list[Opening]:
+    """Every opening on record, oldest first."""
+    recorded = [_from_tags(found) for found in store.experiment_tags(tags.TEST_HASH)]
+    own = {opening.opened_by for opening in recorded}
+    earlier = [
+        Opening(
+            run.tags.get(tags.TEST_HASH, ""),
+            run.run_id,
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(run.start_time)),
+            frozenset(run.tags.get(tags.TEST_PATIENTS, "").split()),
+        )
+        for run in store.find_runs(tags={tags.TEST_STATE: "opened"}, deleted=True)
+        if run.run_id not in own
+    ]
+    return sorted([*recorded, *earlier], key=lambda opening: opening.opened_at)
+
+
+def record_opening(
+    store: Store, test_hash: str, run_id: str, patients: Iterable[str], reason: str | None
+) -> None:
+    """Put an opening on record, before anything of the test is read; atomic.
+
+    Args:
+        store: where the record is.
+        test_hash: of the test part.
+        run_id: of the promotion.
+        patients: digests of its patients.
+        reason: why it is opened again, where it was.
+
+    Raises:
+        UserError: another promotion opens it at this moment.
+    """
+    before = sum(opening.test_hash == test_hash for opening in openings(store))
+    name = f"sealed test {test_hash} opening {before + 1}"
+    content = {
+        tags.TEST_HASH: test_hash,
+        tags.TEST_OPENED_BY: run_id,
+        tags.TEST_OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S"),
+        tags.NOTE: _NOTE,
+        **({tags.REOPEN_REASON: reason} if reason else {}),
+        **{f"{tags.TEST_PATIENTS}.{i}": text for i, text in enumerate(_chunks(patients))},
+    }
+    try:
+        store.call(lambda: store.create_experiment(name, EXPERIMENT_TAGS | content))
+    except AlreadyThere:
+        raise UserError("another promotion opens the same test patients now: try again") from None
+
+
+def _from_tags(found: Mapping[str, str]) -> Opening:
+    texts = [text for key, text in found.items() if key.startswith(f"{tags.TEST_PATIENTS}.")]
+    return Opening(
+        found[tags.TEST_HASH],
+        found.get(tags.TEST_OPENED_BY, ""),
+        found.get(tags.TEST_OPENED_AT, ""),
+        frozenset(digest for text in texts for digest in text.split()),
+    )
+
+
+def _chunks(digests: Iterable[str]) -> list[str]:
+    """Join digests by spaces into texts of at most ``_TAG_LENGTH`` characters."""
+    chunks = [""]
+    for digest in sorted(digests):
+        if len(chunks[-1]) + 1 + len(digest) > _TAG_LENGTH:
+            chunks.append("")
+        chunks[-1] = f"{chunks[-1]} {digest}".strip()
+    return chunks

@@ -1,0 +1,43 @@
+"""Names of every tag that a run, an experiment or a registered model carries.
+
+Tags are the program's memory in MLflow: runs are found again by them, so a name that is changed
+here orphans what older versions logged.
+"""
+
+from __future__ import annotations
+
+KIND = "seglab.kind"
+"""train, tuning, ablation, trial, sweep, promotion or evaluation."""
+TUNING = "tuning"
+
+# What makes two runs the same: a finished one is reported, an unfinished one continued.
+ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.arm_hash"
+CONFIG_HASH, DATA_HASH = "seglab.config_hash", "seglab.data_hash"
+SPLIT_HASH, CODE_HASH = "seglab.split_hash", "seglab.code_hash"
+
+# Where and how it ran.
+GIT_COMMIT, GIT_DIRTY = "seglab.git_commit", "seglab.git_dirty"
+DEVICE, PRECISION = "seglab.device", "seglab.precision"
+
+# How it ended.
+ERROR = "seglab.error"
+PRUNED = "seglab.pruned_at_epoch"
+INTERRUPTED = "seglab.interrupted"
+ENDINGS = (ERROR, PRUNED, INTERRUPTED)
+
+# The record of the sealed test: tags of an experiment of its own, see ``openings``.
+TEST_HASH = "seglab.test_hash"
+TEST_PATIENTS = "seglab.test_patients"
+"""Digests of the patients, in as many numbered tags as they need."""
+TEST_OPENED_AT = "seglab.test_opened_at"
+TEST_OPENED_BY = "seglab.test_opened_by"
+"""The promotion run that asked for it."""
+REOPEN_REASON = "seglab.reopen_reason"
+CONFIRMATORY = "seglab.confirmatory"
+TEST_STATE = "seglab.test_state"
+"""Of promotion runs of earlier versions, which kept the record: ``opened``."""
+
+# MLflow's own.
+PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+EXPERIMENT_KIND = "mlflow.experimentKind"
