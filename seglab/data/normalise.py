@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -23,18 +23,15 @@ LEVELS = 254
 DEVIATIONS_BELOW = 3.0
 
 
-class Upper(NamedTuple):
-    """Where the range ends by each method: deviations above the centre, or a percentile."""
-
-    zscore: float = 5.0
-    robust: float = 5.0
-    percentile: float = 99.5
-
-
-LOWER_PERCENTILE = 0.5
-UPPER = {"t1ce": Upper(8.0, 10.0, 99.99)}
-"""Enhancing tumour is the brightest of T1ce: of 8 BraTS volumes the range of the others clips up
-to 2 % of it by ``zscore``, 52 % by ``robust``, 17 % by ``percentile``; this one 0, 0 and 0.2 %."""
+LOWEST_PERCENTILE = 0.5
+UPPER: dict[str, tuple[float, float]] = {
+    "zscore": (5.0, 8.0),
+    "robust": (5.0, 10.0),
+    "percentile": (99.5, 99.99),
+}
+"""Where the range ends, of other modalities and of T1ce: deviations above the centre, or a
+percentile. Enhancing tumour is the brightest of T1ce: of 8 BraTS volumes the first figures would
+clip up to 2 %, 52 % and 17 % of it; the second clip 0, 0 and 0.2 %."""
 EXACT_SHARE = 0.5
 """A skull-stripped background is one value over most of the frame (0.81 to 0.88 in BraTS;
 in the LGG set, where air is noise, no value reaches 0.42)."""
@@ -113,9 +110,9 @@ def quantise(
     Raises:
         UserError: unknown method.
     """
-    if method not in _RANGES:
+    if method not in UPPER:
         raise unknown_name("normalisation", method, get_args(Method))
-    upper = UPPER.get(modality, Upper())
+    upper = UPPER[method][modality == "t1ce"]
     whole = _range(image, brain, method, upper) if scope == "volume" else None
     q = np.zeros(image.shape, np.uint8)
     scale = np.empty((len(image), 2), np.float32)
@@ -160,7 +157,7 @@ def _noise_ceiling(values: Values) -> float:
     return float(low + NOISE_SHARE * (high - low))
 
 
-def _range(image: Values, brain: Bool, method: Method, upper: Upper) -> Range:
+def _range(image: Values, brain: Bool, method: Method, upper: float) -> Range:
     """Return the values that become levels 1 and 255; never equal."""
     if not brain.any():
         return 0.0, 1.0
@@ -172,7 +169,7 @@ def _range(image: Values, brain: Bool, method: Method, upper: Upper) -> Range:
     if high - low > smallest:
         return low, high
     mean, _ = _mean_and_deviation(image, brain)
-    return _around(mean, max(1.0, smallest), upper.zscore)
+    return _around(mean, max(1.0, smallest), UPPER["zscore"][0])
 
 
 def _around(centre: float, deviation: float, above: float) -> Range:
@@ -187,27 +184,25 @@ def _mean_and_deviation(image: Values, brain: Bool) -> tuple[float, float]:
     return float(mean[0, 0]), float(deviation[0, 0])
 
 
-def _zscore(image: Values, brain: Bool, upper: Upper) -> Range:
-    return _around(*_mean_and_deviation(image, brain), upper.zscore)
+def _zscore(image: Values, brain: Bool, upper: float) -> Range:
+    return _around(*_mean_and_deviation(image, brain), upper)
 
 
-def _robust(image: Values, brain: Bool, upper: Upper) -> Range:
+def _robust(image: Values, brain: Bool, upper: float) -> Range:
     pixels = image[brain]
     median = np.median(pixels)
     spread = _MAD_TO_DEVIATION * float(np.median(np.abs(pixels - median)))
-    # More than half of the brain at one value leaves no median deviation.
-    is_spread = spread > 0
-    return (
-        _around(float(median), spread, upper.robust) if is_spread else _zscore(image, brain, upper)
-    )
+    if spread == 0:  # more than half of the brain has one value
+        return _zscore(image, brain, upper)
+    return _around(float(median), spread, upper)
 
 
-def _percentile(image: Values, brain: Bool, upper: Upper) -> Range:
-    low, high = np.percentile(image[brain], (LOWER_PERCENTILE, upper.percentile))
+def _percentile(image: Values, brain: Bool, upper: float) -> Range:
+    low, high = np.percentile(image[brain], (LOWEST_PERCENTILE, upper))
     return float(low), float(high)
 
 
-_RANGES: dict[str, Callable[[Values, Bool, Upper], Range]] = {
+_RANGES: dict[str, Callable[[Values, Bool, float], Range]] = {
     "zscore": _zscore,
     "robust": _robust,
     "percentile": _percentile,

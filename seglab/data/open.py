@@ -26,8 +26,6 @@ from seglab.data.volume import Patient
 
 IDENTITY_SAMPLE = 12
 """Patients looked at, at every start, to judge the names of the modalities: half a second."""
-EVIDENT = {"planes", "binary"}
-"""Conventions of labels that can be read in one way only."""
 PAIRS = "duplicates.json"
 SAME_VOLUME = "the same volume"
 
@@ -102,8 +100,6 @@ def fill_cache(
 def _tell(cache: Cache, left_out: Mapping[str, str]) -> None:
     """Say what was noticed of the patients, and who is not used."""
     noted = dict(cache.remarks)
-    if len(cache.conventions) > 1 or not EVIDENT & cache.conventions.keys():
-        noted |= {f"labels are read as {name}": of for name, of in cache.conventions.items()}
     for name, reason in left_out.items():
         noted.setdefault(f"left out, {reason}", []).append(name)
     lines = [f"{text}: {_some(names)}" for text, names in noted.items()]
@@ -251,7 +247,6 @@ def check_files(data: Data) -> None:
 
 
 def _some(names: Sequence[str], limit: int = 8) -> str:
-    """Some of the names, and how many there are."""
-    if len(names) <= limit:
-        return ", ".join(names)
-    return f"{len(names)} patients, {', '.join(names[:limit])}, …"
+    """The first of the names, and how many there are in all."""
+    more = f", … ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

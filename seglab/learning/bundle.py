@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from seglab.core.config import CHANNELS, Model, RunConfig, Train
 from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
-from seglab.data.cache import Cache, CacheSettings, SingleVolume, prepare_single
+from seglab.data.cache import Cache, CacheSettings, SingleVolume
 from seglab.data.volume import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
 from seglab.learning.device import Compute, choose_compute, has_fast_bf16
@@ -188,8 +188,7 @@ class ModelBundle:
             UserError: a modality is missing.
         """
         prepared = self._prepare(volume)
-        # A cache of one patient: it has the arrays that inference reads.
-        probability = self._predictor.native(cast(Cache, prepared), prepared.patient)
+        probability = self._predictor.native(prepared, prepared.patient)
         mask = self.card.point.apply(probability, volume.slice_indices)
         return Segmentation(probability, mask, prepared)
 
@@ -208,7 +207,7 @@ class ModelBundle:
             modalities=tuple(card.range_modality or name for name in card.modalities),
             shared_scales=tuple(volume.shared_scales[place] for place in places),
         )
-        return prepare_single(chosen, card.settings, card.shape)
+        return SingleVolume(chosen, card.settings, card.shape)
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.bool_]:
         """Segment raw slices of one stack, ascending, without gaps, lying as in training.

@@ -17,21 +17,25 @@ class SharedData:
     """Opens the cache of each distinct ``data`` and ``split`` block once.
 
     Args:
-        warn: as :func:`open_data` does, once of each root.
+        warn: as :func:`open_data` does, once of each root, and of each modality that is wrong.
     """
 
     def __init__(self, *, warn: bool = True) -> None:
         self._warn = warn
         self._opened: dict[str, StudyData] = {}
-        self._roots: set[tuple[object, ...]] = set()
+        self._said: set[object] = set()
 
     def of(self, config: RunConfig) -> StudyData:
         """Open the data of a run, or return them opened."""
         key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
         if key not in self._opened:
-            root = (config.data.root, config.data.source, config.data.modalities)
-            self._opened[key] = open_data(config, warn=self._warn and root not in self._roots)
-            self._roots.add(root)
+            root = (config.data.root, config.data.source)
+            found = open_data(config, warn=self._warn and root not in self._said)
+            wrong = {(root, one.modality) for one in found.identity.wrong}
+            if self._warn and root in self._said and wrong - self._said:
+                print(f"warning: {found.identity.reason}", file=sys.stderr)
+            self._said |= {root, *wrong}
+            self._opened[key] = found
         return self._opened[key]
 
 

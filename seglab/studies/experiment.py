@@ -167,7 +167,6 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
         facts = {
             "seglab.looks_like_flair": str(data.identity.ok).lower(),
             "seglab.missing_files": str(data.missing_files),
-            "seglab.labels": ", ".join(data.cache.conventions),
             "seglab.device": str(compute.device),
             "seglab.precision": compute.precision,
             "seglab.augmented_on": trainer.batches.augmented_on,

@@ -101,7 +101,7 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     overlay = out / f"{scan.name}_overlay.png"
     title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     sheet = prediction_sheet(
-        found.prepared.native_image(), found.mask, read.slice_indices,
+        found.prepared.native_image(found.prepared.patient), found.mask, read.slice_indices,
         upright=bundle.card.upright, title=title,
     )  # fmt: skip
     path = scan.write(mask, read, out)

@@ -164,8 +164,10 @@ def test_a_full_disk_is_told_and_spoils_nothing(source: MemorySource, tmp_path: 
 def test_of_several_at_once_one_works_and_the_others_wait(
     source: MemorySource, tmp_path: Path
 ) -> None:
+    patients = source.patients()
+
     def run(number: int) -> tuple[bool, str]:
-        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache")
+        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache", patients=patients)
         return prepared.reused, cache.data_hash
 
     with ThreadPoolExecutor(4) as pool:

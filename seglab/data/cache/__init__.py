@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seglab.data.cache.build import Prepared, prepare
 from seglab.data.cache.geometry import Box, to_native
-from seglab.data.cache.patient import SingleVolume, prepare_single
+from seglab.data.cache.patient import SingleVolume
 from seglab.data.cache.store import Cache, CachedPatient, CacheSettings, open_cache
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "SingleVolume",
     "open_cache",
     "prepare",
-    "prepare_single",
     "to_native",
 ]

@@ -7,7 +7,7 @@ leaves each patient in a scratch file, cropped to its own brain, and a second on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -21,10 +21,19 @@ from filelock import FileLock
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
-from seglab.data.cache import files
-from seglab.data.cache.files import INDEX, LABELS, NATIVE_LABELS, SLICES, Json
+from seglab.data.cache.files import (
+    FORMAT,
+    INDEX,
+    LABELS,
+    NATIVE_LABELS,
+    SLICES,
+    Json,
+    digest,
+    publish,
+    read_json,
+)
 from seglab.data.cache.geometry import cached_shape, place
-from seglab.data.cache.patient import Part, pack_part, read_part
+from seglab.data.cache.patient import Arrays, Part, pack_part, read_part
 from seglab.data.cache.store import Cache, CacheSettings
 from seglab.data.labels import TARGETS
 from seglab.data.sources import Source
@@ -114,6 +123,10 @@ def _locked(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write the cache in {folder.parent}: {reason}") from error
 
 
+def _refusal(reason: str) -> UserError:
+    return UserError(f"{reason} (data.on_bad_file=skip leaves such patients out)")
+
+
 @dataclass(frozen=True)
 class CacheFolder:
     """A cache's folder as ``prepare`` wants it, and all that decides what it holds."""
@@ -135,13 +148,13 @@ class CacheFolder:
     def path(self) -> Path:
         """Named by all that decides the window and the labels."""
         inputs = {
-            "format": files.FORMAT,
+            "format": FORMAT,
             "source": self.source.name,
             "settings": self.settings.to_dict(),
             "patients": [[patient.patient_id, patient.grade] for patient in self.patients],
             "files": list(self._stats(self.reference, None)),
         }
-        key = files.digest(inputs)[:12]
+        key = digest(inputs)[:12]
         return self.root / f"{self.source.name}-{self.settings.image_size}-{key}"
 
     def lacking(self) -> list[str]:
@@ -149,11 +162,11 @@ class CacheFolder:
         index = self._said(INDEX)
         if not index:
             return list(dict.fromkeys((self.reference, *self.wanted)))
+        found = {name: self._said(f"{name}.json") for name in self.wanted}
         return [
             name
-            for name in self.wanted
-            if [index["digest"], self._stamp(name)]
-            != [self._said(f"{name}.json").get(key) for key in ("base", "stamp")]
+            for name, said in found.items()
+            if said.get("base") != index["digest"] or said["stamp"] != self._stamp(name)
         ]
 
     def left_out(self, target: str) -> dict[str, str]:
@@ -196,67 +209,67 @@ class CacheFolder:
             rmtree(self.path if is_void else scratch, ignore_errors=True)
 
     def _fill(self, modalities: Sequence[str], scratch: Path, pool: Workers) -> None:
-        index = self._said(INDEX)
-        parts = self._read(modalities, scratch, index, pool)
-        readable = [part for part in parts if part.entry]
-        base = () if index else (SLICES, LABELS, NATIVE_LABELS)
-        index = index or self._new_index(parts, readable)
-        _pack(readable, modalities, tuple(index["shape"]), scratch, pool, with_labels=bool(base))
-        if base:
-            index = files.publish(scratch, INDEX, base, index)
-        for name in modalities:
-            bad = {p.patient.patient_id: p.failed[name] for p in readable if name in p.failed}
-            about = {"base": index["digest"], "stamp": self._stamp(name), "skipped": bad}
-            files.publish(scratch, f"{name}.json", (f"{name}.npy", f"{name}.scale.npy"), about)
-
-    def _read(
-        self, modalities: Sequence[str], scratch: Path, index: Json, pool: Workers
-    ) -> list[Part]:
-        """Read every patient, those apart that an index does not know; bad ones say so."""
-        known = {entry["patient_id"]: entry for entry in index.get("patients", ())}
-        jobs = [
-            Part(patient, scratch / f"{number}.npz", known.get(patient.patient_id, {}))
-            for number, patient in enumerate(self.patients)
-            if not index or patient.patient_id in known
-        ]
+        old = self._said(INDEX)
         read = partial(read_part, source=self.source, settings=self.settings, modalities=modalities)
+        jobs = self._jobs(scratch, old)
         parts: list[Part] = []
         with closing(pool.map(read, jobs)) as results:
             for part in progress(results, "reading", total=len(jobs), unit="patient"):
                 if part.failed and not self.skip:
                     raise _refusal(next(iter(part.failed.values())))
                 parts.append(part)
-        return parts
+        index = old or self._new_index(parts)
+        parts = [part for part in parts if part.entry]
+        pack = partial(pack_part, modalities=modalities, shape=tuple(index["shape"]))
+        with closing(pool.map(pack, parts)) as packed:
+            shown = progress(packed, "packing", total=len(parts), unit="patient")
+            _write(shown, _shapes(index, modalities, with_labels=not old), scratch)
+        if not old:
+            index = publish(scratch, INDEX, (SLICES, LABELS, NATIVE_LABELS), index)
+        for name in modalities:
+            bad = {p.patient.patient_id: p.failed[name] for p in parts if name in p.failed}
+            about = {"base": index["digest"], "stamp": self._stamp(name), "skipped": bad}
+            publish(scratch, f"{name}.json", (f"{name}.npy", f"{name}.scale.npy"), about)
 
-    def _new_index(self, parts: Sequence[Part], readable: Sequence[Part]) -> Json:
+    def _jobs(self, scratch: Path, index: Json) -> list[Part]:
+        """All patients, or those that an index knows."""
+        known = {entry["patient_id"]: entry for entry in index.get("patients", ())}
+        return [
+            Part(patient, scratch / f"{number}.npz", known.get(patient.patient_id, {}))
+            for number, patient in enumerate(self.patients)
+            if not index or patient.patient_id in known
+        ]
+
+    def _new_index(self, parts: Sequence[Part]) -> Json:
         bad = {p.patient.patient_id: p.failed[self.reference] for p in parts if not p.entry}
-        if not readable:
+        parts = [part for part in parts if part.entry]
+        if not parts:
             reason = f", the first because {next(iter(bad.values()))}" if bad else ""
             raise UserError(f"{self.source.root} has no readable patient{reason}")
-        shape = cached_shape((part.extent for part in readable), self.settings)
-        for part in readable:
+        shape = cached_shape((part.extent for part in parts), self.settings)
+        for part in parts:
             part.entry["box"] = list(place(part.extent, shape, self.settings))
         return {
-            "format": files.FORMAT,
+            "format": FORMAT,
             "source": self.source.name,
             "upright": self.source.upright,
             "mirror_axis": self.source.mirror_axis,
             "settings": self.settings.to_dict(),
             "reference": self.reference,
             "shape": list(shape),
-            "remarks": {p.patient.patient_id: p.entry.pop("remarks") for p in readable},
-            "patients": [part.entry for part in readable],
+            "patients": [part.entry for part in parts],
+            "remarks": {part.patient.patient_id: part.remarks for part in parts},
             "skipped": bad,
         }
 
     def _said(self, name: str) -> Json:
         """What a JSON of the folder says; nothing where there is none."""
         path = self.path / name
-        return files.read_json(path) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def _stamp(self, modality: str) -> str:
         """What tells a modality's files from changed ones."""
-        return files.digest(list(self._stats(modality)))
+        return digest(list(self._stats(modality)))
 
     def _stats(self, *modalities: str | None) -> Iterator[tuple[str, int, int]]:
         """Name, size and time of the files of modalities, None for the labels."""
@@ -280,37 +293,32 @@ def _stat(path: Path, root: Path) -> tuple[str, int, int]:
     return name, stat.st_size, stat.st_mtime_ns
 
 
-def _refusal(reason: str) -> UserError:
-    return UserError(f"{reason} (data.on_bad_file=skip leaves such patients out)")
-
-
-def _pack(
-    parts: Sequence[Part],
-    modalities: Sequence[str],
-    shape: tuple[int, int],
-    scratch: Path,
-    pool: Workers,
-    *,
-    with_labels: bool,
-) -> None:
-    """Write the arrays of all parts, one behind the other, into the scratch folder."""
-    rows = sum(part.entry["count"] for part in parts)
-    large: dict[str, tuple[int, ...]] = {f"{name}.npy": (rows, *shape) for name in modalities}
+def _shapes(
+    index: Json, modalities: Sequence[str], *, with_labels: bool
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that grow by every patient."""
+    rows, (height, width) = sum(entry["count"] for entry in index["patients"]), index["shape"]
+    shapes: dict[str, tuple[int, ...]] = {f"{n}.npy": (rows, height, width) for n in modalities}
     if with_labels:
-        large[LABELS] = (rows, len(TARGETS), shape[0], -(-shape[1] // 8))
-        large[NATIVE_LABELS] = (sum(part.entry["native_bytes"] for part in parts),)
-    small: dict[str, list[Any]] = {}
-    pack = partial(pack_part, modalities=modalities, shape=shape)
+        shapes[LABELS] = (rows, len(TARGETS), height, -(-width // 8))
+        shapes[NATIVE_LABELS] = (sum(entry["native_bytes"] for entry in index["patients"]),)
+    return shapes
+
+
+def _write(packed: Iterable[Arrays], shapes: dict[str, tuple[int, ...]], scratch: Path) -> None:
+    """Append the patients' arrays; tables, which have no shape given, come at the end."""
+    tables: dict[str, list[Any]] = {}
     with ExitStack() as stack:
-        grown = {name: stack.enter_context((scratch / name).open("wb")) for name in large}
-        for name, file in grown.items():
-            files.write_header(file, large[name])
-        packed = stack.enter_context(closing(pool.map(pack, parts)))
-        for arrays in progress(packed, "packing", total=len(parts), unit="patient"):
+        # Written, not memory-mapped: a full disk must raise, and a mapping would crash.
+        grown = {name: stack.enter_context((scratch / name).open("wb")) for name in shapes}
+        for name, shape in shapes.items():
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(grown[name], header)
+        for arrays in packed:
             for name, array in arrays.items():
                 if name in grown:
                     grown[name].write(np.ascontiguousarray(array).data)
                 else:
-                    small.setdefault(name, []).append(array)
-    for name, tables in small.items():
-        np.save(scratch / name, np.concatenate(tables))
+                    tables.setdefault(name, []).append(array)
+    for name, parts in tables.items():
+        np.save(scratch / name, np.concatenate(parts))

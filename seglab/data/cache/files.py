@@ -8,9 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
@@ -19,7 +17,7 @@ FORMAT = 5
 """Goes up with every change of what a cache holds or how it is made."""
 INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
 Json = dict[str, Any]
-_NOT_CONTENT = ("digest", "skipped", "remarks", "stamp")
+_NOT_CONTENT = {"digest", "skipped", "remarks", "stamp"}
 """Reasons and remarks may name paths of this machine, stamps times."""
 
 
@@ -27,15 +25,6 @@ def digest(value: object) -> str:
     """SHA-256 over canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_header(file: IO[bytes], shape: Sequence[int]) -> None:
-    """Begin an ``.npy`` file of uint8, to which arrays are appended.
-
-    Written, not memory-mapped: a full disk must raise, and a mapping would crash.
-    """
-    header = {"descr": "|u1", "fortran_order": False, "shape": tuple(map(int, shape))}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def publish(scratch: Path, name: str, arrays: Sequence[str], content: Json) -> Json:

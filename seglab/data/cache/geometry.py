@@ -9,7 +9,6 @@ this one convention (OpenCV's for INTER_AREA and INTER_LINEAR).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import cv2
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 
 MULTIPLE = 16
 """Cropped sides are multiples of it: four halvings, as the U-Net has; networks with more pad."""
-
 FULL = 2**16 - 1
 """Level of a pixel that the mask covers entirely."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 UInt8 = NDArray[np.uint8]
+Shape = tuple[int, int]
 
 
 class Box(NamedTuple):
@@ -42,17 +41,11 @@ class Box(NamedTuple):
         return self._replace(y0=self.y0 - frame.y0, x0=self.x0 - frame.x0)
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """What a patient needs: its frame (H, W) and the box around its brain."""
 
-    frame: tuple[int, int]
+    frame: Shape
     content: Box
-
-    @property
-    def side(self) -> int:
-        """Side of the whole square frame."""
-        return max(self.frame)
 
 
 def bounding_box(inside: NDArray[np.bool_]) -> Box:
@@ -68,43 +61,42 @@ def bounding_box(inside: NDArray[np.bool_]) -> Box:
     return Box(y0, x0, int(rows[-1]) - y0 + 1, int(columns[-1]) - x0 + 1)
 
 
-def cached_shape(extents: Iterable[Extent], settings: CacheSettings) -> tuple[int, int]:
+def cached_shape(extents: Iterable[Extent], settings: CacheSettings) -> Shape:
     """Return (h, w) of the cached slices: one size for all patients, with all of any brain."""
     size = settings.image_size
     if settings.crop == "none":
         return size, size
     height = width = min(MULTIPLE, size)
-    for extent in extents:
-        height = _grow(height, extent.content.height, extent.side, size)
-        width = _grow(width, extent.content.width, extent.side, size)
+    for frame, content in extents:
+        while height < size and _native_length(height, frame, size) < content.height:
+            height = min(height + MULTIPLE, size)
+        while width < size and _native_length(width, frame, size) < content.width:
+            width = min(width + MULTIPLE, size)
     return height, width
 
 
-def place(extent: Extent, shape: tuple[int, int], settings: CacheSettings) -> Box:
+def place(extent: Extent, shape: Shape, settings: CacheSettings) -> Box:
     """Return the patient's window: around its brain, or the whole square frame."""
-    side, size = extent.side, settings.image_size
-    height, width = (_native_length(length, side, size) for length in shape)
-    content = extent.content if settings.crop == "brain" else Box(0, 0, *extent.frame)
-    return Box(
-        content.y0 - (height - content.height) // 2,
-        content.x0 - (width - content.width) // 2,
-        height,
-        width,
-    )
+    frame, content = extent
+    height, width = (_native_length(length, frame, settings.image_size) for length in shape)
+    if settings.crop == "none":
+        content = Box(0, 0, *frame)
+    y0, x0 = content.y0 - (height - content.height) // 2, content.x0 - (width - content.width) // 2
+    return Box(y0, x0, height, width)
 
 
 def crop(stack: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
     """Take the box out of (S, H, W); zero where it reaches outside."""
     inside, frame = _overlap(box, stack.shape[1:])
     found = stack[:, *frame]
-    if found.shape[1:] == (box.height, box.width):
+    if found.shape[1:] == box[2:]:
         return np.array(found, order="C")
     out = np.zeros((len(stack), box.height, box.width), stack.dtype)
     out[:, *inside] = found
     return out
 
 
-def uncrop(window: NDArray[Scalar], box: Box, frame_shape: tuple[int, int]) -> NDArray[Scalar]:
+def uncrop(window: NDArray[Scalar], box: Box, frame_shape: Shape) -> NDArray[Scalar]:
     """Put (S, height, width) where its box lies in a frame of zeros (S, H, W)."""
     out = np.zeros((len(window), *frame_shape), window.dtype)
     inside, frame = _overlap(box, frame_shape)
@@ -112,7 +104,7 @@ def uncrop(window: NDArray[Scalar], box: Box, frame_shape: tuple[int, int]) -> N
     return out
 
 
-def resize_images(stack: UInt8, shape: tuple[int, int]) -> UInt8:
+def resize_images(stack: UInt8, shape: Shape) -> UInt8:
     """Resize (S, H, W) uint8 to (S, h, w): averages areas where it shrinks."""
     if stack.shape[1:] == shape:
         return stack
@@ -121,7 +113,7 @@ def resize_images(stack: UInt8, shape: tuple[int, int]) -> UInt8:
     return out
 
 
-def resize_masks(stack: UInt8, shape: tuple[int, int]) -> UInt8:
+def resize_masks(stack: UInt8, shape: Shape) -> UInt8:
     """Resize masks (S, H, W) in {0, 1} to (S, h, w) without losing or shifting area.
 
     Of each slice, the pixels covered most are marked: as many as the area amounts
@@ -143,21 +135,21 @@ def resize_masks(stack: UInt8, shape: tuple[int, int]) -> UInt8:
 
 
 def to_native(maps: NDArray[np.float32], patient: CachedPatient) -> NDArray[np.float32]:
-    """Resize maps at cache scale back to the native frame, exactly where they came from.
+    """Bring maps from the cached grid back to the source's grid.
 
     Args:
-        maps: (S, h, w), for example probabilities of each of the patient's slices.
-        patient: whose slices they are.
+        maps: (S, h, w) float32, such as probabilities, of any slices of the patient.
+        patient: whose window it is.
 
     Returns:
         (S, H, W), bilinear between the cached pixels and 0 outside the cached window.
     """
-    box, frame_shape = patient.box, patient.native_shape
-    if maps.shape[1:] == (box.height, box.width):
-        return uncrop(maps, box, frame_shape)
-    out = np.zeros((len(maps), *frame_shape), np.float32)
-    inside, frame = _overlap(box, frame_shape)
-    window = np.empty((box.height, box.width), np.float32)
+    box = patient.box
+    if maps.shape[1:] == box[2:]:
+        return uncrop(maps, box, patient.native_shape)
+    out = np.zeros((len(maps), *patient.native_shape), np.float32)
+    inside, frame = _overlap(box, patient.native_shape)
+    window = np.empty(box[2:], np.float32)
     for source, target in zip(maps, out[:, *frame], strict=True):
         # Empty maps are common (slices without brain), and resizing them is wasted.
         if source.any():
@@ -166,15 +158,9 @@ def to_native(maps: NDArray[np.float32], patient: CachedPatient) -> NDArray[np.f
     return out
 
 
-def _grow(cached: int, content: int, side: int, size: int) -> int:
-    while cached < size and _native_length(cached, side, size) < content:
-        cached = min(cached + MULTIPLE, size)
-    return cached
-
-
-def _native_length(cached: int, side: int, size: int) -> int:
+def _native_length(cached: int, frame: Shape, size: int) -> int:
     """Native pixels behind so many cached ones; whole, so that cutting needs no resampling."""
-    return max(1, round(cached * side / size))
+    return max(1, round(cached * max(frame) / size))
 
 
 def _overlap(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError
 from seglab.data.cache.files import LABELS, NATIVE_LABELS, SLICES, Json
 from seglab.data.cache.geometry import (
@@ -22,7 +23,7 @@ from seglab.data.cache.geometry import (
     resize_images,
     resize_masks,
 )
-from seglab.data.cache.store import CachedPatient, CacheSettings, native_levels
+from seglab.data.cache.store import Cache, CachedPatient, CacheSettings
 from seglab.data.labels import TARGETS, target_mask
 from seglab.data.normalise import brain_mask, quantise
 from seglab.data.sources import Source
@@ -31,6 +32,8 @@ from seglab.data.volume import Patient, Volume
 UInt8 = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 """Name of a cache's file → what a patient adds to it."""
+PLAIN = {"planes", "binary"}
+"""Conventions of labels that can be read in one way only."""
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Part:
     path: Path
     entry: Json = field(default_factory=dict)
     """Of the cache's index; empty until the labels are read."""
+    remarks: list[str] = field(default_factory=list)
     brains: dict[str, Box] = field(default_factory=dict)
     """Modality → where its brain lies in the native frame."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -50,6 +54,33 @@ class Part:
     def extent(self) -> Extent:
         """Frame, and brain of the modality that was read first."""
         return Extent(tuple(self.entry["native_shape"]), next(iter(self.brains.values())))
+
+
+class Levels(NamedTuple):
+    """One modality, normalised and cropped to its brain."""
+
+    brain: Box
+    levels: UInt8
+    """(S, height, width) of ``brain``; 0 is background."""
+    scale: NDArray[np.float32]
+    """(S, 2), see :func:`seglab.data.normalise.quantise`."""
+    brain_px: NDArray[np.int32]
+    """(S,)."""
+
+    def window(self, box: Box, shape: tuple[int, int]) -> UInt8:
+        """Cut out a native window and scale it: (S, h, w)."""
+        return resize_images(crop(self.levels, box.inside(self.brain)), shape)
+
+
+def normalise(volume: Volume, index: int, settings: CacheSettings) -> Levels:
+    """Bring modality number ``index`` of a volume to levels."""
+    image, shared_scale = volume.images[index], volume.shared_scales[index]
+    brain = brain_mask(image, shared_scale=shared_scale)
+    box = bounding_box(brain)
+    brain = crop(brain, box)
+    scope, modality = settings.scope(shared_scale), volume.modalities[index]
+    levels, scale = quantise(crop(image, box), brain, settings.normalise, scope, modality)
+    return Levels(box, levels, scale, _count(brain))
 
 
 def read_part(
@@ -72,11 +103,14 @@ def read_part(
                 return part
             continue
         part.brains[name], levels, scale, brain_px = normalise(volume, 0, settings)
+        part.remarks += volume.remarks
         arrays |= {name: levels, f"{name}.scale": scale}
         if is_new:
-            part.entry, labels, counts = _base(volume)
-            table: list[Any] = [volume.slice_indices, brain_px, *counts]
-            arrays |= {"labels": labels, "table": np.stack(table, axis=1).astype(np.int32)}
+            part.entry, labels = _base(volume)
+            if volume.convention not in PLAIN:
+                part.remarks.append(f"labels are read as {volume.convention}")
+            table = [volume.slice_indices, brain_px, *map(_count, _planes(labels))]
+            arrays |= {"labels": labels, "table": np.stack(table, axis=1)}
     np.savez(part.path, **arrays)  # type: ignore[arg-type]
     return part
 
@@ -87,18 +121,13 @@ def pack_part(part: Part, modalities: Sequence[str], shape: tuple[int, int]) -> 
     arrays: Arrays = {}
     with np.load(part.path) as read:
         for name in modalities:
-            if name in part.failed:
-                levels, scale = (
-                    np.zeros((count, *shape), np.uint8),
-                    np.zeros((count, 2), np.float32),
-                )
-            else:
+            levels, scale = np.zeros((count, *shape), np.uint8), np.zeros((count, 2), np.float32)
+            if name in part.brains:
                 window = crop(read[name], box.inside(part.brains[name]))
                 levels, scale = resize_images(window, shape), read[f"{name}.scale"]
             arrays |= {f"{name}.npy": levels, f"{name}.scale.npy": scale}
         if "labels" in read:
-            planes = _planes(read["labels"])
-            around = box.inside(Box(*part.entry["tumour_box"]))
+            planes, around = _planes(read["labels"]), box.inside(Box(*part.entry["tumour_box"]))
             scaled = [resize_masks(crop(plane, around), shape) for plane in planes]
             arrays[LABELS] = np.packbits(np.stack(scaled, axis=1), axis=-1)
             arrays[NATIVE_LABELS] = np.packbits(planes)
@@ -107,26 +136,8 @@ def pack_part(part: Part, modalities: Sequence[str], shape: tuple[int, int]) -> 
     return arrays
 
 
-def normalise(
-    volume: Volume, index: int, settings: CacheSettings
-) -> tuple[Box, UInt8, NDArray[np.float32], list[int]]:
-    """Bring modality number ``index`` of a volume to levels.
-
-    Returns:
-        The box of its brain; levels (S, height, width) in that box, 0 is background; scale
-        (S, 2), see :func:`seglab.data.normalise.quantise`; brain pixels of each slice.
-    """
-    image, shared_scale = volume.images[index], volume.shared_scales[index]
-    brain = brain_mask(image, shared_scale=shared_scale)
-    content = bounding_box(brain)
-    brain = crop(brain, content)
-    scope, modality = settings.scope(shared_scale), volume.modalities[index]
-    levels, scale = quantise(crop(image, content), brain, settings.normalise, scope, modality)
-    return content, levels, scale, _count(brain)
-
-
-def _base(volume: Volume) -> tuple[Json, UInt8, list[list[int]]]:
-    """The entry of the index, the labels in the tumour's box, and pixels of each target."""
+def _base(volume: Volume) -> tuple[Json, UInt8]:
+    """The entry of the index, but for its window, and the labels in the tumour's box."""
     box = bounding_box(volume.labels > 0)
     labels = crop(volume.labels, box)
     entry = {
@@ -139,10 +150,8 @@ def _base(volume: Volume) -> tuple[Json, UInt8, list[list[int]]]:
         "parts_known": volume.parts_known,
         "tumour_box": list(box),
         "native_bytes": -(-labels.size * len(TARGETS) // 8),
-        "convention": volume.convention,
-        "remarks": list(volume.remarks),
     }
-    return entry, labels, [_count(plane) for plane in _planes(labels)]
+    return entry, labels
 
 
 def _planes(labels: UInt8) -> UInt8:
@@ -150,77 +159,54 @@ def _planes(labels: UInt8) -> UInt8:
     return np.stack([target_mask(labels, target) for target in TARGETS])
 
 
-def _count(planes: NDArray[Any]) -> list[int]:
+def _count(planes: NDArray[Any]) -> NDArray[np.int32]:
     # Plane by plane: along axes count_nonzero adds integers, over an array it counts bytes.
-    return [int(np.count_nonzero(plane)) for plane in planes]
+    return np.array([np.count_nonzero(plane) for plane in planes], np.int32)
 
 
 def _check_grid(volume: Volume, entry: Json) -> None:
-    count, *frame = volume.images.shape[1:]
-    if entry and [count, frame] != [entry["count"], entry["native_shape"]]:
-        shapes = f"{(count, *frame)} and {(entry['count'], *entry['native_shape'])}"
+    shape = volume.images.shape[1:]
+    known = (entry["count"], *entry["native_shape"]) if entry else shape
+    if shape != known:
         raise UserError(
             f"{volume.patient_id}: {volume.modalities[0]} and its other modalities have the "
-            f"shapes {shapes}"
+            f"shapes {shape} and {known}"
         )
 
 
-@dataclass(frozen=True)
-class SingleVolume:
-    """A volume as a cache of one patient would hold it; the names are those of ``Cache``."""
-
-    images: tuple[UInt8, ...]
-    """(S, h, w) of each modality, 0 is background."""
-    shape: tuple[int, int]
-    row_patient: NDArray[np.int32]
-    row_slice: NDArray[np.int32]
-    row_brain_px: NDArray[np.int32]
-    """(S,) native brain pixels of each slice."""
-    patient: CachedPatient
-
-    def native_image(self, modality: int = 0) -> UInt8:
-        """Return the levels on the native grid, for pictures: (S, H, W)."""
-        return native_levels(self.images[modality], self.patient)
-
-
-def prepare_single(volume: Volume, settings: CacheSettings, shape: tuple[int, int]) -> SingleVolume:
-    """Normalise, crop and scale one volume as the cache does; its labels are not looked at.
+class SingleVolume(Cache):
+    """A cache of one volume in memory, for prediction; it has no labels and no folder.
 
     Args:
-        volume: the brain of its first modality decides the window.
+        volume: the brain of the modality that a cache would take decides the window.
         settings: those of the cache that the network was trained on.
         shape: (h, w) of that cache's slices. A larger brain gets a larger window, so that
             nothing of it is lost.
     """
-    modalities = [normalise(volume, index, settings) for index in range(len(volume.images))]
-    extent = Extent(volume.images.shape[2:], modalities[0][0])
-    needed = cached_shape([extent], settings)
-    shape = (max(shape[0], needed[0]), max(shape[1], needed[1]))
-    box = place(extent, shape, settings)
-    brain_px = np.array(modalities[0][3], np.int32)
-    patient = CachedPatient(
-        patient_id=volume.patient_id,
-        grade=volume.grade,
-        spacing_mm=volume.spacing_mm,
-        native_shape=extent.frame,
-        stack_size=volume.stack_size,
-        parts_known=False,
-        box=box,
-        tumour_box=Box(0, 0, 0, 0),
-        first=0,
-        slice_indices=volume.slice_indices,
-        tumour_px=np.zeros_like(brain_px),
-        whole_px=np.zeros_like(brain_px),
-        brain_px=brain_px,
-    )
-    return SingleVolume(
-        images=tuple(
-            resize_images(crop(levels, box.inside(content)), shape)
-            for content, levels, *_ in modalities
-        ),
-        shape=shape,
-        row_patient=np.zeros(len(brain_px), np.int32),
-        row_slice=volume.slice_indices,
-        row_brain_px=brain_px,
-        patient=patient,
-    )
+
+    def __init__(self, volume: Volume, settings: CacheSettings, shape: tuple[int, int]) -> None:
+        read = [normalise(volume, index, settings) for index in range(len(volume.images))]
+        names = [MODALITIES.index(name) for name in volume.modalities]  # type: ignore[arg-type]
+        reference = read[names.index(min(names))]
+        extent = Extent(volume.images.shape[2:], reference.brain)
+        needed = cached_shape([extent], settings)
+        self.shape = (max(shape[0], needed[0]), max(shape[1], needed[1]))
+        box, nothing = place(extent, self.shape, settings), np.zeros_like(reference.brain_px)
+        self.images = tuple(one.window(box, self.shape) for one in read)
+        self.row_slice, self.row_brain_px = volume.slice_indices, reference.brain_px
+        self.row_patient = nothing
+        self.patient = CachedPatient(
+            patient_id=volume.patient_id,
+            grade=volume.grade,
+            spacing_mm=volume.spacing_mm,
+            native_shape=extent.frame,
+            stack_size=volume.stack_size,
+            parts_known=False,
+            box=box,
+            tumour_box=Box(0, 0, 0, 0),
+            first=0,
+            slice_indices=volume.slice_indices,
+            brain_px=reference.brain_px,
+            tumour_px=nothing,
+            whole_px=nothing,
+        )

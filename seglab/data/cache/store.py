@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -74,12 +72,12 @@ class CachedPatient:
     """First row in the cache's arrays."""
     slice_indices: Ints
     """(count,) ascending positions in the full stack."""
+    brain_px: Ints
+    """(count,) native brain pixels of each slice."""
     tumour_px: Ints
     """(count,) native pixels of the target in each slice."""
     whole_px: Ints
     """(count,) native pixels of any tumour in each slice."""
-    brain_px: Ints
-    """(count,) native brain pixels of each slice."""
 
     @property
     def count(self) -> int:
@@ -112,9 +110,8 @@ class Cache:
         images: one (N, h, w) uint8 memory map a modality; 0 is background.
         masks_packed: (N, h, ceil(w / 8)) uint8, eight pixels a byte.
         scale: (M, N, 2) float32; ``offset + q * step`` gives back the source's units.
-        patients: those used, in the order of their rows.
+        patients: those used, in the order of their rows; ``by_id`` finds them by name.
         skipped: (patient id, reason) of the others.
-        conventions: by which the labels were read → the patients of each.
         remarks: what a reader should be told → the patients of which it is true.
         row_patient: (N,) index into ``patients``; -1 where none is used.
         row_slice, row_tumour_px, row_brain_px: (N,) int32, as in ``CachedPatient``.
@@ -137,7 +134,6 @@ class Cache:
         left_out: Mapping[str, str] | None = None,
     ) -> None:
         index = read_json(path / INDEX)
-        left_out = index["skipped"] | (left_out or {})
         self.path, self.target = path, target
         self.reference: str = index["reference"]
         self.modalities = tuple(modalities) or (self.reference,)
@@ -146,11 +142,12 @@ class Cache:
         self.mirror_axis: int = index["mirror_axis"]
         self.settings: Json = index["settings"]
         self.shape: tuple[int, int] = tuple(index["shape"])
-        about = [index, *(read_json(path / f"{name}.json") for name in self.modalities)]
-        hidden = sorted(left_out.keys() & {entry["patient_id"] for entry in index["patients"]})
-        self.data_hash = digest([[one["digest"] for one in about], hidden])
-        self.bytes = sum(file["bytes"] for one in about for file in one["files"].values())
-        self.skipped = tuple(left_out.items())
+        self.skipped = tuple((index["skipped"] | (left_out or {})).items())
+        hidden = {name for name, _ in self.skipped}
+        parts = [index, *(read_json(path / f"{name}.json") for name in self.modalities)]
+        used = sorted(hidden & {entry["patient_id"] for entry in index["patients"]})
+        self.data_hash = digest([[part["digest"] for part in parts], used])
+        self.bytes = sum(file["bytes"] for part in parts for file in part["files"].values())
         self.images = tuple(self._map(f"{name}.npy") for name in self.modalities)
         self.scale = np.stack([np.load(path / f"{name}.scale.npy") for name in self.modalities])
         plane = tuple(TARGETS).index(target)
@@ -158,15 +155,43 @@ class Cache:
         columns = np.ascontiguousarray(np.load(path / SLICES).T)
         self.row_slice, self.row_brain_px, self._row_whole_px = columns[:3]
         self.row_tumour_px = columns[2 + plane]
-        everyone = list(self._read_patients(index["patients"]))
-        self.patients = tuple(one for one in everyone if one.patient_id not in left_out)
-        self.by_id = {patient.patient_id: patient for patient in self.patients}
-        conventions = {one["patient_id"]: [one["convention"]] for one in index["patients"]}
-        self.conventions = _by_text(conventions, self.by_id)
-        self.remarks = _by_text(index["remarks"], self.by_id)
+        self._read_patients(index, hidden)
+
+    def _read_patients(self, index: Json, hidden: set[str]) -> None:
+        """Find the patients' rows, each behind those of the one before."""
         self.row_patient = np.full(len(self.row_slice), -1, np.int32)
-        for number, patient in enumerate(self.patients):
-            self.row_patient[patient.rows] = number
+        self.remarks: dict[str, list[str]] = {}
+        self._native_first: dict[str, int] = {}
+        first, native, used = 0, 0, []
+        for entry in index["patients"]:
+            name, count = entry["patient_id"], entry["count"]
+            self._native_first[name] = native
+            if name not in hidden:
+                self.row_patient[first : first + count] = len(used)
+                used.append(self._patient(entry, first))
+                for text in index["remarks"][name]:
+                    self.remarks.setdefault(text.replace(name, "…"), []).append(name)
+            first, native = first + count, native + entry["native_bytes"]
+        self.patients = tuple(used)
+        self.by_id = {patient.patient_id: patient for patient in used}
+
+    def _patient(self, entry: Json, first: int) -> CachedPatient:
+        rows, spacing = slice(first, first + entry["count"]), entry["spacing_mm"]
+        return CachedPatient(
+            **{key: entry[key] for key in ("patient_id", "grade", "stack_size", "parts_known")},
+            spacing_mm=None if spacing is None else tuple(spacing),
+            native_shape=tuple(entry["native_shape"]),
+            box=Box(*entry["box"]),
+            tumour_box=Box(*entry["tumour_box"]),
+            first=first,
+            slice_indices=self.row_slice[rows],
+            brain_px=self.row_brain_px[rows],
+            tumour_px=self.row_tumour_px[rows],
+            whole_px=self._row_whole_px[rows],
+        )
+
+    def _map(self, name: str) -> UInt8:
+        return cast("UInt8", np.load(self.path / name, mmap_mode="r"))
 
     @property
     def slices(self) -> int:
@@ -179,77 +204,30 @@ class Cache:
 
     def native_mask(self, patient: CachedPatient) -> UInt8:
         """Return the source's own mask of the target, exactly: (S, H, W) in {0, 1}."""
-        plane = self._native_planes(patient)[tuple(TARGETS).index(self.target)]
+        plane = self._native_planes(patient)[self.target]
         return uncrop(plane, patient.tumour_box, patient.native_shape)
 
     def native_labels(self, patient: CachedPatient) -> UInt8:
         """Return the canonical label map, see :mod:`seglab.data.labels`: (S, H, W)."""
-        planes = dict(zip(TARGETS, self._native_planes(patient), strict=True))
+        planes = self._native_planes(patient)
         labels = planes["whole"] * np.uint8(OEDEMA if patient.parts_known else UNKNOWN_PART)
         labels[planes["core"] > 0] = NON_ENHANCING
         labels[planes["enhancing"] > 0] = ENHANCING
         return uncrop(labels, patient.tumour_box, patient.native_shape)
 
-    def _native_planes(self, patient: CachedPatient) -> UInt8:
-        """Masks of all targets within the patient's tumour box: (3, S, h, w) in {0, 1}."""
+    def _native_planes(self, patient: CachedPatient) -> dict[str, UInt8]:
+        """Target → its mask within the patient's tumour box: (S, h, w) in {0, 1}."""
         box, first = patient.tumour_box, self._native_first[patient.patient_id]
         shape = (len(TARGETS), patient.count, box.height, box.width)
-        packed = self._native[first : first + -(-int(np.prod(shape)) // 8)]
-        return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape)
+        size = int(np.prod(shape))
+        packed = self._map(NATIVE_LABELS)[first : first + -(-size // 8)]
+        return dict(zip(TARGETS, np.unpackbits(packed, count=size).reshape(shape), strict=True))
 
     def native_image(self, patient: CachedPatient, modality: int = 0) -> UInt8:
         """Return a cached image on the native grid, for pictures: (S, H, W) uint8."""
-        return native_levels(self.images[modality][patient.rows], patient)
-
-    @cached_property
-    def _native(self) -> UInt8:
-        return self._map(NATIVE_LABELS)
-
-    def _map(self, name: str) -> UInt8:
-        return cast("UInt8", np.load(self.path / name, mmap_mode="r"))
-
-    def _read_patients(self, entries: Sequence[Json]) -> Sequence[CachedPatient]:
-        """The patients in the order of their rows, each behind the one before."""
-        firsts = accumulate((entry["count"] for entry in entries), initial=0)
-        native = accumulate((entry["native_bytes"] for entry in entries), initial=0)
-        names = [entry["patient_id"] for entry in entries]
-        self._native_first = dict(zip(names, native, strict=False))
-        return [self._patient(entry, first) for entry, first in zip(entries, firsts, strict=False)]
-
-    def _patient(self, entry: Json, first: int) -> CachedPatient:
-        rows = slice(first, first + entry["count"])
-        spacing = entry["spacing_mm"]
-        return CachedPatient(
-            patient_id=entry["patient_id"],
-            grade=entry["grade"],
-            spacing_mm=None if spacing is None else tuple(spacing),
-            native_shape=tuple(entry["native_shape"]),
-            stack_size=entry["stack_size"],
-            parts_known=entry["parts_known"],
-            box=Box(*entry["box"]),
-            tumour_box=Box(*entry["tumour_box"]),
-            first=first,
-            slice_indices=self.row_slice[rows],
-            tumour_px=self.row_tumour_px[rows],
-            whole_px=self._row_whole_px[rows],
-            brain_px=self.row_brain_px[rows],
-        )
+        box, levels = patient.box, self.images[modality][patient.rows]
+        return uncrop(resize_images(levels, box[2:]), box, patient.native_shape)
 
 
 open_cache = Cache
 """Whoever imports it may read every patient; see :mod:`seglab.data.sealed`."""
-
-
-def _by_text(texts: Mapping[str, Sequence[str]], used: Container[str]) -> dict[str, list[str]]:
-    """Gather the patients of which a text is true; an ellipsis stands for a patient's name."""
-    found: dict[str, list[str]] = {}
-    for name, said in texts.items():
-        for text in said if name in used else ():
-            found.setdefault(text.replace(name, "…"), []).append(name)
-    return found
-
-
-def native_levels(levels: UInt8, patient: CachedPatient) -> UInt8:
-    """Bring cached levels (S, h, w) of a patient to its native grid (S, H, W)."""
-    box = patient.box
-    return uncrop(resize_images(levels, (box.height, box.width)), box, patient.native_shape)
