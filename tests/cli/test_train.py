@@ -63,7 +63,7 @@ def test_a_run_leaves_what_the_design_promises(
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     wanted = {"config.yaml", "split.json", "patients_val.csv", "curves.png"}
     assert (
-        wanted | {"checkpoints/best.safetensors", "overlays/worst.png", "gallery/index.html"}
+        wanted | {"checkpoints/weights.safetensors", "overlays/worst.png", "gallery/index.html"}
         <= files
     )
     assert not list(Path("mlruns/state").glob("*"))

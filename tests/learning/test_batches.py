@@ -99,8 +99,9 @@ def test_slices_fit_if_they_leave_room_for_the_network(
     workers: str,
     expected: bool,
 ) -> None:
-    cache: Cache = open_data(small_config()).cache
-    rows = np.arange(20)
+    data = open_data(small_config())
+    cache: Cache = data.cache
+    rows = np.concatenate([patient_rows(cache.by_id[name]) for name in data.split.train])
     used = 2 * gather(cache, rows, 0).size
     free = int(share * used / LARGEST_SHARE)
     monkeypatch.setenv(WORKERS_PER_GPU, workers)

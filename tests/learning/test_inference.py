@@ -141,6 +141,6 @@ def test_val_loss_falls_when_dice_rises(data: StudyData, name: str) -> None:
         found.append((loss, scores[0].dice))
     losses, dices = zip(*found, strict=True)
     assert list(losses) == sorted(losses, reverse=True)
-    assert losses[0] > losses[-1] + 0.01
+    assert losses[0] > 1.05 * losses[-1]
     assert dices[0] == 0
     assert dices[-1] > 0.9

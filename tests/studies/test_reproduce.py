@@ -18,14 +18,16 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.sources import open_source
 from seglab.learning.bundle import CARD
+from seglab.learning.training import WEIGHTS
 from seglab.studies.candidates import PROMOTED_RUN, find_candidates
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import find_trained_run, open_model
-from seglab.studies.rebuild import CHECKPOINT, load_trained
+from seglab.studies.rebuild import load_trained
 from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
 from seglab.tracking import RunInfo, Store, download, start_run
 
 Build = Callable[..., RunConfig]
+CHECKPOINT = f"checkpoints/{WEIGHTS}"
 
 
 pytestmark = pytest.mark.usefixtures("this_store")
@@ -135,10 +137,27 @@ def test_a_run_and_its_files_are_the_model_that_was_validated(
         assert np.array_equal(mask, expected)
 
 
+def test_a_run_of_an_earlier_version_kept_its_best_epoch(small_config: Build, store: Store) -> None:
+    config = small_config(name="before", train={"epochs": 1})
+    run = store.get_run(train_one(Plan(config, "a"), store).run_id)
+    folder = store.folder / "artifacts" / "before" / run.run_id / "artifacts"
+    (folder / CHECKPOINT).rename(folder / "checkpoints" / "best.safetensors")
+    logged = yaml.safe_load((folder / "config.yaml").read_text())
+    del logged["train"]["keep"], logged["train"]["compile"]
+    logged["augment"] = {"name": "rotate", "limit_deg": 15, "p": 0.8}
+    (folder / "config.yaml").write_text(yaml.safe_dump(logged))
+    found = load_trained(store, run)
+    assert found.config.train.keep == "best"
+    name = found.data.split.val[0]
+    mask = found.predictor.native(found.data.cache, found.data.cache.by_id[name])
+    assert np.isfinite(mask).all()
+    assert open_model(run.run_id, lambda: store).recipe.run_id == run.run_id
+
+
 def test_weights_alone_are_no_model(small_config: Build, store: Store, tmp_path: Path) -> None:
     run_id = trained(store, small_config())
     download(store, run_id, tmp_path)
-    alone = tmp_path / "alone" / "best.safetensors"
+    alone = tmp_path / "alone" / "weights.safetensors"
     alone.parent.mkdir()
     shutil.copy(tmp_path / CHECKPOINT, alone)
     with pytest.raises(UserError, match=CARD):
