@@ -101,7 +101,7 @@ class BratsH5(SliceFiles):
                 stack[index] = plane
             marked.append(planes)
         # Each is freed once it is restored: the scores of four modalities take 290 MB.
-        restored = [lattice.one_scale(scores.pop(0)) for _ in modalities]
+        restored = [lattice.one_scale(list(scores.pop(0))) for _ in modalities]
         volume = self._volume(patient, modalities, restored)
         return labelled(volume, paths[0], _label_map(np.stack(marked))) if with_labels else volume
 
