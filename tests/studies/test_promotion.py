@@ -102,7 +102,7 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     from seglab.data.sources import open_source
 
     config = build()
-    source = open_source(config.data.source, config.data.root, None)
+    source = open_source(config.data.source, config.data.root)
     served = mlflow.pyfunc.load_model("models:/small@champion")
     assert served.metadata.signature is not None
     assert served.predict(served.input_example).shape == served.input_example.shape

@@ -17,7 +17,7 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.studies.candidates import find_candidates
 from seglab.studies.children import ARM_HASH, ARMS, FAILURES, collect, find_ablation
 from seglab.studies.comparison import compare_ablation, compare_strata
-from seglab.studies.report import compare_again, report_ablation
+from seglab.studies.report import report_ablation
 from seglab.studies.report.markdown import render_markdown
 from seglab.studies.report.sections import build_document
 from seglab.tracking import RunLog, Store, open_store
@@ -216,20 +216,15 @@ def test_only_the_runs_of_the_arm_as_it_is_now_are_compared(store: Store) -> Non
     assert len(collect(store, store.get_run(parent.run_id)).arms) == 2
 
 
-@pytest.mark.parametrize("status", ["FAILED", "KILLED", "FINISHED"])
-def test_comparing_again_leaves_the_status_as_it_was(store: Store, status: str) -> None:
+@pytest.mark.parametrize("baseline", [None, "up"])
+def test_a_comparison_leaves_the_parent_as_it_was(
+    store: Store, tmp_path: Path, baseline: str | None
+) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
-    store.client.set_terminated(parent.run_id, status)
-    compare_again(store, store.get_run(parent.run_id))
-    assert store.get_run(parent.run_id).status == status
-
-
-def test_an_open_parent_is_reported_on_but_not_touched(store: Store, tmp_path: Path) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
-    store.client.update_run(parent.run_id, status="RUNNING")
-    written = compare_again(store, store.get_run(parent.run_id), out=tmp_path / "out")
+    before = store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)
+    written = report_ablation(store, before[0], baseline=baseline, out=tmp_path / "out")
     assert (written.folder / "report.html").is_file()
-    assert store.client.list_artifacts(parent.run_id) == []
+    assert (store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)) == before
 
 
 def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
