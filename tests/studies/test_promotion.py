@@ -99,10 +99,11 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     """MLflow's way, our way and the promotion itself give the same masks."""
     import mlflow.pyfunc
 
-    from seglab.data.sources import open_source
+    from seglab.data.labels import target_mask
+    from seglab.data.sources import open_data_source
 
     config = build()
-    source = open_source(config.data.source, config.data.root)
+    source = open_data_source(config.data)
     served = mlflow.pyfunc.load_model("models:/small@champion")
     assert served.metadata.signature is not None
     assert served.predict(served.input_example).shape == served.input_example.shape
@@ -112,11 +113,12 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     total = 0.0
     for patient in source.patients():
         if patient.patient_id in data.split.test:
-            volume = source.read(patient)
-            mask = served.predict(volume.image)
-            assert np.array_equal(mask, ours.predict(volume.image))
-            hits = np.count_nonzero(mask & volume.mask)
-            total += 2 * hits / (np.count_nonzero(mask) + np.count_nonzero(volume.mask))
+            volume = source.read(patient, config.data.modalities)
+            mask, truth = served.predict(volume.images[0]), target_mask(volume.labels, "whole")
+            assert np.array_equal(mask, ours.predict(volume.images))
+            assert np.array_equal(mask, ours.segment(volume).mask)
+            hits = np.count_nonzero(mask & truth)
+            total += 2 * hits / (np.count_nonzero(mask) + np.count_nonzero(truth))
     assert total / len(data.split.test) == pytest.approx(counted.metrics["test/dice"])
 
 
