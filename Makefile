@@ -1,4 +1,4 @@
-.PHONY: env test faults mutants demo ui check
+.PHONY: env test mutants demo ui check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,9 +16,6 @@ env: .venv/ready
 
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not browser and not postgres"
-
-faults: env
-	$(BIN)/python -m tests.faults
 
 # mutmut is only needed here; it works in a copy, mutants/.
 mutants: env
