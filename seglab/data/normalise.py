@@ -20,18 +20,14 @@ Scope = Literal["slice", "volume"]
 
 LEVELS = 254
 """Steps of the brain's range: 1 to 255."""
-DEVIATIONS_BELOW = 3.0
-
-
-LOWEST_PERCENTILE = 0.5
-UPPER: dict[str, tuple[float, float]] = {
-    "zscore": (5.0, 8.0),
-    "robust": (5.0, 10.0),
-    "percentile": (99.5, 99.99),
+ENDS: dict[str, tuple[float, float, float]] = {
+    "zscore": (-3.0, 5.0, 8.0),
+    "robust": (-3.0, 5.0, 10.0),
+    "percentile": (0.5, 99.5, 99.99),
 }
-"""Where the range ends, of other modalities and of T1ce: deviations above the centre, or a
-percentile. Enhancing tumour is the brightest of T1ce: of 8 BraTS volumes the first figures would
-clip up to 2 %, 52 % and 17 % of it; the second clip 0, 0 and 0.2 %."""
+"""Lower end of the range, upper end, and that of T1ce, whose brightest part is enhancing tumour:
+of 8 BraTS volumes the upper ends of the others would clip up to 2 %, 52 % and 17 % of it, those of
+T1ce clip 0, 0 and 0.2 %."""
 EXACT_SHARE = 0.5
 """A skull-stripped background is one value over most of the frame (0.81 to 0.88 in BraTS;
 in the LGG set, where air is noise, no value reaches 0.42)."""
@@ -48,6 +44,12 @@ _MAD_TO_DEVIATION = 1.4826
 Bool = NDArray[np.bool_]
 Values = NDArray[Any]
 Range = tuple[float, float]
+
+
+def range_ends(method: str, modality: str) -> Range:
+    """What becomes levels 1 and 255: deviations from the centre, or percentiles."""
+    low, high, high_t1ce = ENDS[method]
+    return low, high_t1ce if modality == "t1ce" else high
 
 
 def brain_mask(image: NDArray[np.float32], *, shared_scale: bool) -> Bool:
@@ -101,7 +103,7 @@ def quantise(
             same around the median with 1.4826 times the median absolute deviation,
             ``percentile`` the 0.5th to the 99.5th.
         scope: statistics of each slice, or of the whole volume.
-        modality: decides the upper end, see ``UPPER``.
+        modality: decides the upper end, see ``ENDS``.
 
     Returns:
         q (S, H, W) uint8: 0 background, 1 to 255 brain; scale (S, 2) float32: offset and
@@ -110,14 +112,14 @@ def quantise(
     Raises:
         UserError: unknown method.
     """
-    if method not in UPPER:
+    if method not in ENDS:
         raise unknown_name("normalisation", method, get_args(Method))
-    upper = UPPER[method][modality == "t1ce"]
-    whole = _range(image, brain, method, upper) if scope == "volume" else None
+    ends = range_ends(method, modality)
+    whole = _range(image, brain, method, ends) if scope == "volume" else None
     q = np.zeros(image.shape, np.uint8)
     scale = np.empty((len(image), 2), np.float32)
     for index, (values, inside) in enumerate(zip(image, brain, strict=True)):
-        low, high = whole or _range(values, inside, method, upper)
+        low, high = whole or _range(values, inside, method, ends)
         step = (high - low) / LEVELS
         scale[index] = low - step, step
         if inside.any():
@@ -157,11 +159,11 @@ def _noise_ceiling(values: Values) -> float:
     return float(low + NOISE_SHARE * (high - low))
 
 
-def _range(image: Values, brain: Bool, method: Method, upper: float) -> Range:
+def _range(image: Values, brain: Bool, method: Method, ends: Range) -> Range:
     """Return the values that become levels 1 and 255; never equal."""
     if not brain.any():
         return 0.0, 1.0
-    low, high = _RANGES[method](image, brain, upper)
+    low, high = _RANGES[method](image, brain, ends)
     largest = max(abs(low), abs(high))
     if largest > _LARGEST:
         return -_LARGEST, _LARGEST
@@ -169,11 +171,11 @@ def _range(image: Values, brain: Bool, method: Method, upper: float) -> Range:
     if high - low > smallest:
         return low, high
     mean, _ = _mean_and_deviation(image, brain)
-    return _around(mean, max(1.0, smallest), UPPER["zscore"][0])
+    return _around(mean, max(1.0, smallest), range_ends("zscore", ""))
 
 
-def _around(centre: float, deviation: float, above: float) -> Range:
-    return centre - DEVIATIONS_BELOW * deviation, centre + above * deviation
+def _around(centre: float, deviation: float, ends: Range) -> Range:
+    return centre + ends[0] * deviation, centre + ends[1] * deviation
 
 
 def _mean_and_deviation(image: Values, brain: Bool) -> tuple[float, float]:
@@ -184,25 +186,25 @@ def _mean_and_deviation(image: Values, brain: Bool) -> tuple[float, float]:
     return float(mean[0, 0]), float(deviation[0, 0])
 
 
-def _zscore(image: Values, brain: Bool, upper: float) -> Range:
-    return _around(*_mean_and_deviation(image, brain), upper)
+def _zscore(image: Values, brain: Bool, ends: Range) -> Range:
+    return _around(*_mean_and_deviation(image, brain), ends)
 
 
-def _robust(image: Values, brain: Bool, upper: float) -> Range:
+def _robust(image: Values, brain: Bool, ends: Range) -> Range:
     pixels = image[brain]
     median = np.median(pixels)
     spread = _MAD_TO_DEVIATION * float(np.median(np.abs(pixels - median)))
     if spread == 0:  # more than half of the brain has one value
-        return _zscore(image, brain, upper)
-    return _around(float(median), spread, upper)
+        return _zscore(image, brain, ends)
+    return _around(float(median), spread, ends)
 
 
-def _percentile(image: Values, brain: Bool, upper: float) -> Range:
-    low, high = np.percentile(image[brain], (LOWEST_PERCENTILE, upper))
+def _percentile(image: Values, brain: Bool, ends: Range) -> Range:
+    low, high = np.percentile(image[brain], ends)
     return float(low), float(high)
 
 
-_RANGES: dict[str, Callable[[Values, Bool, float], Range]] = {
+_RANGES: dict[str, Callable[[Values, Bool, Range], Range]] = {
     "zscore": _zscore,
     "robust": _robust,
     "percentile": _percentile,

@@ -20,7 +20,7 @@ import torch
 
 from seglab.data.cache import Cache
 from seglab.data.loader import gather
-from seglab.data.normalise import DEVIATIONS_BELOW, LOWER_PERCENTILE, UPPER, Upper
+from seglab.data.normalise import range_ends
 from seglab.learning.bundle import ModelBundle, ModelCard
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows
@@ -122,10 +122,7 @@ def describe(card: ModelCard) -> dict[str, str]:
 
 def _range(card: ModelCard, modality: str) -> tuple[float, float]:
     """Ends of the range that becomes levels 1 to 255, by the method of normalisation."""
-    method = card.settings.normalise
-    low = LOWER_PERCENTILE if method == "percentile" else -DEVIATIONS_BELOW
-    upper = UPPER.get(card.range_modality or modality, Upper())
-    return low, getattr(upper, method)
+    return range_ends(card.settings.normalise, card.range_modality or modality)
 
 
 def check_onnx(bundle: ModelBundle, path: Path, cache: Cache, patients: Sequence[str]) -> OnnxCheck:

@@ -186,7 +186,7 @@ class SingleVolume(Cache):
 
     def __init__(self, volume: Volume, settings: CacheSettings, shape: tuple[int, int]) -> None:
         read = [normalise(volume, index, settings) for index in range(len(volume.images))]
-        names = [MODALITIES.index(name) for name in volume.modalities]  # type: ignore[arg-type]
+        names = [MODALITIES.index(name) for name in volume.modalities]
         reference = read[names.index(min(names))]
         extent = Extent(volume.images.shape[2:], reference.brain)
         needed = cached_shape([extent], settings)

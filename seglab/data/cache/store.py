@@ -162,7 +162,8 @@ class Cache:
         self.row_patient = np.full(len(self.row_slice), -1, np.int32)
         self.remarks: dict[str, list[str]] = {}
         self._native_first: dict[str, int] = {}
-        first, native, used = 0, 0, []
+        used: list[CachedPatient] = []
+        first = native = 0
         for entry in index["patients"]:
             name, count = entry["patient_id"], entry["count"]
             self._native_first[name] = native
