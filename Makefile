@@ -1,4 +1,4 @@
-.PHONY: env test mutants demo ui check
+.PHONY: env test bench mutants demo ui check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,9 @@ env: .venv/ready
 
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not browser and not postgres"
+
+bench: env
+	$(BIN)/python -m benchmarks
 
 # mutmut is only needed here; it works in a copy, mutants/.
 mutants: env

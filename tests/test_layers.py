@@ -20,7 +20,6 @@ LAYER = {
     "tracking": 3,
     "figures": 3,
     "studies": 4,
-    "bench": 5,
     "cli": 6,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

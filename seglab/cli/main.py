@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seglab.cli import (
-    bench,
     compare,
     data,
     demo,
@@ -25,7 +24,6 @@ examples:
   python -m seglab compare losses
   python -m seglab promote losses
   python -m seglab report losses
-  python -m seglab bench
   python -m seglab ui
 """
 
@@ -39,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (data, names, runs, compare, promote, predict, reproduce, report, bench, demo):
+    for room in (data, names, runs, compare, promote, predict, reproduce, report, demo):
         room.add_commands(commands)
     arguments = parser.parse_args(argv)
     return run_command(arguments.do, arguments)

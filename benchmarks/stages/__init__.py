@@ -1,6 +1,6 @@
 """Importing this registers every stage; ``stage.GROUPS`` gives the order of the table."""
 
-from seglab.bench.stages import (
+from benchmarks.stages import (
     batches,
     evaluation,
     gpu,

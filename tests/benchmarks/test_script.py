@@ -7,7 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from seglab.bench.script import Epoch, script
+from benchmarks.script import Epoch, script
 
 
 def _write_down(file: Path) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from seglab.bench.material import Material
-from seglab.bench.references.bare import BareLoop
-from seglab.bench.references.monai_training import MonaiTraining, require_monai
-from seglab.bench.references.tutorial import TutorialScript
-from seglab.bench.script import Epoch, script
-from seglab.bench.shipped import ShippedEpochs, shipped
-from seglab.bench.split import split_of
-from seglab.bench.stage import Goal, Measurement, compare_rates, stage
-from seglab.bench.timing import in_turn
+from benchmarks.material import Material
+from benchmarks.references.bare import BareLoop
+from benchmarks.references.monai_training import MonaiTraining, require_monai
+from benchmarks.references.tutorial import TutorialScript
+from benchmarks.script import Epoch, script
+from benchmarks.shipped import ShippedEpochs, shipped
+from benchmarks.split import split_of
+from benchmarks.stage import Goal, Measurement, compare_rates, stage
+from benchmarks.timing import in_turn
 from seglab.core.config import RunConfig
 from seglab.data.sources import open_source
 from seglab.learning.inference import brain_rows

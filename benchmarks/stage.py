@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from seglab.core.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from seglab.bench.material import Material
+    from benchmarks.material import Material
 
 
 class Unavailable(Exception):

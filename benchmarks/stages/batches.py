@@ -9,12 +9,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from seglab.bench.material import Material
-from seglab.bench.references.cached import CachedSlices, usual_augmentation
-from seglab.bench.references.loaders import loaders, run_through
-from seglab.bench.references.slice_files import SliceFiles
-from seglab.bench.stage import Goal, Measurement, compare_rates, stage
-from seglab.bench.timing import fastest, in_turn
+from benchmarks.material import Material
+from benchmarks.references.cached import CachedSlices, usual_augmentation
+from benchmarks.references.loaders import loaders, run_through
+from benchmarks.references.slice_files import SliceFiles
+from benchmarks.stage import Goal, Measurement, compare_rates, stage
+from benchmarks.timing import fastest, in_turn
 from seglab.data.loader import TrainLoader
 from seglab.learning.batches import Batches
 from seglab.studies.data import open_data

@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.bench.material import Material
-from seglab.bench.references.monai_metrics import monai_scores
-from seglab.bench.references.monai_training import require_monai
-from seglab.bench.references.scipy_report import report_by_loop
-from seglab.bench.stage import Goal, Measurement, compare_rates, stage
-from seglab.bench.timing import in_turn
+from benchmarks.material import Material
+from benchmarks.references.monai_metrics import monai_scores
+from benchmarks.references.monai_training import require_monai
+from benchmarks.references.scipy_report import report_by_loop
+from benchmarks.stage import Goal, Measurement, compare_rates, stage
+from benchmarks.timing import in_turn
 from seglab.evaluation.comparison import ArmScores, compare_arms
 from seglab.evaluation.metrics import score_patient
 

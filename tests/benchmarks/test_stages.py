@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from seglab.bench.material import Material
-from seglab.bench.run import run_stages
-from seglab.bench.stage import STAGES
-from seglab.bench.stages.evaluation import check_equal
+from benchmarks.material import Material
+from benchmarks.run import run_stages
+from benchmarks.stage import STAGES
+from benchmarks.stages.evaluation import check_equal
 
 SLOW = ("epoch", "epoch-plain", "first-step", "memory", "workers")
 CPU = [
@@ -35,7 +35,7 @@ def test_unequal_scores_are_no_comparison(monkeypatch: pytest.MonkeyPatch) -> No
     truth[1:3, 2:6, 2:6] = True
     prediction = np.roll(truth, 1, axis=1)
     check_equal(prediction, truth)
-    scores = "seglab.bench.stages.evaluation.monai_scores"
+    scores = "benchmarks.stages.evaluation.monai_scores"
     monkeypatch.setattr(scores, lambda *_: {"dice": 0.5})
     with pytest.raises(ArithmeticError, match="dice"):
         check_equal(prediction, truth)

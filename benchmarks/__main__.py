@@ -1,29 +1,33 @@
-"""``bench``: how fast each stage is on this machine, against the naive way."""
+"""How fast each stage is on this machine, against the naive way."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from seglab.cli.data import SOURCE_HELP
-from seglab.cli.shell import DONE, Parser, add_json, print_json
+from seglab.cli.shell import DONE, Parser, add_json, print_json, run_command
 from seglab.core.errors import UserError
 from seglab.core.progress import progress, say
 
+EXAMPLE = """\
+examples:
+  python -m benchmarks
+  python -m benchmarks --stages prepare batches --data brats2020 --source brats-h5
+"""
 
-def add_commands(commands: Any) -> None:
-    """Add ``bench``."""
-    parser: Parser = commands.add_parser(
-        "bench",
-        help="how fast each stage is here, against the naive way",
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m benchmarks`` with these arguments; returns the exit status."""
+    parser = Parser(
+        prog="python -m benchmarks",
         description="Measure every stage on this machine, in turn with what most people write.\n"
         "Makes phantoms in a temporary folder; all stages take about twenty minutes on two cores,\n"
         "longer where a virtual machine's host disturbs: what it disturbed is repeated.",
-        epilog="examples:\n  python -m seglab bench\n"
-        "  python -m seglab bench --stages prepare batches --data brats2020 --source brats-h5",
+        epilog=EXAMPLE,
     )
     parser.add_argument(
         "--stages", nargs="+", default=(), metavar="STAGE", help="or groups of them"
@@ -33,7 +37,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--source", help=f"what --data holds: {SOURCE_HELP}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to draw the time's picture")
     add_json(parser)
-    parser.set_defaults(do=_bench)
+    return run_command(_bench, parser.parse_args(argv))
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -41,13 +45,13 @@ def _bench(arguments: argparse.Namespace) -> int:
         raise UserError("--data and --source go together: --data DIR --source brats-h5")
     if arguments.device == "cuda":
         _need_gpu()
-    import seglab.bench.stages  # noqa: F401  (registers)
-    from seglab.bench.machine import describe_machine
-    from seglab.bench.material import Material
-    from seglab.bench.picture import draw_time
-    from seglab.bench.report import describe, headline, summary
-    from seglab.bench.run import run_stages
-    from seglab.bench.stage import choose
+    import benchmarks.stages  # noqa: F401  (registers)
+    from benchmarks.machine import describe_machine
+    from benchmarks.material import Material
+    from benchmarks.picture import draw_time
+    from benchmarks.report import describe, headline, summary
+    from benchmarks.run import run_stages
+    from benchmarks.stage import choose
 
     stages = choose(arguments.stages, arguments.device)
     rows, started = [], time.perf_counter()
@@ -75,3 +79,7 @@ def _need_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device; cpu is measured without it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from seglab.bench.references.cached import usual_augmentation
-from seglab.bench.references.slice_files import SliceFiles
+from benchmarks.references.cached import usual_augmentation
+from benchmarks.references.slice_files import SliceFiles
 from seglab.core.config import RunConfig
 from seglab.models import build_model
 

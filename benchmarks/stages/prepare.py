@@ -8,12 +8,12 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-from seglab.bench.material import Material
-from seglab.bench.references.slice_files import read_all
-from seglab.bench.references.volumes import load_all
-from seglab.bench.script import Epoch, script
-from seglab.bench.stage import Goal, Measurement, compare_rates, stage
-from seglab.bench.timing import in_turn
+from benchmarks.material import Material
+from benchmarks.references.slice_files import read_all
+from benchmarks.references.volumes import load_all
+from benchmarks.script import Epoch, script
+from benchmarks.stage import Goal, Measurement, compare_rates, stage
+from benchmarks.timing import in_turn
 from seglab.data.cache import CacheSettings, prepare
 from seglab.data.sources import Patient, Source
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import seglab.bench.stages  # noqa: F401
-from seglab.bench.material import Material, Scale
+import benchmarks.stages  # noqa: F401
+from benchmarks.material import Material, Scale
 
 TINY = Scale(
     patients=8,

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seglab.bench.run import Row
+from benchmarks.run import Row
 
 WIDTH = 96
 _COLUMNS = "{:<26}{:>14}{:>14}  {:<12}{:>9}{:>10}  {}"

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import seglab.studies.components  # noqa: F401  (registers what a config may name)
-from seglab.bench import phantoms
+from benchmarks import phantoms
 from seglab.core.config import RunConfig
 from seglab.core.documents import merge, read_document
 from seglab.core.study import STUDY_KEYS, build_run
@@ -22,7 +22,7 @@ from seglab.data.sources import Source, open_source
 from seglab.learning.device import Compute, choose_compute
 
 TRACKING = "MLFLOW_TRACKING_URI"
-BASELINE = Path(__file__).resolve().parents[2] / "experiments" / "baseline.yaml"
+BASELINE = Path(__file__).resolve().parents[1] / "experiments" / "baseline.yaml"
 
 
 @dataclass(frozen=True)

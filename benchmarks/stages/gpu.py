@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from seglab.bench.card import Card, Traffic, launch_seconds, measure_card, seconds_of, wait
-from seglab.bench.material import Material
-from seglab.bench.references.loaders import run_through
-from seglab.bench.stage import Goal, Measurement, compare_rates, stage
-from seglab.bench.timing import in_turn
+from benchmarks.card import Card, Traffic, launch_seconds, measure_card, seconds_of, wait
+from benchmarks.material import Material
+from benchmarks.references.loaders import run_through
+from benchmarks.stage import Goal, Measurement, compare_rates, stage
+from benchmarks.timing import in_turn
 from seglab.learning.batches import TensorBatch
 from seglab.learning.training import Trainer, compiled, train_epoch, train_step
 from seglab.models import gflops_per_image

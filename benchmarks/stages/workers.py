@@ -12,10 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from seglab.bench import epoch_worker
-from seglab.bench.material import Material
-from seglab.bench.stage import Goal, Measurement, compare_rates, stage
-from seglab.bench.timing import in_turn
+from benchmarks import epoch_worker
+from benchmarks.material import Material
+from benchmarks.stage import Goal, Measurement, compare_rates, stage
+from benchmarks.timing import in_turn
 from seglab.core.machine import available_cores
 from seglab.studies.data import open_data
 
@@ -76,7 +76,7 @@ def _crew(material: Material, cache: Path, count: int, threads: int) -> Iterator
     path = material.scratch / f"{count}-workers-{threads}.yaml"
     path.write_text(yaml.safe_dump(material.config({"train": train}).to_dict()), encoding="utf-8")
     command = [sys.executable, "-m", epoch_worker.__name__, str(path), str(cache)]
-    root = Path(epoch_worker.__file__).parents[2]
+    root = Path(epoch_worker.__file__).parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     pipe = subprocess.PIPE
     started = [

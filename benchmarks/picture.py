@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.bench.report import figure
-from seglab.bench.run import Row
+from benchmarks.report import figure
+from benchmarks.run import Row
 from seglab.figures.style import (
     BLUE,
     GREEN,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seglab.bench.stage import Unavailable
+from benchmarks.stage import Unavailable
 from seglab.core.config import RunConfig
 from seglab.data.cache import Cache, open_cache
 from seglab.data.loader import Rows

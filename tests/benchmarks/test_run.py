@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from seglab.bench.material import TRACKING, Material
-from seglab.bench.picture import draw_time
-from seglab.bench.report import describe, figure, summary
-from seglab.bench.run import Row, run_stages
-from seglab.bench.split import split_of
-from seglab.bench.stage import STAGES, Goal, Measurement, choose, compare_rates
-from seglab.cli.main import main
+from benchmarks.__main__ import main
+from benchmarks.material import TRACKING, Material
+from benchmarks.picture import draw_time
+from benchmarks.report import describe, figure, summary
+from benchmarks.run import Row, run_stages
+from benchmarks.split import split_of
+from benchmarks.stage import STAGES, Goal, Measurement, choose, compare_rates
 from seglab.core.errors import UserError
 
 ROW = Row(STAGES["epoch"], Measurement(90.0, 100.0, 0.9, split={"forward": 1.0, "backward": 2.0}))
@@ -59,18 +59,18 @@ def test_stages_of_another_device_are_refused() -> None:
 
 
 def test_a_bad_name_ends_with_status_2_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--stages", "reprot"]) == 2
+    assert main(["--stages", "reprot"]) == 2
     assert "did you mean 'report'?" in capsys.readouterr().err
 
 
 def test_data_and_source_go_together(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--data", "x"]) == 2
+    assert main(["--data", "x"]) == 2
     assert "--source" in capsys.readouterr().err
 
 
 def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("seglab.bench.run.run_stages", lambda stages, material: iter([ROW]))
-    assert main(["bench", "--stages", "epoch", "--json"]) == 0
+    monkeypatch.setattr("benchmarks.run.run_stages", lambda stages, material: iter([ROW]))
+    assert main(["--stages", "epoch", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"processor", "cores", "threads", "device", "precision"} <= printed["machine"].keys()
     (row,) = printed["stages"]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seglab.bench.material import Material
-from seglab.bench.stage import Measurement, Stage, Unavailable
-from seglab.bench.timing import CALM, Watch
+from benchmarks.material import Material
+from benchmarks.stage import Measurement, Stage, Unavailable
+from benchmarks.timing import CALM, Watch
 
 
 @dataclass(frozen=True)

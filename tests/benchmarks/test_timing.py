@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seglab.bench.timing import Ticks, in_turn, kernel_ticks
+from benchmarks.timing import Ticks, in_turn, kernel_ticks
 
 
 def host(stolen: Sequence[int]) -> Callable[[], Ticks]:

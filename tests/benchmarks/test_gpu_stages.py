@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from seglab.bench.card import Card, Traffic, launch_seconds, measure_card, seconds_of
-from seglab.bench.material import Material, Scale
-from seglab.bench.run import Row
-from seglab.bench.stage import STAGES, Measurement
-from seglab.bench.stages.gpu import (
+from benchmarks.__main__ import main
+from benchmarks.card import Card, Traffic, launch_seconds, measure_card, seconds_of
+from benchmarks.material import Material, Scale
+from benchmarks.run import Row
+from benchmarks.stage import STAGES, Measurement
+from benchmarks.stages.gpu import (
     BATCH,
     CLASSIC,
     RESNET34,
@@ -23,7 +24,6 @@ from seglab.bench.stages.gpu import (
     measure_training,
     step_bytes,
 )
-from seglab.cli.main import main
 from seglab.core.config import RunConfig
 from seglab.learning.batches import TensorBatch
 from seglab.learning.device import choose_compute
@@ -134,7 +134,7 @@ def test_the_networks_are_those_of_the_goals(
 def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    assert main(["bench", "--device", "cuda"]) == 2
+    assert main(["--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 

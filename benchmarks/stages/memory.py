@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from seglab.bench import training_memory
-from seglab.bench.material import Material
-from seglab.bench.phantoms import repeat_cache
-from seglab.bench.stage import Goal, Measurement, stage
+from benchmarks import training_memory
+from benchmarks.material import Material
+from benchmarks.phantoms import repeat_cache
+from benchmarks.stage import Goal, Measurement, stage
 from seglab.data.cache import Cache
 from seglab.studies.data import open_data
 
@@ -37,6 +37,6 @@ def memory(material: Material) -> Measurement:
 
 def _peak_mb(config: Path, cache: Path) -> float:
     command = [sys.executable, "-m", training_memory.__name__, str(config), str(cache)]
-    root = Path(training_memory.__file__).parents[2]
+    root = Path(training_memory.__file__).parents[1]
     done = subprocess.run(command, check=True, cwd=root, stdout=subprocess.PIPE)
     return float(json.loads(done.stdout)["peak_mb"])

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from seglab.bench import first_step
-from seglab.bench.material import Material
-from seglab.bench.stage import Goal, Measurement, stage
-from seglab.bench.timing import in_turn
+from benchmarks import first_step
+from benchmarks.material import Material
+from benchmarks.stage import Goal, Measurement, stage
+from benchmarks.timing import in_turn
 from seglab.studies.data import open_data
 
 PACKAGES = """
@@ -53,7 +53,7 @@ def _ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
 
 
 def _python(*arguments: str) -> None:
-    root = Path(first_step.__file__).parents[2]
+    root = Path(first_step.__file__).parents[1]
     subprocess.run(
         [sys.executable, *arguments], check=True, cwd=root, stdout=subprocess.DEVNULL, stderr=None
     )
