@@ -13,12 +13,16 @@ MM_PER_PX = 2.4
 def as_of_today(document: Block) -> dict[str, Any]:
     """Give a config that a run logged, with all its options, the keys and names of today.
 
-    Before ``train.keep`` was a key, the weights of the best epoch were kept.
+    Before ``train.keep`` was a key, the weights of the best epoch were kept, and slice files
+    were normalised slice by slice.
     """
     train, augment = document.get("train") or {}, document.get("augment")
+    data = document.get("data") or {}
     if "keep" in train:
         return dict(document)
     found = {**document, "train": {**train, "keep": "best"}}
+    if data.get("source") == "brats-h5" and data.get("normalise_scope", "auto") == "auto":
+        found["data"] = {**data, "normalise_scope": "slice"}
     if isinstance(augment, Mapping) and augment.get("name") in _AUGMENTATIONS:
         found["augment"] = _AUGMENTATIONS[augment["name"]](augment)
     return found

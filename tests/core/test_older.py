@@ -36,6 +36,7 @@ def logged(augment: dict[str, Any], **train: object) -> dict[str, Any]:
 def test_every_augmentation_that_there_was_loads(augment: dict[str, Any]) -> None:
     config = build_run(as_of_today(logged(augment)))
     assert config.train.keep == "best"
+    assert config.data.normalise_scope == "slice"
     again = build_run(as_of_today(config.to_dict()))
     assert again == config
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -152,6 +153,18 @@ def test_data_on_which_nothing_can_be_learnt_are_refused(
     with pytest.raises(UserError, match=said) as told:
         open_data(config)
     assert "\n" not in str(told.value)
+
+
+def test_files_without_any_tumour_are_refused_in_one_line(tmp_path: Path) -> None:
+    for number in range(8):
+        volume = memory_volume(f"P{number}", number, shape=(24, 72, 72))
+        for part, array in (("flair", volume.images[0]), ("seg", 0 * volume.labels)):
+            image = nib.Nifti1Image(np.moveaxis(array, 0, -1), np.eye(4))
+            nib.save(image, tmp_path / f"P{number}_{part}.nii")
+    data = {"source": "brats-nifti", "root": str(tmp_path), "image_size": 64}
+    config = build_run({"name": "x", "data": {**data, "cache": str(tmp_path / "cache")}})
+    with pytest.raises(UserError, match=r"^none of the 8 patients in .* has a pixel of tumour$"):
+        open_data(config)
 
 
 def test_a_target_that_nobody_has_is_named(tmp_path: Path, use: Open) -> None:
