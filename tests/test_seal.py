@@ -104,7 +104,7 @@ def test_the_seal_hands_out_names_after_the_record() -> None:
     record = min(
         node.lineno
         for node in ast.walk(function)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "take"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "record_opening"
     )
     reads = [
         node.lineno
