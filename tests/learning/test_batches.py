@@ -76,9 +76,12 @@ def test_without_augmentation_batches_are_the_cache_scaled(small_config: Build) 
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("context", [0, 1, 2])
-def test_resident_slices_are_those_of_the_cache(small_config: Build, context: int) -> None:
-    data = open_data(small_config())
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("modalities", [["flair"], ["t1ce", "flair"]])
+def test_resident_slices_are_those_of_the_cache(
+    small_config: Build, context: int, modalities: list[str]
+) -> None:
+    data = open_data(small_config(data={"modalities": modalities}))
     kept = np.sort(np.concatenate([patient_rows(data.cache.by_id[n]) for n in data.split.train]))
     resident = ResidentSlices(data.cache, kept, context, CPU)
     rows = np.random.default_rng(0).permutation(kept)[:9]

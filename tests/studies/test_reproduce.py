@@ -129,11 +129,12 @@ def test_a_run_and_its_files_are_the_model_that_was_validated(
     name = run.data.split.val[0]
     expected = run.predictor.native(run.data.cache, run.data.cache.by_id[name]) > 0.4
     assert expected.any()
-    source = open_source(config.data.source, config.data.root, None)
-    volume = source.read(next(p for p in source.patients() if p.patient_id == name))
+    source = open_source(config.data.source, config.data.root)
+    patient = next(p for p in source.patients() if p.patient_id == name)
+    volume = source.read(patient, config.data.modalities)
     download(store, run_id, tmp_path)
     for name in (run_id, str(tmp_path / CHECKPOINT), str(tmp_path)):
-        mask = open_model(name, lambda: store).predict(volume.image)
+        mask = open_model(name, lambda: store).predict(volume.images)
         assert np.array_equal(mask, expected)
 
 
@@ -151,7 +152,7 @@ def test_a_run_of_an_earlier_version_kept_its_best_epoch(small_config: Build, st
     name = found.data.split.val[0]
     mask = found.predictor.native(found.data.cache, found.data.cache.by_id[name])
     assert np.isfinite(mask).all()
-    assert open_model(run.run_id, lambda: store).recipe.run_id == run.run_id
+    assert open_model(run.run_id, lambda: store).card.run_id == run.run_id
 
 
 def test_weights_alone_are_no_model(small_config: Build, store: Store, tmp_path: Path) -> None:
