@@ -37,7 +37,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     phantom = ["--patients", str(PATIENTS), "--size", str(SIZE), "--slices", str(SLICES)]
     chapters: Sequence[tuple[str, Any, list[str]]] = (
         ("phantom patients", main.main, ["data", "phantom", "--out", str(PHANTOMS), *phantom]),
-        ("ablation: which loss?", train.main, ["experiments/demo.yaml"]),
+        ("ablation: which loss?", train.main, ["experiments/demo.yaml", *workers]),
         ("search", sweep.main, ["experiments/sweeps/demo.yaml", *workers]),
         ("promotion: one sealed test", promote_once, []),
         ("leaderboard and report", _end, []),
