@@ -101,10 +101,10 @@ def api(ui: str) -> tuple[str, list[str]]:
 
 
 def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str) -> None:
-    from seglab.tracking.view import view_link
+    from seglab.tracking.ui import runs_link
 
     experiment, runs = api(ui)
-    browser.get(view_link(ui, experiment))
+    browser.get(runs_link(ui, experiment))
     shows(browser, "seen · ablation", "3 matching runs", "val/dice", "val/iou", "arm", "loss.name")
     assert len(runs) == 2
 
