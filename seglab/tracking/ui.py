@@ -31,11 +31,11 @@ COLUMNS = (
     "metrics.`cost/train_seconds`",
     "params.`arm`",
     "params.`seed`",
-    "params.`data.modalities`",
     "params.`model.name`",
     "params.`loss.name`",
     "params.`augment.name`",
     "params.`optim.lr`",
+    "params.`data.modalities`",
     "tags.`seglab.kind`",
 )
 _STATE = {
