@@ -91,25 +91,3 @@ def test_a_new_reader_would_be_caught() -> None:
         assert reads_test_part(ast.parse(code))
     assert not reads_test_part(ast.parse("x = split.train"))
     assert "open_test" in names_used(ast.parse("from seglab.studies.seal import open_test as o"))
-
-
-def test_the_seal_hands_out_names_after_the_record() -> None:
-    """In ``open_test`` the record is taken before the test part is returned."""
-    tree = trees()[SEAL]
-    function = next(
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == "open_test"
-    )
-    record = min(
-        node.lineno
-        for node in ast.walk(function)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "record_opening"
-    )
-    reads = [
-        node.lineno
-        for node in ast.walk(function)
-        if isinstance(node, ast.Attribute) and node.attr == "test"
-    ]
-    assert reads
-    assert min(reads) > record

@@ -301,14 +301,22 @@ class Store:
             UserError: nothing can be written there.
         """
         with as_user_error(str(self.folder)):
-            folder = self.state(run_id)
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK, timeout=ACQUIRE_S)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise RunInUse(f"run {run_id} is open in another process") from None
-            return lock
+            folder, deadline = self.state(run_id), time.monotonic() + ACQUIRE_S
+            while True:
+                lock = FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic()))
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    lock.acquire()
+                except Timeout:
+                    raise RunInUse(f"run {run_id} is open in another process") from None
+                except (FileExistsError, FileNotFoundError):
+                    # Its last holder was just removing the folder.
+                    if folder.is_file() or time.monotonic() > deadline:
+                        raise
+                else:
+                    if (folder / LOCK).exists():
+                        return lock
+                    lock.release()  # of a file that its last holder has removed since
 
     def release(self, lock: FileLock) -> None:
         """Release a run's lock, and remove its state folder unless something is kept there."""

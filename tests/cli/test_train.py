@@ -150,7 +150,6 @@ BAD = [
     (["loss.name=dicee"], "did you mean 'dice'"),
     (["augment.name=flipps"], "did you mean 'flips'"),
     (["data.source=brats"], "brats-h5"),
-    (["data.image_size=63", "data.crop=none"], "image_size"),
     (["data.channel=4"], "data.channel"),
     (["data.modalities=[flare]"], "data.modalities"),
     (["data.patients=2"], "data.patients"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         return open_store(tmp_path_factory.mktemp("store") / "mlruns")
 
 
-@LOSSES.register("softplus_of_a_test")
-def softplus_loss(*, weight: float = 1.0) -> Any:
-    """Logistic loss, as somebody would add one."""
+@pytest.fixture(autouse=True)
+def _added_loss() -> Iterator[None]:
+    @LOSSES.register("softplus_of_a_test")
+    def softplus_loss(*, weight: float = 1.0) -> Any:
+        """Logistic loss, as somebody would add one."""
 
-    def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return weight * (softplus(logits) - logits * mask).mean()
+        def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return weight * (softplus(logits) - logits * mask).mean()
 
-    return loss
+        return loss
+
+    yield
+    del LOSSES._entries["softplus_of_a_test"]
 
 
 def test_arms_by_seeds_under_one_parent_each_child_once(
@@ -51,8 +56,7 @@ def test_arms_by_seeds_under_one_parent_each_child_once(
     arms: dict[str, Any] = {
         "base": {},
         "added": {"loss": {"name": "softplus_of_a_test", "weight": 2.0}},
-        # 48 pixels are no multiple of 32: refused before its first step.
-        "broken": {"model": {"name": "smp-fpn"}, "data": {"image_size": 48, "crop": "none"}},
+        "broken": {"model": {"name": "smp-unet", "encoder_weights": "/absent.safetensors"}},
     }
     study = build(name="arms", arms=arms, seeds=[0, 1], baseline="base")
     first = run_study(study, store)
@@ -142,9 +146,9 @@ def test_tuning_gives_every_arm_the_same_tries_and_logs_them(build: Build, store
 
 
 def test_no_arm_finished_is_told_by_the_parent(build: Build, store: Store) -> None:
-    arms = {"a": {"model": "smp-fpn"}, "b": {"model": "smp-linknet"}}
-    odd = {"image_size": 48, "crop": "none"}
-    outcome = run_study(build(name="none", arms=arms, data=odd), store)
+    absent = {"encoder_weights": "/absent.safetensors"}
+    arms = {name: {"model": {"name": name, **absent}} for name in ("smp-unet", "smp-linknet")}
+    outcome = run_study(build(name="none", arms=arms), store)
     assert {run.status for run in outcome.runs} == {"FAILED"}
     assert outcome.report is None
     assert store.get_run(str(outcome.parent_run_id)).status == "FAILED"

@@ -55,7 +55,7 @@ def test_figures_equal_those_of_scipy_and_statsmodels_on_the_logged_tables(store
     assert written.result.verdicts["up"] == "better"
 
 
-def test_the_command_prints_the_promised_keys_and_logs_the_report(
+def test_the_command_prints_the_promised_keys_and_writes_the_report(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.1})
@@ -69,13 +69,9 @@ def test_the_command_prints_the_promised_keys_and_logs_the_report(
     assert keys <= up.keys() == base.keys() | up.keys()
     assert (base["diff"], base["verdict"], up["verdict"]) == (0, "baseline", "better")
     assert up["ci_low"] < up["diff"] < up["ci_high"]
-    artifacts = store.client.list_artifacts(parent.run_id, "report")
-    names = {Path(found.path).name for found in artifacts}
+    names = {path.name for path in Path(printed["report"]).parent.iterdir()}
     assert {"report.html", "report.md", "comparison.csv", "comparison.json"} <= names
-    run = store.get_run(parent.run_id)
-    assert run.status == "FINISHED"
-    assert run.metrics["val/dice"] == pytest.approx(up["mean"])
-    assert "better" in run.tags["mlflow.note.content"]
+    assert store.client.list_artifacts(parent.run_id) == []
 
 
 @pytest.mark.parametrize("name", ["losses", "by id"])
