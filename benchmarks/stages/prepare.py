@@ -75,7 +75,7 @@ class Filler:
     @property
     def paths(self) -> list[Path]:
         """Files that are read."""
-        return [path for patient in self.patients for path in patient.files]
+        return [path for patient in self.patients for path in _read_files(patient)]
 
     def __call__(self) -> None:
         """Fill a cache and remove it."""
@@ -96,6 +96,11 @@ def _in_turn(
     return seconds["ours"], seconds["loop"]
 
 
+def _read_files(patient: Patient) -> list[Path]:
+    """Files of FLAIR and the labels; both in one file a slice in the Kaggle layout."""
+    return list(dict.fromkeys((*patient.images["flair"], *patient.label_files)))
+
+
 def _first(patients: Sequence[Patient], most_files: int) -> list[Patient]:
-    ends = accumulate(len(patient.files) for patient in patients)
+    ends = accumulate(len(_read_files(patient)) for patient in patients)
     return [patient for patient, end in zip(patients, ends, strict=True) if end <= most_files]
