@@ -33,7 +33,6 @@ COLUMNS = (
     "params.`seed`",
     "params.`model.name`",
     "params.`loss.name`",
-    "params.`augment.name`",
     "params.`optim.lr`",
     "params.`data.modalities`",
     "tags.`seglab.kind`",
