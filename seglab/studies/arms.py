@@ -44,6 +44,7 @@ class ArmRunner:
     def __init__(self, study: Study, parent: RunLog, data: SharedData, workers: int) -> None:
         self.study, self.parent, self.data, self.workers = study, parent, data, workers
         self.stop = StopRequest()
+        self._shown: dict[str, int] = {}
 
     def run(self, plans: Sequence[Plan], values: Mapping[str, Any]) -> dict[str, Outcome]:
         """Carry out what is not done yet; returns what became of each plan, by its run's name.
@@ -90,9 +91,10 @@ class ArmRunner:
     def _show(self, plans: Sequence[Plan], queue: Queue) -> None:
         """Show on the parent how far the ablation is."""
         words = [state.word for state in queue.states().values()]
-        self.parent.tags(
-            {"seglab.finished": words.count("done"), "seglab.failed": words.count("failed")}
-        )
+        counts = {"seglab.finished": words.count("done"), "seglab.failed": words.count("failed")}
+        if counts != self._shown:  # asked twice a second, and each answer would be a transaction
+            self._shown = counts
+            self.parent.tags(counts)
 
     def _outcomes(self, plans: Sequence[Plan], queue: Queue) -> dict[str, Outcome]:
         states = queue.states()

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
+from seglab.core.locks import is_locked
 from seglab.tracking.errors import as_user_error, redact, retry_locked, unreachable
 
 ITEM, OWNER, ERROR, INTERRUPTED, SURPLUS = "item", "owner", "error", "interrupted", "surplus"
@@ -122,16 +123,8 @@ class Worker:
         path = Path(self.lock.lock_file).with_name(f"{other}.lock")
         if other == self.name or not other.startswith(f"{socket.gethostname()}-"):
             return False
-        if not path.exists():
-            # Closed in good order since, or of another folder on this host: heartbeats tell.
-            return False
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            return False
-        lock.release()
-        return True
+        # Without a file it closed in good order since, or is of another folder: heartbeats tell.
+        return path.exists() and not is_locked(path)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import Any
 
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
+from seglab.learning.batches import WORKERS_PER_GPU
 
 DONE, FAULT, USER_ERROR, SPENT, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit status of a worker; ``SPENT``: done its item, but not fit for another one."""
-WORKERS_PER_GPU = "SEGLAB_WORKERS_PER_GPU"
 _LOOK_S = 0.5
 _STOP_S = 30.0
 _EARLY_S, _MAX_EARLY_DEATHS = 120.0, 5

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from seglab.core.errors import UserError
+from seglab.core.locks import is_locked
 from seglab.tracking import tags
 from seglab.tracking.database import ARTIFACTS, SQLITE
 from seglab.tracking.errors import as_user_error, redact, retry_locked
+from seglab.tracking.tags import PARENT
 from seglab.tracking.ui import EXPERIMENT_TAGS, LOCAL_UI, run_link
 
 if TYPE_CHECKING:
@@ -93,18 +95,7 @@ class Store:
 
     def in_use(self, run_id: str) -> bool:
         """Whether a living process of this machine has the run open."""
-        path = self.state(run_id) / LOCK
-        if not path.exists():
-            return False
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            return True
-        except OSError:  # a store that may only be read
-            return False
-        lock.release()
-        return False
+        return is_locked(self.state(run_id) / LOCK)
 
     def may_continue(self, run: RunInfo) -> bool:
         """Whether this machine may continue a run that did not end by itself.
@@ -173,7 +164,7 @@ class Store:
             parent_run_id: only the children of this run.
             deleted: also those that were deleted, alone or with their experiment.
         """
-        wanted = dict(tags or {}) | ({_PARENT: parent_run_id} if parent_run_id else {})
+        wanted = dict(tags or {}) | ({PARENT: parent_run_id} if parent_run_id else {})
         runs = self.call(lambda: list(self._search(experiment, wanted, deleted)))
         return [
             run
@@ -330,9 +321,6 @@ class Store:
 
 class AlreadyThere(Exception):
     """The store has an experiment of this name."""
-
-
-_PARENT = tags.PARENT
 
 
 def _active() -> int:
