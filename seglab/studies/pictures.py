@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
 from seglab.core.progress import progress
 from seglab.evaluation.case import Case, best_median_worst
-from seglab.evaluation.failures.explain import Explanation, explain
-from seglab.evaluation.failures.selection import analyse
+from seglab.evaluation.failures.explain import RULES, Explanation, explain
+from seglab.evaluation.failures.selection import FailureAnalysis, analyse
+from seglab.evaluation.failures.text import paragraph
 from seglab.evaluation.metrics import PatientScore
 from seglab.figures.gallery import write_gallery
 from seglab.figures.overlays import overlay_sheet
@@ -71,10 +75,39 @@ def fair_share(patients: int) -> int:
 def write_pictures(
     folder: Path, cases: CaseBook, explanations: Sequence[Explanation], *, title: str, overlays: int
 ) -> None:
-    """Write ``overlays/*.png`` and ``gallery/index.html`` into ``folder``, or warn."""
+    """Write ``overlays/*.png``, ``failures.json`` and ``gallery/index.html`` into ``folder``.
+
+    What cannot be written is a warning.
+    """
     scores = [explanation.score for explanation in explanations]
+    analysis = analyse(explanations)
+    with as_warning("failures.json is not written"):
+        text = json_text(failures(analysis))
+        (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
     with as_warning("overlays are not drawn"):
         write_overlays(folder / "overlays", cases, scores, overlays)
     with as_warning("the gallery is not written"):
-        gallery = folder / "gallery" / "index.html"
-        write_gallery(gallery, cases, analyse(explanations), title=title)
+        write_gallery(folder / "gallery" / "index.html", cases, analysis, title=title)
+
+
+def failures(analysis: FailureAnalysis) -> dict[str, Any]:
+    """What the gallery says in words and figures, as ``failures.json`` holds it.
+
+    Cases are ordered by their Dice, lowest first. Without a Dice or a share of one: None.
+    """
+    explanations = list(analysis.explanations.values())
+    dice = [one.score.dice for one in explanations if not math.isnan(one.score.dice)]
+    causes = [{**vars(cost), "rule": RULES[cost.cause]} for cost in analysis.costs]
+    cases = [
+        {
+            "patient_id": one.patient_id,
+            "dice": one.score.dice,
+            "cause": one.cause,
+            "causes": dict(one.shares),
+            "rules": analysis.rules_of(one.patient_id),
+            "text": paragraph(one),
+        }
+        for one in explanations
+    ]
+    mean = sum(dice) / len(dice) if dice else None
+    return {"patients": len(cases), "mean_dice": mean, "causes": causes, "cases": cases}
