@@ -16,16 +16,6 @@ from seglab.core.errors import first_line
 from seglab.core.study import Study
 from seglab.studies.arms import ArmRunner, child_plans, with_values
 from seglab.studies.budget import with_budget
-from seglab.studies.children import (
-    ARMS,
-    BASELINE,
-    BUDGET,
-    CONFIRMS,
-    FAILURES,
-    SUFFIX,
-    TUNED,
-    arm_hash,
-)
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import (
     FINISHED,
@@ -34,6 +24,7 @@ from seglab.studies.experiment import (
     train_one,
 )
 from seglab.studies.report import report_ablation
+from seglab.studies.results import arm_hash
 from seglab.studies.tuning import best_values, tuning_trials
 from seglab.tracking import (
     RunInUse,
@@ -134,7 +125,7 @@ def _run_ablation(
     # The baseline's data names the parent: it stays when arms are added or moved.
     with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
-        parent.tags(_parent_tags(study, hashes) | ({CONFIRMS: confirms} if confirms else {}))
+        parent.tags(_parent_tags(study, hashes) | ({tags.CONFIRMS: confirms} if confirms else {}))
         runner = ArmRunner(study, parent, data, workers)
         tuning = tuning_trials(study, parent.run_id)
         tried = runner.run([trial.plan for trials in tuning.values() for trial in trials], {})
@@ -143,11 +134,11 @@ def _run_ablation(
             for arm, trials in tuning.items()
         }
         if values:
-            parent.tags({TUNED: json.dumps(values)})
+            parent.tags({tags.TUNED: json.dumps(values)})
         plans = list(child_plans(with_values(study, values), hashes, parent.run_id))
         found = runner.run(plans, values)
         runs = [found[plan.run_name] for plan in plans]
-        parent.tags({FAILURES: json.dumps(failures(runs))})
+        parent.tags({tags.FAILURES: json.dumps(failures(runs))})
         report = _report(store, parent, runs)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
@@ -172,7 +163,9 @@ def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> 
         if study.storage is not None or store.may_continue(run):
             with suppress(RunInUse):
                 return resume_run(store, run.run_id)
-    return start_run(store, study.name, f"{study.name}{SUFFIX}", {**environment_tags(), **identity})
+    return start_run(
+        store, study.name, f"{study.name} · ablation", {**environment_tags(), **identity}
+    )
 
 
 def shared_hash(study: Study) -> str:
@@ -188,9 +181,9 @@ def shared_hash(study: Study) -> str:
 
 def _parent_tags(study: Study, hashes: Mapping[str, str]) -> dict[str, str]:
     return {
-        ARMS: json.dumps(hashes),
-        BASELINE: study.baseline or next(iter(study.arms)),
-        BUDGET: study.budget.per,
+        tags.ARMS: json.dumps(hashes),
+        tags.BASELINE: study.baseline or next(iter(study.arms)),
+        tags.BUDGET: study.budget.per,
     }
 
 

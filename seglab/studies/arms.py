@@ -16,10 +16,10 @@ from optuna.trial import Trial
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.study import Study, resolve_study
 from seglab.studies.budget import with_budget
-from seglab.studies.children import ARM_HASH, FOLD, arm_hash
 from seglab.studies.data import SharedData
 from seglab.studies.experiment import FAILED, Outcome, Plan, finished_twin, open_run, show
 from seglab.studies.queue import ItemFailed, Queue, Worker, open_storage
+from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, tuning_trials
 from seglab.studies.workers import (
     DONE,
@@ -249,6 +249,6 @@ def child_plans(study: Study, hashes: Mapping[str, str], parent_run_id: str) -> 
             for arm in study.arms:
                 config = study.with_seed(arm, seed)
                 split = config.split.model_copy(update={"fold": fold})
-                tags = {ARM_HASH: hashes[arm], FOLD: str(fold)}
+                own = {tags.ARM_HASH: hashes[arm], tags.FOLD: str(fold)}
                 plan = config.model_copy(update={"split": split})
-                yield Plan(plan, arm, parent_run_id=parent_run_id, tags=tags)
+                yield Plan(plan, arm, parent_run_id=parent_run_id, tags=own)

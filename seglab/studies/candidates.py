@@ -16,8 +16,9 @@ from statistics import fmean
 from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.studies.children import ARM, BASELINE, FOLD, SEED, TUNES, target_of
+from seglab.studies.results import target_of
 from seglab.tracking import RunInfo, Store, UnknownRun
+from seglab.tracking.tags import ARM, BASELINE, FOLD, SEED, TUNES
 
 DICE = "val/dice"
 TRAINED = ("train", "trial")

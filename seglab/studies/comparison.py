@@ -14,7 +14,8 @@ from seglab.evaluation.comparison import ArmRow, ArmScores, ArmSummary, Comparis
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
-from seglab.studies.children import ARM, VALUES, Ablation, Arm
+from seglab.studies.results import Ablation, Arm
+from seglab.tracking.tags import ARM, VALUES
 
 NOT_RANKED, IS_BASELINE, OTHER_TARGET = "not ranked", "baseline", "other target"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
@@ -145,7 +146,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
     """Compare the arms of an ablation, patient by patient.
 
     Args:
-        ablation: as :func:`seglab.studies.children.collect` read it.
+        ablation: as :func:`seglab.studies.results.collect` read it.
         baseline: another arm than the experiment's to compare with.
 
     Raises:

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
-from seglab.studies.children import ARM, SCORES
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import find_trained_run
 from seglab.studies.rebuild import fetch, fetch_weights, read_config, refuse_other_data
+from seglab.studies.results import SCORES
 from seglab.tracking import RunInfo, Store, environment_report
+from seglab.tracking.tags import ARM
 
 KIND = "reproduction"
 ENVIRONMENT = "environment.json"

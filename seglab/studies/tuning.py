@@ -15,9 +15,9 @@ from seglab.core.documents import merge, nest
 from seglab.core.errors import UserError
 from seglab.core.search import Range, Value
 from seglab.core.study import Study, Tune, build_run
-from seglab.studies.children import ARM_HASH, TUNES, VALUES, arm_hash
 from seglab.studies.experiment import FINISHED, Outcome, Plan
-from seglab.tracking.tags import TUNING
+from seglab.studies.results import arm_hash
+from seglab.tracking.tags import ARM_HASH, TUNES, TUNING, VALUES
 
 DRAWS_SEED = 0
 

@@ -15,6 +15,14 @@ ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.
 CONFIG_HASH, DATA_HASH = "seglab.config_hash", "seglab.data_hash"
 SPLIT_HASH, CODE_HASH = "seglab.split_hash", "seglab.code_hash"
 
+# Of an ablation's parent: its arms with their hashes, the reasons of those that failed, and the
+# search whose best trials it confirms.
+ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
+FAILURES, CONFIRMS = "seglab.failures", "seglab.confirms"
+VERDICTS = "seglab.verdicts"
+# The arm that a tuning run tunes, the values it tries, and on the parent those chosen.
+TUNES, VALUES, TUNED = "seglab.tunes", "seglab.values", "seglab.tuned"
+
 # Where and how it ran.
 GIT_COMMIT, GIT_DIRTY = "seglab.git_commit", "seglab.git_dirty"
 DEVICE, PRECISION = "seglab.device", "seglab.precision"

@@ -10,8 +10,8 @@ import numpy as np
 
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
-from seglab.studies.children import ARM_HASH, ARMS, BASELINE
 from seglab.tracking import RunLog, Store, start_run
+from seglab.tracking.tags import ARM_HASH, ARMS, BASELINE
 
 PATIENTS = 12
 Change = Callable[[list[PatientScore]], list[PatientScore]]

@@ -18,9 +18,9 @@ from seglab.core.registry import LOSSES
 from seglab.core.study import Study
 from seglab.studies.ablation import run_study
 from seglab.studies.budget import Budgets, Spent, with_budget
-from seglab.studies.children import collect
 from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan
+from seglab.studies.results import collect
 from seglab.studies.tuning import TUNING_SEED
 from seglab.tracking import Store, open_store
 from tests.studies.independent import assert_same_figures, logged_dice

@@ -15,12 +15,13 @@ from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore
 from seglab.studies.candidates import find_candidates
-from seglab.studies.children import ARM_HASH, ARMS, FAILURES, collect, find_ablation
 from seglab.studies.comparison import compare_ablation, compare_strata
 from seglab.studies.report import report_ablation
 from seglab.studies.report.markdown import render_markdown
 from seglab.studies.report.sections import build_document
+from seglab.studies.results import collect, find_ablation
 from seglab.tracking import RunLog, Store, open_store
+from seglab.tracking.tags import ARM_HASH, ARMS, FAILURES
 from tests.studies.independent import assert_same_figures, logged_dice
 from tests.studies.logged_ablation import PATIENTS, log_ablation
 
@@ -77,8 +78,10 @@ def test_the_command_prints_the_promised_keys_and_writes_the_report(
 @pytest.mark.parametrize("name", ["losses", "by id"])
 def test_an_ablation_is_found_by_name_and_by_id(store: Store, name: str) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.05}, seeds=[0])
+    store.client.set_tag(parent.run_id, "mlflow.runName", "renamed by hand")
     found = find_ablation(store, parent.run_id if name == "by id" else name)
     assert found.run_id == parent.run_id
+    assert collect(store, found).experiment == "losses"
 
 
 def test_mistakes_of_the_command_end_with_2_and_one_line(

@@ -14,13 +14,13 @@ from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.core.study import resolve_study
 from seglab.studies.ablation import run_study
-from seglab.studies.children import find_ablation
 from seglab.studies.promotion import promote
 from seglab.studies.report.document import Document, Table, cell_text
 from seglab.studies.report.markdown import render_markdown
 from seglab.studies.report.record import read_record
 from seglab.studies.report.study import report_study, study_document
 from seglab.studies.report.study_failures import gallery_data
+from seglab.studies.results import find_ablation
 from seglab.tracking import Store, download, open_store, start_run
 
 HOSTILE = '<script src="https://evil.example/x.js">|`_*</script>'

@@ -18,9 +18,9 @@ from seglab.figures.comparison import (
     pareto,
     patient_swarm,
 )
-from seglab.studies.children import Arm
 from seglab.studies.comparison import ComparedAblation
 from seglab.studies.report.document import Picture
+from seglab.studies.results import Arm
 from seglab.tracking import Store
 
 if TYPE_CHECKING:

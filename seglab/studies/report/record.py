@@ -13,10 +13,10 @@ from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.studies.candidates import DICE, PROMOTED_RUN, TRAINED, rank
-from seglab.studies.children import CONFIRMS
 from seglab.studies.report.document import Picture
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
+from seglab.tracking.tags import CONFIRMS
 
 KIND, CONFIRMATION = "seglab.kind", "seglab.confirmation_run_id"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seglab.evaluation.comparison import ArmRow
-from seglab.studies.children import Ablation
 from seglab.studies.comparison import NOT_RANKED, ComparedAblation
 from seglab.studies.report import tables
 from seglab.studies.report.document import (
@@ -17,6 +16,7 @@ from seglab.studies.report.document import (
     Section,
     Text,
 )
+from seglab.studies.results import Ablation
 from seglab.tracking import RunInfo
 
 METHOD = (

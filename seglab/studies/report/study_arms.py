@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from seglab.core.errors import UserError
 from seglab.studies.candidates import DICE
-from seglab.studies.children import collect
 from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.report import tables
 from seglab.studies.report.document import Block, Cell, Notice, Section, Table, Text
@@ -16,6 +15,7 @@ from seglab.studies.report.pictures import comparison_pictures
 from seglab.studies.report.record import CONFIRMATION, StudyRecord
 from seglab.studies.report.sections import kept_weights, lead
 from seglab.studies.report.study_setting import SHORT, duration, facts
+from seglab.studies.results import collect
 from seglab.tracking import RunInfo
 from seglab.tracking.tags import PRUNED
 

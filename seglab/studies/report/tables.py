@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from seglab.evaluation.comparison import ArmRow, ArmSummary
-from seglab.studies.children import FOLD, SEED, TUNED
 from seglab.studies.comparison import (
     EXTREMES,
     IS_BASELINE,
@@ -16,6 +15,7 @@ from seglab.studies.comparison import (
     PatientDifference,
 )
 from seglab.studies.report.document import Cell, Table
+from seglab.tracking.tags import FOLD, SEED, TUNED
 
 
 def number(value: float | None, digits: int = 3, signed: bool = False) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 from seglab.core.documents import json_text
 from seglab.core.errors import UserError, as_warning
-from seglab.studies.children import collect
 from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.report.document import Document, Notice, Picture
 from seglab.studies.report.html import render_html
@@ -19,6 +18,7 @@ from seglab.studies.report.markdown import FIGURES, plain_table, render_markdown
 from seglab.studies.report.pictures import comparison_pictures
 from seglab.studies.report.sections import build_document, lead
 from seglab.studies.report.tables import verdict_table
+from seglab.studies.results import collect
 from seglab.tracking import RunInfo, RunLog, Store
 
 MAX_NOTE = 4500

@@ -1,4 +1,4 @@
-"""What an ablation left in the store: its arms, their runs, the patients each was scored on."""
+"""The results of an ablation: its arms, their runs, and the scores of every patient."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
 from seglab.studies.budget import Unit
 from seglab.tracking import RunInfo, Store, UnknownRun, download
+from seglab.tracking.tags import (
+    ARM,
+    ARM_HASH,
+    ARMS,
+    BASELINE,
+    BUDGET,
+    CONFIRMS,
+    DATA_HASH,
+    FAILURES,
+    FOLD,
+    KIND,
+    SEED,
+    SPLIT_HASH,
+    TUNES,
+)
 
-ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
-ARM, SEED, FOLD, ARM_HASH = "seglab.arm", "seglab.seed", "seglab.fold", "seglab.arm_hash"
-TUNES, TUNED, FAILURES = "seglab.tunes", "seglab.tuned", "seglab.failures"
-VALUES = "seglab.values"
-CONFIRMS = "seglab.confirms"
-"""Tag of a parent run: the search whose best trials are its arms."""
-SUFFIX = " · ablation"
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(
     f"data.{key}" for key, field in Data.model_fields.items() if field.json_schema_extra
@@ -104,10 +112,10 @@ def find_ablation(store: Store, name: str) -> RunInfo:
     Raises:
         UserError: neither an experiment with an ablation nor a parent run.
     """
-    parents = store.find_runs(tags={"seglab.kind": "ablation"})
-    for run in sorted(parents, key=lambda run: CONFIRMS in run.tags):  # keeps newest first
-        if name == experiment_of(run):
-            return run
+    parents, names = store.find_runs(tags={KIND: "ablation"}), store.experiments()
+    named = [run for run in parents if names[run.experiment_id] == name]
+    if named:
+        return min(named, key=lambda run: CONFIRMS in run.tags)  # they are newest first
     try:
         run = store.find_run(name)
     except UnknownRun:
@@ -115,15 +123,11 @@ def find_ablation(store: Store, name: str) -> RunInfo:
             raise UserError(
                 "no ablation has been run yet; python run_experiment.py FILE.yaml runs one"
             ) from None
-        raise unknown_name("ablation", name, {experiment_of(run) for run in parents}) from None
-    if run.run_id in {parent.run_id for parent in parents}:
-        return run
-    raise UserError(f"run {name} ({run.name}) is no ablation's parent: nothing to compare")
-
-
-def experiment_of(parent: RunInfo) -> str:
-    """Name of the experiment, as its parent run carries it."""
-    return parent.name.removesuffix(SUFFIX)
+        known = {names[run.experiment_id] for run in parents}
+        raise unknown_name("ablation", name, known) from None
+    if run.tags.get(KIND) != "ablation":
+        raise UserError(f"run {name} ({run.name}) is no ablation's parent: nothing to compare")
+    return run
 
 
 def collect(store: Store, parent: RunInfo) -> Ablation:
@@ -132,13 +136,14 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
     Raises:
         UserError: no arm has a finished run, or the arms are not of the same data.
     """
+    experiment = store.experiments()[parent.experiment_id]
     hashes: dict[str, str] = json.loads(parent.tags.get(ARMS, "{}"))
     children = [
         run
         for run in store.find_runs(parent_run_id=parent.run_id)
         if hashes.get(run.tags.get(TUNES, run.tags.get(ARM, ""))) == run.tags.get(ARM_HASH)
     ]
-    runs = _newest([run for run in children if run.tags.get("seglab.kind") == "train"])
+    runs = _newest([run for run in children if run.tags.get(KIND) == "train"])
     finished = [run for run in runs if run.status == "FINISHED"]
     _refuse_mixed_data(finished)
     folds = {int(run.tags.get(FOLD, 0)) for run in runs}
@@ -153,11 +158,11 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
         else:
             warnings.append(_absence(name, parent))
     if not arms:
-        raise UserError(f"nothing to compare in '{experiment_of(parent)}': no arm has finished")
+        raise UserError(f"nothing to compare in '{experiment}': no arm has finished")
     _refuse_other_truth(arms)
     unit = parent.tags.get(BUDGET, "samples")
     return Ablation(
-        experiment=experiment_of(parent),
+        experiment=experiment,
         parent=parent,
         baseline=parent.tags.get(BASELINE, arms[0].name),
         unit=cast(Unit, unit if unit in get_args(Unit) else "samples"),
@@ -217,14 +222,14 @@ def _refuse_mixed_data(runs: Sequence[RunInfo]) -> None:
     contents: dict[str, RunInfo] = {}
     for run in runs:
         first = splits.setdefault((run.tags.get(FOLD, "0"), target_of(run)), run)
-        _refuse_unlike(first, run, "seglab.split_hash", "splits")
+        _refuse_unlike(first, run, SPLIT_HASH, "splits")
         settings = {
             key: value
             for key, value in sorted(run.params.items())
             if key.startswith("data.") and key not in LOCAL_KEYS
         }
         first = contents.setdefault(json.dumps(settings), run)
-        _refuse_unlike(first, run, "seglab.data_hash", "data")
+        _refuse_unlike(first, run, DATA_HASH, "data")
 
 
 def _refuse_unlike(first: RunInfo, run: RunInfo, tag: str, noun: str) -> None:
