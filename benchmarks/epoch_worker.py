@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import seglab.studies.components  # noqa: F401  (registers what a config may name)
 from seglab.core.documents import read_document
 from seglab.core.study import build_run
 from seglab.data.cache import open_cache

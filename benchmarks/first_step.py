@@ -10,7 +10,6 @@ from typing import Any
 
 def main(file: str) -> None:
     """Start the experiment ``file``; the process is gone as soon as a step is done."""
-    import seglab.studies.components  # noqa: F401  (first, as the command does: it brings torch)
     from seglab.core.study import load_study
 
     study = load_study(Path(file))

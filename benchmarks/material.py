@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import seglab.studies.components  # noqa: F401  (registers what a config may name)
 from benchmarks import phantoms
 from seglab.core.config import RunConfig
 from seglab.core.documents import merge, read_document

@@ -8,7 +8,6 @@ import sys
 import threading
 from pathlib import Path
 
-import seglab.studies.components  # noqa: F401  (registers what a config may name)
 from seglab.core.documents import read_document
 from seglab.core.study import build_run
 from seglab.data.cache import open_cache

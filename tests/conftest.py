@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,19 @@ settings.register_profile("any", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("any")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _registries_restored() -> Iterator[None]:
+    """Forget what a test registered, so that tests pass in any order."""
+    yield
+    registries = sys.modules.get("seglab.core.registry")
+    for name in ("MODELS", "LOSSES", "AUGMENTATIONS", "SOURCES") if registries else ():
+        registered = getattr(registries, name)._registered
+        for key in [
+            k for k, e in registered.items() if not e.build.__module__.startswith("seglab")
+        ]:
+            del registered[key]
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +68,6 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_config(phantoms: Path, shared_cache: Path) -> Callable[..., RunConfig]:
     """Build the config of a run that takes a second; keyword arguments are laid over it."""
-    import seglab.studies.components  # noqa: F401
     from seglab.core.documents import merge
     from seglab.core.study import build_run
 

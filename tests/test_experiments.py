@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import seglab.studies.components  # noqa: F401
 from seglab.core.study import load_study
 from seglab.studies.ablation import run_study
 from seglab.studies.tuning import tuning_trials

@@ -26,7 +26,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers what a logged config may name)
     from seglab.studies.report import report_ablation
     from seglab.studies.results import find_ablation
     from seglab.tracking import open_store

@@ -51,7 +51,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers)
 
     kind = arguments.kind
     if kind is not None and kind not in KINDS:

@@ -38,7 +38,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers)
     from seglab.studies.model_files import open_model
     from seglab.studies.prediction import predict
     from seglab.tracking import open_store

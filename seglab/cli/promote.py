@@ -36,7 +36,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _promote(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers)
     from seglab.studies.promotion import promote
     from seglab.tracking import open_store
 

@@ -27,7 +27,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers what a logged config may name)
     from seglab.studies.report.study import report_study
     from seglab.tracking import open_store
 

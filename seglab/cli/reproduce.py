@@ -29,7 +29,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers)
     from seglab.studies.reproduce import reproduce
     from seglab.tracking import open_store
 

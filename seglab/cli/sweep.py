@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
 
     study = load(arguments)
     from seglab.studies.data import check_files

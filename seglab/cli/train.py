@@ -48,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
     from seglab.core.study import load_study
 
     study = load_study(arguments.file, arguments.overrides)

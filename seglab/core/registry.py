@@ -14,6 +14,7 @@ The first line of the docstring is what ``seglab list`` prints.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -39,12 +40,24 @@ class Entry(Generic[Built]):
 
 
 class Registry(Generic[Built]):
-    """Maps the names of one kind of component to their builders."""
+    """Maps the names of one kind of component to their builders.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        kind: of component, for error messages.
+        package: whose import registers the components; imported on the first lookup.
+    """
+
+    def __init__(self, kind: str, package: str | None = None) -> None:
         self.kind = kind
-        self._entries: dict[str, Entry[Built]] = {}
+        self._package = package
+        self._registered: dict[str, Entry[Built]] = {}
         self._retired: dict[str, str] = {}
+
+    @property
+    def _entries(self) -> dict[str, Entry[Built]]:
+        if self._package:
+            importlib.import_module(self._package)
+        return self._registered
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
         """Decorate a builder so that a YAML can name it.
@@ -54,13 +67,13 @@ class Registry(Generic[Built]):
         """
 
         def decorate(builder: Builder) -> Builder:
-            known = self._entries.get(name)
+            known = self._registered.get(name)
             if known is not None and known.build.__qualname__ != builder.__qualname__:
                 raise ValueError(f"{self.kind} '{name}' is already registered")
             if not builder.__doc__:
                 raise ValueError(f"{self.kind} '{name}' needs a docstring: it is its help text")
             summary = builder.__doc__.strip().splitlines()[0]
-            self._entries[name] = Entry(name, builder, summary, _options_schema(name, builder))
+            self._registered[name] = Entry(name, builder, summary, _options_schema(name, builder))
             return builder
 
         return decorate
@@ -75,15 +88,13 @@ class Registry(Generic[Built]):
         Raises:
             UserError: there is none, or none any more.
         """
+        entries = self._entries
         if name in self._retired:
-            choices = ", ".join(sorted(self._entries))
-            raise UserError(
-                f"{self.kind} '{name}' is gone: {self._retired[name]}; choose one of: {choices}"
-            )
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise unknown_name(self.kind, name, self._entries) from None
+            gone = f"{self.kind} '{name}' is gone: {self._retired[name]}"
+            raise UserError(f"{gone}; choose one of: {', '.join(sorted(entries))}")
+        if name not in entries:
+            raise unknown_name(self.kind, name, entries)
+        return entries[name]
 
     def __iter__(self) -> Iterator[Entry[Built]]:
         return iter(self._entries.values())
@@ -117,7 +128,7 @@ def _options_schema(name: str, builder: Callable[..., Any]) -> type[BaseModel]:
     return create_model(f"{name}_options", __config__=strict, **fields)
 
 
-MODELS: Registry[Any] = Registry("model")
-LOSSES: Registry[Any] = Registry("loss")
-AUGMENTATIONS: Registry[Any] = Registry("augmentation")
-SOURCES: Registry[Any] = Registry("data source")
+MODELS: Registry[Any] = Registry("model", "seglab.models")
+LOSSES: Registry[Any] = Registry("loss", "seglab.losses")
+AUGMENTATIONS: Registry[Any] = Registry("augmentation", "seglab.augment")
+SOURCES: Registry[Any] = Registry("data source", "seglab.data.sources")

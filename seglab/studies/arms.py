@@ -144,7 +144,6 @@ def work(task: Task, stop: Callable[[], bool]) -> int:
     Returns:
         ``DONE``, or ``SPENT`` if this process should do no more of them.
     """
-    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
 
     study, store = with_budget(resolve_study(task.document)), open_store()
     queue_study = open_queue(study, store, task.parent_run_id)

@@ -39,6 +39,4 @@ class ServedModel:
 
 
 def _load_pyfunc(path: str) -> ServedModel:
-    import seglab.models  # noqa: F401  (registers the networks)
-
     return ServedModel(load_bundle(Path(path)))

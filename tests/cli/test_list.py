@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 from torch.nn.functional import softplus
 
-import seglab.studies.components  # noqa: F401  (a test takes the registry back to here)
 from seglab.cli.main import main
 from seglab.cli.train import main as train
 from seglab.core.config import RunConfig, flatten
@@ -55,14 +54,11 @@ def test_a_kind_that_is_none_is_answered_with_the_nearest(
 
 
 @pytest.fixture
-def own_loss() -> Iterator[None]:
+def own_loss() -> None:
     @LOSSES.register(NAME)
     def logistic(*, weight: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
         """Logistic loss, as somebody would add one."""
         return lambda logits, mask: weight * (softplus(logits) - logits * mask).mean()
-
-    yield
-    del LOSSES._entries[NAME]
 
 
 @pytest.mark.usefixtures("own_loss")

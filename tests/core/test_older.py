@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import seglab.studies.components  # noqa: F401  (registers)
 from seglab.core.older import as_of_today
 from seglab.core.study import build_run
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import seglab.studies.components  # noqa: F401
 from seglab.core.config import MODALITIES, RunConfig, flatten
 from seglab.core.errors import UserError
 from seglab.core.study import Study, load_study, resolve_study

@@ -17,7 +17,6 @@ from seglab.data.open import open_data
 
 @pytest.fixture(scope="module")
 def cache(request: pytest.FixtureRequest, phantoms: object) -> Cache:
-    import seglab.studies.components  # noqa: F401  (registers what a config may name)
     from seglab.core.study import build_run
 
     folder = request.getfixturevalue("shared_cache")

@@ -12,7 +12,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import seglab.studies.components  # noqa: F401  (registers what a config may name)
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.study import build_run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,15 +16,14 @@ NAME = "slices-of-our-own"
 
 
 @pytest.fixture
-def own_source() -> Iterator[type[BratsH5]]:
+def own_source() -> type[BratsH5]:
     @SOURCES.register(NAME)
     class Own(BratsH5):
         """Slice files as the scanner of our own hospital writes them."""
 
         name = NAME
 
-    yield Own
-    del SOURCES._entries[NAME]
+    return Own
 
 
 @pytest.mark.usefixtures("own_source")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import seglab.models  # noqa: F401  (registers)
 from seglab.core.config import Model
 from seglab.data.cache import CacheSettings
 from seglab.learning.bundle import ModelBundle, ModelCard

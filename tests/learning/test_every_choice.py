@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import seglab.studies.components  # noqa: F401  (registers)
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import seglab.studies.components  # noqa: F401
 from seglab.core.config import Model
 from seglab.core.registry import MODELS
 from seglab.data.cache import CacheSettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-import seglab.studies.components  # noqa: F401
 from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 from seglab.core.study import Study
@@ -36,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def _added_loss() -> Iterator[None]:
+def _added_loss() -> None:
     @LOSSES.register("softplus_of_a_test")
     def softplus_loss(*, weight: float = 1.0) -> Any:
         """Logistic loss, as somebody would add one."""
@@ -45,9 +44,6 @@ def _added_loss() -> Iterator[None]:
             return weight * (softplus(logits) - logits * mask).mean()
 
         return loss
-
-    yield
-    del LOSSES._entries["softplus_of_a_test"]
 
 
 def test_arms_by_seeds_under_one_parent_each_child_once(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import seglab.studies.components  # noqa: F401
 from seglab.cli.main import main
 from seglab.data.scans import find_scans
 from seglab.learning.bundle import load_bundle

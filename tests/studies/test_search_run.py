@@ -16,7 +16,6 @@ from typing import Any
 import optuna
 import pytest
 
-import seglab.studies.components  # noqa: F401  (registers)
 from seglab.cli import sweep, train
 from seglab.core.study import load_study
 from seglab.studies.queue import ITEM, SURPLUS, open_storage

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import seglab.studies.components  # noqa: F401  (registers)
 from seglab.core.errors import UserError
 from seglab.core.search import Range, Value
 from seglab.core.study import Study, resolve_study

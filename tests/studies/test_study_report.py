@@ -70,7 +70,6 @@ def words_of(document: Document, title: str) -> str:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[Store, str]:
     """A store with an ablation and its promotion, whose data and cache are gone; that run's id."""
-    import seglab.studies.components  # noqa: F401
 
     folder = tmp_path_factory.mktemp("study")
     store = open_store(folder / "mlruns")

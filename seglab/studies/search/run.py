@@ -162,7 +162,6 @@ def work(task: Task, stop: Callable[[], bool]) -> int:
         UserError: nothing can be recorded, or everything fails.
         KeyboardInterrupt: told to stop now.
     """
-    import seglab.studies.components  # noqa: F401  (registers what a YAML may name)
 
     study, store = resolve_study(task.document), open_store()
     assert study.search is not None
