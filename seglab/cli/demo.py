@@ -57,9 +57,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 def promote_once(argv: Sequence[str]) -> int:
     """Promote the best run, unless an earlier demo did: its test opens only once."""
     from seglab.cli import main
-    from seglab.tracking import open_store
+    from seglab.tracking import open_store, tags
 
-    ended = open_store().find_runs(EXPERIMENT, {"seglab.kind": "promotion"}, ["FINISHED"])
+    ended = open_store().find_runs(EXPERIMENT, {tags.KIND: "promotion"}, ["FINISHED"])
     if not ended:
         return main.main(["promote", EXPERIMENT, *argv])
     dice = ended[0].metrics.get("test/dice", math.nan)

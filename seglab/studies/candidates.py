@@ -17,15 +17,15 @@ from typing import Any
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.studies.results import target_of
-from seglab.tracking import RunInfo, Store, UnknownRun
+from seglab.tracking import RunInfo, Store, UnknownRun, tags
 from seglab.tracking.tags import ARM, BASELINE, FOLD, SEED, TUNES
 
 DICE = "val/dice"
 TRAINED = ("train", "trial")
 PARENTS = ("ablation", "sweep")
-TRIAL, BASE_TRIAL = "seglab.trial", "0"
+TRIAL, BASE_TRIAL = tags.TRIAL, "0"
 """Tag of a trial's run: its number. That of the base config is 0."""
-PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
+PROMOTED_RUN, BASELINE_RUN = tags.PROMOTED_RUN, tags.BASELINE_RUN
 """Tags of a promotion: the run it chose, and the one that was evaluated beside it."""
 
 
@@ -117,7 +117,7 @@ def is_candidate(run: RunInfo) -> bool:
 
     Earlier versions gave them the kind of a search's trials.
     """
-    return run.tags.get("seglab.kind") in TRAINED and TUNES not in run.tags
+    return run.tags.get(tags.KIND) in TRAINED and TUNES not in run.tags
 
 
 def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
@@ -138,7 +138,7 @@ def _refuse_mixed_splits(runs: Sequence[RunInfo], what: str) -> None:
         )
     folds: dict[str, Counter[str]] = {}
     for run in runs:
-        split = run.tags.get("seglab.split_hash", "unknown")
+        split = run.tags.get(tags.SPLIT_HASH, "unknown")
         folds.setdefault(_fold(run), Counter())[split] += 1
     for splits in folds.values():
         if len(splits) > 1:
@@ -185,7 +185,7 @@ def _fold(run: RunInfo) -> str:
 
 
 def _of_run(store: Store, run: RunInfo) -> list[RunInfo]:
-    kind = run.tags.get("seglab.kind", "unknown")
+    kind = run.tags.get(tags.KIND, "unknown")
     if kind in PARENTS:
         return store.find_runs(parent_run_id=run.run_id)
     if kind == "promotion":
@@ -220,7 +220,7 @@ def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
     if run.parent_run_id is None:
         return None
     parent = store.get_run(run.parent_run_id)
-    if parent.tags.get("seglab.kind") == "sweep":
+    if parent.tags.get(tags.KIND) == "sweep":
         kind, tag, wanted = "trial", TRIAL, BASE_TRIAL
     else:
         kind, tag, wanted = "train", ARM, parent.tags.get(BASELINE, "")
@@ -230,7 +230,7 @@ def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
         other
         for other in store.find_runs(parent_run_id=run.parent_run_id, statuses=["FINISHED"])
         if other.tags.get(tag) == wanted
-        and other.tags.get("seglab.kind") == kind
+        and other.tags.get(tags.KIND) == kind
         and _fold(other) == _fold(run)
         and target_of(other) == target_of(run)
     ]

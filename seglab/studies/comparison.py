@@ -15,6 +15,7 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
 from seglab.studies.results import Ablation, Arm
+from seglab.tracking import tags
 from seglab.tracking.tags import ARM, VALUES
 
 NOT_RANKED, IS_BASELINE, OTHER_TARGET = "not ranked", "baseline", "other target"
@@ -93,7 +94,7 @@ class ComparedAblation:
         compared = {arm.name for arm in self.ablation.arms}
         unfinished = [
             f"{run.name} is not in the comparison: {run.status.lower()}"
-            + (f", {reason}" if (reason := run.tags.get("seglab.error")) else "")
+            + (f", {reason}" if (reason := run.tags.get(tags.ERROR)) else "")
             for run in self.ablation.unfinished
             if run.tags[ARM] in compared
         ]

@@ -25,6 +25,7 @@ from seglab.tracking import (
     environment_tags,
     resume_run,
     start_run,
+    tags,
 )
 from seglab.tracking.errors import StoreUnavailable, print_traceback, redact
 from seglab.tracking.tags import PRUNED
@@ -165,15 +166,15 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     if log is None:
         identity = identity_tags(plan, data)
         facts = {
-            "seglab.looks_like_flair": str(data.identity.ok).lower(),
-            "seglab.missing_files": str(data.missing_files),
-            "seglab.device": str(compute.device),
-            "seglab.precision": compute.precision,
-            "seglab.augmented_on": trainer.batches.augmented_on,
-            "seglab.weights": loaded_weights(trainer.network),
+            tags.LOOKS_LIKE_FLAIR: str(data.identity.ok).lower(),
+            tags.MISSING_FILES: str(data.missing_files),
+            tags.DEVICE: str(compute.device),
+            tags.PRECISION: compute.precision,
+            tags.AUGMENTED_ON: trainer.batches.augmented_on,
+            tags.WEIGHTS: loaded_weights(trainer.network),
         }
-        tags = {**environment_tags(), **facts, **identity, **plan.tags}
-        log = start_run(store, plan.config.name, plan.run_name, tags, plan.parent_run_id)
+        own_tags = {**environment_tags(), **facts, **identity, **plan.tags}
+        log = start_run(store, plan.config.name, plan.run_name, own_tags, plan.parent_run_id)
     run = OpenRun(plan, data, trainer, log)
     try:
         if not trainer.resume(log.state):
@@ -189,13 +190,13 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
 def identity_tags(plan: Plan, data: StudyData) -> dict[str, str]:
     """What makes two runs twins: the same config, data, split and code."""
     return {
-        "seglab.kind": plan.kind,
-        "seglab.arm": plan.arm,
-        "seglab.seed": str(plan.config.seed),
-        "seglab.config_hash": plan.config.hash(),
-        "seglab.data_hash": data.cache.data_hash,
-        "seglab.split_hash": data.split.hash,
-        "seglab.code_hash": code_hash(),
+        tags.KIND: plan.kind,
+        tags.ARM: plan.arm,
+        tags.SEED: str(plan.config.seed),
+        tags.CONFIG_HASH: plan.config.hash(),
+        tags.DATA_HASH: data.cache.data_hash,
+        tags.SPLIT_HASH: data.split.hash,
+        tags.CODE_HASH: code_hash(),
     }
 
 

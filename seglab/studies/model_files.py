@@ -11,7 +11,7 @@ from seglab.core.errors import UserError
 from seglab.learning.bundle import CARD, ModelBundle, load_bundle, read_card
 from seglab.studies.candidates import PROMOTED_RUN
 from seglab.studies.rebuild import CHECKPOINTS, fetch, fetch_weights
-from seglab.tracking import RunInfo, Store, UnknownRun
+from seglab.tracking import RunInfo, Store, UnknownRun, tags
 from seglab.tracking.registry import Registered, fetch_bundle, find_registered
 
 WEIGHTS_SUFFIX = ".safetensors"
@@ -103,7 +103,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _from_run(store: Store, run: RunInfo, folder: Path) -> ModelBundle:
-    if run.tags.get("seglab.kind") == "promotion":
+    if run.tags.get(tags.KIND) == "promotion":
         return load_bundle(fetch_bundle(store, run.run_id, folder))
     if run.status != "FINISHED":
         raise UserError(f"run {run.run_id} ({run.name}) is {run.status}: it has no weights yet")

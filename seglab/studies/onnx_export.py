@@ -9,9 +9,9 @@ from pathlib import Path
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
 from seglab.studies.data import StudyData
-from seglab.tracking import RunLog
+from seglab.tracking import RunLog, tags
 
-ONNX = "seglab.onnx"
+ONNX = tags.ONNX
 """Tag of a promotion run and of its model: how the file compares, or why there is none."""
 LONGEST = 500
 FOLDER, FILE = "onnx", "model.onnx"

@@ -25,13 +25,13 @@ from seglab.studies.promotion_outputs import log_pictures, log_results
 from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.seal import OpenedTest, check_sealed, open_test
 from seglab.studies.testing import FrozenRun, SealedResults, evaluate_baseline, evaluate_test
-from seglab.tracking import RunInfo, RunLog, Store, environment_tags, resume_run, start_run
+from seglab.tracking import RunInfo, RunLog, Store, environment_tags, resume_run, start_run, tags
 from seglab.tracking.registry import CHAMPION, Registered, register_champion
 
 INHERITED = (
-    "seglab.arm", "seglab.seed", "seglab.config_hash", "seglab.data_hash", "seglab.split_hash",
+    tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH,
 )  # fmt: skip
-POINT = "seglab.operating_point"
+POINT = tags.OPERATING_POINT
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,14 @@ def _judge(
     results = _evaluate(frozen, rival, opened)
     log_results(log, results, opened)
     log_pictures(log, frozen.facing(opened), results)
-    tags = _version_tags(frozen, opened, results) | {ONNX: onnx}
+    version_tags = _version_tags(frozen, opened, results) | {ONNX: onnx}
     registered = register_champion(
-        store, log, bundle, example_images(len(bundle.card.modalities)), bundle.card.name, tags
+        store,
+        log,
+        bundle,
+        example_images(len(bundle.card.modalities)),
+        bundle.card.name,
+        version_tags,
     )
     return Promotion(log.run_id, candidates, frozen.point, opened, results, registered, onnx)
 
@@ -188,18 +193,18 @@ def _open(
     if begun is not None and begun.tags.get(POINT) == point:
         return resume_run(store, begun.run_id)
     best = candidates.best
-    tags = {
+    own_tags = {
         **environment_tags(),
         **{key: best.tags[key] for key in INHERITED if key in best.tags},
         **identity_tags(best, rival.trained.run if rival else None, reopen),
-        "seglab.promoted_git_commit": best.tags.get("seglab.git_commit"),
+        tags.PROMOTED_GIT_COMMIT: best.tags.get(tags.GIT_COMMIT),
         POINT: point,
-        "seglab.device": str(frozen.trained.predictor.compute.device),
-        "seglab.precision": frozen.trained.predictor.compute.precision,
-        "mlflow.note.content": candidates.reason,
+        tags.DEVICE: str(frozen.trained.predictor.compute.device),
+        tags.PRECISION: frozen.trained.predictor.compute.precision,
+        tags.NOTE: candidates.reason,
     }
     config = frozen.trained.config
-    return start_run(store, config.name, f"promotion of {best.name}", tags)
+    return start_run(store, config.name, f"promotion of {best.name}", own_tags)
 
 
 def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Frozen | None) -> None:
@@ -234,9 +239,9 @@ def _evaluate(frozen: Frozen, rival: Frozen | None, opened: OpenedTest) -> Seale
 def _version_tags(frozen: Frozen, opened: OpenedTest, results: SealedResults) -> dict[str, str]:
     dice = results.frozen["dice"]
     return {
-        "seglab.confirmatory": str(opened.confirmatory).lower(),
+        tags.CONFIRMATORY: str(opened.confirmatory).lower(),
         PROMOTED_RUN: frozen.trained.run.run_id,
-        "seglab.split_hash": frozen.trained.data.split.hash,
+        tags.SPLIT_HASH: frozen.trained.data.split.hash,
         "test/dice": "unknown" if math.isnan(dice.value) else f"{dice.value:.4f}",
     }
 

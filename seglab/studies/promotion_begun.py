@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from seglab.studies.candidates import BASELINE_RUN, PROMOTED_RUN
 from seglab.studies.seal import REASON
-from seglab.tracking import RunInfo, Store, code_hash
+from seglab.tracking import RunInfo, Store, code_hash, tags
 
 
 def identity_tags(
@@ -17,8 +17,8 @@ def identity_tags(
 ) -> dict[str, str | None]:
     """What two promotions of the same question have in common; None where there is none."""
     return {
-        "seglab.kind": "promotion",
-        "seglab.code_hash": code_hash(),
+        tags.KIND: "promotion",
+        tags.CODE_HASH: code_hash(),
         PROMOTED_RUN: best.run_id,
         BASELINE_RUN: None if baseline is None else baseline.run_id,
         REASON: reopen,
@@ -35,7 +35,7 @@ def find_begun(
     """
     wanted = identity_tags(best, baseline, reopen)
     begun: RunInfo | None = None
-    for run in store.find_runs(tags={"seglab.kind": "promotion", PROMOTED_RUN: best.run_id}):
+    for run in store.find_runs(tags={tags.KIND: "promotion", PROMOTED_RUN: best.run_id}):
         if run.status == "FINISHED" or not store.may_continue(run):
             continue
         store.mark_interrupted(run.run_id, "its process ended")

@@ -19,7 +19,7 @@ from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
-from seglab.tracking import RunInfo, Store, download
+from seglab.tracking import RunInfo, Store, download, tags
 
 CHECKPOINTS = "checkpoints"
 """Artifact folder of a run that holds its weights and their card."""
@@ -90,9 +90,9 @@ def refuse_other_data(run: RunInfo, data: StudyData) -> None:
     Runs of the time when caches held one channel hashed other files: of their data only the
     split, which is the patients' names, can be compared.
     """
-    compared = [("seglab.split_hash", data.split.hash, "split")]
+    compared = [(tags.SPLIT_HASH, data.split.hash, "split")]
     if "data.modalities" in run.params:
-        compared.insert(0, ("seglab.data_hash", data.cache.data_hash, "data"))
+        compared.insert(0, (tags.DATA_HASH, data.cache.data_hash, "data"))
     for tag, here, noun in compared:
         there = run.tags.get(tag)
         if there != here:

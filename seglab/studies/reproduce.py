@@ -20,7 +20,7 @@ from seglab.studies.experiment import Plan, train_one
 from seglab.studies.model_files import find_trained_run
 from seglab.studies.rebuild import fetch, fetch_weights, read_config, refuse_other_data
 from seglab.studies.results import SCORES
-from seglab.tracking import RunInfo, Store, environment_report
+from seglab.tracking import RunInfo, Store, environment_report, tags
 from seglab.tracking.tags import ARM
 
 KIND = "reproduction"
@@ -75,8 +75,8 @@ def reproduce(
     """
     run = find_trained_run(store, name)
     run_id = run.run_id
-    if run.tags.get("seglab.kind") not in TRAINED:
-        kind = run.tags.get("seglab.kind", "unknown")
+    if run.tags.get(tags.KIND) not in TRAINED:
+        kind = run.tags.get(tags.KIND, "unknown")
         raise UserError(f"run {run_id} ({run.name}) is of kind {kind}: only trained runs repeat")
     if run.status != "FINISHED":
         raise UserError(f"run {run_id} ({run.name}) is {run.status}, not FINISHED")
@@ -86,7 +86,7 @@ def reproduce(
     refuse_other_data(run, data)
     environment = compare_environment(before, run)
     tell(environment)
-    plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={"seglab.reproduces": run_id})
+    plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={tags.REPRODUCES: run_id})
     outcome = train_one(plan, store, data, fresh=True)
     differences = compare_results(store, run, store.get_run(outcome.run_id))
     return Reproduction(run_id, outcome.run_id, differences, environment)
@@ -156,7 +156,7 @@ def with_threads_of(config: RunConfig, environment: Mapping[str, Any]) -> RunCon
 
 def compare_environment(before: Mapping[str, Any], run: RunInfo) -> list[str]:
     """Say how code, versions and machine differ from those of a run."""
-    device = run.tags.get("seglab.device", "cpu")
+    device = run.tags.get(tags.DEVICE, "cpu")
     now: Mapping[str, Any] = environment_report("cpu" if device == "cpu" else device)
     found = []
     for part in ("code_hash", "git_commit", "versions", "machine"):

@@ -150,7 +150,7 @@ def environment_tags() -> dict[str, str]:
         found |= {
             tags.GIT_COMMIT: state.commit,
             tags.GIT_DIRTY: str(state.dirty).lower(),
-            "mlflow.source.git.commit": state.commit,
+            tags.COMMIT: state.commit,
         }
     return found
 

@@ -112,7 +112,7 @@ class RunLog:
 
         where, counts = json.dumps({"uri": source}), json.dumps(dict(profile or {}))
         data = Dataset(name, digest[:_MAX_DIGEST], "local", where, profile=counts)
-        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", context)])]
+        inputs = [DatasetInput(data, [InputTag(names.DATA_CONTEXT, context)])]
         try:
             self._call(lambda client: client.log_inputs(self.run_id, inputs))
         except MlflowException:
@@ -276,9 +276,9 @@ def _source_tags() -> dict[str, str]:
     except (KeyError, OSError):  # a container whose user id has no name
         user = "unknown"
     return {
-        "mlflow.user": user,
-        "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "mlflow.source.type": "LOCAL",
+        names.USER: user,
+        names.SOURCE: Path(sys.argv[0]).name or "python",
+        names.SOURCE_TYPE: "LOCAL",
     }
 
 

@@ -23,15 +23,27 @@ VERDICTS = "seglab.verdicts"
 # The arm that a tuning run tunes, the values it tries, and on the parent those chosen.
 TUNES, VALUES, TUNED = "seglab.tunes", "seglab.values", "seglab.tuned"
 
+# Of a trial: its search, and its number there; of a search, the ablation that confirms it.
+TRIAL, STUDY, CONFIRMATION_RUN = "seglab.trial", "seglab.study", "seglab.confirmation_run_id"
+# The run that this one repeats.
+REPRODUCES = "seglab.reproduces"
+
 # Where and how it ran.
 GIT_COMMIT, GIT_DIRTY = "seglab.git_commit", "seglab.git_dirty"
 DEVICE, PRECISION = "seglab.device", "seglab.precision"
+AUGMENTED_ON, WEIGHTS = "seglab.augmented_on", "seglab.weights"
+LOOKS_LIKE_FLAIR, MISSING_FILES = "seglab.looks_like_flair", "seglab.missing_files"
 
 # How it ended.
 ERROR = "seglab.error"
 PRUNED = "seglab.pruned_at_epoch"
 INTERRUPTED = "seglab.interrupted"
 ENDINGS = (ERROR, PRUNED, INTERRUPTED)
+
+# Of a promotion: the run that it promotes, its baseline, the frozen operating point.
+PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
+PROMOTED_GIT_COMMIT = "seglab.promoted_git_commit"
+OPERATING_POINT, ONNX = "seglab.operating_point", "seglab.onnx"
 
 # The record of the sealed test: tags of an experiment of its own, see ``openings``.
 TEST_HASH = "seglab.test_hash"
@@ -48,4 +60,7 @@ TEST_STATE = "seglab.test_state"
 # MLflow's own.
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+USER, COMMIT = "mlflow.user", "mlflow.source.git.commit"
+SOURCE, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
+DATA_CONTEXT = "mlflow.data.context"
 EXPERIMENT_KIND = "mlflow.experimentKind"

@@ -11,7 +11,7 @@ from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import run_study
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.space import make_space
-from seglab.tracking import RunLog
+from seglab.tracking import RunLog, tags
 
 BASE_ARM = "base"
 
@@ -28,7 +28,7 @@ def confirm(
     if ablation is None:
         return outcome
     confirmed = run_study(ablation, parent.store, confirms=parent.run_id, workers=workers)
-    parent.tags({"seglab.confirmation_run_id": confirmed.parent_run_id})
+    parent.tags({tags.CONFIRMATION_RUN: confirmed.parent_run_id})
     if confirmed.report is not None:
         parent.artifact(Path(confirmed.report), "confirmation")
     return outcome.confirmed(confirmed.report)

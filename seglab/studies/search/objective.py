@@ -24,7 +24,7 @@ from seglab.studies.queue import ItemFailed, Queue
 from seglab.studies.search.samplers import PATIENTS, build_pruner, is_judged, may_prune
 from seglab.studies.search.space import Params, Space
 from seglab.studies.workers import Interrupted
-from seglab.tracking import RunInfo, Store
+from seglab.tracking import RunInfo, Store, tags
 from seglab.tracking.errors import StoreUnavailable, is_out_of_space, print_traceback, redact
 from seglab.tracking.tags import PRUNED
 
@@ -106,7 +106,7 @@ class SearchWorker:
             arm=f"trial {int(key):03d}",
             kind="trial",
             parent_run_id=self.parent_run_id,
-            tags={TRIAL: key, "seglab.study": trial.study.study_name},
+            tags={TRIAL: key, tags.STUDY: trial.study.study_name},
         )
 
     def _finished(self, trial: Trial, plan: Plan) -> list[float] | None:

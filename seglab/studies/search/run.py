@@ -226,7 +226,7 @@ def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData)
         {
             **environment_tags(),
             tags.KIND: "sweep",
-            "seglab.study": study.name,
+            tags.STUDY: study.name,
             tags.DATA_HASH: data.cache.data_hash,
             tags.SPLIT_HASH: data.split.hash,
         },
