@@ -38,8 +38,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from seglab.studies.model_files import open_model
     from seglab.studies.prediction import predict
+    from seglab.studies.resolve import open_model
     from seglab.tracking import open_store
 
     model, inputs = arguments.model, list(arguments.inputs)

@@ -23,7 +23,7 @@ from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
 from seglab.studies.pictures import CaseBook, explain_all, write_pictures
-from seglab.studies.rebuild import CHECKPOINTS
+from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import RunLog, environment_report
 
 

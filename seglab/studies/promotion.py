@@ -18,15 +18,16 @@ from seglab.core.config import flatten
 from seglab.core.errors import UserError
 from seglab.data.splits import save_split
 from seglab.learning.operating_point import OperatingPoint, Selection, select_operating_point
-from seglab.studies.candidates import PROMOTED_RUN, Candidates, find_baseline, find_candidates
+from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.onnx_export import ONNX, log_onnx
 from seglab.studies.promotion_begun import find_begun, identity_tags
 from seglab.studies.promotion_outputs import log_pictures, log_results
-from seglab.studies.rebuild import TrainedRun, load_trained
+from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.seal import OpenedTest, check_sealed, open_test
 from seglab.studies.testing import FrozenRun, SealedResults, evaluate_baseline, evaluate_test
 from seglab.tracking import RunInfo, RunLog, Store, environment_tags, resume_run, start_run, tags
 from seglab.tracking.registry import CHAMPION, Registered, register_champion
+from seglab.tracking.tags import PROMOTED_RUN
 
 INHERITED = (
     tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH,

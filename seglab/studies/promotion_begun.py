@@ -7,7 +7,6 @@ on with it is no second look at the test.
 
 from __future__ import annotations
 
-from seglab.studies.candidates import BASELINE_RUN, PROMOTED_RUN
 from seglab.studies.seal import REASON
 from seglab.tracking import RunInfo, Store, code_hash, tags
 
@@ -19,8 +18,8 @@ def identity_tags(
     return {
         tags.KIND: "promotion",
         tags.CODE_HASH: code_hash(),
-        PROMOTED_RUN: best.run_id,
-        BASELINE_RUN: None if baseline is None else baseline.run_id,
+        tags.PROMOTED_RUN: best.run_id,
+        tags.BASELINE_RUN: None if baseline is None else baseline.run_id,
         REASON: reopen,
     }
 
@@ -35,7 +34,7 @@ def find_begun(
     """
     wanted = identity_tags(best, baseline, reopen)
     begun: RunInfo | None = None
-    for run in store.find_runs(tags={tags.KIND: "promotion", PROMOTED_RUN: best.run_id}):
+    for run in store.find_runs(tags={tags.KIND: "promotion", tags.PROMOTED_RUN: best.run_id}):
         if run.status == "FINISHED" or not store.may_continue(run):
             continue
         store.mark_interrupted(run.run_id, "its process ended")

@@ -15,10 +15,15 @@ from safetensors.torch import load_file
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
-from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
-from seglab.studies.model_files import find_trained_run
-from seglab.studies.rebuild import fetch, fetch_weights, read_config, refuse_other_data
+from seglab.studies.resolve import (
+    WEIGHTS,
+    fetch,
+    find_trained,
+    open_trained_data,
+    read_config,
+    refuse_unfinished,
+)
 from seglab.studies.results import SCORES
 from seglab.tracking import RunInfo, Store, environment_report, tags
 from seglab.tracking.tags import ARM
@@ -73,17 +78,15 @@ def reproduce(
     Raises:
         UserError: not a finished training run, or the data or split is another.
     """
-    run = find_trained_run(store, name)
+    run = find_trained(store, name)
     run_id = run.run_id
     if run.tags.get(tags.KIND) not in TRAINED:
         kind = run.tags.get(tags.KIND, "unknown")
         raise UserError(f"run {run_id} ({run.name}) is of kind {kind}: only trained runs repeat")
-    if run.status != "FINISHED":
-        raise UserError(f"run {run_id} ({run.name}) is {run.status}, not FINISHED")
+    refuse_unfinished(run)
     before = _environment(store, run)
     config = with_threads_of(read_config(store, run, overrides), before)
-    data = open_data(config)
-    refuse_other_data(run, data)
+    data = open_trained_data(run, config)
     environment = compare_environment(before, run)
     tell(environment)
     plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={tags.REPRODUCES: run_id})
@@ -99,7 +102,7 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         ends = {Path(folder) / "old": old, Path(folder) / "new": new}
         scores = [fetch(store, run, SCORES, end).read_bytes() for end, run in ends.items()]
-        weights = _compare_weights(*(fetch_weights(store, run, end) for end, run in ends.items()))
+        weights = _compare_weights(*(fetch(store, run, WEIGHTS, end) for end, run in ends.items()))
     if scores[0] != scores[1]:
         found.append(f"{SCORES} differs")
     return [text for text in [*found, weights] if text is not None]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import cast, get_args
 
 from seglab.core.config import Data, RunConfig
-from seglab.core.errors import UserError, unknown_name
+from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
 from seglab.studies.budget import Unit
-from seglab.tracking import RunInfo, Store, UnknownRun, download
+from seglab.studies.resolve import find
+from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.tags import (
     ARM,
     ARM_HASH,
@@ -110,24 +111,14 @@ def find_ablation(store: Store, name: str) -> RunInfo:
     A search's confirmation is found by its name only where the experiment has no other.
 
     Raises:
-        UserError: neither an experiment with an ablation nor a parent run.
+        UserError: no such experiment or run, or it is no ablation.
     """
-    parents, names = store.find_runs(tags={KIND: "ablation"}), store.experiments()
-    named = [run for run in parents if names[run.experiment_id] == name]
-    if named:
-        return min(named, key=lambda run: CONFIRMS in run.tags)  # they are newest first
-    try:
-        run = store.find_run(name)
-    except UnknownRun:
-        if not parents:
-            raise UserError(
-                "no ablation has been run yet; python run_experiment.py FILE.yaml runs one"
-            ) from None
-        known = {names[run.experiment_id] for run in parents}
-        raise unknown_name("ablation", name, known) from None
-    if run.tags.get(KIND) != "ablation":
-        raise UserError(f"run {name} ({run.name}) is no ablation's parent: nothing to compare")
-    return run
+    found = find(store, name, "experiment", "run")
+    runs = found.runs if found.run is None else [found.run]
+    parents = [run for run in runs if run.tags.get(KIND) == "ablation"]
+    if not parents:
+        raise UserError(f"'{name}' is no ablation and has none: nothing to compare")
+    return min(parents, key=lambda run: CONFIRMS in run.tags)  # they are newest first
 
 
 def collect(store: Store, parent: RunInfo) -> Ablation:

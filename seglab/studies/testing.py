@@ -23,7 +23,7 @@ from seglab.evaluation.failures.explain import Explanation, explain
 from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.evaluation.scores import SIZES, Interval, interval, intervals, stratify
 from seglab.learning.operating_point import PLAIN, OperatingPoint
-from seglab.studies.rebuild import TrainedRun
+from seglab.studies.resolve import TrainedRun
 
 Float32 = NDArray[np.float32]
 

@@ -161,16 +161,21 @@ def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:
     return next(out.rglob(CARD)).parent
 
 
-def _no_model(store: Store, name: str, wanted: str) -> UserError:
+def registered_models(store: Store) -> dict[str, list[str]]:
+    """Return the aliases of every registered model by its name."""
     found: list[Any] = store.call(lambda: list(store.client.search_registered_models()))
-    known = {str(model.name): dict(model.aliases) for model in found}
+    return {str(model.name): sorted(model.aliases) for model in found}
+
+
+def _no_model(store: Store, name: str, wanted: str) -> UserError:
+    known = registered_models(store)
     if not known:
         return UserError(
             f"no model is registered, so there is no '{name}'; python -m seglab promote makes one"
         )
     if name not in known:
         return unknown_name("model", name, known)
-    aliases = ", ".join(sorted(known[name])) or "none"
+    aliases = ", ".join(known[name]) or "none"
     return UserError(f"model '{name}' has no {wanted}; its aliases: {aliases}")
 
 

@@ -24,6 +24,8 @@ VERDICTS = "seglab.verdicts"
 TUNES, VALUES, TUNED = "seglab.tunes", "seglab.values", "seglab.tuned"
 
 # Of a trial: its search, and its number there; of a search, the ablation that confirms it.
+BASE_TRIAL = "0"
+"""Number of the trial of the base config."""
 TRIAL, STUDY, CONFIRMATION_RUN = "seglab.trial", "seglab.study", "seglab.confirmation_run_id"
 # The run that this one repeats.
 REPRODUCES = "seglab.reproduces"

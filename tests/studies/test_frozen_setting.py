@@ -15,7 +15,7 @@ from seglab.evaluation.metrics import mean
 from seglab.learning.operating_point import PLAIN, OperatingPoint
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze
-from seglab.studies.rebuild import TrainedRun, load_trained
+from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.testing import FrozenRun, evaluate_baseline
 from seglab.tracking import open_store
 

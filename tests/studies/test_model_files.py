@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.studies.model_files import open_model
+from seglab.studies.resolve import open_model
 from tests.studies.bright_front import make_bundle
 
 

@@ -18,9 +18,8 @@ from seglab.evaluation.scores import read_csv
 from seglab.studies.candidates import find_baseline, find_candidates
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
-from seglab.studies.model_files import open_model
 from seglab.studies.promotion import promote
-from seglab.studies.rebuild import load_trained
+from seglab.studies.resolve import load_trained, open_model
 from seglab.tracking import Store, download, start_run
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}

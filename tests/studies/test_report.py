@@ -88,7 +88,7 @@ def test_mistakes_of_the_command_end_with_2_and_one_line(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "losses"]) == 2
-    assert "no ablation has been run yet" in capsys.readouterr().err
+    assert "no run has been trained yet" in capsys.readouterr().err
     log_ablation(store, {"base": 0, "up": 0.05}, failing="base")
     for arguments, said in (
         (["lossez"], "did you mean 'losses'"),
@@ -100,7 +100,7 @@ def test_mistakes_of_the_command_end_with_2_and_one_line(
         assert said in lines[-1]
     child = store.find_runs("losses", {"seglab.arm": "up"})[0]
     assert main(["compare", child.run_id]) == 2
-    assert "no ablation's parent" in capsys.readouterr().err
+    assert "is no ablation" in capsys.readouterr().err
 
 
 def test_a_damaged_table_of_scores_is_named_by_its_run(store: Store) -> None:

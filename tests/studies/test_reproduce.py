@@ -19,12 +19,12 @@ from seglab.core.errors import UserError
 from seglab.data.sources import open_source
 from seglab.learning.bundle import CARD
 from seglab.learning.training import WEIGHTS
-from seglab.studies.candidates import PROMOTED_RUN, find_candidates
+from seglab.studies.candidates import find_candidates
 from seglab.studies.experiment import Plan, train_one
-from seglab.studies.model_files import find_trained_run, open_model
-from seglab.studies.rebuild import load_trained
 from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
+from seglab.studies.resolve import find_trained, load_trained, open_model
 from seglab.tracking import RunInfo, Store, download, start_run
+from seglab.tracking.tags import PROMOTED_RUN
 
 Build = Callable[..., RunConfig]
 CHECKPOINT = f"checkpoints/{WEIGHTS}"
@@ -199,14 +199,14 @@ def test_a_registered_model_names_the_run_to_repeat(store: Store) -> None:
         made = store.client.create_model_version(name, source, run.run_id, tags=tags)
         store.client.set_registered_model_alias(name, "champion", made.version)
     for form in ("{}", "{}@champion", "{}/1", "models:/{}@champion"):
-        assert find_trained_run(store, form.format("ours")).run_id == run.run_id
+        assert find_trained(store, form.format("ours")).run_id == run.run_id
         with pytest.raises(UserError, match="'theirs' was not registered by a promotion"):
-            find_trained_run(store, form.format("theirs"))
-    assert find_trained_run(store, run.run_id).run_id == run.run_id
-    with pytest.raises(UserError, match=r"no run 'our' .*did you mean 'ours'"):
-        find_trained_run(store, "our")
+            find_trained(store, form.format("theirs"))
+    assert find_trained(store, run.run_id).run_id == run.run_id
+    with pytest.raises(UserError, match=r"unknown run or model 'our' .did you mean 'ours'"):
+        find_trained(store, "our")
     with pytest.raises(UserError, match=f"^no run '{'0' * 32}'"):
-        find_trained_run(store, "0" * 32)
+        find_trained(store, "0" * 32)
 
 
 def test_a_checkpoint_names_the_run_to_repeat(

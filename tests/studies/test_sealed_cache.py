@@ -19,7 +19,7 @@ from seglab.learning.inference import evaluate
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
-from seglab.studies.rebuild import load_trained
+from seglab.studies.resolve import load_trained
 from seglab.studies.seal import open_test
 from seglab.tracking import Store, open_store, start_run
 

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seglab.core.errors import UserError, unknown_name
-from seglab.studies.candidates import DICE, PROMOTED_RUN, TRAINED, rank
+from seglab.studies.candidates import DICE, TRAINED, rank
 from seglab.studies.report.document import Picture
+from seglab.studies.resolve import find
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
-from seglab.tracking.tags import CONFIRMS
+from seglab.tracking.tags import CONFIRMS, PROMOTED_RUN
 
 KIND, CONFIRMATION = "seglab.kind", "seglab.confirmation_run_id"
 
@@ -103,13 +103,4 @@ def read_record(store: Store, experiment: str) -> StudyRecord:
     Raises:
         UserError: no such experiment, or nothing ran in it.
     """
-    known = set(store.experiments().values())
-    runs = store.find_runs(experiment) if experiment in known else []
-    if runs:
-        return StudyRecord(store, experiment, runs)
-    if experiment in known:
-        raise UserError(f"experiment '{experiment}' has no runs: there is nothing to report")
-    used = {store.experiments()[run.experiment_id] for run in store.find_runs()}
-    if not used:
-        raise UserError("nothing to report: no run has been trained yet")
-    raise unknown_name("experiment", experiment, used)
+    return StudyRecord(store, experiment, find(store, experiment, "experiment").runs)

@@ -9,9 +9,9 @@ from seglab.data.cache import Cache, CachedPatient, to_native
 from seglab.figures.arm_sheet import SheetPatient, arm_sheet
 from seglab.learning.inference import Predictor
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
-from seglab.studies.rebuild import TrainedRun, load_trained
 from seglab.studies.report.document import Picture
 from seglab.studies.report.pictures import picture
+from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.results import Arm, Child
 from seglab.tracking import Store
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seglab.evaluation.scores import CAVEAT, IMPLAUSIBLE_DICE, PUBLISHED, Interval
-from seglab.studies.candidates import BASELINE_RUN, PROMOTED_RUN
-from seglab.studies.onnx_export import ONNX
 from seglab.studies.promotion_outputs import NOT_CONFIRMATORY, interval_text
 from seglab.studies.report.document import Block, Cell, Notice, Section, Table, Text
 from seglab.studies.report.record import StudyRecord
 from seglab.studies.report.study_setting import facts
 from seglab.studies.report.tables import interval, number, p_value
 from seglab.tracking import RunInfo
+from seglab.tracking.tags import BASELINE_RUN, ONNX, PROMOTED_RUN
 
 NOT_PROMOTED = "Not promoted yet: no model of this experiment was frozen and registered."
 NOT_OPENED = "Not tested yet: only a promotion opens the sealed test, and none came to its end."

@@ -17,7 +17,6 @@ from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.search import Range, Search, Value
 from seglab.learning.training import EpochResult
 from seglab.models import count_parameters
-from seglab.studies.candidates import TRIAL
 from seglab.studies.data import StudyData
 from seglab.studies.experiment import FINISHED, OpenRun, Plan, find_twins, open_run
 from seglab.studies.queue import ItemFailed, Queue
@@ -26,7 +25,7 @@ from seglab.studies.search.space import Params, Space
 from seglab.studies.workers import Interrupted
 from seglab.tracking import RunInfo, Store, tags
 from seglab.tracking.errors import StoreUnavailable, is_out_of_space, print_traceback, redact
-from seglab.tracking.tags import PRUNED
+from seglab.tracking.tags import PRUNED, TRIAL
 
 DICE, SECONDS, PARAMETERS = "val/dice", "cost/train_seconds", "cost/parameters_m"
 THREADS, PROGRESS, RUN = "threads", "progress", "run_id"

@@ -14,7 +14,6 @@ import yaml
 from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.models import build_model
-from seglab.studies.candidates import TRIAL
 from seglab.studies.data import SharedData, StudyData, open_data, share_patients
 from seglab.studies.experiment import drop_training_state
 from seglab.studies.queue import Queue, Worker, open_storage
@@ -259,7 +258,7 @@ def reconcile_runs(store: Store, queue: Queue, parent_run_id: str) -> None:
     """
     states = queue.states()
     for run in store.find_runs(parent_run_id=parent_run_id):
-        state = states.get(run.tags.get(TRIAL, ""))
+        state = states.get(run.tags.get(tags.TRIAL, ""))
         if state is None or state.last is None or store.in_use(run.run_id):
             continue
         own = state.last.user_attrs.get(RUN, run.run_id) == run.run_id

@@ -1,0 +1,273 @@
+"""What a user named: found in the store or on the disk, and loaded."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seglab.core.config import RunConfig, flatten
+from seglab.core.documents import merge, parse_overrides, parse_yaml
+from seglab.core.errors import UserError, unknown_name
+from seglab.core.older import as_of_today
+from seglab.core.study import build_run
+from seglab.learning.bundle import CARD, ModelBundle, load_bundle, make_card, read_card
+from seglab.learning.checkpoint import load_weights
+from seglab.learning.device import choose_compute
+from seglab.learning.inference import Predictor
+from seglab.learning.operating_point import OperatingPoint
+from seglab.models import build_model
+from seglab.studies.data import StudyData, open_data
+from seglab.tracking import RunInfo, Store, UnknownRun, download, tags
+from seglab.tracking.registry import Registered, fetch_bundle, find_registered, registered_models
+
+CHECKPOINTS = "checkpoints"
+"""Artifact folder of a run that holds its weights and their card."""
+WEIGHTS = f"{CHECKPOINTS}/*.safetensors"
+"""The weights that a run kept; earlier versions called them best.safetensors."""
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_SAFE = ".safetensors"
+_SUFFIXES = {_SAFE, ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".onnx"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name stands for: one of the three."""
+
+    runs: Sequence[RunInfo] = ()
+    """Of an experiment, newest first."""
+    run: RunInfo | None = None
+    model: Registered | None = None
+
+
+def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"]) -> Found:
+    """Find what a user named.
+
+    Args:
+        store: where to look.
+        name: whole name of an experiment that has runs; of a registered model, also as
+            ``name@alias``, ``name/version`` and ``models:/…``; a run's id or how it begins.
+        kinds: what may be meant. A name goes before the beginning of an id.
+
+    Raises:
+        UserError: nothing has this name (the nearest is told), or several ids begin so.
+    """
+    if "model" in kinds and set("@/") & set(name):
+        return Found(model=find_registered(store, name))
+    if "experiment" in kinds and (runs := store.find_runs(name)):
+        return Found(runs=runs)
+    names = set(registered_models(store)) if "model" in kinds else set()
+    if name in names:
+        return Found(model=find_registered(store, name))
+    if "run" in kinds:
+        try:
+            return Found(run=store.find_run(name))
+        except UnknownRun:
+            if _RUN_ID.fullmatch(name):
+                raise
+    if "experiment" in kinds:
+        experiments = store.experiments()
+        names |= {experiments[run.experiment_id] for run in store.find_runs()}
+    what = " or ".join(kinds)
+    if not names:
+        done = "run has been trained" if "experiment" in kinds else "model is registered"
+        raise UserError(f"no {what} '{name}': no {done} yet")
+    raise unknown_name(what, name, names)
+
+
+def find_file(name: str) -> Path | None:
+    """Take a name for a path, if it is one or looks like one.
+
+    Raises:
+        UserError: it looks like one, and there is nothing.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if not name.startswith("models:/") and (
+        name.startswith((".", "/", "~")) or path.suffix in _SUFFIXES
+    ):
+        raise UserError(f"{name}: no such checkpoint")
+    return None
+
+
+def find_trained(store: Store, name: str) -> RunInfo:
+    """Find the run that trained what ``name`` names, in all the ways of :func:`open_model`.
+
+    Raises:
+        UserError: there is nothing of this name, or no run of this store trained it.
+    """
+    path = find_file(name)
+    if path is not None:
+        card = read_card(_card_folder(path) if path.is_dir() else path.parent)
+        if card.run_id is None:
+            raise UserError(f"{name}: its {CARD} names no run")
+        return store.get_run(card.run_id)
+    found = find(store, name, "run", "model")
+    if found.run is not None:
+        return found.run
+    assert found.model is not None
+    if tags.PROMOTED_RUN not in found.model.tags:
+        raise UserError(
+            f"version {found.model.version} of model '{found.model.name}' was not registered by a "
+            f"promotion: it does not say which run trained it (tag {tags.PROMOTED_RUN})"
+        )
+    return store.get_run(found.model.tags[tags.PROMOTED_RUN])
+
+
+def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
+    """Open a model; no code that comes with it is ever run.
+
+    Args:
+        name: a model's folder or its weights, a run, or a registered model.
+        open_store: called where the store is needed.
+
+    Raises:
+        UserError: there is nothing of this name, or it is no safetensors checkpoint.
+    """
+    path = find_file(name)
+    if path is not None:
+        return _from_folder(path) if path.is_dir() else _from_file(path)
+    store = open_store()
+    found = find(store, name, "run", "model")
+    with tempfile.TemporaryDirectory(prefix="seglab-") as scratch:
+        folder, run = Path(scratch), found.run
+        if run is None or run.tags.get(tags.KIND) == "promotion":
+            run_id = run.run_id if run else found.model.run_id if found.model else ""
+            return load_bundle(fetch_bundle(store, run_id, folder))
+        refuse_unfinished(run)
+        download(store, run.run_id, folder, f"{CHECKPOINTS}/*")
+        return _from_folder(folder)
+
+
+def _from_folder(folder: Path) -> ModelBundle:
+    """A model's own folder, an MLflow model around it, or a training run's artifacts."""
+    home = _card_folder(folder)
+    weights = sorted(home.glob(f"*{_SAFE}"))
+    if len(weights) != 1:
+        raise UserError(
+            f"{home} has {len(weights)} {_SAFE} files beside {CARD}; exactly one makes a model, "
+            "else name the file"
+        )
+    return _from_file(weights[0])
+
+
+def _card_folder(folder: Path) -> Path:
+    cards = sorted(folder.rglob(CARD))
+    if not cards:
+        raise UserError(f"{folder} is no model: it has no {CARD}")
+    if len(cards) > 1:
+        raise UserError(f"{folder} holds {len(cards)} models; name the folder of one")
+    return cards[0].parent
+
+
+def _from_file(path: Path) -> ModelBundle:
+    if path.suffix != _SAFE:
+        raise UserError(
+            f"{path} is not a {_SAFE} checkpoint; other formats can run code when they are "
+            "loaded, and are refused"
+        )
+    if not (path.parent / CARD).is_file():
+        raise UserError(
+            f"{path} has no {CARD} beside it, which says what network and preprocessing it is "
+            "of; a run logs both: python -m seglab artifacts RUN --out DIR"
+        )
+    return load_bundle(path.parent, weights=path.name)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with its data opened and the weights that it kept loaded."""
+
+    run: RunInfo
+    config: RunConfig
+    data: StudyData
+    predictor: Predictor
+
+    def bundle(self, point: OperatingPoint) -> ModelBundle:
+        """Make a model of it that can be used without the data."""
+        precision = self.predictor.compute.precision
+        cache, train = self.data.cache, self.data.split.train
+        card = make_card(self.config, cache, train, precision, self.run.run_id, point)
+        return ModelBundle(card, self.predictor)
+
+
+def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> TrainedRun:
+    """Open a run's data and load the weights that it kept.
+
+    Raises:
+        UserError: the run did not finish, or the data or split is not what it was trained on.
+    """
+    refuse_unfinished(run)
+    config = read_config(store, run, overrides)
+    data = open_trained_data(run, config)
+    compute = choose_compute(config.train)
+    channels, shape = config.input_channels, data.cache.shape
+    network = build_model(config.model, channels, shape, pretrained=False)
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        load_weights(fetch(store, run, WEIGHTS, Path(folder)), network)
+    predictor = Predictor(network.to(compute.device), compute, config.data.context)
+    return TrainedRun(run, config, data, predictor)
+
+
+def refuse_unfinished(run: RunInfo) -> None:
+    """Refuse a run that did not come to its end: it has no weights."""
+    if run.status != "FINISHED":
+        raise UserError(f"run {run.run_id} ({run.name}) is {run.status}, not FINISHED")
+
+
+def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the config that a run logged, with paths of this machine laid over it.
+
+    Raises:
+        UserError: the run has no config, or an override would change its result.
+    """
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        path = fetch(store, run, "config.yaml", Path(folder))
+        text = path.read_text(encoding="utf-8")
+    document = as_of_today(parse_yaml(text, f"config.yaml of run {run.run_id}"))
+    logged = build_run(document)
+    given = parse_overrides(overrides)
+    config = build_run(merge(document, given))
+    if config.hash() != logged.hash() or config.name != logged.name:
+        raise UserError(
+            f"override '{min(flatten(given))}' would make another run of {run.run_id}: only "
+            "data.root, data.cache, data.workers, train.device and train.threads may be given"
+        )
+    return config
+
+
+def open_trained_data(run: RunInfo, config: RunConfig) -> StudyData:
+    """Open the data of a run that has finished.
+
+    Runs of the time when caches held one channel hashed other files: of their data only the
+    split, which is the patients' names, can be compared.
+
+    Raises:
+        UserError: data or split differ from those that it was trained on.
+    """
+    data = open_data(config)
+    compared = [(tags.SPLIT_HASH, data.split.hash, "split")]
+    if "data.modalities" in run.params:
+        compared.insert(0, (tags.DATA_HASH, data.cache.data_hash, "data"))
+    for tag, here, noun in compared:
+        there = run.tags.get(tag)
+        if there != here:
+            raise UserError(
+                f"run {run.run_id} was trained on other {noun}: its {tag} is {there}, "
+                f"that of data.root is {here}"
+            )
+    return data
+
+
+def fetch(store: Store, run: RunInfo, pattern: str, folder: Path) -> Path:
+    """Download the one artifact that a pattern names.
+
+    Raises:
+        UserError: the run does not have it.
+    """
+    (name,) = download(store, run.run_id, folder, pattern).files
+    return folder / name
