@@ -74,7 +74,7 @@ def load(arguments: argparse.Namespace) -> Study:
 
 
 def _describe(outcome: SearchOutcome) -> str:
-    from seglab.figures.trials import COSTS
+    from seglab.studies.search.figures import COSTS
 
     counts = ", ".join(f"{count} {word}" for word, count in outcome.trials.items())
     lines = [f"search '{outcome.experiment}': {counts}; parent run {outcome.parent_run_id}"]

@@ -107,11 +107,6 @@ class Search(Block):
     """Of several machines: one that is silent for three of these is taken for dead."""
     confirm: Confirm = Confirm()
 
-    @property
-    def log_keys(self) -> frozenset[str]:
-        """Keys that are drawn on a logarithmic scale."""
-        return frozenset(key for key, domain in self.space.items() if domain.log)
-
     @field_validator("pruner", mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:

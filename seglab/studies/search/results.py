@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from seglab.core.config import RunConfig
 from seglab.core.study import Study
-from seglab.figures.trials import TrialRow, pareto_front
 from seglab.studies.queue import ITEM, Queue
 from seglab.studies.search.objective import BASE_KEY, RUN, THREADS
 from seglab.studies.search.space import Space
@@ -24,6 +23,33 @@ from seglab.tracking import RunLog
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """How a trial ended."""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial that ended."""
+
+    number: int
+    state: str
+    """``complete``, ``pruned`` or ``failed``."""
+    values: tuple[float, ...]
+    """Validation Dice, and the second objective if there is one; of a pruned one its last Dice."""
+    params: Mapping[str, Any]
+    curve: tuple[tuple[int, float], ...]
+    """(epoch, validation Dice)."""
+    run_id: str
+    is_base: bool
+    error: str = ""
+    """Why it failed."""
+
+
+def pareto_front(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Trials with a higher Dice than every one that costs as little, cheapest first."""
+    front: list[TrialRow] = []
+    for row in sorted(rows, key=lambda r: (r.values[1], -r.values[0])):
+        if not front or row.values[0] > front[-1].values[0]:
+            front.append(row)
+    return front
 
 
 @dataclass(frozen=True)
@@ -93,7 +119,6 @@ def _row(number: int, trial: FrozenTrial, error: str) -> TrialRow:
         values=tuple(trial.values or ()),
         params=dict(trial.params),
         curve=tuple(sorted(trial.intermediate_values.items())),
-        seconds=trial.duration.total_seconds() if trial.duration else 0.0,
         run_id=trial.user_attrs.get(RUN, ""),
         is_base=trial.user_attrs[ITEM] == BASE_KEY,
         error=error,

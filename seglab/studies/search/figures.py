@@ -1,0 +1,163 @@
+"""Optuna's own figures of a search: one interactive page that needs no network, and PNGs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from seglab.studies.queue import Queue
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COSTS: Final[Mapping[str, str]] = {
+    "train_seconds": "training time, s",
+    "parameters": "network parameters, millions",
+}
+"""What the axis of each second objective says."""
+DICE: Final = "validation Dice"
+FEWEST_JUDGED: Final = 4
+"""Complete trials below which no importance of a parameter is told."""
+_PAGE: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{name}</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body {{ font: 16px/1.5 sans-serif; margin: 1em auto; max-width: 1240px; padding: 0 12px }}
+h1 {{ font-size: 24px; overflow-wrap: anywhere }}
+</style></head>
+<body><h1>Search: {name}</h1>
+<p>Hover for figures (the timeline has the parameters of each trial), drag to zoom, click twice to
+zoom out.</p>
+{figures}
+</body></html>
+"""
+
+
+def ended_study(queue: Queue) -> optuna.Study:
+    """Copy the trials that ended to a study in memory: one an item, numbered as the items are."""
+    states = {int(key): state for key, state in queue.states().items()}
+    ended = {n: s.last for n, s in states.items() if s.word in ("done", "failed")}
+    study = optuna.create_study(directions=queue.study.directions)
+    for number in range(max(ended, default=-1) + 1):
+        study.add_trial(ended.get(number) or create_trial(state=TrialState.WAITING))
+    return study
+
+
+def search_page(study: optuna.Study, name: str, base: float | None, second: str = "none") -> str:
+    """Return a page of interactive figures with everything inside it.
+
+    Args:
+        study: its trials, numbered as they are called.
+        name: of the search.
+        base: validation Dice of the base config, drawn as a line; None where it has none.
+        second: key of :data:`COSTS` of the second objective, or ``none``.
+    """
+    figures = [
+        figure.update_layout(margin={"l": 60, "r": 40, "t": 60, "b": 60}).to_html(
+            full_html=False,
+            include_plotlyjs=place == 0,
+            default_height=460,
+            config={"responsive": True, "displaylogo": False},
+        )
+        for place, figure in enumerate(_interactive(study, base, second))
+    ]
+    return _PAGE.format(name=html.escape(name), figures="\n".join(figures))
+
+
+def _interactive(study: optuna.Study, base: float | None, second: str) -> Iterator[Any]:
+    from optuna import visualization as draw
+
+    target = _target(study)
+    history = draw.plot_optimization_history(study, **target)
+    if base is not None:
+        history.add_hline(base, line_dash="dash", line_color="grey", annotation_text="base config")
+    yield history.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    if second != "none":
+        yield draw.plot_pareto_front(study, target_names=[DICE, COSTS[second]])
+    keys = _searched(study)
+    if keys:
+        yield draw.plot_parallel_coordinate(study, params=keys, **target)
+        for start in range(0, len(keys), 2):
+            yield draw.plot_slice(study, params=keys[start : start + 2], **target)
+    if keys and _may_judge(study):
+        yield draw.plot_param_importances(study, **_importance())
+    yield draw.plot_intermediate_values(study).update_layout(
+        title="Learning curves", xaxis_title="epoch", yaxis_title=DICE
+    )
+    yield draw.plot_timeline(study)
+
+
+def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Figure]]:
+    """Draw the PNGs of a search, each with its name: history, importance, slices."""
+    import matplotlib.pyplot as plt
+    from optuna.visualization import matplotlib as draw
+
+    with plt.rc_context({"figure.constrained_layout.use": True}):  # Optuna sets a style too
+        axes = draw.plot_optimization_history(study, **_target(study))
+        if base is not None:
+            axes.axhline(base, color="grey", linestyle="--", label="base config")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3, frameon=False)
+        yield "history", _sized(axes, 4)
+        keys = _searched(study)
+        if keys and _may_judge(study):
+            axes = draw.plot_param_importances(study, **_importance())
+            yield "importance", _sized(axes, 1.5 + 0.4 * len(keys))
+        for start in range(0, len(keys), 3):
+            panels = draw.plot_slice(study, params=keys[start : start + 3], **_target(study))
+            yield f"slices-{1 + start // 3}", _sized(panels, 4)
+        plt.close("all")
+
+
+def _sized(axes: Any, height: float) -> Figure:
+    """Make room for every label in a figure of 8 inches."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panels: Any = np.ravel(axes)
+    for panel in panels:
+        if panel.get_xscale() == "log":
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.tick_params(axis="x", labelrotation=30 if len(panels) > 1 else 0)
+    figure: Figure = panels[0].figure
+    figure.set_size_inches(8, height)
+    return figure
+
+
+def _target(study: optuna.Study) -> dict[str, Any]:
+    """Dice by name; it is chosen where there are two objectives."""
+    two = len(study.directions) > 1
+    return {"target_name": DICE, **({"target": lambda trial: trial.values[0]} if two else {})}
+
+
+def _importance() -> dict[str, Any]:
+    # PED-ANOVA asks what makes a value low.
+    return {
+        "evaluator": PedAnovaImportanceEvaluator(),
+        "target": lambda trial: -trial.values[0],
+        "target_name": f"{DICE}, by PED-ANOVA",
+    }
+
+
+def _may_judge(study: optuna.Study) -> bool:
+    complete = _complete(study)
+    return len(complete) >= FEWEST_JUDGED and len({trial.values[0] for trial in complete}) > 1
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _searched(study: optuna.Study) -> list[str]:
+    """Parameters that took more than one value in complete trials."""
+    values: dict[str, set[Any]] = {}
+    for trial in _complete(study):
+        for key, value in trial.params.items():
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1]
