@@ -93,17 +93,12 @@ def brain_rows(cache: Cache, patient: CachedPatient) -> Rows:
 
 
 def score(
-    cache: Cache,
-    patient: CachedPatient,
-    probability: Float32,
-    threshold: float,
-    *,
-    surface: bool = True,
+    cache: Cache, patient: CachedPatient, mask: NDArray[np.bool_], *, surface: bool = True
 ) -> PatientScore:
-    """Score a patient's native probabilities at ``threshold`` against the native truth."""
+    """Score a patient's native mask (S, H, W) against the native truth."""
     return score_patient(
         patient.patient_id,
-        probability > threshold,
+        mask,
         cache.native_mask(patient),
         patient.spacing_mm,
         contiguous=patient.contiguous,
@@ -125,7 +120,8 @@ def evaluate(
     predicted = ((patient, predictor.native(cache, patient)) for patient in found)
 
     def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
-        return score(cache, *each, threshold, surface=surface)
+        patient, probability = each
+        return score(cache, patient, probability > threshold, surface=surface)
 
     return list(prefetch(scored, predicted, predictor.compute.threads))
 
@@ -157,24 +153,24 @@ def validate(
 
     def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
         patient, maps = each
-        return score(cache, patient, to_native(maps, patient), threshold, surface=False)
+        return score(cache, patient, to_native(maps, patient) > threshold, surface=False)
 
     scores = list(prefetch(scored, predicted(), predictor.compute.threads))
     return scores, sum(losses) / max(len(losses), 1)
 
 
-def build_case(predictor: Predictor, cache: Cache, name: str, threshold: float) -> Case:
-    """Predict one patient and keep all that a picture or a failure analysis needs."""
-    patient = cache.by_id[name]
-    probability = predictor.native(cache, patient)
+def build_case(
+    cache: Cache, patient: CachedPatient, probability: Float32, mask: NDArray[np.bool_]
+) -> Case:
+    """Keep all of a predicted patient (S, H, W) that a picture or a failure analysis needs."""
     return Case(
-        patient_id=name,
+        patient_id=patient.patient_id,
         image=cache.native_image(patient),
         truth=cache.native_mask(patient),
         probability=np.rint(probability * 255).astype(np.uint8),
-        prediction=(probability > threshold).astype(np.uint8),
+        prediction=mask.astype(np.uint8),
         slice_indices=patient.slice_indices,
         spacing_mm=patient.spacing_mm,
         upright=cache.upright,
-        score=score(cache, patient, probability, threshold),
+        score=score(cache, patient, mask),
     )

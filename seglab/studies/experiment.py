@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seglab.core.config import RunConfig, flatten
-from seglab.core.errors import TrainingDiverged, UserError
+from seglab.core.errors import TrainingDiverged
 from seglab.evaluation.scores import summarise
 from seglab.learning.device import choose_compute
 from seglab.learning.memory import restart_peak
@@ -19,6 +20,7 @@ from seglab.studies.data import StudyData, open_data
 from seglab.studies.outputs import log_checkpoint, log_cost, log_start, log_validation
 from seglab.tracking import (
     RunInfo,
+    RunInUse,
     RunLog,
     Store,
     code_hash,
@@ -27,10 +29,8 @@ from seglab.tracking import (
     start_run,
     tags,
 )
-from seglab.tracking.errors import StoreUnavailable, print_traceback, redact
-from seglab.tracking.tags import PRUNED
 
-FINISHED, FAILED, KILLED, RUNNING = "FINISHED", "FAILED", "KILLED", "RUNNING"
+FINISHED, FAILED = "FINISHED", "FAILED"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Outcome:
     reused: bool = False
     error: str | None = None
     our_fault: bool = False
-    """It failed by an exception that no user can mend."""
+    """It failed by a fault of ours."""
 
     def to_json(self) -> dict[str, Any]:
         """The run as ``--json`` reports it."""
@@ -89,7 +89,7 @@ class Outcome:
 
 
 class OpenRun:
-    """A run that is being trained; ends truthfully however the block is left."""
+    """A run that is being trained; however the block is left, its status says how."""
 
     def __init__(self, plan: Plan, data: StudyData, trainer: Trainer, log: RunLog) -> None:
         self.plan, self.data, self.trainer, self.log = plan, data, trainer, log
@@ -102,7 +102,7 @@ class OpenRun:
         if self._ended:
             return
         self.log.__exit__(kind, error, trace)
-        # It would diverge again; and weights alone, without the rest of a checkpoint, are no start.
+        # It would diverge again; and weights without the rest of a checkpoint are no start.
         if isinstance(error, TrainingDiverged) or not (self.log.state / LAST).is_file():
             drop_training_state(self.log.state)
 
@@ -114,7 +114,7 @@ class OpenRun:
             yield result
 
     def prune(self, epoch: int) -> None:
-        """Give the run up at ``epoch``; what it has is logged."""
+        """End the run at ``epoch``; what it has is logged."""
         log_cost(self.log, self.trainer)
         self._ended = True
         self.log.prune(epoch)
@@ -142,10 +142,7 @@ class OpenRun:
 
 
 def drop_training_state(state: Path) -> None:
-    """An ended run is not continued: its training state is only in the way.
-
-    So is what a process was writing when it was killed.
-    """
+    """Remove the checkpoint of a run that is not continued, and what a killed process left."""
     for name in (LAST, WEIGHTS):
         for path in (state / name, *state.glob(f".{name}.*")):
             path.unlink(missing_ok=True)
@@ -159,28 +156,30 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     Raises:
         UserError: the model does not take the images, a device that is not there, ….
     """
-    compute = choose_compute(plan.config.train)
+    config = plan.config
+    compute = choose_compute(config.train)
     restart_peak(compute.device)
-    trainer = Trainer(plan.config, data.cache, data.split.train, compute)
+    trainer = Trainer(config, data.cache, data.split.train, compute)
     log = None if fresh else _reopen(plan, store, data)
     if log is None:
-        identity = identity_tags(plan, data)
-        facts = {
+        own_tags = {
+            **environment_tags(),
             tags.LOOKS_LIKE_FLAIR: str(data.identity.ok).lower(),
             tags.MISSING_FILES: str(data.missing_files),
             tags.DEVICE: str(compute.device),
             tags.PRECISION: compute.precision,
             tags.AUGMENTED_ON: trainer.batches.augmented_on,
             tags.WEIGHTS: loaded_weights(trainer.network),
+            **identity_tags(plan, data),
+            **plan.tags,
         }
-        own_tags = {**environment_tags(), **facts, **identity, **plan.tags}
-        log = start_run(store, plan.config.name, plan.run_name, own_tags, plan.parent_run_id)
+        log = start_run(store, config.name, plan.run_name, own_tags, plan.parent_run_id)
     run = OpenRun(plan, data, trainer, log)
     try:
         if not trainer.resume(log.state):
             # What was logged before the first checkpoint stays as the first process wrote it.
-            log.params({"arm": plan.arm, **flatten(plan.config.to_dict())})
-            log_start(log, plan.config, data, trainer)
+            log.params({"arm": plan.arm, **flatten(config.to_dict())})
+            log_start(log, config, data, str(compute.device))
     except BaseException:
         run.__exit__(*sys.exc_info())
         raise
@@ -218,23 +217,22 @@ def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
 
 def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
     for run in find_twins(plan, store, data):
-        if not is_unfinished(run, store) or not store.may_continue(run):
-            continue
-        try:
-            return resume_run(store, run.run_id)
-        except UserError:  # another process was faster
-            continue
+        if _is_unfinished(run, store) and store.may_continue(run):
+            with suppress(RunInUse):  # another process was faster
+                return resume_run(store, run.run_id)
     return None
 
 
-def is_unfinished(run: RunInfo, store: Store) -> bool:
-    """Whether a run has something left to do: a training that was stopped, or that an error
-    of the machine (no space, no memory) ended after a checkpoint."""
-    if PRUNED in run.tags:
+def _is_unfinished(run: RunInfo, store: Store) -> bool:
+    """Whether a training was stopped, or failed after it had written a checkpoint.
+
+    An error of the machine, such as no space or no memory, need not come again.
+    """
+    if tags.PRUNED in run.tags:
         return False
     if run.status == FAILED:
         return (store.state(run.run_id) / LAST).is_file()
-    return run.status in {RUNNING, KILLED}
+    return run.status in {"RUNNING", "KILLED"}
 
 
 def train_one(
@@ -242,7 +240,8 @@ def train_one(
 ) -> Outcome:
     """Do a whole run, or report its finished twin.
 
-    A diverged loss or an unexpected error ends the run as FAILED and is raised.
+    Raises:
+        UserError, TrainingDiverged: the run ended as FAILED; so it does on any other error.
     """
     data = data or open_data(plan.config)
     if not fresh and (twin := finished_twin(plan, store, data)) is not None:
@@ -253,31 +252,8 @@ def train_one(
         return run.conclude()
 
 
-def try_one(
-    plan: Plan, store: Store, data: StudyData | None = None, *, fresh: bool = False
-) -> Outcome:
-    """Do a whole run as :func:`train_one`, but report a failure instead of raising it.
-
-    Raises:
-        StoreUnavailable: the store went away and does not come back.
-    """
-    try:
-        return train_one(plan, store, data, fresh=fresh)
-    except StoreUnavailable:  # there is nobody to ask for the next run either
-        raise
-    except (UserError, TrainingDiverged) as error:
-        reason, our_fault = str(error), False
-    except Exception as error:  # one broken arm must not end the others
-        print_traceback()
-        reason, our_fault = redact(f"{type(error).__name__}: {error}"), True
-    print(f"{plan.run_name} failed: {reason}", file=sys.stderr)
-    failed = [] if data is None else find_twins(plan, store, data)
-    run_id = failed[0].run_id if failed else ""
-    return plan.outcome(run_id, FAILED, {}, error=reason, our_fault=our_fault)
-
-
 def show(plan: Plan, result: EpochResult) -> None:
-    """One line an epoch for the person who waits."""
+    """Print one line of an epoch on stderr."""
     metrics = result.metrics
     mark = " *" if result.is_best else ""
     print(

@@ -1,37 +1,57 @@
-"""What a training run leaves in its store: config, split, scores, pictures, cost."""
+"""What a run leaves in its store: config, split, scores, pictures, weights, cost."""
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from seglab.core.config import RunConfig
+from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
+from seglab.core.progress import progress
 from seglab.data.splits import save_split
-from seglab.evaluation.failures.explain import Explanation
+from seglab.evaluation.case import Case, best_median_worst
+from seglab.evaluation.failures.explain import RULES, Explanation, explain
+from seglab.evaluation.failures.selection import FailureAnalysis, analyse
+from seglab.evaluation.failures.text import paragraph
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
+from seglab.figures.gallery import write_gallery
+from seglab.figures.overlays import overlay_sheet
+from seglab.figures.pixels import write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.inference import Predictor, build_case, evaluate
 from seglab.learning.memory import peak_memory_mb
 from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
-from seglab.studies.pictures import CaseBook, explain_all, write_pictures
 from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import RunLog, environment_report
 
+Cases = Callable[[str], Case]
+CASES_IN_MEMORY = 8
+"""One takes 36 MB for a BraTS volume; a validation part of 55 would not fit a laptop."""
 
-def log_start(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
+
+def log_start(log: RunLog, config: RunConfig, data: StudyData, device: str) -> None:
     """Log what is known before the first step."""
+    log.json(environment_report(device), "environment.json")
+    log_setting(log, config, data, "training")
+
+
+def log_setting(log: RunLog, config: RunConfig, data: StudyData, context: str) -> None:
+    """Log config, split and data set; ``context`` is what the data are used for."""
     document = yaml.safe_dump(config.to_dict(), sort_keys=False)
     log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
-    log.json(environment_report(str(trainer.compute.device)), "environment.json")
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         path = Path(folder) / "split.json"
         save_split(data.split, path)
@@ -41,6 +61,7 @@ def log_start(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer)
         name=cache.source,
         digest=cache.data_hash,
         source=f"{cache.source}:{config.data.root.name}",
+        context=context,
         profile={"patients": len(cache.patients), "slices": cache.slices},
     )
 
@@ -57,16 +78,21 @@ def log_validation(
         trainer: has the network.
         pictures: curves, overlays and the gallery too, which take longer than the scores.
     """
-    predictor, threshold = trainer.predictor, config.evaluation.threshold
-    cases = CaseBook(
-        data.split.val, lambda name: build_case(predictor, data.cache, name, threshold)
-    )
+    predictor, cache, names = trainer.predictor, data.cache, data.split.val
+    threshold = config.evaluation.threshold
+
+    @lru_cache(CASES_IN_MEMORY)
+    def case(name: str) -> Case:
+        patient = cache.by_id[name]
+        probability = predictor.native(cache, patient)
+        return build_case(cache, patient, probability, probability > threshold)
+
     explanations: list[Explanation] = []
     if pictures:
         with as_warning("failures are not explained"):
-            explanations = explain_all(cases)
+            explanations = explain_all(names, case)
     scores = [explanation.score for explanation in explanations]
-    scores = scores or evaluate(predictor, data.cache, data.split.val, threshold)
+    scores = scores or evaluate(predictor, cache, names, threshold)
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     final["val/best_epoch"] = trainer.progress.best_epoch
     final["val/kept_epoch"] = trainer.kept_epoch
@@ -83,23 +109,85 @@ def log_validation(
                 curves.savefig(folder / "curves.png", dpi=100)
         if explanations:
             title, overlays = f"{config.name}: validation patients", config.evaluation.overlays
-            write_pictures(folder, cases, explanations, title=title, overlays=overlays)
+            write_pictures(folder, case, explanations, title=title, overlays=overlays)
         log.artifact(folder)
     return scores
 
 
+def explain_all(names: Sequence[str], case: Cases) -> list[Explanation]:
+    """Score and explain every patient."""
+    return [explain(case(name)) for name in progress(names, "judging", unit="patient")]
+
+
 def why_zero(predictor: Predictor, data: StudyData, threshold: float) -> str:
     """Say in one line why the Dice of every validation patient is 0."""
-    patients = [data.cache.by_id[name] for name in data.split.val]
     highest, predicted = 0.0, 0
-    for patient in patients:
-        probability = predictor.native(data.cache, patient)
+    for name in data.split.val:
+        probability = predictor.native(data.cache, data.cache.by_id[name])
         highest = max(highest, float(probability.max()))
         predicted += int(np.count_nonzero(probability > threshold))
     found = f"the highest probability is {highest:.2f}"
     if predicted:
         return f"val/dice is 0: {predicted:,} pixels are predicted, none of them tumour; {found}"
     return f"val/dice is 0: no pixel reached the threshold of {threshold:g}; {found}"
+
+
+def write_pictures(
+    folder: Path, case: Cases, explanations: Sequence[Explanation], *, title: str, overlays: int
+) -> None:
+    """Write ``overlays/*.png``, ``failures.json`` and ``gallery/index.html`` into ``folder``.
+
+    What cannot be written is a warning.
+    """
+    scores = [explanation.score for explanation in explanations]
+    analysis = analyse(explanations)
+    with as_warning("failures.json is not written"):
+        text = json_text(failures(analysis))
+        (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
+    with as_warning("overlays are not drawn"):
+        write_overlays(folder / "overlays", case, scores, overlays)
+    with as_warning("the gallery is not written"):
+        cases = (case(score.patient_id) for score in scores)
+        write_gallery(folder / "gallery" / "index.html", cases, analysis, title=title)
+
+
+def write_overlays(folder: Path, case: Cases, scores: Sequence[PatientScore], count: int) -> None:
+    """Draw up to ``count`` of the best, median and worst patients, a sheet each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = best_median_worst(scores, min(count, fair_share(len(scores))))
+    for label, names in chosen.items():
+        if names:
+            title = f"{label} of {len(scores)} patients"
+            sheet = overlay_sheet([case(name) for name in names], title, [label] * len(names))
+            write_png(folder / f"{label}.png", sheet)
+
+
+def fair_share(patients: int) -> int:
+    """Patients a sheet, so that with three and more patients no sheet is empty."""
+    return min(-(-patients // 3), max(1, (patients - 1) // 2))
+
+
+def failures(analysis: FailureAnalysis) -> dict[str, Any]:
+    """What the gallery says in words and figures, as ``failures.json`` holds it.
+
+    Cases are ordered by their Dice, lowest first. Without a Dice or a share of one: None.
+    """
+    explanations = list(analysis.explanations.values())
+    dice = [one.score.dice for one in explanations if not math.isnan(one.score.dice)]
+    causes = [{**vars(cost), "rule": RULES[cost.cause]} for cost in analysis.costs]
+    cases = [
+        {
+            "patient_id": one.patient_id,
+            "dice": one.score.dice,
+            "cause": one.cause,
+            "causes": dict(one.shares),
+            "rules": analysis.rules_of(one.patient_id),
+            "text": paragraph(one),
+        }
+        for one in explanations
+    ]
+    mean = sum(dice) / len(dice) if dice else None
+    return {"patients": len(cases), "mean_dice": mean, "causes": causes, "cases": cases}
 
 
 def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:

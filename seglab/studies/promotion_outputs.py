@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from seglab.evaluation.scores import (
     write_csv,
 )
 from seglab.figures.sealed_test import calibration_plot, patient_plot, slice_position_plot
-from seglab.studies.pictures import CaseBook, write_pictures
+from seglab.studies.outputs import CASES_IN_MEMORY, write_pictures
 from seglab.studies.report.document import Block, Document, Notice, Section, Table, Text
 from seglab.studies.report.markdown import render_markdown
 from seglab.studies.seal import OpenedTest
@@ -64,13 +65,12 @@ def log_results(log: RunLog, results: SealedResults, opened: OpenedTest) -> None
 
 def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None:
     """Log overlays and the gallery of explained test patients."""
-    names = [score.patient_id for score in results.scores]
     explanations = [patient.explanation for patient in results.patients]
     config = frozen.trained.config
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         write_pictures(
             Path(folder),
-            CaseBook(names, frozen.case),
+            lru_cache(CASES_IN_MEMORY)(frozen.case),
             explanations,
             title=f"{config.name}: test patients",
             overlays=config.evaluation.overlays,

@@ -101,7 +101,9 @@ def test_batches_are_filled_on_a_gpu_alone() -> None:
 
 def test_a_case_carries_the_score_of_its_own_prediction(data: StudyData) -> None:
     name = data.split.val[0]
-    case = build_case(predictor(), data.cache, name, 0.5)
+    patient = data.cache.by_id[name]
+    probability = predictor().native(data.cache, patient)
+    case = build_case(data.cache, patient, probability, probability > 0.5)
     again = score_patient(
         name, case.prediction, case.truth, case.spacing_mm, contiguous=True, grade=case.score.grade
     )

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import tempfile
-import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.learning import training
-from seglab.learning.training import LAST, WEIGHTS, Trainer
-from seglab.studies import outputs, pictures
+from seglab.evaluation.case import best_median_worst
+from seglab.evaluation.metrics import score_patient
+from seglab.learning.training import LAST, WEIGHTS
+from seglab.studies import experiment, outputs
 from seglab.studies.data import open_data
-from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one, try_one
-from seglab.tracking import Store, open_store
+from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one
+from seglab.tracking import RunInUse, Store, open_store
 from seglab.tracking.artifacts import list_artifacts
+from seglab.tracking.errors import StoreUnavailable
 from tests.faults.tmpfs import KB, enlarge, fill_up
 
 Build = Callable[..., RunConfig]
@@ -155,26 +157,23 @@ def test_a_run_that_diverged_is_over(small_config: Build, store: Store, tmp_path
     assert not list((tmp_path / "mlruns/state").glob("*"))
 
 
-def test_a_run_without_memory_leaves_it_to_the_next(
-    small_config: Build, store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "begun"), [(StoreUnavailable, 1), (UserError, 1), (RunInUse, 2)])
+def test_only_a_run_that_is_in_use_is_passed_over(
+    small_config: Build, store: Store, monkeypatch: pytest.MonkeyPatch, error: Any, begun: int
 ) -> None:
-    networks: list[weakref.ref[nn.Module]] = []
+    """A store that is away or full begins no other run while a checkpoint is there."""
+    plan = Plan(small_config(name="again"), "again")
+    run = open_run(plan, store, open_data(plan.config))
+    next(run.epochs())
+    run.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
-    def hungry(trainer: Trainer, batch: object) -> None:
-        networks.append(weakref.ref(trainer.network))
-        raise MemoryError("cannot allocate")
+    def refuses(*_: object) -> None:
+        raise error("refused")
 
-    plan = Plan(small_config(name="hungry"), "hungry")
-    data = open_data(plan.config)
-    monkeypatch.setattr(training, "train_step", hungry)
-    gc.disable()  # chance may not help
-    try:
-        outcome = try_one(plan, store, data)
-        (network,) = networks
-        assert network() is None
-    finally:
-        gc.enable()
-    assert (outcome.status, outcome.our_fault) == ("FAILED", True)
+    monkeypatch.setattr(experiment, "resume_run", refuses)
+    with suppress(error):
+        open_run(plan, store, open_data(plan.config)).__exit__(None, None, None)
+    assert len(store.find_runs("again")) == begun
 
 
 BROKEN = {
@@ -196,8 +195,7 @@ def test_what_cannot_be_drawn_or_explained_is_a_warning(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("cannot open font")
 
-    module = outputs if hasattr(outputs, broken) else pictures
-    monkeypatch.setattr(module, broken, fails)
+    monkeypatch.setattr(outputs, broken, fails)
     plan = Plan(small_config(name="drawn", train={"epochs": 1}), "drawn")
     outcome = train_one(plan, store)
     assert outcome.status == store.get_run(outcome.run_id).status == "FINISHED"
@@ -230,3 +228,19 @@ def test_the_scores_logged_are_of_the_weights_kept(
     dices = dict(store.metric_history(run.run_id, "val/dice"))
     assert epoch == (4 if keep == "last" else run.metrics["val/best_epoch"])
     assert outcome.metrics["val/dice"] == pytest.approx(dices[epoch], abs=1e-3)
+
+
+@pytest.mark.parametrize("count", range(1, 13))
+def test_every_sheet_has_somebody_to_show(count: int) -> None:
+    scores = []
+    for found in range(count):
+        truth = np.zeros((1, 4, 20), dtype=bool)
+        truth[0, 0] = True
+        predicted = truth.copy()
+        predicted[0, 0, found:] = False
+        spacing = (1.0, 1.0, 1.0)
+        scores.append(score_patient(f"P{found}", predicted, truth, spacing, True, surface=False))
+    chosen = best_median_worst(scores, outputs.fair_share(count))
+    shown = [name for names in chosen.values() for name in names]
+    assert len(shown) == len(set(shown))
+    assert sum(bool(names) for names in chosen.values()) == min(count, 3)

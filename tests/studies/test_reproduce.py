@@ -221,5 +221,5 @@ def test_a_checkpoint_names_the_run_to_repeat(
     card.write_text(json.dumps(json.loads(card.read_text()) | {"run_id": None}))
     with pytest.raises(UserError, match="names no run"):
         reproduce(store, str(tmp_path / CHECKPOINT))
-    with pytest.raises(UserError, match="not a model"):
+    with pytest.raises(UserError, match="no such checkpoint"):
         reproduce(store, "./absent.safetensors")
