@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from seglab.data.cache import Cache
-from seglab.data.cache.files import INDEX, publish, read_json
+from seglab.data.cache import INDEX, Cache, read_json
 from seglab.data.phantom import CONTENT, make_patient, write_nifti
+from seglab.data.prepare import publish
 
 DIFFERENT_VOLUMES = 3
 STACK = 155
@@ -75,6 +75,6 @@ def repeat_cache(cache: Cache, folder: Path, slices: int) -> Path:
     ]
     index["remarks"] = {patient["patient_id"]: [] for patient in index["patients"]}
     index = publish(scratch, INDEX, tuple(index["files"]), index)
-    about = {"base": index["digest"], "stamp": image["stamp"], "skipped": {}}
+    about = {"base": index["digest"], "skipped": {}}
     publish(scratch, f"{cache.reference}.json", tuple(image["files"]), about)
     return folder

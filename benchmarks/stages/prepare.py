@@ -14,7 +14,8 @@ from benchmarks.references.volumes import load_all
 from benchmarks.script import Epoch, script
 from benchmarks.stage import Goal, Measurement, compare_rates, stage
 from benchmarks.timing import in_turn
-from seglab.data.cache import CacheSettings, prepare
+from seglab.data.cache import CacheSettings
+from seglab.data.prepare import prepare
 from seglab.data.sources import Patient, Source
 
 Loop = Callable[[Sequence[Path]], None]

@@ -22,7 +22,7 @@ from seglab.data.identity import MIN_SLICES, Identity, identify
 from seglab.data.persons import NameMapping, shared_patients, tcga_person
 from seglab.data.sources import Source
 from seglab.data.volume import Patient, Volume
-from seglab.data.workers import Workers
+from seglab.data.workers import worker_pool
 
 WORTH_PROCESSES_BYTES = 2**26
 """Below this much on disk, starting processes costs more than it gains."""
@@ -121,8 +121,10 @@ def check(
     patients = source.patients()
     files = {path for patient in patients for path in patient.files if path.exists()}
     large = sum(path.stat().st_size for path in files) > WORTH_PROCESSES_BYTES
-    with Workers(min(workers or (available_cores() if large else 1), len(patients))) as pool:
-        results = pool.map(partial(examine, source, tuple(modalities)), patients)
+    with worker_pool(
+        min(workers or (available_cores() if large else 1), len(patients))
+    ) as pool_map:
+        results = pool_map(partial(examine, source, tuple(modalities)), patients)
         examined = list(progress(results, "checking", total=len(patients), unit="patient"))
     read = [one for one in examined if one.figures]
     named = [name for name in MODALITIES if any(name in one.modalities for one in read)]

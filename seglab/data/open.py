@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +15,10 @@ from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
 from seglab.core.progress import progress
 from seglab.data.appearance import Figures, measure
-from seglab.data.cache import Cache, CachedPatient, CacheSettings, Prepared, open_cache, prepare
+from seglab.data.cache import Cache, CachedPatient, CacheSettings, open_cache
 from seglab.data.duplicates import SAME, duplicates, fingerprint
 from seglab.data.identity import Identity, identify
+from seglab.data.prepare import Prepared, prepare, some_names
 from seglab.data.sealed import seal
 from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
@@ -52,12 +52,17 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
             its workers.
 
     Raises:
-        UserError: bad files, patients that lack a modality, too few patients, nothing to
-            segment, a split that leaks.
+        UserError: bad files, patients that lack a modality, too few patients, or data on which
+            nothing can be learnt or scored.
     """
     source = open_data_source(config.data)
     cache, prepared = fill_cache(config.data, source, warn=warn)
-    _refuse_nothing(cache, source)
+    among = f"of the {len(cache.patients)} patients in {source.root}"
+    if not cache.row_brain_px.any():
+        raise UserError(f"every image {among} is constant")
+    if not any(patient.tumour_px.any() for patient in cache.patients):
+        what = "tumour" if cache.target == "whole" else f"data.target={cache.target}"
+        raise UserError(f"none {among} has a pixel of {what}")
     missing = source.missing_files()
     if warn and missing:
         print(
@@ -93,18 +98,14 @@ def fill_cache(
         patients=patients,
     )
     if warn:
-        _tell(cache, left_out)
+        noted = dict(cache.remarks)
+        for name, reason in left_out.items():
+            noted.setdefault(f"left out, {reason}", []).append(name)
+        for text, names in noted.items():
+            print(f"{text}: {some_names(names)}", file=sys.stderr)
+        for name, reason in cache.skipped:
+            print(f"warning: {name} is left out: {reason}", file=sys.stderr)
     return cache, prepared
-
-
-def _tell(cache: Cache, left_out: Mapping[str, str]) -> None:
-    """Say what was noticed of the patients, and who is not used."""
-    noted = dict(cache.remarks)
-    for name, reason in left_out.items():
-        noted.setdefault(f"left out, {reason}", []).append(name)
-    lines = [f"{text}: {_some(names)}" for text, names in noted.items()]
-    lines += [f"warning: {name} is left out: {reason}" for name, reason in cache.skipped]
-    print("\n".join(lines), end="\n" if lines else "", file=sys.stderr)
 
 
 def select_patients(data: Data, source: Source) -> tuple[list[Patient], dict[str, str]]:
@@ -143,19 +144,9 @@ def lacks(absent: Mapping[str, Sequence[str]]) -> UserError:
     named = [f"{name} ({', '.join(modalities)})" for name, modalities in absent.items()]
     wanted = ", ".join(dict.fromkeys(name for names in absent.values() for name in names))
     return UserError(
-        f"{len(absent)} patients lack a modality: {_some(named)}; data.require=[{wanted}] or "
+        f"{len(absent)} patients lack a modality: {some_names(named)}; data.require=[{wanted}] or "
         "data.on_bad_file=skip leaves them out"
     )
-
-
-def _refuse_nothing(cache: Cache, source: Source) -> None:
-    """Refuse data on which nothing can be learnt or scored."""
-    count = len(cache.patients)
-    if not cache.row_brain_px.any():
-        raise UserError(f"every image of the {count} patients in {source.root} is constant")
-    if not any(patient.tumour_px.any() for patient in cache.patients):
-        what = "tumour" if cache.target == "whole" else f"data.target={cache.target}"
-        raise UserError(f"none of the {count} patients in {source.root} has a pixel of {what}")
 
 
 def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
@@ -166,13 +157,13 @@ def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
     patients = list(cache.by_id.values())
     wanted = min(IDENTITY_SAMPLE, len(patients))
     places = np.linspace(0, len(patients) - 1, wanted).round().astype(int)
-    identity = identify([_look(cache, patients[i]) for i in places], cache.modalities)
+    identity = identify([_figures(cache, patients[i]) for i in places], cache.modalities)
     if warn and identity.wrong:
         print(f"warning: {identity.reason}", file=sys.stderr)
     return identity
 
 
-def _look(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
+def _figures(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
     names = cache.modalities
     images = np.stack([cache.native_image(patient, index) for index in range(len(names))])
     labels = cache.native_labels(patient)
@@ -216,20 +207,14 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
             return [(str(first), str(second)) for first, second in found["pairs"]]
     whole = open_cache(cache.path)  # all patients, and the modality that all runs share
     prints = [
-        fingerprint(
-            patient.patient_id,
-            whole.native_image(patient),
-            patient.slice_indices,
-        )
+        fingerprint(patient.patient_id, whole.native_image(patient), patient.slice_indices)
         for patient in progress(whole.patients, "duplicates", unit="patient")
     ]
     pairs = [one.patients for one in duplicates(prints)]
     for first, second in pairs:
         print(f"warning: {first} and {second} show the same volume", file=sys.stderr)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with suppress(OSError):  # a read-only cache is looked through again next time
-        temporary.write_text(json.dumps({"limit": SAME, "pairs": pairs}), encoding="utf-8")
-        temporary.replace(path)
+        path.write_text(json.dumps({"limit": SAME, "pairs": pairs}), encoding="utf-8")
     return pairs
 
 
@@ -244,9 +229,3 @@ def check_files(data: Data) -> None:
         raise UserError(
             f"{data.root} holds {found} patients; a split needs at least {MIN_PATIENTS}"
         )
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    """The first of the names, and how many there are in all."""
-    more = f", … ({len(names)} in all)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

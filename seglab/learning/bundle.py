@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from seglab.core.config import CHANNELS, Model, RunConfig, Train
 from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
-from seglab.data.cache import Cache, CacheSettings, SingleVolume
+from seglab.data.cache import Cache, CacheSettings
+from seglab.data.pack import SingleVolume
 from seglab.data.volume import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
 from seglab.learning.device import Compute, choose_compute, has_fast_bf16
@@ -74,7 +75,7 @@ class ModelCard:
             "format": FORMAT,
             **vars(self),
             "model": self.model.model_dump(mode="json"),
-            "settings": self.settings.to_dict(),
+            "settings": vars(self.settings),
             "point": self.point.to_dict(),
             "reference": self.reference.to_dict() if self.reference else None,
         }
@@ -126,7 +127,7 @@ def make_card(
         target=cache.target,
         context=config.data.context,
         precision=precision,
-        settings=CacheSettings(**cache.settings),
+        settings=cache.settings,
         shape=cache.shape,
         mirror_axis=cache.mirror_axis,
         upright=cache.upright,

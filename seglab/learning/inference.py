@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seglab.core.progress import progress
-from seglab.data.cache import Cache, CachedPatient, to_native
+from seglab.data.cache import Cache, CachedPatient
+from seglab.data.geometry import to_native
 from seglab.data.loader import Rows, gather, patient_rows
 from seglab.evaluation.case import Case
 from seglab.evaluation.metrics import PatientScore, score_patient

@@ -46,7 +46,7 @@ class OpenedTest:
         if _test_hash(data) != self.test_hash:
             raise SealBroken(f"split {data.split.hash} has another test part than was opened")
         sealed = data.cache
-        opened = open_cache(sealed.path, sealed.modalities, sealed.target, dict(sealed.skipped))
+        opened = open_cache(sealed.path, sealed.modalities, sealed.target, sealed.require)
         return replace(data, cache=opened)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
-from seglab.data.cache import to_native
+from seglab.data.geometry import to_native
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows, build_case, evaluate, validate

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.data.cache import CacheSettings, prepare
+from seglab.data.cache import CacheSettings
 from seglab.data.identity import identify
 from seglab.data.phantom import write_phantom
+from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, seal
 from seglab.data.sources import open_source
 from seglab.data.splits import Split

@@ -21,7 +21,7 @@ from seglab.core.progress import progress
 from seglab.data.phantom.anatomy import Array, Point
 from seglab.data.phantom.lesions import ENHANCING, NECROSIS, OEDEMA, Labels
 from seglab.data.phantom.patient import MODALITIES, PhantomPatient, make_patient
-from seglab.data.workers import Workers
+from seglab.data.workers import worker_pool
 
 Layout = Literal["h5", "nifti"]  # as on Kaggle, a file a slice; as in BraTS, a file a modality
 CONTENT = Path("BraTS2020_training_data") / "content" / "data"
@@ -105,8 +105,8 @@ def _write_set(out: Path, wanted: dict[str, Any], workers: int) -> dict[str, Any
         content = folder / CONTENT if wanted["layout"] == "h5" else folder
         content.mkdir(parents=True)
         numbers = range(1, wanted["patients"] + 1)
-        with Workers(min(workers, len(numbers))) as pool:
-            volumes = pool.map(partial(_write_patient, content, wanted), numbers)
+        with worker_pool(min(workers, len(numbers))) as pool_map:
+            volumes = pool_map(partial(_write_patient, content, wanted), numbers)
             written = list(progress(volumes, "phantoms", total=len(numbers), unit="patient"))
         traits, rows = [t for t, _ in written], [row for _, rows in written for row in rows]
         if wanted["layout"] == "h5":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.cache import Cache, CachedPatient, to_native
+from seglab.data.cache import Cache, CachedPatient
+from seglab.data.geometry import to_native
 from seglab.figures.arm_sheet import SheetPatient, arm_sheet
 from seglab.learning.inference import Predictor
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation

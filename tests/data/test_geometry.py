@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from seglab.data.cache import Box, CacheSettings, to_native
-from seglab.data.cache.geometry import (
+from seglab.data.cache import CacheSettings
+from seglab.data.geometry import (
+    Box,
     Extent,
     bounding_box,
     cached_shape,
@@ -20,6 +21,7 @@ from seglab.data.cache.geometry import (
     place,
     resize_images,
     resize_masks,
+    to_native,
     uncrop,
 )
 from seglab.data.sources import open_source

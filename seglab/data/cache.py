@@ -1,26 +1,38 @@
-"""A cache, opened: slices by row, patients by name, masks of the target on both grids."""
+"""The cache: every slice of a data set as packed, memory-mapped uint8, written once.
+
+``index.json`` describes patients, windows and the arrays of labels, ``MODALITY.json`` the arrays
+of a modality; :mod:`seglab.data.prepare` writes them.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.cache.files import INDEX, LABELS, NATIVE_LABELS, SLICES, Json, digest, read_json
-from seglab.data.cache.geometry import Box, resize_images, uncrop
+from seglab.core.documents import parse_json
+from seglab.core.errors import UserError
+from seglab.data.geometry import Box, resize_images, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
-from seglab.data.normalise import Method, Scope
+from seglab.data.normalise import Method
 
 if TYPE_CHECKING:  # workers that fill a cache start without it
     from seglab.core.config import Data
 
+INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
+_NOT_CONTENT = {"digest", "skipped", "remarks"}
+"""Reasons and remarks may name paths of this machine."""
+
 UInt8 = NDArray[np.uint8]
 Ints = NDArray[np.int32]
 Rows = NDArray[np.int64] | slice
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,16 +50,6 @@ class CacheSettings:
     def from_config(cls, data: Data) -> CacheSettings:
         """Take the keys of the ``data`` block."""
         return cls(**{field.name: getattr(data, field.name) for field in fields(cls)})
-
-    def scope(self, shared_scale: bool) -> Scope:
-        """Over what an image is normalised; ``auto`` asks whether its slices share a scale."""
-        if self.normalise_scope == "auto":
-            return "volume" if shared_scale else "slice"
-        return self.normalise_scope
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the cache's index holds them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +101,13 @@ class Cache:
     """Some modalities and one target of a cache folder; read-only, shared by processes.
 
     Attributes:
-        path: the folder.
         modalities: of ``images``, in their order.
-        target: what the masks mark.
+        reference: the modality whose brain decided the windows.
         source: name of the data source.
         upright, mirror_axis: how its slices lie, see ``Source``.
-        settings: see ``CacheSettings``, as plain values.
         shape: (h, w) of the cached slices.
         data_hash: SHA-256 of what is read of the folder, the same on every machine.
+        bytes: of the arrays that are read.
         images: one (N, h, w) uint8 memory map a modality; 0 is background.
         masks_packed: (N, h, ceil(w / 8)) uint8, eight pixels a byte.
         scale: (M, N, 2) float32; ``offset + q * step`` gives back the source's units.
@@ -119,8 +120,8 @@ class Cache:
     Args:
         path: the folder.
         modalities: read as ``images``; none take the reference modality.
-        target: see ``data.target``.
-        left_out: patients that are not to be used → why.
+        target: what the masks mark, see ``data.target``.
+        require: patients whose images of these cannot be read are not used either.
 
     Raises:
         UserError: a file is absent, unreadable or changed.
@@ -131,21 +132,29 @@ class Cache:
         path: Path,
         modalities: Sequence[str] = (),
         target: str = "whole",
-        left_out: Mapping[str, str] | None = None,
+        require: Sequence[str] = (),
     ) -> None:
         index = read_json(path / INDEX)
-        self.path, self.target = path, target
+        self.path, self.target, self.require = path, target, tuple(require)
         self.reference: str = index["reference"]
         self.modalities = tuple(modalities) or (self.reference,)
         self.source: str = index["source"]
         self.upright: bool = index["upright"]
         self.mirror_axis: int = index["mirror_axis"]
-        self.settings: Json = index["settings"]
+        self.settings = CacheSettings(**index["settings"])
         self.shape: tuple[int, int] = tuple(index["shape"])
-        self.skipped = tuple((index["skipped"] | (left_out or {})).items())
-        hidden = {name for name, _ in self.skipped}
-        parts = [index, *(read_json(path / f"{name}.json") for name in self.modalities)]
-        used = sorted(hidden & {entry["patient_id"] for entry in index["patients"]})
+        names = dict.fromkeys((*self.modalities, *require))
+        parts = [index, *(read_json(path / f"{name}.json") for name in names)]
+        skipped: dict[str, str] = {}
+        for part in parts:
+            skipped |= part["skipped"]
+        if target != "whole":
+            reason = f"data.target={target}: the mask marks the whole tumour only"
+            merged = [one["patient_id"] for one in index["patients"] if not one["parts_known"]]
+            skipped |= dict.fromkeys(merged, reason)
+        self.skipped = tuple(skipped.items())
+        used = sorted(skipped.keys() & {entry["patient_id"] for entry in index["patients"]})
+        parts = parts[: 1 + len(self.modalities)]
         self.data_hash = digest([[part["digest"] for part in parts], used])
         self.bytes = sum(file["bytes"] for part in parts for file in part["files"].values())
         self.images = tuple(self._map(f"{name}.npy") for name in self.modalities)
@@ -155,9 +164,9 @@ class Cache:
         columns = np.ascontiguousarray(np.load(path / SLICES).T)
         self.row_slice, self.row_brain_px, self._row_whole_px = columns[:3]
         self.row_tumour_px = columns[2 + plane]
-        self._read_patients(index, hidden)
+        self._read_patients(index, skipped)
 
-    def _read_patients(self, index: Json, hidden: set[str]) -> None:
+    def _read_patients(self, index: Json, skipped: Mapping[str, str]) -> None:
         """Find the patients' rows, each behind those of the one before."""
         self.row_patient = np.full(len(self.row_slice), -1, np.int32)
         self.remarks: dict[str, list[str]] = {}
@@ -167,7 +176,7 @@ class Cache:
         for entry in index["patients"]:
             name, count = entry["patient_id"], entry["count"]
             self._native_first[name] = native
-            if name not in hidden:
+            if name not in skipped:
                 self.row_patient[first : first + count] = len(used)
                 used.append(self._patient(entry, first))
                 for text in index["remarks"][name]:
@@ -231,4 +240,51 @@ class Cache:
 
 
 open_cache = Cache
-"""Whoever imports it may read every patient; see :mod:`seglab.data.sealed`."""
+"""Reads every patient, those of the test too; :mod:`seglab.data.sealed` does not."""
+
+
+def digest(value: object) -> str:
+    """SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_digest(content: Json) -> str:
+    """SHA-256 of what the arrays and their description hold; of nothing of this machine."""
+    kept = {key: value for key, value in content.items() if key not in _NOT_CONTENT}
+    kept["files"] = {name: entry["sha256"] for name, entry in content["files"].items()}
+    return digest(kept)
+
+
+def describe(path: Path) -> Json:
+    """Size, hash and time of an array's file, as the JSON beside it holds them."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    stat = path.stat()
+    return {"bytes": stat.st_size, "sha256": found, "mtime_ns": stat.st_mtime_ns}
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON of a cache; its arrays must be as they were, by size and time or else by hash.
+
+    Raises:
+        UserError: it or an array is absent, unreadable or changed.
+    """
+    remedy = f"remove the folder {path.parent} to build the cache again"
+    try:
+        content: Json = parse_json(path.read_text(encoding="utf-8"))
+        changed = [] if content["digest"] == content_digest(content) else [path]
+        arrays = {path.with_name(name): entry for name, entry in content["files"].items()}
+        changed += [array for array, entry in arrays.items() if _has_changed(array, entry)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+    if changed:
+        raise UserError(f"{changed[0]} has changed since it was written; {remedy}")
+    return content
+
+
+def _has_changed(path: Path, entry: Json) -> bool:
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) == (entry["bytes"], entry["mtime_ns"]):
+        return False
+    return bool(describe(path)["sha256"] != entry["sha256"])

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError
-from seglab.data.cache.files import LABELS, NATIVE_LABELS, SLICES, Json
-from seglab.data.cache.geometry import (
+from seglab.data.cache import (
+    LABELS,
+    NATIVE_LABELS,
+    SLICES,
+    Cache,
+    CachedPatient,
+    CacheSettings,
+    Json,
+    UInt8,
+)
+from seglab.data.geometry import (
     Box,
     Extent,
     bounding_box,
@@ -23,16 +32,14 @@ from seglab.data.cache.geometry import (
     resize_images,
     resize_masks,
 )
-from seglab.data.cache.store import Cache, CachedPatient, CacheSettings
 from seglab.data.labels import TARGETS, target_mask
 from seglab.data.normalise import brain_mask, quantise
 from seglab.data.sources import Source
 from seglab.data.volume import Patient, Volume
 
-UInt8 = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 """Name of a cache's file → what a patient adds to it."""
-PLAIN = {"planes", "binary"}
+UNAMBIGUOUS = {"planes", "binary"}
 """Conventions of labels that can be read in one way only."""
 
 
@@ -49,38 +56,6 @@ class Part:
     """Modality → where its brain lies in the native frame."""
     failed: dict[str, str] = field(default_factory=dict)
     """Modality → why it cannot be read."""
-
-    @property
-    def extent(self) -> Extent:
-        """Frame, and brain of the modality that was read first."""
-        return Extent(tuple(self.entry["native_shape"]), next(iter(self.brains.values())))
-
-
-class Levels(NamedTuple):
-    """One modality, normalised and cropped to its brain."""
-
-    brain: Box
-    levels: UInt8
-    """(S, height, width) of ``brain``; 0 is background."""
-    scale: NDArray[np.float32]
-    """(S, 2), see :func:`seglab.data.normalise.quantise`."""
-    brain_px: NDArray[np.int32]
-    """(S,)."""
-
-    def window(self, box: Box, shape: tuple[int, int]) -> UInt8:
-        """Cut out a native window and scale it: (S, h, w)."""
-        return resize_images(crop(self.levels, box.inside(self.brain)), shape)
-
-
-def normalise(volume: Volume, index: int, settings: CacheSettings) -> Levels:
-    """Bring modality number ``index`` of a volume to levels."""
-    image, shared_scale = volume.images[index], volume.shared_scales[index]
-    brain = brain_mask(image, shared_scale=shared_scale)
-    box = bounding_box(brain)
-    brain = crop(brain, box)
-    scope, modality = settings.scope(shared_scale), volume.modalities[index]
-    levels, scale = quantise(crop(image, box), brain, settings.normalise, scope, modality)
-    return Levels(box, levels, scale, _count(brain))
 
 
 def read_part(
@@ -102,15 +77,27 @@ def read_part(
             if is_new:
                 return part
             continue
-        part.brains[name], levels, scale, brain_px = normalise(volume, 0, settings)
+        part.brains[name], levels, scale, brain_px = _levels(volume, 0, settings)
         part.remarks += volume.remarks
         arrays |= {name: levels, f"{name}.scale": scale}
         if is_new:
-            part.entry, labels = _base(volume)
-            if volume.convention not in PLAIN:
+            if volume.convention not in UNAMBIGUOUS:
                 part.remarks.append(f"labels are read as {volume.convention}")
+            box = bounding_box(volume.labels > 0)
+            labels = crop(volume.labels, box)
             table = [volume.slice_indices, brain_px, *map(_count, _planes(labels))]
             arrays |= {"labels": labels, "table": np.stack(table, axis=1)}
+            part.entry = {
+                "patient_id": volume.patient_id,
+                "grade": volume.grade,
+                "spacing_mm": volume.spacing_mm and list(volume.spacing_mm),
+                "native_shape": list(volume.labels.shape[1:]),
+                "stack_size": volume.stack_size,
+                "count": len(volume.labels),
+                "parts_known": volume.parts_known,
+                "tumour_box": list(box),
+                "native_bytes": -(-labels.size * len(TARGETS) // 8),
+            }
     np.savez(part.path, **arrays)  # type: ignore[arg-type]
     return part
 
@@ -136,22 +123,35 @@ def pack_part(part: Part, modalities: Sequence[str], shape: tuple[int, int]) -> 
     return arrays
 
 
-def _base(volume: Volume) -> tuple[Json, UInt8]:
-    """The entry of the index, but for its window, and the labels in the tumour's box."""
-    box = bounding_box(volume.labels > 0)
-    labels = crop(volume.labels, box)
-    entry = {
-        "patient_id": volume.patient_id,
-        "grade": volume.grade,
-        "spacing_mm": volume.spacing_mm and list(volume.spacing_mm),
-        "native_shape": list(volume.labels.shape[1:]),
-        "stack_size": volume.stack_size,
-        "count": len(volume.labels),
-        "parts_known": volume.parts_known,
-        "tumour_box": list(box),
-        "native_bytes": -(-labels.size * len(TARGETS) // 8),
-    }
-    return entry, labels
+def _check_grid(volume: Volume, entry: Json) -> None:
+    shape = volume.images.shape[1:]
+    known = (entry["count"], *entry["native_shape"]) if entry else shape
+    if shape != known:
+        raise UserError(
+            f"{volume.patient_id}: {volume.modalities[0]} and its other modalities have the "
+            f"shapes {shape} and {known}"
+        )
+
+
+def _levels(
+    volume: Volume, index: int, settings: CacheSettings
+) -> tuple[Box, UInt8, NDArray[np.float32], NDArray[np.int32]]:
+    """Normalise modality number ``index`` of a volume and crop it to its brain.
+
+    Returns:
+        Box of the brain; levels (S, height, width), 0 is background; scale (S, 2), see
+        ``quantise``; pixels of brain (S,).
+    """
+    image, shared_scale = volume.images[index], volume.shared_scales[index]
+    brain = brain_mask(image, shared_scale=shared_scale)
+    box = bounding_box(brain)
+    brain = crop(brain, box)
+    scope = settings.normalise_scope
+    if scope == "auto":
+        scope = "volume" if shared_scale else "slice"
+    modality = volume.modalities[index]
+    levels, scale = quantise(crop(image, box), brain, settings.normalise, scope, modality)
+    return box, levels, scale, _count(brain)
 
 
 def _planes(labels: UInt8) -> UInt8:
@@ -162,16 +162,6 @@ def _planes(labels: UInt8) -> UInt8:
 def _count(planes: NDArray[Any]) -> NDArray[np.int32]:
     # Plane by plane: along axes count_nonzero adds integers, over an array it counts bytes.
     return np.array([np.count_nonzero(plane) for plane in planes], np.int32)
-
-
-def _check_grid(volume: Volume, entry: Json) -> None:
-    shape = volume.images.shape[1:]
-    known = (entry["count"], *entry["native_shape"]) if entry else shape
-    if shape != known:
-        raise UserError(
-            f"{volume.patient_id}: {volume.modalities[0]} and its other modalities have the "
-            f"shapes {shape} and {known}"
-        )
 
 
 class SingleVolume(Cache):
@@ -185,15 +175,17 @@ class SingleVolume(Cache):
     """
 
     def __init__(self, volume: Volume, settings: CacheSettings, shape: tuple[int, int]) -> None:
-        read = [normalise(volume, index, settings) for index in range(len(volume.images))]
+        read = [_levels(volume, index, settings) for index in range(len(volume.images))]
         names = [MODALITIES.index(name) for name in volume.modalities]
-        reference = read[names.index(min(names))]
-        extent = Extent(volume.images.shape[2:], reference.brain)
+        brain, _, _, brain_px = read[names.index(min(names))]
+        extent = Extent(volume.images.shape[2:], brain)
         needed = cached_shape([extent], settings)
         self.shape = (max(shape[0], needed[0]), max(shape[1], needed[1]))
-        box, nothing = place(extent, self.shape, settings), np.zeros_like(reference.brain_px)
-        self.images = tuple(one.window(box, self.shape) for one in read)
-        self.row_slice, self.row_brain_px = volume.slice_indices, reference.brain_px
+        box, nothing = place(extent, self.shape, settings), np.zeros_like(brain_px)
+        self.images = tuple(
+            resize_images(crop(levels, box.inside(own)), self.shape) for own, levels, _, _ in read
+        )
+        self.row_slice, self.row_brain_px = volume.slice_indices, brain_px
         self.row_patient = nothing
         self.patient = CachedPatient(
             patient_id=volume.patient_id,
@@ -206,7 +198,7 @@ class SingleVolume(Cache):
             tumour_box=Box(0, 0, 0, 0),
             first=0,
             slice_indices=volume.slice_indices,
-            brain_px=reference.brain_px,
+            brain_px=brain_px,
             tumour_px=nothing,
             whole_px=nothing,
         )

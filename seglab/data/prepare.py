@@ -1,0 +1,276 @@
+"""Fill a cache: the labels and a first modality at once, every other modality when named.
+
+The window that all patients share is known only after the last was read, so a first pass
+leaves each patient in a scratch file, cropped to its own brain, and a second one packs them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from typing import IO, Literal
+
+import numpy as np
+from filelock import FileLock
+
+from seglab.core.config import MODALITIES
+from seglab.core.errors import UserError
+from seglab.core.progress import progress
+from seglab.data.cache import (
+    INDEX,
+    LABELS,
+    NATIVE_LABELS,
+    SLICES,
+    Cache,
+    CacheSettings,
+    Json,
+    content_digest,
+    describe,
+    digest,
+    read_json,
+)
+from seglab.data.geometry import Extent, cached_shape, place
+from seglab.data.pack import Arrays, Part, pack_part, read_part
+from seglab.data.sources import Source
+from seglab.data.volume import Patient
+from seglab.data.workers import worker_pool
+
+FORMAT = 5
+"""Goes up with every change of what a cache holds or how it is made."""
+SMALL_BYTES = 2**25
+"""Below so many bytes of files, starting processes takes longer than reading."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``prepare`` did."""
+
+    slices: int
+    bytes: int
+    """Of the arrays that the cache reads."""
+    seconds: float
+    reused: bool
+    """Nothing had to be read."""
+    skipped: tuple[tuple[str, str], ...]
+    """(patient id, reason) of those left out."""
+
+
+def prepare(
+    source: Source,
+    settings: CacheSettings,
+    cache_root: Path,
+    *,
+    modalities: Sequence[str] = ("flair",),
+    require: Sequence[str] = (),
+    target: str = "whole",
+    workers: int = 1,
+    on_bad_file: Literal["fail", "skip"] = "fail",
+    patients: Sequence[Patient] | None = None,
+) -> tuple[Cache, Prepared]:
+    """Open the cache of these patients, filling it first with what it lacks.
+
+    A cache is known by its settings, its patients, and the names, sizes and times of their
+    files. Of several processes that want the same one, one works and the others wait.
+
+    Args:
+        source: where the patients are read.
+        settings: how they are cropped, scaled and normalised.
+        cache_root: folder of all caches; made if absent.
+        modalities: the cache's images, in this order.
+        require: a patient needs these, too, to be used.
+        target: what the masks mark.
+        workers: processes; 0 takes one a core, 1 (and little data) none but this one.
+        on_bad_file: ``skip`` leaves out patients that cannot be used, and says so.
+        patients: those to prepare; None takes all of the source.
+
+    Raises:
+        UserError: a patient that cannot be used, or none that can; a folder that cannot be
+            written; a cache that was changed after it was written.
+    """
+    start = time.perf_counter()
+    found = source.patients() if patients is None else patients
+    filler = _Filler(source, settings, found, skip=on_bad_file == "skip")
+    path = cache_root / filler.key
+    wanted = tuple(dict.fromkeys((filler.reference, *modalities, *require)))
+    reused = not _lacking(path, wanted)
+    if not reused:
+        try:
+            cache_root.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache_root / f".{path.name}.lock"):
+                lacking = _lacking(path, wanted)  # another process may have done it meanwhile
+                reused = not lacking
+                if lacking:
+                    filler.fill(path, lacking, workers)
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot write the cache in {cache_root}: {reason}") from error
+    opened = Cache(path, modalities, target, require)
+    if opened.skipped and not filler.skip:
+        first = opened.skipped[0][1]
+        names = [name for name, reason in opened.skipped if reason == first]
+        raise _refusal(f"{first}: {some_names(names)}")
+    if not opened.patients:
+        raise UserError(f"{source.root} has no patient that can be used: {opened.skipped[0][1]}")
+    seconds = time.perf_counter() - start
+    return opened, Prepared(opened.slices, opened.bytes, seconds, reused, opened.skipped)
+
+
+def _lacking(path: Path, wanted: Sequence[str]) -> list[str]:
+    """Modalities that have to be read; the reference first where nothing was yet."""
+    return [name for name in wanted if not (path / f"{name}.json").is_file()]
+
+
+def _refusal(reason: str) -> UserError:
+    return UserError(f"{reason} (data.on_bad_file=skip leaves such patients out)")
+
+
+def some_names(names: Sequence[str], limit: int = 8) -> str:
+    """The first of the names, and how many there are in all."""
+    more = f", … ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+class _Filler:
+    """Reads and writes what a cache's folder lacks.
+
+    Attributes:
+        reference: the modality whose brain decides the window: the first that all patients have.
+        key: name of the folder: all that decides what it holds.
+    """
+
+    def __init__(
+        self, source: Source, settings: CacheSettings, patients: Sequence[Patient], *, skip: bool
+    ) -> None:
+        self.source, self.settings, self.patients, self.skip = source, settings, patients, skip
+        shared = set(MODALITIES).intersection(*(patient.images for patient in patients))
+        self.reference = next((name for name in MODALITIES if name in shared), MODALITIES[0])
+        self._sizes = {path: _stat(path) for one in patients for path in one.files}
+        inputs = {
+            "format": FORMAT,
+            "source": source.name,
+            "settings": asdict(settings),
+            "patients": [[patient.patient_id, patient.grade] for patient in patients],
+            "images": [sorted(patient.images) for patient in patients],
+            "files": [[str(p.relative_to(source.root)), *s] for p, s in self._sizes.items()],
+        }
+        self.key = f"{source.name}-{settings.image_size}-{digest(inputs)[:12]}"
+
+    def fill(self, path: Path, modalities: Sequence[str], workers: int) -> None:
+        """Read modalities of the patients; what a killed process left is removed.
+
+        Raises:
+            UserError: a patient cannot be read and may not be skipped, or none can.
+            OSError: the folder cannot be written.
+        """
+        scratch = path / "scratch"
+        rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        old = read_json(path / INDEX) if (path / INDEX).is_file() else {}
+        try:
+            self._fill(scratch, old, modalities, workers)
+        finally:
+            rmtree(scratch if (path / INDEX).is_file() else path, ignore_errors=True)
+
+    def _fill(self, scratch: Path, old: Json, modalities: Sequence[str], workers: int) -> None:
+        known = {entry["patient_id"]: entry for entry in old.get("patients", ())}
+        jobs = [
+            Part(patient, scratch / f"{number}.npz", known.get(patient.patient_id, {}))
+            for number, patient in enumerate(self.patients)
+            if not old or patient.patient_id in known
+        ]
+        read = partial(read_part, source=self.source, settings=self.settings, modalities=modalities)
+        parts: list[Part] = []
+        small = sum(size for size, _ in self._sizes.values()) < SMALL_BYTES
+        with worker_pool(1 if small else workers) as pool_map:
+            for part in progress(pool_map(read, jobs), "reading", total=len(jobs), unit="patient"):
+                if part.failed and not self.skip:
+                    raise _refusal(next(iter(part.failed.values())))
+                parts.append(part)
+            index = old or self._new_index(parts)
+            parts = [part for part in parts if part.entry]
+            pack = partial(pack_part, modalities=modalities, shape=tuple(index["shape"]))
+            packed = progress(pool_map(pack, parts), "packing", total=len(parts), unit="patient")
+            _write(packed, index, scratch)
+        if not old:
+            index = publish(scratch, INDEX, (SLICES, LABELS, NATIVE_LABELS), index)
+        for name in modalities:
+            bad = {p.patient.patient_id: p.failed[name] for p in parts if name in p.failed}
+            about = {"base": index["digest"], "skipped": bad}
+            publish(scratch, f"{name}.json", (f"{name}.npy", f"{name}.scale.npy"), about)
+
+    def _new_index(self, parts: Sequence[Part]) -> Json:
+        """Describe the patients, and the window that all share."""
+        bad = {p.patient.patient_id: p.failed[self.reference] for p in parts if not p.entry}
+        parts = [part for part in parts if part.entry]
+        if not parts:
+            reason = f", the first because {next(iter(bad.values()))}" if bad else ""
+            raise UserError(f"{self.source.root} has no readable patient{reason}")
+        extents = [
+            Extent(tuple(part.entry["native_shape"]), part.brains[self.reference]) for part in parts
+        ]
+        shape = cached_shape(extents, self.settings)
+        for part, extent in zip(parts, extents, strict=True):
+            part.entry["box"] = list(place(extent, shape, self.settings))
+        return {
+            "format": FORMAT,
+            "source": self.source.name,
+            "upright": self.source.upright,
+            "mirror_axis": self.source.mirror_axis,
+            "settings": asdict(self.settings),
+            "reference": self.reference,
+            "shape": list(shape),
+            "patients": [part.entry for part in parts],
+            "remarks": {part.patient.patient_id: part.remarks for part in parts},
+            "skipped": bad,
+        }
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    """Size and time of a file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0  # reading it will say what is wrong
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _write(packed: Iterable[Arrays], index: Json, scratch: Path) -> None:
+    """Write the patients' arrays behind one another."""
+    rows = sum(entry["count"] for entry in index["patients"])
+    lengths = {NATIVE_LABELS: sum(entry["native_bytes"] for entry in index["patients"])}
+    files: dict[str, IO[bytes]] = {}
+    with ExitStack() as stack:
+        for arrays in packed:
+            for name, array in arrays.items():
+                if name not in files:
+                    # Written, not memory-mapped: a full disk must raise, a mapping would crash.
+                    files[name] = stack.enter_context((scratch / name).open("wb"))
+                    shape = (lengths.get(name, rows), *array.shape[1:])
+                    header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(files[name], header)
+                files[name].write(np.ascontiguousarray(array).data)
+
+
+def publish(scratch: Path, name: str, arrays: Sequence[str], content: Json) -> Json:
+    """Move arrays of ``scratch`` to the folder above it, with the JSON that describes them.
+
+    The JSON comes last: without it the arrays count for nothing.
+
+    Returns:
+        The JSON: ``content`` with ``files`` and ``digest``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    content = content | {"files": {array: describe(scratch / array) for array in arrays}}
+    content["digest"] = content_digest(content)
+    (scratch / name).write_text(json.dumps(content), encoding="utf-8")
+    for file in (*arrays, name):
+        (scratch / file).replace(scratch.parent / file)
+    return content
