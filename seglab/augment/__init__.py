@@ -1,9 +1,6 @@
 """Augmentation of slices and their masks, repeatable from a seed; importing it registers all."""
 
-from __future__ import annotations
-
-from seglab.augment import pipelines  # noqa: F401  (registers)
-from seglab.augment.augmenter import Augmenter, sample_streams
-from seglab.augment.transform import FRAME_MM, Frame, Transform
+from seglab.augment import named, pipelines  # noqa: F401  (register)
+from seglab.augment.transform import FRAME_MM, Augmenter, Frame, Transform, sample_streams
 
 __all__ = ["FRAME_MM", "Augmenter", "Frame", "Transform", "sample_streams"]

@@ -7,18 +7,22 @@ first modality, then those of the second.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
+UInt8 = NDArray[np.uint8]
+Streams = Sequence[np.random.Generator]
 Params = Mapping[str, NDArray[Any]]
 """Drawn numbers by name; those of a batch have a first axis (n) for its draws."""
+OnHost = Callable[[UInt8, UInt8, np.random.Generator], tuple[UInt8, UInt8]]
+"""A transform of image (H,W,C) and mask (H,W) that runs on the processor only."""
 
 FRAME_MM = 240.0
 """Side of the frame where no file tells it: that of BraTS. Sizes in mm are then shares of it."""
@@ -36,40 +40,95 @@ class Frame:
     """Channels of one modality: a slice with its neighbours."""
 
 
-class Transform(ABC):
+@dataclass(frozen=True)
+class Transform:
     """Draws on the processor, for each sample with probability ``p``; applies on any device."""
 
     p: float
-
-    @abstractmethod
-    def draw(self, stream: np.random.Generator) -> Params | None:
-        """Draw the parameters of one sample; None leaves it as it is."""
+    draw: Callable[[np.random.Generator], Params | None]
+    """Parameters of one sample; None leaves it as it is."""
 
 
+@dataclass(frozen=True)
 class Geometric(Transform):
     """Moves image and mask together."""
 
-    @abstractmethod
-    def apply(
-        self, images: torch.Tensor, masks: torch.Tensor, params: Params
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Move images (n,C,H,W) and masks (n,1,H,W), each by its own parameters."""
+    apply: Callable[[Tensor, Tensor, Params], tuple[Tensor, Tensor]]
+    """Move images (n,C,H,W) and masks (n,1,H,W), each by its own parameters."""
 
 
+@dataclass(frozen=True)
 class Intensity(Transform):
     """Changes grey levels, drawn anew for each modality; its neighbouring slices change alike."""
 
-    @abstractmethod
-    def apply(self, images: torch.Tensor, params: Params) -> torch.Tensor:
-        """Change images (n,K,H,W), K neighbours of one modality, each by its own parameters."""
+    apply: Callable[[Tensor, Params], Tensor]
+    """Change images (n,K,H,W), K neighbours of one modality, each by its own parameters."""
 
 
-def on_device(values: NDArray[Any], images: torch.Tensor) -> torch.Tensor:
+def sample_streams(seed: int, epoch: int, first: int, count: int) -> list[np.random.Generator]:
+    """Make the streams of ``count`` samples of an epoch: (seed, epoch, index) alone decides."""
+    indices = range(first, first + count)
+    return [np.random.default_rng([seed, epoch, index, 2]) for index in indices]
+
+
+class Augmenter:
+    """A pipeline, ready for batches; any thread may use it.
+
+    What happens to a sample depends on its stream alone: neither on the other samples of its
+    batch nor on the number of threads. Transforms of albumentations (``named``) come first,
+    wherever they stand in the pipeline.
+    """
+
+    def __init__(self, pipeline: Sequence[Transform | OnHost], frame: Frame) -> None:
+        self.frame = frame
+        self.named = [each for each in pipeline if not isinstance(each, Transform)]
+        self.transforms = [each for each in pipeline if isinstance(each, Transform)]
+
+    def on_host(self, images: UInt8, masks: UInt8, streams: Streams) -> tuple[UInt8, UInt8]:
+        """Apply those of albumentations to copies of images (B,H,W,C) and masks (B,H,W)."""
+        images, masks = images.copy(), masks.copy()
+        for i, stream in enumerate(streams):
+            for transform in self.named:
+                images[i], masks[i] = transform(images[i], masks[i], stream)
+        return images, masks
+
+    def __call__(self, images: Tensor, masks: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Apply all else to images (B,C,H,W) and masks (B,1,H,W), which may be written to."""
+        images = images.contiguous()
+        by_modality = images.view(-1, self.frame.neighbours, *images.shape[2:])
+        for transform in self.transforms:
+            copies = len(by_modality) // len(images) if isinstance(transform, Intensity) else 1
+            numbers, params = _draw(transform, streams, copies)
+            if len(numbers) == 0:
+                continue
+            rows = on_device(numbers, images)
+            if isinstance(transform, Intensity):
+                by_modality[rows] = transform.apply(by_modality[rows], params)
+            elif isinstance(transform, Geometric):
+                images[rows], masks[rows] = transform.apply(images[rows], masks[rows], params)
+        return images, masks
+
+
+def _draw(transform: Transform, streams: Streams, copies: int) -> tuple[NDArray[np.int64], Params]:
+    """Draw ``copies`` times for each sample: which draws change anything, and how."""
+    numbers: list[int] = []
+    drawn: list[Params] = []
+    for number in range(len(streams) * copies):
+        stream = streams[number // copies]
+        params = transform.draw(stream) if stream.random() < transform.p else None
+        if params is not None:
+            numbers.append(number)
+            drawn.append(params)
+    names = drawn[0].keys() if drawn else ()
+    return np.array(numbers), {name: np.stack([each[name] for each in drawn]) for name in names}
+
+
+def on_device(values: NDArray[Any], images: Tensor) -> Tensor:
     """Copy drawn numbers to where the images are; nothing waits for a GPU."""
     return torch.from_numpy(values).to(images.device, non_blocking=True)
 
 
-def enlarge(coarse: torch.Tensor, hw: tuple[int, int], *, between_centres: bool) -> torch.Tensor:
+def enlarge(coarse: Tensor, hw: tuple[int, int], *, between_centres: bool) -> Tensor:
     """Interpolate (n,K,h,w) linearly to (n,K,H,W).
 
     ``functional.interpolate`` does the same, but its bits depend on the number of threads.
@@ -89,8 +148,3 @@ def enlarge(coarse: torch.Tensor, hw: tuple[int, int], *, between_centres: bool)
     return functional.grid_sample(
         coarse, every, mode="bilinear", padding_mode="border", align_corners=between_centres
     )
-
-
-def within_brain(changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Round to 1 … 255 where ``images`` shows brain, to 0 elsewhere; a scan has no more there."""
-    return changed.round_().clamp_(1, 255).mul_(images > 0)

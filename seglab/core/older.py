@@ -46,6 +46,12 @@ def _dropout(given: Block) -> Block:
     return {"name": "albumentations", "transforms": [{"CoarseDropout": options}]}
 
 
+def _grid(given: Block) -> Block:
+    limits = [-given["limit"], given["limit"]]
+    options = {"num_steps": given["steps"], "distort_limit": limits, "p": given["p"]}
+    return {"name": "albumentations", "transforms": [{"GridDistortion": options}]}
+
+
 def _only(name: str, new: str, old: str, **rest: float) -> Callable[[Block], Block]:
     return lambda given: {"name": name, new: given[old], "p": given["p"], **rest}
 
@@ -61,4 +67,5 @@ _AUGMENTATIONS: dict[str, Callable[[Block], Block]] = {
         {**given, "sigma": MM_PER_PX * given["sigma"]}
     ),
     "dropout": _dropout,
+    "grid": _grid,
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from seglab.augment import Augmenter, Frame, Transform, sample_streams
+from seglab.augment import Augmenter, Frame, sample_streams
 from seglab.core.registry import AUGMENTATIONS
 
 Slices = tuple[torch.Tensor, torch.Tensor]
@@ -28,11 +28,15 @@ def brains(count: int, hw: tuple[int, int] = (64, 48), channels: int = 1) -> Sli
     return torch.from_numpy(images).float(), torch.from_numpy(masks.copy()).float()
 
 
-def augmenter(name: str, given: Frame, **options: object) -> Augmenter:
+def pipeline(name: str, given: Frame, **options: object) -> Any:
     """A named pipeline; what has a probability is certain."""
     if "p" in AUGMENTATIONS[name].options.model_fields:
         options = {"p": 1.0, **options}
-    return Augmenter(AUGMENTATIONS.build(name, options, given), given)
+    return AUGMENTATIONS.build(name, options, given)
+
+
+def augmenter(name: str, given: Frame, **options: object) -> Augmenter:
+    return Augmenter(pipeline(name, given, **options), given)
 
 
 def apply(augment: Augmenter, slices: Slices, seed: int = 3, first: int = 0) -> Slices:
@@ -47,12 +51,8 @@ def apply(augment: Augmenter, slices: Slices, seed: int = 3, first: int = 0) -> 
     return augment(images, masks, streams)
 
 
-def one(transform: Transform, given: Frame, slices: Slices, seed: int = 3) -> Slices:
-    """Apply one transform."""
-    return apply(Augmenter([transform], given), slices, seed)
-
-
-def draws(transform: Transform, count: int) -> Sequence[dict[str, np.ndarray]]:
-    """Draw so many times, the probability aside."""
-    drawn = (transform.draw(np.random.default_rng(i)) for i in range(count))
-    return [dict(params) for params in drawn if params is not None]
+def draws(name: str, given: Frame, count: int, **options: object) -> dict[str, np.ndarray]:
+    """Draw parameters so many times, the probability aside."""
+    (transform,) = pipeline(name, given, **options)
+    drawn = [dict(transform.draw(np.random.default_rng(i)) or {}) for i in range(count)]
+    return {key: np.stack([each[key] for each in drawn]) for key in drawn[0]}

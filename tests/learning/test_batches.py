@@ -36,6 +36,8 @@ from seglab.studies.data import StudyData, open_data
 Build = Callable[..., RunConfig]
 CPU = torch.device("cpu")
 
+GRID = {"name": "albumentations", "transforms": ["GridDistortion"]}
+
 
 def batches_of(config: RunConfig, threads: int = 1) -> tuple[Batches, StudyData]:
     data = open_data(config)
@@ -52,8 +54,10 @@ def joined(batches: list[TensorBatch]) -> tuple[torch.Tensor, torch.Tensor, np.n
     )
 
 
-@pytest.mark.parametrize("augment", ["default", "grid"])
-def test_threads_and_batch_size_do_not_change_the_bits(small_config: Build, augment: str) -> None:
+@pytest.mark.parametrize("augment", ["default", GRID])
+def test_threads_and_batch_size_do_not_change_the_bits(
+    small_config: Build, augment: object
+) -> None:
     overrides = {"augment": augment, "data": {"context": 1}}
     one, _ = batches_of(small_config(**overrides))
     four, _ = batches_of(small_config(**overrides), threads=4)
@@ -132,7 +136,7 @@ def test_the_frame_is_in_millimetres_where_spacing_is_known(small_config: Build)
 
 def test_albumentations_runs_on_the_processor_whatever_trains(small_config: Build) -> None:
     batches, _ = batches_of(small_config())
-    named, _ = batches_of(small_config(augment="grid"))
+    named, _ = batches_of(small_config(augment=GRID))
     gpu = Compute(torch.device("cuda", 0), "bf16", 4)
     batches.compute = named.compute = gpu
     assert (batches.augmented_on, named.augmented_on) == ("cuda", "cpu")
