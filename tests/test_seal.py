@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "seglab"
-SPLITS, SEAL, PROMOTION = "data/splits.py", "studies/seal.py", "studies/promotion.py"
+SPLITS, SEAL, PROMOTION = "data/splits.py", "studies/sealed_test.py", "studies/promotion.py"
 COUNTS_ONLY = {"studies/plan.py"}
 """Says how many test patients there are."""
 HIDES = {"data/sealed.py"}
@@ -89,4 +89,6 @@ def test_a_new_reader_would_be_caught() -> None:
     ):
         assert reads_test_part(ast.parse(code))
     assert not reads_test_part(ast.parse("x = split.train"))
-    assert "open_test" in names_used(ast.parse("from seglab.studies.seal import open_test as o"))
+    assert "open_test" in names_used(
+        ast.parse("from seglab.studies.x import open_test as o")
+    )

@@ -1,56 +1,59 @@
-"""Promotion: freeze a run on validation, open the sealed test once, register the champion."""
+"""Promotion: freeze a run on validation, open the sealed test once, register the champion.
+
+What a promotion opens the test for is fixed before it does: run, baseline, operating point and
+code. One that died in between can only come to the result it would have come to, so that the same
+command continues it, and that is no second look at the test.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from seglab.core.config import flatten
-from seglab.core.errors import UserError
-from seglab.data.splits import save_split
-from seglab.learning.operating_point import OperatingPoint, Selection, select_operating_point
+from seglab.core.errors import UserError, first_line
+from seglab.learning.bundle import ModelBundle
+from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
+from seglab.learning.operating_point import OperatingPoint, select_operating_point
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
-from seglab.studies.onnx_export import ONNX, log_onnx
-from seglab.studies.promotion_begun import find_begun, identity_tags
+from seglab.studies.data import StudyData
+from seglab.studies.outputs import log_setting
 from seglab.studies.promotion_outputs import log_pictures, log_results
 from seglab.studies.resolve import TrainedRun, load_trained
-from seglab.studies.seal import OpenedTest, check_sealed, open_test
-from seglab.studies.testing import FrozenRun, SealedResults, evaluate_baseline, evaluate_test
-from seglab.tracking import RunInfo, RunLog, Store, environment_tags, resume_run, start_run, tags
+from seglab.studies.sealed_test import (
+    FrozenRun,
+    OpenedTest,
+    SealedResults,
+    check_sealed,
+    evaluate_baseline,
+    evaluate_test,
+    open_test,
+)
+from seglab.tracking import (
+    RunInfo,
+    RunLog,
+    Store,
+    code_hash,
+    environment_tags,
+    resume_run,
+    start_run,
+    tags,
+)
 from seglab.tracking.registry import CHAMPION, Registered, register_champion
-from seglab.tracking.tags import PROMOTED_RUN
 
 INHERITED = (
     tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH,
 )  # fmt: skip
-POINT = tags.OPERATING_POINT
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A run and the operating point that validation selected for it."""
-
-    trained: TrainedRun
-    selection: Selection
-
-    @property
-    def point(self) -> OperatingPoint:
-        """What is frozen."""
-        return self.selection.selected.point
-
-    def facing(self, opened: OpenedTest) -> FrozenRun:
-        """Return the run at that setting, with the opened patients in reach."""
-        data = opened.unseal(self.trained.data)
-        return FrozenRun(replace(self.trained, data=data), self.point)
+LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -114,62 +117,57 @@ def promote(
 
     Raises:
         UserError: no finished run, other data than it was trained on, or a test part that
-            cannot be opened; see :mod:`seglab.studies.seal`.
+            cannot be opened; see :mod:`seglab.studies.sealed_test`.
     """
     candidates = find_candidates(store, name)
     tell(candidates)
-    best = candidates.best
-    trained = load_trained(store, best, overrides)
-    rival = _load_baseline(store, best, baseline, trained, overrides)
-    begun = find_begun(store, best, rival.run if rival else None, reopen)
-    check_sealed(store, trained.data, reopen, begun)
+    trained = load_trained(store, candidates.best, overrides)
+    rival = _load_baseline(store, trained, baseline, overrides)
+    identity = {
+        tags.KIND: "promotion",
+        tags.CODE_HASH: code_hash(),
+        tags.PROMOTED_RUN: trained.run.run_id,
+        tags.BASELINE_RUN: None if rival is None else rival.run.run_id,
+        tags.REOPEN_REASON: reopen,
+    }
+    begun = _find_begun(store, identity)
+    check_sealed(store, trained.data, reopen, begun.run_id if begun else "")
     frozen = freeze(trained)
     frozen_rival = None if rival is None else freeze(rival)
-    with _open(store, candidates, frozen, frozen_rival, reopen, begun) as log:
+    with _open(store, candidates, frozen, identity, begun) as log:
         _log_frozen(log, candidates, frozen, frozen_rival)
-        return _judge(store, log, candidates, frozen, frozen_rival, reopen)
+        # What can go wrong with the model itself does so while the test is sealed.
+        bundle = trained.bundle(frozen.point)
+        onnx = log_onnx(log, bundle, trained.data)
+        opened = open_test(store, log, trained.data, reopen)
+        results = _evaluate(frozen, frozen_rival, opened)
+        log_results(log, results, opened)
+        log_pictures(log, _unsealed(frozen, opened), results)
+        dice = results.frozen["dice"].value
+        version_tags = {
+            tags.CONFIRMATORY: str(opened.confirmatory).lower(),
+            tags.PROMOTED_RUN: trained.run.run_id,
+            tags.SPLIT_HASH: trained.data.split.hash,
+            tags.ONNX: onnx,
+            "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
+        }
+        example = example_images(len(bundle.card.modalities))
+        model = register_champion(store, log, bundle, example, bundle.card.name, version_tags)
+        return Promotion(log.run_id, candidates, frozen.point, opened, results, model, onnx)
 
 
-def _judge(
-    store: Store,
-    log: RunLog,
-    candidates: Candidates,
-    frozen: Frozen,
-    rival: Frozen | None,
-    reopen: str | None,
-) -> Promotion:
-    """Open the test, evaluate, register; all that is chosen is on record before."""
-    trained = frozen.trained
-    bundle = trained.bundle(frozen.point)
-    # What can go wrong with the model itself does so while the test is sealed.
-    onnx = log_onnx(log, bundle, trained.data)
-    opened = open_test(store, log, trained.data, reopen)
-    results = _evaluate(frozen, rival, opened)
-    log_results(log, results, opened)
-    log_pictures(log, frozen.facing(opened), results)
-    version_tags = _version_tags(frozen, opened, results) | {ONNX: onnx}
-    registered = register_champion(
-        store,
-        log,
-        bundle,
-        example_images(len(bundle.card.modalities)),
-        bundle.card.name,
-        version_tags,
-    )
-    return Promotion(log.run_id, candidates, frozen.point, opened, results, registered, onnx)
-
-
-def freeze(trained: TrainedRun) -> Frozen:
-    """Choose a run's operating point on its validation patients."""
+def freeze(trained: TrainedRun) -> FrozenRun:
+    """Select a run's operating point on its validation patients."""
     data = trained.data
-    return Frozen(trained, select_operating_point(trained.predictor, data.cache, data.split.val))
+    selection = select_operating_point(trained.predictor, data.cache, data.split.val)
+    return FrozenRun(trained, selection)
 
 
 def _load_baseline(
-    store: Store, best: RunInfo, given: str | None, trained: TrainedRun, overrides: Sequence[str]
+    store: Store, trained: TrainedRun, given: str | None, overrides: Sequence[str]
 ) -> TrainedRun | None:
-    run = find_baseline(store, best) if given is None else store.find_run(given)
-    if run is None or run.run_id == best.run_id:
+    run = find_baseline(store, trained.run) if given is None else store.find_run(given)
+    if run is None or run.run_id == trained.run.run_id:
         return None
     rival = load_trained(store, run, overrides)
     if rival.data.split.hash != trained.data.split.hash:
@@ -177,74 +175,100 @@ def _load_baseline(
     return rival
 
 
+def _find_begun(store: Store, identity: Mapping[str, str | None]) -> RunInfo | None:
+    """Find the newest promotion of the same question that did not end.
+
+    All promotions of this run whose process died are marked as interrupted on the way.
+    """
+    begun: RunInfo | None = None
+    wanted = {tag: str(identity[tag]) for tag in (tags.KIND, tags.PROMOTED_RUN)}
+    for run in store.find_runs(tags=wanted):
+        if run.status == "FINISHED" or not store.may_continue(run):
+            continue
+        store.mark_interrupted(run.run_id, "its process ended")
+        if begun is None and all(run.tags.get(key) == value for key, value in identity.items()):
+            begun = run
+    return begun
+
+
 def _open(
     store: Store,
     candidates: Candidates,
-    frozen: Frozen,
-    rival: Frozen | None,
-    reopen: str | None,
+    frozen: FrozenRun,
+    identity: Mapping[str, str | None],
     begun: RunInfo | None,
 ) -> RunLog:
-    """Go on with the promotion that was begun, or start one.
+    """Continue the promotion that was begun, or start one.
 
-    Its tags, the record, are in the store when it exists. One that froze something else
-    is not continued: its opening was of another question.
+    One that froze something else is not continued: its opening was of another question.
     """
     point = json.dumps(frozen.point.to_dict())
-    if begun is not None and begun.tags.get(POINT) == point:
+    if begun is not None and begun.tags.get(tags.OPERATING_POINT) == point:
         return resume_run(store, begun.run_id)
-    best = candidates.best
+    best, compute = candidates.best, frozen.trained.predictor.compute
     own_tags = {
         **environment_tags(),
         **{key: best.tags[key] for key in INHERITED if key in best.tags},
-        **identity_tags(best, rival.trained.run if rival else None, reopen),
+        **identity,
         tags.PROMOTED_GIT_COMMIT: best.tags.get(tags.GIT_COMMIT),
-        POINT: point,
-        tags.DEVICE: str(frozen.trained.predictor.compute.device),
-        tags.PRECISION: frozen.trained.predictor.compute.precision,
+        tags.OPERATING_POINT: point,
+        tags.DEVICE: str(compute.device),
+        tags.PRECISION: compute.precision,
         tags.NOTE: candidates.reason,
     }
-    config = frozen.trained.config
-    return start_run(store, config.name, f"promotion of {best.name}", own_tags)
+    return start_run(store, frozen.trained.config.name, f"promotion of {best.name}", own_tags)
 
 
-def _log_frozen(log: RunLog, candidates: Candidates, frozen: Frozen, rival: Frozen | None) -> None:
+def _log_frozen(
+    log: RunLog, candidates: Candidates, frozen: FrozenRun, rival: FrozenRun | None
+) -> None:
+    """Log all that is fixed before the test is opened."""
     config = frozen.trained.config
     log.params(flatten(config.to_dict()) | flatten({"operating_point": frozen.point.to_dict()}))
     log.json(candidates.to_json(), "candidates.json")
     log.json(frozen.selection.to_json(), "operating_point.json")
     if rival is not None:
         log.json(rival.selection.to_json(), "operating_point_baseline.json")
-    document = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
+    log_setting(log, config, frozen.trained.data, "test")
+
+
+def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
+    """Log the model as an ONNX file, if it gives the same on validation patients.
+
+    Without one the promotion goes on.
+
+    Returns:
+        How the two compare, or why there is no file.
+    """
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        path = Path(folder) / "split.json"
-        save_split(frozen.trained.data.split, path)
-        log.artifact(path)
-    cache = frozen.trained.data.cache
-    log.dataset(
-        name=cache.source,
-        digest=cache.data_hash,
-        source=f"{cache.source}:{config.data.root.name}",
-        context="test",
-        profile={"patients": len(cache.patients), "slices": cache.slices},
-    )
+        path = Path(folder) / "model.onnx"
+        try:
+            export_onnx(bundle, path)
+            check = check_onnx(bundle, path, data.cache, data.split.val)
+        except Exception as error:  # of any type: exporter and runtime are others'
+            found = f"none: {type(error).__name__}: {first_line(error)}"[:LONGEST_REASON]
+        else:
+            limits = {"tolerance": TOLERANCE, "mask_tolerance": MASK_TOLERANCE}
+            log.json({**vars(check), "equal": check.equal, **limits}, "onnx/check.json")
+            found = str(check) if check.equal else f"none: not the same model: {check}"
+            if check.equal:
+                log.artifact(path, "onnx")
+    if found.startswith("none"):
+        print(f"warning: no ONNX file: {found.removeprefix('none: ')}", file=sys.stderr)
+    log.tags({tags.ONNX: found})
+    return found
 
 
-def _evaluate(frozen: Frozen, rival: Frozen | None, opened: OpenedTest) -> SealedResults:
-    patients = evaluate_test(frozen.facing(opened), opened.patients)
-    scores = None if rival is None else evaluate_baseline(rival.facing(opened), opened.patients)
+def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> SealedResults:
+    patients = evaluate_test(_unsealed(frozen, opened), opened.patients)
+    scores = None if rival is None else evaluate_baseline(_unsealed(rival, opened), opened.patients)
     return SealedResults(patients, scores)
 
 
-def _version_tags(frozen: Frozen, opened: OpenedTest, results: SealedResults) -> dict[str, str]:
-    dice = results.frozen["dice"]
-    return {
-        tags.CONFIRMATORY: str(opened.confirmatory).lower(),
-        PROMOTED_RUN: frozen.trained.run.run_id,
-        tags.SPLIT_HASH: frozen.trained.data.split.hash,
-        "test/dice": "unknown" if math.isnan(dice.value) else f"{dice.value:.4f}",
-    }
+def _unsealed(frozen: FrozenRun, opened: OpenedTest) -> FrozenRun:
+    """The run with the opened patients in reach."""
+    data = opened.unseal(frozen.trained.data)
+    return replace(frozen, trained=replace(frozen.trained, data=data))
 
 
 def example_images(modalities: int, size: int = 64) -> NDArray[np.float32]:
@@ -254,9 +278,6 @@ def example_images(modalities: int, size: int = 64) -> NDArray[np.float32]:
         (2, size, size) for one modality, else (modalities, 2, size, size).
     """
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    brain = (x / 0.7) ** 2 + (y / 0.85) ** 2 < 1
-    texture = 300 + 40 * np.cos(9 * x) * np.cos(7 * y)
-    lesion = (x - 0.3) ** 2 + (y + 0.2) ** 2 < 0.03
-    slice_ = np.where(brain, texture + 250 * lesion, 0).astype(np.float32)
-    stack = np.stack([slice_, slice_])
-    return stack if modalities == 1 else np.stack([stack] * modalities)
+    image = np.where(np.hypot(x / 0.7, y / 0.85) < 1, 300 + 100 * x * y, 0).astype(np.float32)
+    shape = (2, size, size) if modalities == 1 else (modalities, 2, size, size)
+    return np.broadcast_to(image, shape).copy()

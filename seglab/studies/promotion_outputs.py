@@ -23,8 +23,7 @@ from seglab.figures.sealed_test import calibration_plot, patient_plot, slice_pos
 from seglab.studies.outputs import CASES_IN_MEMORY, write_pictures
 from seglab.studies.report.document import Block, Document, Notice, Section, Table, Text
 from seglab.studies.report.markdown import render_markdown
-from seglab.studies.seal import OpenedTest
-from seglab.studies.testing import PROMOTED, FrozenRun, SealedResults
+from seglab.studies.sealed_test import PROMOTED, FrozenRun, OpenedTest, SealedResults
 from seglab.tracking import RunLog
 
 if TYPE_CHECKING:

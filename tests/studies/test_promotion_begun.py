@@ -10,7 +10,6 @@ import pytest
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.studies import promotion as room
-from seglab.studies import promotion_begun
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
 from seglab.tracking import Store
@@ -65,7 +64,7 @@ def test_it_dies_at_every_step_and_comes_to_one_end(
 def test_changed_code_or_another_question_is_a_second_look(
     store: Store, small_config: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promotion_begun, "code_hash", lambda: "before")
+    monkeypatch.setattr(room, "code_hash", lambda: "before")
     run_id = trained(store, small_config, "changed")
     # Sealed together with the test of the other experiment, whose patients are the same.
     with monkeypatch.context() as patch:

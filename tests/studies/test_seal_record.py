@@ -19,7 +19,7 @@ from seglab.data.sealed import SealBroken, seal
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
 from seglab.studies.data import StudyData
-from seglab.studies.seal import check_sealed, open_test
+from seglab.studies.sealed_test import check_sealed, open_test
 from seglab.tracking import RunLog, Store, open_store, start_run
 from seglab.tracking.openings import openings
 

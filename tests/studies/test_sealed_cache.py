@@ -20,7 +20,7 @@ from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
 from seglab.studies.resolve import load_trained
-from seglab.studies.seal import open_test
+from seglab.studies.sealed_test import open_test
 from seglab.tracking import Store, open_store, start_run
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
