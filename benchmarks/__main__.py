@@ -11,7 +11,7 @@ from pathlib import Path
 from seglab.cli.data import SOURCE_HELP
 from seglab.cli.shell import DONE, Parser, add_json, print_json, run_command
 from seglab.core.errors import UserError
-from seglab.core.progress import progress, say
+from seglab.core.machine import progress
 
 EXAMPLE = """\
 examples:
@@ -63,7 +63,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         for row in progress(run_stages(stages, material), "bench", len(stages), "stage"):
             rows.append(row)
             if not arguments.json:
-                say(describe(row))
+                print(describe(row))
     if not arguments.json:
         print(f"\n{summary(rows, time.perf_counter() - started)}")
     picture = None if arguments.out is None else draw_time(rows, arguments.out)

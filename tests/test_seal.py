@@ -89,6 +89,4 @@ def test_a_new_reader_would_be_caught() -> None:
     ):
         assert reads_test_part(ast.parse(code))
     assert not reads_test_part(ast.parse("x = split.train"))
-    assert "open_test" in names_used(
-        ast.parse("from seglab.studies.x import open_test as o")
-    )
+    assert "open_test" in names_used(ast.parse("from seglab.studies.x import open_test as o"))

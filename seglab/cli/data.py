@@ -174,8 +174,8 @@ def _add_prepare(parts: Any) -> None:
 def _prepare(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
+    from seglab.core.blocks import explain
     from seglab.core.config import Data
-    from seglab.core.explain import explain
     from seglab.data.open import fill_cache, judge_channel
 
     try:

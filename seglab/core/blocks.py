@@ -1,17 +1,18 @@
-"""What the parts of a configuration are made of: frozen blocks, and named components."""
+"""What a configuration is made of: frozen blocks, named components, and errors in one line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from seglab.core.errors import UserError
-from seglab.core.explain import explain
+from seglab.core.errors import UserError, nearest
 from seglab.core.registry import Registry
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Block(BaseModel):
@@ -76,3 +77,58 @@ class Component(BaseModel):
     def build(self, *context: Any) -> Any:
         """Build the component with the context its registry asks for."""
         return self.registry.build(self.name, self.options, *context)
+
+
+def explain(
+    error: ValidationError, schema: type[BaseModel], prefix: str = "", also: Sequence[str] = ()
+) -> UserError:
+    """Name the key path, the value and what is allowed, for the first thing that is wrong.
+
+    Args:
+        error: of validating ``schema``.
+        schema: of the values.
+        prefix: path of ``schema`` in the file, with its dot.
+        also: keys that the file may have beside those of ``schema``.
+    """
+    first = error.errors()[0]
+    kind, location, given = first["type"], first["loc"], repr(first["input"])
+    given = given if len(given) <= 60 else given[:57] + "..."
+    path = (prefix + ".".join(str(part) for part in location)).rstrip(".")
+    block = _block_at(schema, location)
+    if kind == "extra_forbidden":
+        keys = sorted({*block.model_fields, *(also if len(location) == 1 else ())})
+        hint = nearest(location[-1], keys)
+        return UserError(f"unknown key '{path}'{hint}; choose one of: {', '.join(keys)}")
+    if kind == "missing":
+        if isinstance(location[-1], int):
+            return UserError(f"{path.rpartition('.')[0]}: too few values: {given}")
+        return UserError(f"key '{path}' is missing: it has no default")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if kind in {"tuple_type", "list_type"}:
+        message = "it is a list, in [brackets]"
+    elif kind == "model_type" and block is not schema:
+        message = _shape_of(block, path)
+    elif kind == "literal_error":
+        allowed = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+        message += nearest(first["input"], allowed)
+    return UserError(f"{path or 'config'}: {given} is not allowed: {message}")
+
+
+def _shape_of(block: type[BaseModel], path: str) -> str:
+    """What a block looks like."""
+    if issubclass(block, Component):
+        return "it is a name, or a block of a name and its options"
+    keys = f"it is a block of keys: {', '.join(sorted(block.model_fields))}"
+    names = get_args(block.model_fields["name"].annotation) if "name" in block.model_fields else ()
+    return f"{keys}; {path}.name is one of: {', '.join(names)}" if names else keys
+
+
+def _block_at(schema: type[BaseModel], location: Sequence[Any]) -> type[BaseModel]:
+    """The block that ``location`` lies in, as far as blocks go."""
+    for part in location:
+        field = schema.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        schema = inner
+    return schema

@@ -1,11 +1,12 @@
-"""Reading experiment files: YAML, ``base:`` inheritance and ``a.b=c`` overrides."""
+"""Reading and writing of files: YAML with ``base:`` and ``a.b=c`` overrides, CSV, JSON."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +15,30 @@ import yaml
 from seglab.core.errors import UserError, first_line
 
 MAX_BYTES = 200_000
-"""The largest file that is read: PyYAML takes up to two seconds for as much."""
-MAX_DEPTH = 20
-MAX_NUMBER = 2**63 - 1
-_TAG = "tag:yaml.org,2002:"
-_TEXT = f"{_TAG}str"
-_KINDS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp")
-_PLAIN = {_TAG + kind for kind in _KINDS}
-_LONGEST_NUMBER = 100
+"""The largest YAML file that is read: PyYAML takes up to two seconds for as much."""
+COMPONENTS = ("model", "loss", "augment")
+"""Blocks that name one of several components, each with options of its own."""
+MM_PER_PX = 2.4
+"""Millimetres a pixel of the baseline's slices; earlier versions augmented in pixels."""
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Plain data only: no aliases (they can explode), no repeated keys, 1e-3 is a number."""
+    """Plain data without aliases, which can explode, and without repeated keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not supported; use base: to share settings", problem_mark=mark
-            )
+            problem = "aliases are not supported; use base: to share settings"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        if node.tag not in _PLAIN:
-            raise _marked(f"there is no constructor for the tag '{node.tag}'", node)
-        is_number = isinstance(node, yaml.ScalarNode) and node.tag != _TEXT
-        if is_number and len(node.value) > _LONGEST_NUMBER:
-            raise _marked(f"a number of {len(node.value)} characters", node)
-        try:
-            value = super().construct_object(node, deep)
-        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError):
-            # What PyYAML raises where a tag does not fit: "!!int ''", "!!timestamp x".
-            kind = node.tag.removeprefix(_TAG)
-            raise _marked(f"{_short(node.value)} is not of the kind '{kind}'", node) from None
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:
-            raise _marked(f"{_short(node.value)} is beyond {MAX_NUMBER}", node)
-        if isinstance(value, str) and not _is_clean(value):
-            raise _marked("a text with a NUL or half a character", node)
-        return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                problem = f"key '{key.value}' is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep=deep))
-
-
-def _marked(problem: str, node: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-
-
-def _short(text: object) -> str:
-    return repr(text)[:60]
-
-
-def _is_clean(text: str) -> bool:
-    """Whether files can be named by it and it can be written down: escapes can say anything."""
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # YAML 1.1 reads "1e-3" as a string; everyone who writes it means a number.
@@ -95,22 +58,14 @@ def parse_yaml(text: str, origin: str) -> Any:
     if len(text) > MAX_BYTES:
         raise UserError(f"{origin}: larger than {MAX_BYTES // 1000} kB, not an experiment")
     try:
-        parsed = yaml.load(text, Loader=_Loader)
-        _check_depth(parsed)
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{origin}, line {line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{origin}: nested too deeply") from None
+    except Exception as error:  # PyYAML also raises what Python does for "!!int ''"
         raise UserError(f"{origin}: not valid YAML: {first_line(error)}") from None
-    return parsed
-
-
-def _check_depth(value: Any, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-    inner = list(value.values()) if isinstance(value, dict) else value
-    for item in inner if isinstance(inner, list) else ():
-        _check_depth(item, depth + 1)
 
 
 def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -119,16 +74,18 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
     """
+    asked = f"{_seen[-1]}: base: " if _seen else ""
     try:
-        text = _read_text(path)
-    except UserError as error:
-        raise UserError(f"{_seen[-1]}: base: {error}" if _seen else str(error)) from None
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{asked}{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{asked}{path}: cannot be read: {error}") from None
     chain = (*_seen, path.resolve())
     if chain[-1] in _seen:
         names = " -> ".join(one.name for one in chain)
         raise UserError(f"{path}: base: goes round in a circle: {names}")
-    if len(_seen) > MAX_DEPTH:
-        raise UserError(f"{path}: base: more than {MAX_DEPTH} files one on another")
     document = parse_yaml(text, str(path))
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise UserError(f"{path}: expected 'key: value' lines at the top level")
@@ -139,22 +96,6 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: base: must be the name of one file, not {base!r}")
     below = chain[-1].parent / base  # beside the file itself, where ``path`` is a link to it
     return merge(read_document(below, chain), document)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, /dev/zero never end
-            raise UserError(f"{path}: not a file")
-        with path.open(encoding="utf-8") as file:
-            return file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-COMPONENTS = ("model", "loss", "augment")
-"""Blocks that name one of several components, each with options of its own."""
 
 
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,26 +134,43 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         path, equals, text = argument.partition("=")
         if not equals or not all(path.split(".")):
             raise UserError(f"override '{argument}' is not of the form key.sub=value")
-        if path.count(".") > MAX_DEPTH:
-            raise UserError(f"override '{argument[:60]}…': nested deeper than {MAX_DEPTH} levels")
         result = merge(result, nest(path, parse_yaml(text, f"override '{argument}'")))
     return result
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON text.
+def nest(path: str, value: Any) -> dict[str, Any]:
+    """``nest("a.b", 1)`` is ``{"a": {"b": 1}}``."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def read_rows(path: Path, ending: str = "", *, strict: bool = False) -> Iterator[dict[str, str]]:
+    """Yield each row of a CSV file by the names of its columns; blank lines are passed over.
+
+    A short row lacks its last columns, what a row has beyond the header is dropped.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        ending: a column must have a name that ends so.
+        strict: refuse quotes in odd places.
 
     Raises:
-        ValueError: not JSON, also where it is nested so deeply that it cannot be read.
+        UserError: absent, not UTF-8, not CSV, or without that column.
     """
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, strict=strict)
+            header = next(rows, [])
+            if not any(name.endswith(ending) for name in header):
+                raise UserError(f"{path} has no column that ends in '{ending}'")
+            yield from (dict(zip(header, row, strict=False)) for row in rows if row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV: {error}") from error
 
 
 def json_text(value: Any) -> str:
-    """Write JSON; a number that does not exist is null, for JSON has no word for it."""
+    """Write JSON; a number that is not finite is null, for JSON has no word for it."""
     return json.dumps(finite(value), indent=2, default=str)
 
 
@@ -225,8 +183,53 @@ def finite(value: Any) -> Any:
     return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def nest(path: str, value: Any) -> dict[str, Any]:
-    """``nest("a.b", 1)`` is ``{"a": {"b": 1}}``."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return dict(value)
+def as_of_today(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a config that an earlier version logged the keys and names of today.
+
+    Before ``train.keep`` was a key, the weights of the best epoch were kept, and slice files
+    were normalised slice by slice.
+    """
+    data, train = document.get("data") or {}, document.get("train") or {}
+    if "keep" in train:
+        return dict(document)
+    found = {**document, "train": {**train, "keep": "best"}}
+    if data.get("source") == "brats-h5" and data.get("normalise_scope", "auto") == "auto":
+        found["data"] = {**data, "normalise_scope": "slice"}
+    augment = document.get("augment")
+    if isinstance(augment, Mapping):
+        found["augment"] = _augment_of_today(augment)
+    return found
+
+
+def _augment_of_today(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options in millimetres what they were in pixels and shares of the frame."""
+    match old["name"]:
+        case "affine":
+            shift_mm = 200 * old["shift"]  # of a frame that is cropped to the brain
+            limits = {"rotate_deg": old["rotate_deg"], "scale": old["scale"]}
+            new = {"name": "affine", **limits, "shift_mm": shift_mm}
+        case "rotate":
+            new = {"name": "affine", "rotate_deg": old["limit_deg"], "scale": 0, "shift_mm": 0}
+        case "scale":
+            new = {"name": "affine", "rotate_deg": 0, "scale": old["limit"], "shift_mm": 0}
+        case "elastic":
+            sd_px, sigma_px = old["alpha"] / (15 * old["sigma"]), old["sigma"]
+            new = {"name": "elastic", "sd_mm": MM_PER_PX * sd_px, "sigma_mm": MM_PER_PX * sigma_px}
+        case "brightness_contrast":
+            new = {**old, "name": "tone", "gamma": 1}
+        case "gamma":
+            new = {"name": "tone", "gamma": old["limit"], "brightness": 0, "contrast": 0}
+        case "blur":
+            new = {"name": "blur", "sigma_mm": MM_PER_PX * old["sigma"]}
+        case "dropout":
+            side = [old["size"] / 2, old["size"]]
+            holes = {"num_holes_range": [1, old["holes"]], "p": old["p"]}
+            options = {**holes, "hole_height_range": side, "hole_width_range": side}
+            return {"name": "albumentations", "transforms": [{"CoarseDropout": options}]}
+        case "grid":
+            between = [-old["limit"], old["limit"]]
+            options = {"num_steps": old["steps"], "distort_limit": between, "p": old["p"]}
+            return {"name": "albumentations", "transforms": [{"GridDistortion": options}]}
+        case _:
+            return dict(old)
+    return {**new, "p": old["p"]}

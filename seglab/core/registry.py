@@ -1,15 +1,12 @@
 """Registries: what a YAML may name, and the options each name takes.
 
-A builder is one decorated function. Its positional parameters are context that
-the harness supplies (``in_channels``, the mirror axis, …); its keyword-only
-parameters are the options a YAML may set, with their types, ranges and defaults
-taken from the signature::
+A builder is one decorated function. Its positional parameters are context that the harness
+supplies (``in_channels``, …); its keyword-only parameters are the options of a YAML, with types,
+ranges and defaults from the signature. The first line of its docstring is its help text::
 
     @LOSSES.register("tversky")
     def tversky(*, alpha: Annotated[float, Field(ge=0, le=1)] = 0.7) -> Loss:
         \"\"\"Weighs misses (alpha) against false alarms (1 - alpha); Salehi 2017.\"\"\"
-
-The first line of the docstring is what ``seglab list`` prints.
 """
 
 from __future__ import annotations
@@ -83,11 +80,7 @@ class Registry(Generic[Built]):
         self._retired[name] = reason
 
     def __getitem__(self, name: str) -> Entry[Built]:
-        """Look a name up.
-
-        Raises:
-            UserError: there is none, or none any more.
-        """
+        """Look a name up; ``UserError`` if there is none, or none any more."""
         entries = self._entries
         if name in self._retired:
             gone = f"{self.kind} '{name}' is gone: {self._retired[name]}"
@@ -118,12 +111,14 @@ class Registry(Generic[Built]):
 
 def _options_schema(name: str, builder: Callable[..., Any]) -> type[BaseModel]:
     hints = typing.get_type_hints(builder, include_extras=True)
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(builder).parameters.values():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], default)
+    fields: dict[str, Any] = {
+        parameter.name: (
+            hints[parameter.name],
+            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
+        for parameter in inspect.signature(builder).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
     strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     return create_model(f"{name}_options", __config__=strict, **fields)
 

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from seglab.core.blocks import Block, PositiveInt
+from seglab.core.blocks import Block, PositiveInt, explain
 from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, read_document
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.explain import explain
 from seglab.core.search import Range, Search
 
 STUDY_KEYS = ("seeds", "baseline", "arms", "budget", "tune", "search", "storage")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
 from seglab.data.geometry import Box, resize_images, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
@@ -272,7 +271,7 @@ def read_json(path: Path) -> Json:
     """
     remedy = f"remove the folder {path.parent} to build the cache again"
     try:
-        content: Json = parse_json(path.read_text(encoding="utf-8"))
+        content: Json = json.loads(path.read_text(encoding="utf-8"))
         changed = [] if content["digest"] == content_digest(content) else [path]
         arrays = {path.with_name(name): entry for name, entry in content["files"].items()}
         changed += [array for array, entry in arrays.items() if _has_changed(array, entry)]

@@ -14,8 +14,7 @@ import numpy as np
 
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.machine import available_cores
-from seglab.core.progress import progress
+from seglab.core.machine import available_cores, progress
 from seglab.data.appearance import Figures, measure
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.identity import MIN_SLICES, Identity, identify

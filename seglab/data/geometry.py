@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core import arrays
+from seglab.core.arrays import bounding_box as smallest_box
 
 if TYPE_CHECKING:
     from seglab.data.cache import CachedPatient, CacheSettings
@@ -54,7 +54,7 @@ def bounding_box(inside: NDArray[np.bool_]) -> Box:
 
     An empty stack gives an empty box in the middle of the frame.
     """
-    found = arrays.bounding_box(np.asarray(inside.any(axis=0)))
+    found = smallest_box(np.asarray(inside.any(axis=0)))
     if found is None:
         return Box(inside.shape[1] // 2, inside.shape[2] // 2, 0, 0)
     rows, columns = found

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from seglab.core.config import Data, RunConfig
-from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.appearance import Figures, measure
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, open_cache
 from seglab.data.duplicates import SAME, duplicates, fingerprint
@@ -202,7 +201,7 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
     """Pairs of patients whose volumes are nearly the same; looked for once a cache folder."""
     path = cache.path / PAIRS
     with suppress(OSError, ValueError, TypeError, KeyError):
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         if found["limit"] == SAME:
             return [(str(first), str(second)) for first, second in found["pairs"]]
     whole = open_cache(cache.path)  # all patients, and the modality that all runs share

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
-from seglab.core.tables import read_rows
 
 MAPPING = "name_mapping.csv"
 _TCGA = re.compile(r"TCGA[-_](\w{2})[-_](\w{4})(?![0-9A-Za-z])", re.IGNORECASE)

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.cache import (
     INDEX,
     LABELS,

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from seglab.core.config import Split as SplitConfig
-from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
 
 PARTS = ("train", "val", "test")
@@ -127,7 +126,7 @@ def load_split(path: Path) -> Split:
         UserError: the file is absent, not a split, or was changed.
     """
     try:
-        read = parse_json(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8"))
         told = read["hash"]
         joined = [Joined(tuple(one["patients"]), one["rule"]) for one in read.get("joined", ())]
         parts = {part: tuple(map(str, read[part])) for part in PARTS}

@@ -15,8 +15,7 @@ from typing import Any
 import cv2
 
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores
-from seglab.core.memory import keep_freed_memory
+from seglab.core.machine import available_cores, keep_freed_memory
 
 Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 """``map`` of a picklable function over picklable values; results come in order."""

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
-from seglab.core.tables import read_rows
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.statistics import RESAMPLES, bootstrap_pivots
 

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import CHANNELS, Model, RunConfig, Train
-from seglab.core.documents import parse_json
 from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CacheSettings
 from seglab.data.pack import SingleVolume
@@ -276,7 +275,7 @@ def read_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD
     try:
-        return ModelCard.from_json(parse_json(path.read_text(encoding="utf-8")))
+        return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a model: it has no {CARD}") from None
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from seglab.core.config import Train
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores
-from seglab.core.memory import keep_freed_memory
+from seglab.core.machine import available_cores, keep_freed_memory
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
 

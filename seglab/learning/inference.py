@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.cache import Cache, CachedPatient
 from seglab.data.geometry import to_native
 from seglab.data.loader import Rows, gather, patient_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seglab.core.memory import give_back_freed_memory
+from seglab.core.machine import give_back_freed_memory
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"

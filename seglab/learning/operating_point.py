@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.cache import Cache
 from seglab.learning.inference import Predictor
 

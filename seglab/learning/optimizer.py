@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from seglab.core.config import Optim, Schedule
-from seglab.core.imports import collector_paused
 
 
-@collector_paused()  # a process's first optimizer imports torch's compiler
 def build_optimizer(
     network: nn.Module, config: Optim, device: torch.device
 ) -> torch.optim.Optimizer:

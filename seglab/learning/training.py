@@ -16,7 +16,7 @@ from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.core.progress import progress as with_bar
+from seglab.core.machine import progress as with_bar
 from seglab.data.cache import Cache
 from seglab.data.loader import Rows, TrainLoader
 from seglab.evaluation.metrics import PatientScore

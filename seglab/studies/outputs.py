@@ -16,7 +16,7 @@ import yaml
 from seglab.core.config import RunConfig
 from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.splits import save_split
 from seglab.evaluation.case import Case, best_median_worst
 from seglab.evaluation.failures.explain import RULES, Explanation, explain

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.appearance import measure
 from seglab.data.identity import identify
 from seglab.data.labels import UNKNOWN_PART

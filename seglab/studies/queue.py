@@ -26,7 +26,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
-from seglab.core.locks import is_locked
+from seglab.core.machine import is_locked
 from seglab.tracking.errors import as_user_error, redact, retry_locked, unreachable
 
 ITEM, OWNER, ERROR, INTERRUPTED, SURPLUS = "item", "owner", "error", "interrupted", "surplus"

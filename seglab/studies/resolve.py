@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from seglab.core.config import RunConfig, flatten
-from seglab.core.documents import merge, parse_overrides, parse_yaml
+from seglab.core.documents import as_of_today, merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.older import as_of_today
 from seglab.core.study import build_run
 from seglab.learning.bundle import CARD, ModelBundle, load_bundle, make_card, read_card
 from seglab.learning.checkpoint import load_weights

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.data.cache import CachedPatient, open_cache
 from seglab.data.sealed import SealBroken
 from seglab.evaluation.calibration import (

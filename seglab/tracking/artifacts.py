@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from seglab.core.errors import UserError
-from seglab.core.progress import progress
+from seglab.core.machine import progress
 from seglab.tracking.errors import as_user_error
 from seglab.tracking.store import Store
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from seglab.core.errors import UserError
-from seglab.core.locks import is_locked
+from seglab.core.machine import is_locked
 from seglab.tracking import tags
 from seglab.tracking.database import ARTIFACTS, SQLITE
 from seglab.tracking.errors import as_user_error, redact, retry_locked

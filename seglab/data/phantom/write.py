@@ -16,8 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores
-from seglab.core.progress import progress
+from seglab.core.machine import available_cores, progress
 from seglab.data.phantom.anatomy import Array, Point
 from seglab.data.phantom.lesions import ENHANCING, NECROSIS, OEDEMA, Labels
 from seglab.data.phantom.patient import MODALITIES, PhantomPatient, make_patient

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
-from seglab.core.tables import read_rows
 from seglab.data import lattice
 from seglab.data.files import (
     Spacing,

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
-from seglab.core.tables import read_rows
 from seglab.data.files import check_file, check_same_shape, check_shape, finite_image, unreadable
 from seglab.data.labels import LabelMap, read_labels
 from seglab.data.names import natural_key
