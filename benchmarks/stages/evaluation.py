@@ -64,7 +64,7 @@ def _pairs(material: Material) -> list[tuple[Masks, Masks]]:
     source = material.volumes
     pairs = []
     for patient in source.patients()[:SCORED_PATIENTS]:
-        truth = source.read(patient).mask.astype(bool)
+        truth = source.read(patient).labels > 0
         prediction = np.roll(truth, (1, 2, -2), axis=(0, 1, 2)) | np.roll(truth, 3, axis=1)
         pairs.append((prediction, truth))
     return [pair for pair in pairs if pair[1].any()]

@@ -16,7 +16,8 @@ from benchmarks.stage import Goal, Measurement, compare_rates, stage
 from benchmarks.timing import in_turn
 from seglab.data.cache import CacheSettings
 from seglab.data.prepare import prepare
-from seglab.data.sources import Patient, Source
+from seglab.data.sources import Source
+from seglab.data.volume import Patient
 
 Loop = Callable[[Sequence[Path]], None]
 ROUNDS = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,16 +15,17 @@ import numpy as np
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.machine import available_cores, progress
-from seglab.data.appearance import Figures, measure
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
-from seglab.data.identity import MIN_SLICES, Identity, identify
-from seglab.data.persons import NameMapping, shared_patients, tcga_person
+from seglab.data.identity import Figures, Identity, identify, measure
+from seglab.data.names import NameMapping, shared_patients, tcga_person
 from seglab.data.sources import Source
 from seglab.data.volume import Patient, Volume
 from seglab.data.workers import worker_pool
 
 WORTH_PROCESSES_BYTES = 2**26
 """Below this much on disk, starting processes costs more than it gains."""
+MIN_SLICES = 5
+"""A patient is called wrong by itself only from so many slices."""
 SHOWN = 5
 """Lines of each list on the page; the JSON holds all."""
 
@@ -80,14 +81,23 @@ class CheckReport:
         listed = [one for one in found["patient_list"] if one["modalities"]]
         yield f"  modalities: {_counts(' '.join(one['modalities']) for one in listed)}"
         yield f"  labels: {_counts(one['labels'] for one in listed)}"
-        yield from _section("missing files", found["missing_files"])
-        yield from _section("bad files", map("{file}: {reason}".format_map, found["bad_files"]))
-        yield from _section("surprises", found["surprises"])
-        yield from _section("duplicates", map(_duplicate_line, found["duplicates"]))
-        same = (f"{' = '.join(one['patients'])}: {one['rule']}" for one in found["persons"])
-        yield from _section("one person, several names", same)
-        shared = map("{patient} = {other} in {source}".format_map, found["shared_patients"])
-        yield from _section("patients shared with another source", shared)
+        lists = {
+            "missing files": found["missing_files"],
+            "bad files": map("{file}: {reason}".format_map, found["bad_files"]),
+            "surprises": found["surprises"],
+            "duplicates": map(_duplicate_line, found["duplicates"]),
+            "one person, several names": (
+                f"{' = '.join(one['patients'])}: {one['rule']}" for one in found["persons"]
+            ),
+            "patients shared with another source": map(
+                "{patient} = {other} in {source}".format_map, found["shared_patients"]
+            ),
+        }
+        for title, lines in ((title, list(lines)) for title, lines in lists.items()):
+            yield f"  {title}: {f'{len(lines):,}' if lines else 'none'}"
+            yield from (f"    {line}" for line in lines[:SHOWN])
+            if len(lines) > SHOWN:
+                yield f"    … and {len(lines) - SHOWN:,} more (all in the JSON)"
         if found["tcga_patients"] and not found["shared_patients"]:
             yield f"  {found['tcga_patients']} patients have a TCGA id: other sets may hold them"
         yield "identity:"
@@ -129,42 +139,32 @@ def check(
     named = [name for name in MODALITIES if any(name in one.modalities for one in read)]
     identity = identify([one.figures for one in read if one.figures], named)
     example = max(read, key=lambda one: (len(one.modalities), one.richest), default=None)
+    keys = ("patient", "modalities", "slices", "tumour_slices", "labels", "form", "remarks")
+    same = duplicates([one.fingerprint for one in examined if one.fingerprint])
     found = {
-        **_of_patients(examined),
-        **_of_names(source, patients, others),
+        "source": source.name,
+        "root": str(source.root),
+        "patients": len(examined),
+        "slices": sum(one.slices for one in examined),
+        "tumour_slices": sum(one.tumour_slices for one in examined),
+        "missing_files": source.missing_files(),
+        "bad_files": [{"file": f, "reason": r} for one in examined for f, r in one.bad_files],
+        "surprises": list(_surprises(examined)),
+        "duplicates": [asdict(one) for one in same],
+        **_of_names(source, [patient.patient_id for patient in patients], others),
+        "patient_list": [{key: getattr(one, key) for key in keys} for one in examined],
         "identity": {"channel": source.modalities.index(modalities[0]), **identity.to_json()},
     }
     return CheckReport(found, identity, (example.patient, example.richest[2]) if example else None)
 
 
-def _of_patients(examined: Sequence[Examined]) -> dict[str, Any]:
-    listed = ("patient", "modalities", "slices", "tumour_slices", "labels", "form", "remarks")
-    same = duplicates([one.fingerprint for one in examined if one.fingerprint])
-    return {
-        "patients": len(examined),
-        "slices": sum(one.slices for one in examined),
-        "tumour_slices": sum(one.tumour_slices for one in examined),
-        "bad_files": [{"file": f, "reason": r} for one in examined for f, r in one.bad_files],
-        "surprises": list(_surprises(examined)),
-        "duplicates": [asdict(one) for one in same],
-        "patient_list": [{key: getattr(one, key) for key in listed} for one in examined],
-    }
-
-
-def _of_names(
-    source: Source, patients: Sequence[Patient], others: Sequence[Source]
-) -> dict[str, Any]:
-    names = [patient.patient_id for patient in patients]
+def _of_names(source: Source, names: Sequence[str], others: Sequence[Source]) -> dict[str, Any]:
     people = source.names.people(names)
-    groups: dict[str, list[str]] = {}
+    groups = defaultdict(list)
     for name, person in people.items():
-        groups.setdefault(person.name, []).append(name)
-    tables = {k: v for one in (*others, source) for k, v in one.names.persons.items()}
-    theirs = [(one, [patient.patient_id for patient in one.patients()]) for one in others]
+        groups[person.name].append(name)
+    mapping = NameMapping({k: v for one in (*others, source) for k, v in one.names.persons.items()})
     return {
-        "source": source.name,
-        "root": str(source.root),
-        "missing_files": source.missing_files(),
         "persons": [
             {"person": person, "patients": group, "rule": people[group[0]].rule}
             for person, group in groups.items()
@@ -172,8 +172,10 @@ def _of_names(
         ],
         "shared_patients": [
             {"patient": ours, "other": twin, "source": f"{other.name} in {other.root}"}
-            for other, ids in theirs
-            for ours, twin in shared_patients(names, ids, NameMapping(tables))
+            for other in others
+            for ours, twin in shared_patients(
+                names, [patient.patient_id for patient in other.patients()], mapping
+            )
         ],
         "tcga_patients": sum(tcga_person(source.names.person(name)) is not None for name in names),
     }
@@ -210,40 +212,33 @@ def _search_bad_files(
     source: Source, patient: Patient, bad: list[tuple[str, str]], error: UserError
 ) -> Examined:
     """Read slice by slice, or modality by modality where a file is a volume."""
+    images = patient.images
+    pieces = [{name: paths} for name, paths in images.items()]
+    if max(map(len, images.values()), default=0) > 1:
+        slices = zip(*images.values(), strict=True)
+        pieces = [{n: (path,) for n, path in zip(images, paths, strict=True)} for paths in slices]
     tumour_px: dict[int, int] = {}
     found: list[UserError] = []
-    for piece in _pieces(patient):
+    for piece in pieces:
         try:
-            volume = source.read(piece, piece.modalities)
+            volume = source.read(replace(patient, images=piece), tuple(piece))
         except UserError as another:
             found.append(another)
         else:
             marked = np.count_nonzero(volume.labels, axis=(1, 2)).tolist()
             tumour_px |= dict(zip(volume.slice_indices.tolist(), marked, strict=True))
-    named = [_bad_file(source, patient, str(each)) for each in found or [error]]
-    every = (*bad, *dict.fromkeys(named))
+    bad += [_bad_file(source.root, patient, str(each)) for each in found or [error]]
     tumour_slices = sum(px > 0 for px in tumour_px.values())
-    return Examined(patient.patient_id, every, len(tumour_px), tumour_slices)
+    return Examined(patient.patient_id, tuple(dict.fromkeys(bad)), len(tumour_px), tumour_slices)
 
 
-def _pieces(patient: Patient) -> Iterator[Patient]:
-    stacks = patient.images
-    if max(map(len, stacks.values()), default=0) > 1:
-        for paths in zip(*stacks.values(), strict=True):
-            images = {name: (path,) for name, path in zip(stacks, paths, strict=True)}
-            yield replace(patient, images=images)
-    else:
-        yield from (replace(patient, images={name: paths}) for name, paths in stacks.items())
-
-
-def _bad_file(source: Source, patient: Patient, reason: str) -> tuple[str, str]:
+def _bad_file(root: Path, patient: Patient, reason: str) -> tuple[str, str]:
     """Name the file that the error is about, and take its path out of the reason."""
-    root = re.escape(str(source.root))
-    match = re.match(rf"({root}.+?\.(?:h5|tiff?|nii\.gz|nii))(?=[\s:])", reason)
+    files = rf"({re.escape(str(root))}.+?\.(?:h5|tiff?|nii\.gz|nii))(?=[\s:])"
+    match = re.match(files, reason)
     if match is None:
         return patient.patient_id, reason
-    file = str(Path(match[1]).relative_to(source.root))
-    return file, reason[match.end() :].lstrip(": ")
+    return str(Path(match[1]).relative_to(root)), reason[match.end() :].lstrip(": ")
 
 
 def _form(volume: Volume) -> str:
@@ -258,10 +253,10 @@ def _surprises(examined: Sequence[Examined]) -> Iterator[str]:
     for form, count in forms[1:]:
         name = next(one.patient for one in examined if one.form == form)
         yield f"{form} in {count} patients (as {name}), {forms[0][0]} in {forms[0][1]}"
-    remarks: dict[str, list[str]] = {}
+    remarks = defaultdict(list)
     for one in examined:
         for remark in one.remarks:
-            remarks.setdefault(remark, []).append(one.patient)
+            remarks[remark].append(one.patient)
         identity = identify([one.figures] if one.figures else [], one.modalities)
         for wrong in identity.wrong:
             if wrong.figures.slices >= MIN_SLICES:
@@ -279,11 +274,3 @@ def _duplicate_line(one: dict[str, Any]) -> str:
     if one["identical"]:
         return f"{first} = {second}: every voxel is equal"
     return f"{first} ≈ {second}: correlation {one['similarity']:.3f}"
-
-
-def _section(title: str, found: Iterable[str]) -> Iterator[str]:
-    lines = list(found)
-    yield f"  {title}: {f'{len(lines):,}' if lines else 'none'}"
-    yield from (f"    {line}" for line in lines[:SHOWN])
-    if len(lines) > SHOWN:
-        yield f"    … and {len(lines) - SHOWN:,} more (all in the JSON)"

@@ -1,9 +1,8 @@
 """Finds one volume under two names: copied, rescaled, shifted by a voxel or touched up.
 
-Each slice becomes a 32 × 32 thumbnail with its slow variation taken out, so that what is
-left are folds and edges, which differ between people as fingerprints do. Similarity of two
-patients is the mean correlation of the thumbnails of the slices that both have, also with
-one stack moved by a slice.
+Each slice becomes a thumbnail with its slow variation taken out: folds and edges are left, which
+differ between people as fingerprints do. Similarity of two patients is the mean correlation of
+the thumbnails of the slices that both have, also with one stack moved by a slice.
 """
 
 from __future__ import annotations
@@ -54,14 +53,23 @@ def fingerprint(
     patient_id: str, image: NDArray[np.generic], slice_indices: NDArray[np.int32]
 ) -> Fingerprint:
     """Reduce a volume (S, H, W) to what :func:`duplicates` compares."""
-    thumbs = {
-        int(index): _thumbnail(one.astype(np.float32))
-        for index, one in zip(slice_indices, image, strict=True)
-    }
+    thumbs = {}
+    for index, one in zip(slice_indices.tolist(), image, strict=True):
+        low, high = np.percentile(one[::2, ::2].astype(np.float32), (1, 99.5))
+        if high > low:
+            clipped = (np.clip(one.astype(np.float32), low, high) - low) / np.float32(high - low)
+            thumbs[index] = _thumbnail(clipped.astype(np.float32))
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(slice_indices.tobytes())
     shown = {index: thumb for index, thumb in thumbs.items() if thumb.any()}
     return Fingerprint(patient_id, shown, digest.hexdigest())
+
+
+def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.float16]:
+    """(SIDE²,) of norm 1 of a slice (H, W) in [0, 1]."""
+    small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    fast = small - cv2.GaussianBlur(small, (0, 0), SLOW)
+    return np.asarray(fast / max(float(np.linalg.norm(fast)), 1e-6), np.float16).ravel()
 
 
 def duplicates(fingerprints: Sequence[Fingerprint]) -> tuple[Duplicate, ...]:
@@ -81,17 +89,6 @@ def duplicates(fingerprints: Sequence[Fingerprint]) -> tuple[Duplicate, ...]:
                 slices=int(slices[i, j]),
             )
     return tuple(sorted(best.values(), key=lambda one: -one.similarity))
-
-
-def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.float16]:
-    """(SIDE²,) of norm 1, or zeros where the slice (H, W) is flat."""
-    low, high = np.percentile(image[::2, ::2], (1, 99.5))
-    if not high > low:
-        return np.zeros(SIDE * SIDE, np.float16)
-    clipped = (np.clip(image, low, high) - low) / np.float32(high - low)
-    small = cv2.resize(clipped.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    fast = small - cv2.GaussianBlur(small, (0, 0), SLOW)
-    return np.asarray(fast / max(float(np.linalg.norm(fast)), 1e-6), np.float16).ravel()
 
 
 def _mean_correlation(

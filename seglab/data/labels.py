@@ -40,32 +40,39 @@ LISTED = "dataset.json"
 """The convention of a data set that names its labels."""
 MOST_OF_BRAIN = 0.6
 """A tumour is a smaller part of the brain: at most 0.20 of it in 18 volumes, 0.36 in 103 slices."""
-OUTSIDE = 0.1
-"""Part of a mask that may lie on the background: at most 0.002 in 18 skull-stripped volumes."""
-FEW_PX = 100
-"""So few pixels on the background say nothing."""
-_STRIDE = 2
-"""Every second row and column tells whether a mask lies on the brain."""
-_FEW = 5
-"""Values that an error names."""
+OUTSIDE, FEW_PX = 0.1, 100
+"""Part of a mask that may lie on the background (at most 0.002 in 18 skull-stripped volumes), and
+so few pixels that say nothing."""
 
-_ERAS = tuple(
-    (re.compile(pattern, re.IGNORECASE), era)
-    for pattern, era in (
-        (r"BraTS-GLI-\d{5}-1\d\d", "brats2024"),
-        (r"BraTS-PED-.+", "brats-ped"),  # 1 is its enhancing tumour
-        (r"BraTS-[A-Z]+-\d{5}-\d{3}", "brats2023"),
-        (r"Brats1[789]_.+|BraTS2[01]_.+|BraTS20\d\d_.+", "brats2017"),
-        (r"brats_(2013|tcia)_.+|VSD\..+", "brats2012"),
-    )
-)
+_ERAS = {
+    r"BraTS-GLI-\d{5}-1\d\d": "brats2024",
+    r"BraTS-PED-.+": "brats-ped",  # 1 is its enhancing tumour
+    r"BraTS-[A-Z]+-\d{5}-\d{3}": "brats2023",
+    r"Brats1[789]_.+|BraTS2[01]_.+|BraTS20\d\d_.+": "brats2017",
+    r"brats_(2013|tcia)_.+|VSD\..+": "brats2012",
+}
 """What the names of the challenges' patients tell."""
+_THREE_AND_FOUR = {
+    "brats2012": "3 non-enhancing core, 4 enhancing tumour",
+    "brats2024": "3 enhancing tumour, 4 the resection cavity",
+}
+_PARTS = {
+    r"background|cavity|ignore": 0,
+    r"non.?enhanc|necro|core|ncr": NON_ENHANCING,
+    r"enhanc": ENHANCING,
+    r"o?edema": OEDEMA,
+    r"whole": UNKNOWN_PART,
+    r"tumou?r|lesion|glioma|mask": UNKNOWN_PART,
+}
+"""Names of labels in a dataset.json; the first that is found in a name counts."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
     """A segmentation as read."""
 
+    path: Path
+    """The file, or the first of several."""
     labels: Labels
     """Canonical, of the shape of the file's array."""
     convention: str
@@ -119,10 +126,12 @@ def read_labels(
         )
     table = np.zeros(256, np.uint8)
     table[list(canonical)] = list(canonical.values())
-    labels = np.zeros(stored.shape, np.uint8, order="F" if stored.flags.f_contiguous else "C")
+    labels = np.zeros_like(stored, np.uint8, subok=False)  # in the same order of axes
     labels[inside] = table[marked]
     known = UNKNOWN_PART not in {canonical[value] for value in values}
-    return LabelMap(labels, convention, known, _remarks(path, values, convention))
+    meaning = _THREE_AND_FOUR.get(convention) if {3, 4} <= set(values) else None
+    told = f"{path.name} holds labels 3 and 4, read by {convention}: {meaning}"
+    return LabelMap(path, labels, convention, known, (told,) if meaning else ())
 
 
 def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
@@ -130,7 +139,7 @@ def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
         whole = marked.astype(np.uint8)
     odd = marked[whole != marked]
     if odd.size:
-        nan = "mask values that are NaN; " if odd.dtype.kind == "f" and np.isnan(odd).any() else ""
+        nan = "mask values that are NaN; " if (odd != odd).any() else ""
         raise UserError(
             f"{path} holds {nan}labels {_some(np.unique(odd))}: labels are whole numbers from 0 to "
             "255 (resample a mask with nearest neighbour)"
@@ -140,8 +149,9 @@ def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _convention(path: Path, values: list[int], name: str) -> str:
     """By the values, and where several conventions fit, by the name of the patient."""
-    era = next((era for pattern, era in _ERAS if pattern.fullmatch(name)), None)
-    if set(values) in ({1}, {255}):
+    named = (era for pattern, era in _ERAS.items() if re.fullmatch(pattern, name, re.IGNORECASE))
+    era = next(named, None)
+    if values in ([1], [255]):
         return "binary"
     if era == "brats2024" or (era == "brats2023" and 3 in values):
         return "brats2024" if 4 in values else "brats2023"
@@ -158,84 +168,54 @@ def _convention(path: Path, values: list[int], name: str) -> str:
     )
 
 
-def _remarks(path: Path, values: list[int], convention: str) -> tuple[str, ...]:
-    meanings = {
-        "brats2012": "3 non-enhancing core, 4 enhancing tumour",
-        "brats2024": "3 enhancing tumour, 4 the resection cavity",
-    }
-    if not {3, 4} <= set(values) or convention not in meanings:
-        return ()
-    told = f"{path.name} holds labels 3 and 4, read by {convention}: {meanings[convention]}"
-    return (told,)
-
-
 def _some(values: Any) -> str:
-    words = [f"{value:g}" for value in values[:_FEW]]
-    return ", ".join(words) + (", …" if len(values) > _FEW else "")
+    return ", ".join(f"{value:g}" for value in values[:5]) + (", …" if len(values) > 5 else "")
 
 
-def canonical_names(names: Mapping[str, Any]) -> Mapping[int, int] | None:
+def canonical_names(names: Mapping[str, Any]) -> dict[int, int] | None:
     """Canonical labels of the ``labels`` of a ``dataset.json``; None where a name is not known.
 
     Both ways round ({"2": "edema"}, {"edema": 2}), and the regions of nnU-Net, where
     {"whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3} tells parts too.
     """
     pairs = [(v, k) if str(k).isdecimal() else (k, v) for k, v in names.items()]
-    regions = [(str(name), _numbers(value)) for name, value in pairs]
+    regions = [(str(k).lower(), v if isinstance(v, list | tuple) else [v]) for k, v in pairs]
     found: dict[int, int] = {}
     # The smaller region says more of a label than the larger one around it.
     for name, numbers in sorted(regions, key=lambda region: -len(region[1])):
-        part = _part(name.lower(), several=len(regions) > 2)
+        part = next((part for pattern, part in _PARTS.items() if re.search(pattern, name)), None)
         if part is None:
             return None
-        found |= dict.fromkeys(numbers, part)
+        if "whole" in name and len(regions) > 2:  # what of it is in no other region
+            part = OEDEMA
+        found |= dict.fromkeys(map(int, numbers), part)
     found.pop(0, None)
     return found or None
 
 
-def _numbers(value: Any) -> list[int]:
-    return [int(each) for each in (value if isinstance(value, list | tuple) else [value])]
-
-
-def _part(name: str, *, several: bool) -> int | None:
-    """Canonical label of a part by its name; of the whole, what remains outside its parts."""
-    for pattern, part in (
-        (r"background|cavity|ignore", 0),
-        (r"non.?enhanc|necro|core|ncr", NON_ENHANCING),
-        (r"enhanc", ENHANCING),
-        (r"o?edema", OEDEMA),
-        (r"whole", OEDEMA if several else UNKNOWN_PART),
-        (r"tumou?r|lesion|glioma|mask", UNKNOWN_PART),
-    ):
-        if re.search(pattern, name):
-            return part
-    return None
-
-
-def check_on_image(path: Path, image: NDArray[np.float32], labels: Labels, *, shared: bool) -> None:
+def check_on_image(found: LabelMap, image: NDArray[np.float32], *, shared: bool) -> None:
     """Raise a UserError for a mask that covers most of the brain, or lies on the background.
 
     Args:
-        path: of the mask, for errors.
+        found: labels (S, H, W).
         image: (S, H, W) one modality.
-        labels: (S, H, W) canonical.
         shared: whether the slices share one intensity scale.
     """
-    sampled = np.ascontiguousarray(image[:, ::_STRIDE, ::_STRIDE])
-    tumour = labels[:, ::_STRIDE, ::_STRIDE] > 0
-    if not tumour.any():
-        return
-    brain = brain_mask(sampled, shared_scale=shared)
+    # Every second row and column tells it.
+    sampled, tumour = np.ascontiguousarray(image[:, ::2, ::2]), found.labels[:, ::2, ::2] > 0
+    marked = np.count_nonzero(tumour)
+    brain = brain_mask(sampled, shared_scale=shared) if marked else tumour
     if not brain.any():
         return
     share = np.count_nonzero(tumour & brain) / np.count_nonzero(brain)
     if share > MOST_OF_BRAIN:
-        raise UserError(f"{path} marks {share:.0%} of the brain: a brain mask, or an inverted one?")
+        what = "a brain mask, or an inverted one?"
+        raise UserError(f"{found.path} marks {share:.0%} of the brain: {what}")
     # Where air is noise, dark tissue is taken for it; it says nothing.
     stripped = np.count_nonzero(sampled == sampled[:, :1, :1]) > EXACT_SHARE * sampled.size
     outside = np.count_nonzero(tumour & ~brain)
-    if stripped and outside > FEW_PX and outside > OUTSIDE * np.count_nonzero(tumour):
+    if stripped and outside > max(FEW_PX, OUTSIDE * marked):
         raise UserError(
-            f"{path}: {outside / np.count_nonzero(tumour):.0%} of the mask lies on the background: "
-            "it belongs to another image, or lies elsewhere"
+            f"{found.path}: {outside / marked:.0%} of the mask lies on the background: it belongs "
+            "to another image, or lies elsewhere"
         )

@@ -39,25 +39,26 @@ def one_scale(slices: Sequence[Array] | Array) -> tuple[NDArray[np.float32], boo
         a reader should be told, or nothing.
     """
     levels = np.zeros((len(slices), *slices[0].shape), np.float32)
-    distinct = []
+    distinct = np.zeros(len(slices), int)
+    why = ""
     for index, scores in enumerate(slices):
         found = restore(scores.astype(np.float64, copy=False))
         if found is None:
-            return _as_stored(slices, f"slice {index + 1} holds no whole numbers of a scanner")
-        levels[index] = found[0]
-        distinct.append(found[1])
-    sure = [index for index, count in enumerate(distinct) if count >= SURE]
-    unsure = [index for index, count in enumerate(distinct) if 0 < count < SURE]
-    if not unsure:
-        return levels, True, ""
-    if not sure:
-        return _as_stored(slices, "too few grey values to tell the scale of a slice")
-    for index in unsure:
-        near = levels[min(sure, key=lambda other: abs(other - index))]
-        ratio = _brightness(near) / _brightness(levels[index])
-        levels[index] *= _factor(ratio, distinct[index])
+            why = f"slice {index + 1} holds no whole numbers of a scanner"
+            break
+        levels[index], distinct[index] = found
+    sure = np.flatnonzero(distinct >= SURE)
+    unsure = np.flatnonzero((distinct > 0) & (distinct < SURE))
+    if not why and len(unsure) and not len(sure):
+        why = "too few grey values to tell the scale of a slice"
+    if why:
+        stored = np.asarray(slices).astype(np.float32, copy=False)
+        return stored, False, f"{why}: every slice keeps an intensity scale of its own"
+    for index in unsure.tolist():
+        near = levels[sure[np.abs(sure - index).argmin()]]
+        levels[index] *= _factor(_brightness(near) / _brightness(levels[index]), distinct[index])
     told = f"{len(unsure)} slices of fewer than {SURE} grey values are matched to their neighbours"
-    return levels, True, told
+    return levels, True, told if len(unsure) else ""
 
 
 def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | None:
@@ -87,11 +88,6 @@ def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | No
     return None
 
 
-def _as_stored(slices: Sequence[Array] | Array, why: str) -> tuple[NDArray[np.float32], bool, str]:
-    told = f"{why}: every slice keeps an intensity scale of its own"
-    return np.asarray(slices).astype(np.float32, copy=False), False, told
-
-
 def _most_frequent(scores: Array) -> float:
     corner = scores[0, 0]
     if np.count_nonzero(scores == corner) > scores.size / 2:
@@ -104,9 +100,8 @@ def _common_step(distinct: Array) -> float | None:
     """Largest step of which every value is a multiple, by Euclid's algorithm."""
     values = np.sort(np.append(distinct, 0.0))
     gaps = np.diff(values)
-    smallest = np.ptp(values) / MOST_LEVELS
     step = float(gaps.min())
-    while step > smallest:
+    while step > np.ptp(values) / MOST_LEVELS:
         rest = np.abs(gaps - np.rint(gaps / step) * step)
         left = rest[rest > TOLERANCE * step]
         if not left.size:

@@ -1,15 +1,17 @@
-"""One table of file names: which modality a file holds, whose it is, whose segmentation."""
+"""What names tell: of files the modality and the patient, of patients the person."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
-from seglab.data.files import same_name
 from seglab.data.labels import canonical_names
 from seglab.data.volume import Patient
 
@@ -20,17 +22,31 @@ WORDS = {
     "t2": "t2", "t2w": "t2",
 }  # fmt: skip
 """Last word of a name (BraTS, UPENN-GBM, UCSF-PDGM, BIDS), or name in a dataset.json → modality."""
-SEGMENTATIONS = ("seg", "segm", "segmentation", "mask", "label", "labels", "dseg")
 UNNAMED = ""
 """Modality of a file whose name tells none."""
+MAPPING = "name_mapping.csv"
+_SEGMENTATIONS = "seg|segm|segmentation|mask|label|labels|dseg"
 _BREAK = re.compile(r"[_\-.\s]+")
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _IMAGE = re.compile(rf"(?:(.+)[_\-.\s])?({'|'.join(WORDS)})", re.IGNORECASE)
 _BIDS = re.compile(r"(sub-[^_]+(?:_ses-[^_]+)?)((?:_[^_]+)*)_(FLAIR|T1w|T2w)", re.IGNORECASE)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_PLAIN = re.compile(rf"([_\-.\s](tumou?r_)?({'|'.join(SEGMENTATIONS)}))?", re.IGNORECASE)
+_PLAIN = re.compile(rf"([_\-.\s](tumou?r_)?({_SEGMENTATIONS}))?", re.IGNORECASE)
+_SEGMENTATION = re.compile(_SEGMENTATIONS, re.IGNORECASE)
 _OTHER_MASK = re.compile(r"brain.*|aseg|aparc.*|wmparc|skull.*|gm|wm|csf|pred", re.IGNORECASE)
 """Words of masks that are no tumour's, and of our own predictions."""
+_TCGA = re.compile(r"TCGA[-_](\w{2})[-_](\w{4})(?![0-9A-Za-z])", re.IGNORECASE)
+_UNKNOWN = {"", "na", "n/a", "nan", "none"}
+_VISITS = {
+    r"(BraTS-[A-Z]+-\d{5})-\d{3}": "visit in the name (BraTS 2023)",
+    r"(Brats1[789]_.+)_\d+": "visit in the name (BraTS 2017 to 2019)",
+    r"(UPENN-GBM-\d{5})_\d{2}": "time point in the name (UPENN-GBM)",
+    r"(UCSF-PDGM-\d{4})(?:_FU\d+d?)?": "follow-up in the name (UCSF-PDGM)",
+    r"(sub-[A-Z0-9]+)_ses-[A-Z0-9]+": "session in the name (BIDS)",
+    r"(.+?)[_-](?:ses|session|visit|time[_-]?point|tp|week|scan|fu)[_-]?[0-9A-Z]*\d.*":
+        "session, visit or time point in the name",
+}  # fmt: skip
+"""Name of a patient, the person in brackets → the rule."""
 
 
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
@@ -38,6 +54,11 @@ def natural_key(name: str) -> tuple[tuple[int, str], ...]:
     parts = re.findall(r"\d+|\D+", name)
     # Not isdigit(): that is also true of superscripts, which are no number to int().
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def same_name(first: Path, second: Path, what: str) -> UserError:
+    """Build the error for two files that claim to be the same thing."""
+    return UserError(f"{first} and {second} are both {what}: remove one, or narrow data.root")
 
 
 def nifti_stem(path: Path) -> str | None:
@@ -49,53 +70,6 @@ def nifti_stem(path: Path) -> str | None:
 def is_plain_segmentation(path: Path, patient_id: str) -> bool:
     """Whether a name says no more than whose segmentation it is: ``P_seg``, ``labelsTr/P``."""
     return bool(_PLAIN.fullmatch((nifti_stem(path) or "").removeprefix(patient_id)))
-
-
-@dataclass
-class _Case:
-    """Files of one patient while they are collected."""
-
-    patient_id: str
-    label_map: Mapping[int, int] | None = None
-    images: dict[str, Path] = field(default_factory=dict)
-    channels: dict[str, int] = field(default_factory=dict)
-    labels: list[Path] = field(default_factory=list)
-
-    def add(self, modality: str, path: Path, channel: int | None) -> None:
-        if modality in self.images:
-            raise same_name(self.images[modality], path, f"the {modality} volume of one patient")
-        self.images[modality] = path
-        if channel is not None:
-            self.channels[modality] = channel
-
-    def patient(self) -> Patient:
-        plain = [path for path in self.labels if is_plain_segmentation(path, self.patient_id)]
-        return Patient(
-            self.patient_id,
-            {modality: (path,) for modality, path in self.images.items()},
-            tuple(plain if len(plain) == 1 else self.labels),
-            channels=self.channels,
-            label_map=self.label_map,
-        )
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    """What a ``dataset.json`` (nnU-Net, Medical Segmentation Decathlon) tells."""
-
-    modalities: Mapping[int, str]
-    labels: Mapping[int, int] | None
-
-    @classmethod
-    def read(cls, path: Path) -> _Dataset:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            named = dict(found.get("channel_names") or found.get("modality") or {})
-            words = {int(place): _BREAK.sub("", str(name).lower()) for place, name in named.items()}
-            labels = canonical_names(dict(found.get("labels") or {}))
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise UserError(f"{path} is not the description of a data set: {error}") from error
-        return cls({at: WORDS[word] for at, word in words.items() if word in WORDS}, labels)
 
 
 def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patient]:
@@ -110,42 +84,59 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
         UserError: two files that claim to be the same, or a damaged ``dataset.json``.
     """
     paths = tuple(paths)
-    sets = {path.parent: _Dataset.read(path) for path in paths if path.name == "dataset.json"}
-    cases: dict[tuple[str, Path], _Case] = {}
+    datasets = {path.parent: _read_dataset(path) for path in paths if path.name == "dataset.json"}
+    cases: dict[tuple[str, Path], Patient] = {}
     labels: list[Path] = []
     others: list[Path] = []
     for path in paths:
         if (stem := nifti_stem(path)) is None:
             continue
-        dataset = sets.get(path.parent.parent)
-        images = list(_images(path, stem, dataset))
+        listed, label_map = datasets.get(path.parent.parent, (None, None))
+        images = list(_images(path, stem, listed))
         for patient_id, modality, channel in images:
             key = patient_id, Path() if strict else path.parent
             if not strict and key in cases and modality in cases[key].images:
                 key = patient_id, path
-            case = cases.setdefault(key, _Case(patient_id, dataset.labels if dataset else None))
-            case.add(modality, path, channel)
+            case = cases.setdefault(key, Patient(patient_id, {}, label_map=label_map))
+            if modality in case.images:
+                other = case.images[modality][0]
+                raise same_name(other, path, f"the {modality} of one patient")
+            case.images[modality] = (path,)
+            if channel is not None:
+                case.channels[modality] = channel
         if not images:
             (labels if _is_segmentation(path, stem) else others).append(path)
     found = list(cases.values())
-    _hand_out(labels, found)
+    _assign(labels, found)
     if not strict:
         found += _unnamed(others, {case.patient_id for case in found})
-    return [case.patient() for case in sorted(found, key=lambda case: natural_key(case.patient_id))]
+    return sorted(found, key=lambda case: natural_key(case.patient_id))
+
+
+def _read_dataset(path: Path) -> tuple[dict[int, str], dict[int, int] | None]:
+    """Place → modality, and label → canonical one, by a dataset.json of nnU-Net or the MSD."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        named = dict(found.get("channel_names") or found.get("modality") or {})
+        words = {int(place): _BREAK.sub("", str(name).lower()) for place, name in named.items()}
+        labels = canonical_names(dict(found.get("labels") or {}))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not the description of a data set: {error}") from error
+    return {place: WORDS[word] for place, word in words.items() if word in WORDS}, labels
 
 
 def _images(
-    path: Path, stem: str, dataset: _Dataset | None
+    path: Path, stem: str, listed: Mapping[int, str] | None
 ) -> Iterator[tuple[str, str, int | None]]:
     """(patient, modality, place along the last axis) of each image in a file."""
-    if dataset and path.parent.name.startswith("images"):
-        match, known = _CHANNEL.fullmatch(stem), dataset.modalities
-        if match and int(match[2]) in known:
-            yield match[1], known[int(match[2])], None
+    if listed is not None and path.parent.name.startswith("images"):
+        match = _CHANNEL.fullmatch(stem)
+        if match and int(match[2]) in listed:
+            yield match[1], listed[int(match[2])], None
         else:
-            for place, modality in known.items():
-                yield stem, modality, place if len(known) > 1 else None
-    elif dataset and path.parent.name.startswith("labels"):
+            for place, modality in listed.items():
+                yield stem, modality, place if len(listed) > 1 else None
+    elif listed is not None and path.parent.name.startswith("labels"):
         return
     elif bids := _BIDS.fullmatch(stem):
         enhanced = "_ce-" in bids[2].lower() and bids[3].lower() == "t1w"
@@ -157,35 +148,36 @@ def _images(
 def _is_segmentation(path: Path, stem: str) -> bool:
     """By a whole word: neither a brain mask nor FreeSurfer's ``aseg`` is taken for a tumour."""
     words = _BREAK.split(stem)
-    named = any(word.lower() in SEGMENTATIONS for word in words)
-    folder = path.parent.name.startswith("labels")
-    return folder or (named and not any(map(_OTHER_MASK.fullmatch, words)))
+    named = any(map(_SEGMENTATION.fullmatch, words)) and not any(map(_OTHER_MASK.fullmatch, words))
+    return named or path.parent.name.startswith("labels")
 
 
-def _hand_out(labels: Iterable[Path], cases: list[_Case]) -> None:
+def _assign(labels: Iterable[Path], cases: list[Patient]) -> None:
     """Give each segmentation to its patient: by name, else to the only one of its folder.
 
     BraTS 2020 ships ``BraTS20_Training_355`` with ``W39_1998.09.19_Segm.nii``.
     """
-    by_id: dict[str, list[_Case]] = {}
-    by_folder: dict[Path, list[_Case]] = {}
+    by_id, by_folder = defaultdict(list), defaultdict(list)
     for case in cases:
-        by_id.setdefault(case.patient_id, []).append(case)
-        for folder in {path.parent for path in case.images.values()}:
-            by_folder.setdefault(folder, []).append(case)
-    lone: dict[Path, list[Path]] = {}
+        by_id[case.patient_id].append(case)
+        for folder in {path.parent for path in case.files}:
+            by_folder[folder].append(case)
+    odd = defaultdict(list)
     for path in labels:
-        named = (by_id.get(name) for name in _beginnings(nifti_stem(path) or ""))
-        owners = next(filter(None, named), None)
-        if owners is None:
-            lone.setdefault(path.parent, []).append(path)
-        else:
-            near = [case for case in owners if case in by_folder.get(path.parent, [])]
-            (near or owners)[0].labels.append(path)
-    for folder, odd in lone.items():
-        here = by_folder.get(folder, [])
-        if len(odd) == 1 and len(here) == 1 and not here[0].labels:
-            here[0].labels += odd
+        named = (name for name in _beginnings(nifti_stem(path) or "") if name in by_id)
+        owners = by_id.get(next(named, ""), [])
+        near = [case for case in owners if case in by_folder[path.parent]]
+        for owner in (near or owners)[:1]:
+            owner.label_files += (path,)
+        if not owners:
+            odd[path.parent].append(path)
+    for folder, paths in odd.items():
+        here = by_folder[folder]
+        if len(paths) == len(here) == 1 and not here[0].label_files:
+            here[0].label_files = tuple(paths)
+    for case in cases:
+        plain = [path for path in case.label_files if is_plain_segmentation(path, case.patient_id)]
+        case.label_files = tuple(plain) if len(plain) == 1 else case.label_files
 
 
 def _beginnings(name: str) -> Iterator[str]:
@@ -194,10 +186,116 @@ def _beginnings(name: str) -> Iterator[str]:
     yield from (name[: match.start()] for match in reversed(list(_BREAK.finditer(name))))
 
 
-def _unnamed(others: Iterable[Path], known: set[str]) -> Iterator[_Case]:
+def _unnamed(others: Iterable[Path], known: set[str]) -> Iterator[Patient]:
     """Files of their own; not other masks, nor further scans of a patient that is known."""
     for path in others:
         stem = nifti_stem(path) or ""
         mask = any(map(_OTHER_MASK.fullmatch, _BREAK.split(stem)))
         if not mask and known.isdisjoint(_beginnings(stem)):
-            yield _Case(stem, images={UNNAMED: path})
+            yield Patient(stem, {UNNAMED: (path,)})
+
+
+class Person(NamedTuple):
+    """Who is behind a patient's name, and what joined it with other names."""
+
+    name: str
+    rule: str
+    """Empty where no other name of the set is the same person's."""
+
+
+@dataclass(frozen=True)
+class NameMapping:
+    """Persons and grades of patients, from tables and from the names."""
+
+    persons: Mapping[str, str] = field(default_factory=dict)
+    """Every alias in ``name_mapping.csv`` → the person."""
+    grades: Mapping[str, str] = field(default_factory=dict)
+    """Likewise → ``HGG`` or ``LGG``."""
+    listed: Mapping[str, str] = field(default_factory=dict)
+    """Patient → person, of ``data.persons``."""
+
+    @classmethod
+    def find(cls, paths: Iterable[Path], listed: Path | None = None) -> NameMapping:
+        """Read the first ``name_mapping.csv`` among ``paths``, and the table of ``data.persons``.
+
+        Raises:
+            UserError: one of them is not a table of its form.
+        """
+        persons: dict[str, str] = {}
+        grades: dict[str, str] = {}
+        for path in [path for path in paths if path.name == MAPPING][:1]:
+            for row in map(_known, read_rows(path, "subject_ID")):
+                aliases = [name for key, name in row.items() if key.endswith("subject_ID")]
+                person = next(filter(None, map(tcga_person, aliases)), (aliases or [""])[-1])
+                persons |= dict.fromkeys(aliases, person)
+                grades |= dict.fromkeys(aliases, row["Grade"]) if "Grade" in row else {}
+        return cls(persons, grades, _read_persons(listed) if listed else {})
+
+    def person(self, patient_id: str) -> str:
+        """The person behind one name; names of a whole set are joined by :meth:`people`."""
+        return next(self._keys(patient_id))[0]
+
+    def people(self, patient_ids: Iterable[str]) -> dict[str, Person]:
+        """Patient → person, where names that any rule joins, directly or not, are one person."""
+        keys = {name: list(self._keys(name)) for name in patient_ids}
+        shared = Counter(key for found in keys.values() for key, _ in found)
+        root = {key: key for key in shared}
+
+        def find(key: str) -> str:
+            return key if root[key] == key else find(root[key])
+
+        for (first, _), *more in keys.values():
+            for key, _ in more:
+                root[find(key)] = find(first)
+        rules = {
+            name: [rule for key, rule in found if shared[key] > 1] for name, found in keys.items()
+        }
+        return {name: Person(find(name), ", ".join(dict.fromkeys(rules[name]))) for name in keys}
+
+    def _keys(self, patient_id: str) -> Iterator[tuple[str, str]]:
+        """(person, rule) by each rule that knows the name; at last the name itself."""
+        if patient_id in self.listed:
+            yield self.listed[patient_id], "data.persons"
+        if patient_id in self.persons:
+            yield self.persons[patient_id], MAPPING
+        if tcga := tcga_person(patient_id):
+            yield tcga, "TCGA id in the name"
+        for pattern, rule in _VISITS.items():
+            if match := re.fullmatch(pattern, patient_id, re.IGNORECASE):
+                yield match[1], rule
+                break
+        yield patient_id, "its own name"
+
+
+def _read_persons(path: Path) -> dict[str, str]:
+    """Patient → person: a CSV with the columns patient and person."""
+    persons: dict[str, str] = {}
+    for row in map(_known, read_rows(path, "person")):
+        if not {"patient", "person"} <= row.keys():
+            raise UserError(f"{path} has a row without patient or person")
+        patient, person = row["patient"], row["person"]
+        if persons.setdefault(patient, person) != person:
+            raise UserError(f"{path} gives {patient} to {persons[patient]} and to {person}")
+    return persons
+
+
+def _known(row: Mapping[str, str]) -> dict[str, str]:
+    """The cells, stripped, without those that say 'not known'."""
+    cells = {key: value.strip() for key, value in row.items()}
+    return {key: cell for key, cell in cells.items() if cell.lower() not in _UNKNOWN}
+
+
+def tcga_person(name: str) -> str | None:
+    """``TCGA-CS-5396`` from any name that holds it, such as ``TCGA_CS_5396_20010302``."""
+    match = _TCGA.search(name)
+    return f"TCGA-{match[1]}-{match[2]}".upper() if match else None
+
+
+def shared_patients(
+    ours: Iterable[str], theirs: Iterable[str], mapping: NameMapping
+) -> list[tuple[str, str]]:
+    """Pairs (our id, their id) of two sources that are the same person."""
+    twins = defaultdict(list)
+    for name in theirs:
+        twins[mapping.person(name)].append(name)
+    return [(name, twin) for name in ours for twin in twins.get(mapping.person(name), ())]

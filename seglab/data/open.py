@@ -13,10 +13,9 @@ import numpy as np
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
-from seglab.data.appearance import Figures, measure
 from seglab.data.cache import Cache, CachedPatient, CacheSettings, open_cache
 from seglab.data.duplicates import SAME, duplicates, fingerprint
-from seglab.data.identity import Identity, identify
+from seglab.data.identity import Figures, Identity, identify, measure
 from seglab.data.prepare import Prepared, prepare, some_names
 from seglab.data.sealed import seal
 from seglab.data.sources import Source, open_data_source

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.files import walk
 from seglab.data.names import UNNAMED, nifti_stem
-from seglab.data.sources.base import Source
+from seglab.data.sources.base import Source, walk
 from seglab.data.sources.brats_h5 import SPACING_MM, BratsH5
 from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
 from seglab.data.sources.lgg_tif import LggTif
@@ -39,16 +37,19 @@ class Scan:
     modalities: tuple[str, ...]
 
     @property
+    def _read(self) -> list[Path]:
+        wanted = (self.patient.images.get(name, ()) for name in (*self.modalities, UNNAMED))
+        return [path for paths in wanted for path in paths]
+
+    @property
     def path(self) -> Path:
         """What to call it: the first file that is read, or the first that there is."""
-        wanted = (self.patient.images.get(name) for name in (*self.modalities, UNNAMED))
-        return next(filter(None, wanted), self.patient.files)[0]
+        return (*self._read, *self.patient.files)[0]
 
     @property
     def seen(self) -> tuple[Path, ...]:
         """Further files of the patient, which are not read: other modalities, a segmentation."""
-        wanted = (self.patient.images.get(name, ()) for name in (*self.modalities, UNNAMED))
-        read = {path for paths in wanted for path in paths}
+        read = set(self._read)
         return tuple(path for path in self.patient.files if path not in read)
 
     def read(self) -> Volume:
@@ -69,16 +70,28 @@ class Scan:
         return volume
 
     def write(self, mask: Bool, volume: Volume, folder: Path) -> Path:
-        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file."""
-        from nibabel.loadsave import save
+        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file.
 
-        target = folder / f"{self.name}_pred.tif"
+        Raises:
+            UserError: it cannot be written.
+        """
         if isinstance(self.source, LggTif):
-            return _written(target, partial(_save_pages, mask))
-        of_slices = isinstance(self.source, BratsH5)
-        image = _stack_image(mask, volume) if of_slices else _like(self.path, mask)
-        packed = of_slices or is_gzipped(self.path)
-        return _written(target.with_suffix(".nii.gz" if packed else ".nii"), partial(save, image))
+            suffix, image = ".tif", None
+        elif isinstance(self.source, BratsH5):
+            suffix, image = ".nii.gz", _stack_image(mask, volume)
+        else:
+            suffix = ".nii.gz" if is_gzipped(self.path) else ".nii"
+            image = _like(self.path, mask)
+        target = folder / f"{self.name}_pred{suffix}"
+        temporary = target.with_name(f".part-{target.name}")
+        try:
+            _save_pages(mask, temporary) if image is None else image.to_filename(temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
 
 
 def find_scans(
@@ -96,7 +109,7 @@ def find_scans(
     failed: list[tuple[Path, str]] = []
     for path in inputs:
         try:
-            given[path] = list(walk(path)) if path.is_dir() else [_named(path)]
+            given[path] = list(walk(path)) if path.is_dir() else [path]
         except UserError as error:
             failed.append((path, str(error)))
     paths = list(dict.fromkeys(path for found in given.values() for path in found))
@@ -113,29 +126,21 @@ def find_scans(
     for path, found in given.items():
         if held.isdisjoint(found):
             kinds = ", ".join(SUFFIXES)
-            failed.append((path, f"{path} holds no scan ({kinds}), or a segmentation alone"))
+            what = f"holds no scan ({kinds}), or a segmentation alone"
+            failed.append((path, f"{path} {what if path.exists() else 'does not exist'}"))
     return _unique_names(scans), failed
 
 
 def check_image(path: Path, image: NDArray[np.float32]) -> None:
     """Raise a UserError where every value is the same, or so few differ that it is a mask."""
-    stride = max(1, image.size // SAMPLES)
-    if len(np.unique(image.reshape(-1)[::stride])) > FEWEST_LEVELS:
-        return
-    values = np.unique(image)
+    values = np.unique(image.reshape(-1)[:: max(1, image.size // SAMPLES)])
+    if len(values) <= FEWEST_LEVELS:
+        values = np.unique(image)
     if len(values) == 1:
         raise UserError(f"{path} is empty: every value is {values[0]:g}")
     if len(values) <= FEWEST_LEVELS:
         some = ", ".join(f"{value:g}" for value in values)
         raise UserError(f"{path} holds only the values {some}: a mask, not an image")
-
-
-def _named(path: Path) -> Path:
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{path} is none of {', '.join(SUFFIXES)}")
-    return path
 
 
 def _name(patient: Patient, modalities: Sequence[str]) -> str:
@@ -193,16 +198,3 @@ def _save_pages(mask: Bool, path: Path) -> None:
 
     first, *others = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
     first.save(path, save_all=True, append_images=others)
-
-
-def _written(target: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a file beside ``target`` and move it there; returns ``target``."""
-    temporary = target.with_name(f".part-{target.name}")
-    try:
-        write(temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass
 class Patient:
     """One patient as found by listing files; no pixel has been read."""
 
     patient_id: str
-    images: Mapping[str, tuple[Path, ...]]
+    images: dict[str, tuple[Path, ...]]
     """Modality → its files, in slice order where a file is a slice."""
-    label_files: tuple[Path, ...]
+    label_files: tuple[Path, ...] = ()
     """Files of the segmentation; empty where there is none."""
     grade: str | None = None
     """``HGG``/``LGG`` (BraTS), ``G2``/``G3`` (LGG set), or None where unknown."""
-    channels: Mapping[str, int] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)
     """Modality → its place along the last axis, where one file holds several modalities."""
-    label_map: Mapping[int, int] | None = None
+    label_map: dict[int, int] | None = None
     """Label in the file → canonical one, where a ``dataset.json`` tells."""
 
     @property
@@ -71,18 +70,3 @@ class Volume:
     def shared_scale(self) -> bool:
         """Whether the slices of every modality share one intensity scale."""
         return all(self.shared_scales)
-
-    @property
-    def image(self) -> NDArray[np.float32]:
-        """The first modality (S, H, W)."""
-        return np.ascontiguousarray(self.images[0])
-
-    @property
-    def mask(self) -> NDArray[np.uint8]:
-        """The whole tumour (S, H, W) in {0, 1}."""
-        return np.asarray(self.labels > 0).view(np.uint8)
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether the slices follow one another without a gap."""
-        return bool(np.all(np.diff(self.slice_indices) == 1))

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import MODALITIES
-from seglab.data.appearance import find_head
 from seglab.data.check import CheckReport
-from seglab.data.identity import ModalityIdentity
+from seglab.data.identity import ModalityIdentity, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.sources import Source
 from seglab.figures.panels import draw_flair, radiological

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.appearance import SKULL, Figures, measure, median
 from seglab.data.cache import Cache, CachedPatient
+from seglab.data.identity import SKULL, Figures, measure, median
 from seglab.data.labels import UNKNOWN_PART
 from seglab.data.volume import Volume
 
@@ -102,9 +102,9 @@ class Reference:
     """Of each modality; none where the training patients were too few."""
     lesion_z: float | None
     """How far the true tumour stands out in nearly every training patient, see
-    :mod:`seglab.data.appearance`; None where unknown."""
+    :mod:`seglab.data.identity`; None where unknown."""
     skull_fall: float | None
-    """Median over training patients, see :mod:`seglab.data.appearance`; None where unknown."""
+    """Median over training patients, see :mod:`seglab.data.identity`; None where unknown."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
-from seglab.data.appearance import measure
-from seglab.data.identity import identify
+from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
 from seglab.data.scans import Scan, find_scans
 from seglab.data.volume import Volume

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from seglab.data.appearance import RIM, SKULL, Figures, find_head, measure
+from seglab.data.identity import RIM, SKULL, Figures, find_head, measure
 
 SIDE = 120
 OEDEMA, ENHANCING, MERGED = 2, 3, 4

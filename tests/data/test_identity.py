@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seglab.core.config import MODALITIES
-from seglab.data.appearance import Figures, measure
-from seglab.data.identity import Identity, ModalityIdentity, identify
+from seglab.data.identity import Figures, Identity, ModalityIdentity, identify, measure
 from seglab.data.sources import open_source
 
 NAN = float("nan")
@@ -33,7 +32,7 @@ def judged(named: str, figures: Figures) -> ModalityIdentity:
 @pytest.mark.parametrize("true", MODALITIES)
 def test_typical_images_are_proven_or_told_wrong(true: str, named: str) -> None:
     found = judged(named, TYPICAL[true])
-    assert found.looks_like == (true,)
+    assert found.looks_like == [true]
     assert found.verdict == ("proven" if named == true else "wrong")
 
 

@@ -158,6 +158,10 @@ def test_every_convention_knows_background_and_parts() -> None:
         assert set(known.values()) <= set(range(5))
 
 
+def judge(image: np.ndarray, labels: np.ndarray, shared: bool = True) -> None:
+    check_on_image(LabelMap(PATH, labels, "", False), image, shared=shared)
+
+
 def head(noise: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """A ball of brain, in exact zeros or in noise, and a tumour in it: (S, H, W)."""
     z, y, x = np.mgrid[-10:10, -40:40, -40:40]
@@ -174,11 +178,11 @@ def head(noise: bool = False) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("shared", [False, True])
 def test_masks_that_are_no_tumour_of_the_image_are_refused(noise: bool, shared: bool) -> None:
     image, tumour = head(noise)
-    check_on_image(PATH, image, tumour, shared=shared)
-    check_on_image(PATH, image, 0 * tumour, shared=shared)
+    judge(image, tumour, shared)
+    judge(image, 0 * tumour, shared)
     for wrong in (image > 150, np.roll(tumour, 200, axis=0) + (image > 150)):
         with pytest.raises(UserError, match=r"P_seg.nii.gz marks \d+% of the brain"):
-            check_on_image(PATH, image, wrong.astype(np.uint8), shared=shared)
+            judge(image, wrong.astype(np.uint8), shared)
 
 
 def test_a_mask_on_the_background_is_refused_where_the_background_is_sure() -> None:
@@ -188,7 +192,5 @@ def test_a_mask_on_the_background_is_refused_where_the_background_is_sure() -> N
         with pytest.raises(
             UserError, match=r"P_seg.nii.gz: \d+% of the mask lies on the background"
         ):
-            check_on_image(PATH, image, wrong, shared=True)
-    check_on_image(
-        PATH, np.full_like(image, 7), tumour, shared=True
-    )  # a constant image says nothing
+            judge(image, wrong)
+    judge(np.full_like(image, 7), tumour)  # a constant image says nothing

@@ -145,10 +145,10 @@ def test_an_affine_background_is_found_on_real_files(shared_data: Path) -> None:
     source = open_source("brats-nifti", shared_data / "brats20_nifti")
     patient = next(p for p in source.patients() if p.patient_id.endswith("132"))
     volume = source.read(patient)
-    found = brain_mask(volume.image, shared_scale=True)
-    values, counts = np.unique(volume.image, return_counts=True)
+    found = brain_mask(volume.images[0], shared_scale=True)
+    values, counts = np.unique(volume.images[0], return_counts=True)
     assert values[counts.argmax()] < -3
-    assert (found == (volume.image != values[counts.argmax()])).all()
+    assert (found == (volume.images[0] != values[counts.argmax()])).all()
 
 
 @pytest.mark.real_data

@@ -7,8 +7,7 @@ import pytest
 from scipy import ndimage
 
 from seglab.core.config import MODALITIES
-from seglab.data.appearance import measure
-from seglab.data.identity import identify
+from seglab.data.identity import identify, measure
 from seglab.data.phantom import PhantomPatient, make_patient
 from seglab.data.phantom.anatomy import FRAME_MM, Grid, smooth_field
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from seglab.core.errors import UserError
-from seglab.data.sources import Volume, open_source
+from seglab.data.sources import open_source
+from seglab.data.volume import Volume
 from tests.memory import growth
 
 CASE = "TCGA_CS_4941_19960909"

@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from seglab.data.sources import Patient, Source, open_source, shared_patients
+from seglab.data.names import shared_patients
+from seglab.data.sources import Source, open_source
+from seglab.data.volume import Patient
 
 pytestmark = pytest.mark.real_data
 

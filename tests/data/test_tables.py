@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.data.persons import NameMapping
+from seglab.data.names import NameMapping
 from seglab.data.sources import open_source
 from seglab.evaluation.scores import read_csv
 

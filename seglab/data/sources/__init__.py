@@ -3,20 +3,7 @@
 from __future__ import annotations
 
 # Imported so that they register themselves under the names a configuration may use.
-from seglab.data.persons import NameMapping, shared_patients
 from seglab.data.sources import brats_h5, brats_nifti, lgg_tif
 from seglab.data.sources.base import Source, open_data_source, open_source
-from seglab.data.volume import Patient, Volume
 
-__all__ = [
-    "NameMapping",
-    "Patient",
-    "Source",
-    "Volume",
-    "brats_h5",
-    "brats_nifti",
-    "lgg_tif",
-    "open_data_source",
-    "open_source",
-    "shared_patients",
-]
+__all__ = ["Source", "brats_h5", "brats_nifti", "lgg_tif", "open_data_source", "open_source"]

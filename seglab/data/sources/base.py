@@ -1,23 +1,33 @@
-"""What every data source gives: its patients, and each patient's volume."""
+"""What every data source gives: its patients, each patient's volume; and what all refuse."""
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seglab.core.config import Data
-from seglab.core.errors import UserError
+from seglab.core.errors import UserError, first_line
 from seglab.core.registry import SOURCES
-from seglab.data.files import same_name, walk
 from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
-from seglab.data.names import UNNAMED, natural_key
-from seglab.data.persons import NameMapping
+from seglab.data.names import UNNAMED, NameMapping, natural_key, same_name
 from seglab.data.volume import Patient, Volume
+
+MAX_SIDE_PX = MAX_SLICES = 1024
+"""Largest volume that is read: headers can lie, and memory is allocated after them."""
+MAX_VOXELS = 2**27
+LEAST_MM, MOST_MM = 0.1, 20.0
+"""Between two voxels of a scan of a head."""
+Spacing = tuple[float, float, float]
+"""Millimetres from voxel to voxel: (slice, row, column)."""
 
 
 class Source(ABC):
@@ -61,8 +71,7 @@ class Source(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # The cached listing (57,195 paths for BraTS) must not travel with every task.
-        kept = ("root", "labels", "persons")
-        return {key: value for key, value in vars(self).items() if key in kept}
+        return {key: vars(self)[key] for key in ("root", "labels", "persons")}
 
     def patients(self) -> list[Patient]:
         """List the patients in natural order of their names, without reading pixels.
@@ -71,14 +80,12 @@ class Source(ABC):
             UserError: the root is missing, holds no file of this source, or holds
                 two files that claim to be the same slice or volume.
         """
-        found = self.list_patients(strict=True)
-        names = {patient.patient_id for patient in found}
-        if self.names.listed and names.isdisjoint(self.names.listed):
+        found, names = self.list_patients(strict=True), self.names
+        if names.listed and not any(patient.patient_id in names.listed for patient in found):
             raise UserError(f"{self.persons} (data.persons) names no patient of {self.root}")
-        return [
-            replace(patient, grade=patient.grade or self.names.grade(patient.patient_id))
-            for patient in found
-        ]
+        for patient in found:
+            patient.grade = patient.grade or names.grades.get(patient.patient_id)
+        return found
 
     @abstractmethod
     def list_patients(self, *, strict: bool) -> list[Patient]:
@@ -99,9 +106,9 @@ class Source(ABC):
                 source expects; the message names patient and modality, or the file.
         """
 
-    @abstractmethod
     def missing_files(self) -> list[str]:
         """Names of files that a listing or a numbering announces but that are absent."""
+        return []
 
     @cached_property
     def names(self) -> NameMapping:
@@ -114,27 +121,29 @@ class Source(ABC):
 
 
 class SliceFiles(Source):
-    """A source whose patients are stacks of files."""
+    """A source whose patients are stacks of files, which hold all its modalities."""
 
     pattern: ClassVar[re.Pattern[str]]
     """Of the names: the groups are case and number."""
     example: ClassVar[str]
     """Such a name, for errors."""
+    first_number: ClassVar[int]
+    endings: ClassVar[tuple[str, ...]]
+    """Of the files of a slice, behind its number."""
 
     def list_patients(self, *, strict: bool) -> list[Patient]:
         """Group the files by case, in the order of their numbers; see ``Source``."""
         stacks: dict[tuple[str, str], dict[int, Path]] = {}
         for path in self.image_paths(strict):
             match = self.pattern.fullmatch(path.name)
-            if match is None or (not strict and self.stands_alone(path)):
-                if not strict:
-                    stacks[path.stem, str(path)] = {0: path}
-                continue
-            case = self.patient_id(match[1]) if strict else match[1]
-            stack = stacks.setdefault((case, "" if strict else str(path.parent)), {})
-            other = stack.setdefault(int(match[2]), path)
-            if other is not path:
-                raise same_name(other, path, f"slice {match[2]} of {case}")
+            if match and (strict or not self.holds_stack(path)):
+                case = self.patient_id(match[1]) if strict else match[1]
+                stack = stacks.setdefault((case, "" if strict else str(path.parent)), {})
+                other = stack.setdefault(int(match[2]), path)
+                if other is not path:
+                    raise same_name(other, path, f"slice {match[2]} of {case}")
+            elif not strict:
+                stacks[path.stem, str(path)] = {0: path}
         if strict and not stacks:
             raise UserError(f"{self.root} holds no file named {self.example}")
         found = sorted(stacks.items(), key=lambda item: (natural_key(item[0][0]), item[0][1]))
@@ -147,8 +156,8 @@ class SliceFiles(Source):
         """The files that may be slices."""
         yield from (path for path in self._paths if path.suffix.lower() in self.suffixes)
 
-    def stands_alone(self, path: Path) -> bool:
-        """Whether one file is a stack by itself."""
+    def holds_stack(self, path: Path) -> bool:
+        """Whether one file holds several slices."""
         return False
 
     def patient_id(self, case: str) -> str:
@@ -159,10 +168,23 @@ class SliceFiles(Source):
         """The patient whose slices these files are."""
         return Patient(name, dict.fromkeys(self.modalities, paths), paths)
 
-    def number(self, path: Path) -> int | None:
-        """The number in a name; None where it has none."""
-        match = self.pattern.fullmatch(path.name)
-        return int(match[2]) if match else None
+    def numbers(self, paths: Sequence[Path]) -> NDArray[np.int32]:
+        """The numbers in the names of slices; 0 where a name has none."""
+        found = (self.pattern.fullmatch(path.name) for path in paths)
+        return np.array([int(match[2]) if match else 0 for match in found], np.int32)
+
+    def missing_files(self) -> list[str]:
+        """Files that a table of the set lists, or without one those that a numbering skips."""
+        expected = set(self.listed_files())
+        for patient in [] if expected else self.list_patients(strict=True):
+            case, _, last = patient.images[self.modalities[0]][-1].stem.rpartition("_")
+            numbers = range(self.first_number, int(last) + 1)
+            expected |= {f"{case}_{number}{end}" for number in numbers for end in self.endings}
+        return sorted(expected - {path.name for path in self._paths}, key=natural_key)
+
+    def listed_files(self) -> Iterator[str]:
+        """Names of slices in a table of the set."""
+        yield from ()
 
 
 def image_files(patient: Patient, modalities: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
@@ -186,28 +208,38 @@ def image_files(patient: Patient, modalities: Sequence[str]) -> tuple[list[Path]
     return [patient.images[modality][0] for modality in modalities], ()
 
 
-def labelled(volume: Volume, path: Path, found: LabelMap) -> Volume:
-    """Add the labels, once they are known to lie on the image.
+def as_volume(
+    patient: Patient,
+    modalities: Sequence[str],
+    images: Sequence[NDArray[np.float32]],
+    labels: LabelMap | None,
+    remarks: Sequence[str] = (),
+    **grid: Any,
+) -> Volume:
+    """Put M images (S, H, W), their labels and the other fields of a ``Volume`` together.
 
     Raises:
-        UserError: see :func:`seglab.data.labels.check_on_image`; names ``path``, of the labels.
+        UserError: the labels do not lie on the first image, see
+            :func:`seglab.data.labels.check_on_image`.
     """
-    check_on_image(path, volume.images[0], found.labels, shared=volume.shared_scales[0])
-    return replace(
-        volume,
-        labels=found.labels,
-        parts_known=found.parts_known,
-        convention=found.convention,
-        remarks=(*volume.remarks, *found.remarks),
+    volume = Volume(
+        patient_id=patient.patient_id,
+        images=images[0][None] if len(images) == 1 else np.stack(images),
+        modalities=tuple(modalities),
+        labels=np.zeros(images[0].shape, np.uint8) if labels is None else labels.labels,
+        grade=patient.grade,
+        parts_known=labels is not None and labels.parts_known,
+        convention="" if labels is None else labels.convention,
+        remarks=(*remarks, *(labels.remarks if labels else ())),
+        **({"shared_scales": (True,) * len(images)} | grid),
     )
+    if labels is not None:
+        check_on_image(labels, volume.images[0], shared=volume.shared_scales[0])
+    return volume
 
 
 def open_source(
-    name: str,
-    root: Path,
-    *,
-    labels: str = "auto",
-    persons: Path | None = None,
+    name: str, root: Path, *, labels: str = "auto", persons: Path | None = None
 ) -> Source:
     """Build the source registered as ``name``.
 
@@ -230,3 +262,80 @@ def open_data_source(data: Data) -> Source:
             held = ", ".join(source.modalities)
             raise UserError(f"data.modalities: {source.name} has no {modality}; it has {held}")
     return source
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield the files at and below ``root`` in a fixed order, hidden ones left out.
+
+    Links to folders are followed, each folder once: large sets often lie on another disk.
+
+    Raises:
+        UserError: the root is missing or not a folder, or a folder cannot be listed.
+    """
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        where = "" if root.is_absolute() else f" (it was looked for in {Path.cwd()})"
+        raise UserError(f"data root {root} {what}{where}")
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below[:] = []
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a library raises as it reads ``path`` as ``kind`` into a UserError."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the libraries name no common class for damaged files
+        raise UserError(
+            f"{path} cannot be read as {kind} (truncated?): {first_line(error)}"
+        ) from error
+
+
+def check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    """Raise a UserError for a declared (…, H, W) that is absurd, before memory is taken."""
+    slices, height, width = (1, *shape)[-3:]
+    sides_fit = all(1 <= side <= MAX_SIDE_PX for side in (height, width))
+    if not (sides_fit and 1 <= slices <= MAX_SLICES and slices * height * width <= MAX_VOXELS):
+        limits = f"{MAX_SIDE_PX} pixels a side, {MAX_SLICES} slices, {MAX_VOXELS} voxels"
+        raise UserError(f"{path} declares the shape {shape}; allowed are at most {limits}")
+
+
+def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:
+    """Raise a UserError for what does not have the shape of its image or its volume (``of``)."""
+    if shape != wanted:
+        raise UserError(f"{path} has the shape {shape}; {of} has {wanted}")
+
+
+def finite_image(path: Path, image: NDArray[Any]) -> NDArray[np.float32]:
+    """Convert to float32; raises a UserError where a value is NaN, infinite or beyond that."""
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(image, dtype=np.float32)
+    bad = converted.size - np.count_nonzero(np.isfinite(converted))
+    if bad:
+        raise UserError(f"{path} holds {bad} image values that are NaN or infinite")
+    return converted
+
+
+def plausible_spacing(
+    path: Path, values: Sequence[float]
+) -> tuple[Spacing | None, tuple[str, ...]]:
+    """Return (slice, row, column) in mm, or None and why it is not believed."""
+    if len(values) == 3 and all(LEAST_MM <= value <= MOST_MM for value in values):
+        return (values[0], values[1], values[2]), ()
+    words = " × ".join(f"{value:g}" for value in values) or "nothing"
+    limits = f"{LEAST_MM:g} to {MOST_MM:g} mm are plausible"
+    return None, (f"{path.name} states a spacing of {words} mm; {limits}: volume unknown",)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,19 +18,19 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
-from seglab.data.files import (
-    MAX_DEFLATE_RATIO,
+from seglab.data.labels import LabelMap, read_labels
+from seglab.data.names import is_plain_segmentation, nifti_patients
+from seglab.data.sources.base import (
+    Source,
     Spacing,
-    check_file,
+    as_volume,
     check_same_shape,
     check_shape,
     finite_image,
+    image_files,
     plausible_spacing,
-    unreadable,
+    reading,
 )
-from seglab.data.labels import LabelMap, read_labels
-from seglab.data.names import is_plain_segmentation, nifti_patients
-from seglab.data.sources.base import Source, image_files, labelled
 from seglab.data.volume import Patient, Volume
 
 AXES = ("L", "P", "S")
@@ -40,14 +39,15 @@ FURTHEST = 0.5
 """Voxels by which the corners of two files of one patient may lie apart."""
 SAME = 0.02
 """Relative difference of two statements of one spacing."""
+MAX_DEFLATE_RATIO = 1032
+"""zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
 _TO_MM = {1: 1000.0, 3: 0.001}
 """Code of a unit (metre, micrometre) → millimetres; all else is taken for millimetres."""
 _AS_STORED = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-
-Array = NDArray[Any]
 _TRAILER_BYTES = 2**16
 """What may follow the data, and is read only to reach the checksum behind it."""
-_GRADES = ("HGG", "LGG")
+
+Array = NDArray[Any]
 
 
 @SOURCES.register("brats-nifti")
@@ -70,125 +70,56 @@ class BratsNifti(Source):
         found = nifti_patients(paths, strict=strict)
         if strict and not found:
             raise UserError(f"{self.root} holds no file named <patient>_flair.nii or .nii.gz")
-        return [replace(patient, grade=self._grade(patient)) for patient in found]
+        above = max(0, len(self.root.parts) - 1)
+        for patient in found:
+            folders = {name.upper() for name in patient.files[0].parts[above:]}
+            patient.grade = next((name for name in ("HGG", "LGG") if name in folders), None)
+        return found
 
     def read(
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
     ) -> Volume:
         """Read the modalities, which must lie on each other, and the labels; see ``Source``."""
-        paths, remarks = image_files(patient, modalities)
+        paths, told = image_files(patient, modalities)
         read = {path: read_nifti(path) for path in dict.fromkeys(paths)}
         _, first = read[paths[0]]
         for _, header in read.values():
             header.check_lies_on(first)
-            remarks += header.remarks
+            told += header.remarks
         images = []
         for path, modality in zip(paths, modalities, strict=True):
             values = _one_volume(path, read[path][0], patient.channels.get(modality))
             images.append(finite_image(path, read[path][1].to_lps(values)))
-        volume = Volume(
-            patient_id=patient.patient_id,
-            images=images[0][None] if len(images) == 1 else np.stack(images),
-            modalities=tuple(modalities),
-            labels=np.zeros(first.grid, np.uint8),
+        return as_volume(
+            patient,
+            modalities,
+            images,
+            self._labels(patient, first) if with_labels else None,
+            told,
             slice_indices=np.arange(first.grid[0], dtype=np.int32),
             stack_size=first.grid[0],
             spacing_mm=first.spacing_mm,
             affine=first.affine,
-            shared_scales=(True,) * len(images),
-            grade=patient.grade,
-            remarks=remarks,
         )
-        if not with_labels:
-            return volume
-        path = _label_file(patient)
-        return labelled(volume, path, self._labels(patient, path, first))
 
-    def missing_files(self) -> list[str]:
-        """FLAIR, or the first modality that any patient has, and segmentations that are absent."""
-        found = self.list_patients(strict=True)
-        main = next(name for name in self.modalities if any(name in p.images for p in found))
-        return [
-            f"{patient.patient_id}_{part}.nii.gz"
-            for patient in found
-            for part, there in ((main, main in patient.images), ("seg", patient.label_files))
-            if not there
-        ]
-
-    def _labels(self, patient: Patient, path: Path, image: Header) -> LabelMap:
+    def _labels(self, patient: Patient, image: Header) -> LabelMap:
+        name, paths = patient.patient_id, patient.label_files
+        if len(paths) > 1:
+            some = " and ".join(map(str, paths))
+            raise UserError(f"{name} has more than one segmentation: {some}; keep one")
+        if not paths:
+            folder = patient.files[0].parent
+            raise UserError(f"{name} has no segmentation: no {name}_seg.nii or .nii.gz in {folder}")
+        (path,) = paths
         stored, header = read_nifti(path)
         if header.affine is None or image.affine is None:  # it is taken to lie as its image
-            header = replace(header, turn=image.turn, back=image.back)
+            header = replace(header, turn=image.turn, grid=_grid(stored.shape, image.turn))
         header.check_lies_on(image)
         stored = _one_volume(path, stored, None)
-        name = patient.patient_id
         found = read_labels(path, stored, name=name, chosen=self.labels, listed=patient.label_map)
         told = () if is_plain_segmentation(path, name) else (f"segmentation: {path.name}",)
         labels = np.ascontiguousarray(header.to_lps(found.labels))
         return replace(found, labels=labels, remarks=(*told, *found.remarks))
-
-    def _grade(self, patient: Patient) -> str | None:
-        from_root = patient.files[0].parts[max(0, len(self.root.parts) - 1) :]
-        folders = {name.upper() for name in from_root}
-        return next((name for name in _GRADES if name in folders), None)
-
-
-def read_nifti(path: Path) -> tuple[Array, Header]:
-    """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality).
-
-    Raises:
-        UserError: absent, damaged, or see :func:`read_header`.
-    """
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.loadsave import load
-    from nibabel.spatialimages import HeaderDataError
-
-    check_file(path)
-    try:
-        image: Any = load(path)
-        header = read_header(path, image)
-        return _values(path, image.dataobj), header
-    except (
-        OSError, EOFError, ValueError, MemoryError, OverflowError,
-        ImageFileError, HeaderDataError, zlib.error,
-    ) as error:  # fmt: skip
-        raise unreadable(path, "NIfTI", error) from error
-
-
-def _values(path: Path, proxy: Any) -> Array:
-    from nibabel.arrayproxy import ArrayProxy
-
-    if not is_gzipped(path):
-        return np.asarray(proxy)
-    about = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-    with gzip.open(path) as file:
-        values = np.asarray(ArrayProxy(file, about))
-        file.read(_TRAILER_BYTES)  # at the end of the stream its checksum is compared
-    return values
-
-
-def _one_volume(path: Path, values: Array, channel: int | None) -> Array:
-    """(x, y, z) of a file that may have a fourth axis of modalities, or axes of length 1."""
-    if channel is not None and values.ndim == 4 and channel < values.shape[3]:
-        return values[..., channel]
-    if values.size > np.prod(values.shape[:3]):
-        raise UserError(f"{path} is {values.ndim}-D, shape {values.shape}; expected one modality")
-    return values.reshape(values.shape[:3], order="A")
-
-
-def _label_file(patient: Patient) -> Path:
-    if len(patient.label_files) == 1:
-        return patient.label_files[0]
-    folder, name = patient.files[0].parent, patient.patient_id
-    if not patient.label_files:
-        raise UserError(f"{name} has no segmentation: no {name}_seg.nii or .nii.gz in {folder}")
-    some = " and ".join(str(path) for path in patient.label_files)
-    raise UserError(f"{name} has more than one segmentation: {some}; keep one")
-
-
-def _is_test_image(path: Path) -> bool:
-    """Images without labels beside those of training, in nnU-Net and MSD sets."""
-    return path.parent.name == "imagesTs" and (path.parents[1] / "imagesTr").is_dir()
 
 
 @dataclass(frozen=True)
@@ -196,22 +127,15 @@ class Header:
     """How a volume lies, as stored and turned to ``AXES``."""
 
     path: Path
-    shape: tuple[int, ...]
-    """(x, y, z) of the file."""
+    grid: tuple[int, ...]
+    """(S, H, W) of the turned volume."""
     turn: Array
     """Transform of nibabel to ``AXES``; as stored where the header states no orientation."""
-    back: Array
     affine: Array | None
     """(4, 4) from (row, column, slice) of the turned volume to mm; None where not stated."""
     spacing_mm: Spacing | None
     """(slice, row, column) of the turned volume."""
     remarks: tuple[str, ...]
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """(S, H, W) of the turned volume."""
-        rows, columns, slices = (self.shape[int(axis)] for axis in np.argsort(self.turn[:, 0]))
-        return slices, rows, columns
 
     def to_lps(self, values: Array) -> Array:
         """(x, y, z) as stored to (S, H, W) as BraTS lies; a view."""
@@ -221,9 +145,10 @@ class Header:
 
     def from_lps(self, stack: Array) -> Array:
         """(S, H, W) as BraTS lies to (x, y, z) as stored; a view."""
-        from nibabel.orientations import apply_orientation
+        from nibabel.orientations import apply_orientation, ornt_transform
 
-        return np.asarray(apply_orientation(np.moveaxis(stack, 0, -1), self.back))
+        back = ornt_transform(_AS_STORED, self.turn)
+        return np.asarray(apply_orientation(np.moveaxis(stack, 0, -1), back))
 
     def check_lies_on(self, other: Header) -> None:
         """Raise a UserError for another shape than ``other``'s, or corners that lie apart."""
@@ -239,6 +164,27 @@ class Header:
             )
 
 
+def read_nifti(path: Path) -> tuple[Array, Header]:
+    """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality).
+
+    Raises:
+        UserError: absent, damaged, or see :func:`read_header`.
+    """
+    from nibabel.arrayproxy import ArrayProxy
+    from nibabel.loadsave import load
+
+    with reading(path, "NIfTI"):
+        image: Any = load(path)
+        header, proxy = read_header(path, image), image.dataobj
+        if not is_gzipped(path):
+            return np.asarray(proxy), header
+        about = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+        with gzip.open(path) as file:
+            values = np.asarray(ArrayProxy(file, about))
+            file.read(_TRAILER_BYTES)  # at the end of the stream its checksum is compared
+        return values, header
+
+
 def read_header(path: Path, image: Any) -> Header:
     """Read how a volume that nibabel has opened lies.
 
@@ -252,23 +198,28 @@ def read_header(path: Path, image: Any) -> Header:
     shape = tuple(int(size) for size in image.shape[:3])
     to_mm = _TO_MM.get(int(image.header["xyzt_units"]) % 8, 1.0)
     remarks = [f"{path.name} is in units of {to_mm:g} mm: converted"] if to_mm != 1 else []
+    turn, affine = _AS_STORED, None
+    steps = to_mm * np.array(image.header.get_zooms()[:3], float)
     if _states_orientation(image):
-        here, there = io_orientation(image.affine), axcodes2ornt(AXES)
-        turn, back = ornt_transform(here, there), ornt_transform(there, here)
+        turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(AXES))
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ image.affine @ inv_ornt_aff(turn, shape)
         steps = voxel_sizes(affine)
         remarks += _disagreements(path, image)
     else:
-        turn, back, affine = _AS_STORED, _AS_STORED, None
-        steps = to_mm * np.array(image.header.get_zooms()[:3], float)
         remarks.append(f"orientation is not stated in {path.name}: taken as stored")
     spacing_mm, told = plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
-    return Header(path, shape, turn, back, affine, spacing_mm, (*remarks, *told))
+    return Header(path, _grid(shape, turn), turn, affine, spacing_mm, (*remarks, *told))
 
 
 def is_gzipped(path: Path) -> bool:
     """Whether the name says so, as nibabel takes it: in capitals too."""
     return path.suffix.lower() == ".gz"
+
+
+def _grid(shape: Sequence[int], turn: Array) -> tuple[int, ...]:
+    """(S, H, W) of an array (x, y, z) when it is turned."""
+    rows, columns, slices = (shape[axis] for axis in np.argsort(turn[:, 0]))
+    return slices, rows, columns
 
 
 def _check_declared(path: Path, image: Any) -> None:
@@ -293,12 +244,11 @@ def _states_orientation(image: Any) -> bool:
 
     affine, header = image.affine, image.header
     stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    # The identity is what is written where nobody knew better.
+    # The identity is what programs write that know no orientation.
     if not stated or np.array_equal(affine, np.eye(4)) or not np.isfinite(affine).all():
         return False
-    if np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        return False
-    return not np.isnan(io_orientation(affine)).any()
+    known = np.linalg.matrix_rank(affine[:3, :3]) == 3
+    return bool(known and not np.isnan(io_orientation(affine)).any())
 
 
 def _disagreements(path: Path, image: Any) -> Iterator[str]:
@@ -320,7 +270,21 @@ def _disagreements(path: Path, image: Any) -> Iterator[str]:
             yield f"{path.name}: its sform and qform lie {apart:.3g} apart: the sform is used"
 
 
-def _corners(shape: tuple[int, ...]) -> Array:
+def _corners(shape: Sequence[int]) -> Array:
     """(4, 8) homogeneous indices of the corners of an array."""
     ends = np.meshgrid(*((0, side - 1) for side in shape), (1,))
     return np.array(ends).reshape(4, -1)
+
+
+def _one_volume(path: Path, values: Array, channel: int | None) -> Array:
+    """(x, y, z) of a file that may have a fourth axis of modalities, or axes of length 1."""
+    if channel is not None and values.ndim == 4 and channel < values.shape[3]:
+        return values[..., channel]
+    if values.size > np.prod(values.shape[:3]):
+        raise UserError(f"{path} is {values.ndim}-D, shape {values.shape}; expected one modality")
+    return values.reshape(values.shape[:3], order="A")
+
+
+def _is_test_image(path: Path) -> bool:
+    """Images without labels beside those of training, in nnU-Net and MSD sets."""
+    return path.parent.name == "imagesTs" and (path.parents[1] / "imagesTr").is_dir()
