@@ -2,42 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from seglab.cli import (
-    compare,
-    data,
-    demo,
-    names,
-    predict,
-    promote,
-    report,
-    reproduce,
-    runs,
-)
-from seglab.cli.shell import Parser, run_command
+from seglab.cli import data, names, study
+from seglab.cli.shell import DONE, Parser, add_json, output_folder, print_text, run_command
+from seglab.core.errors import UserError, unknown_name
 
-EXAMPLE = """\
-examples:
-  python -m seglab data phantom --out phantoms
-  python -m seglab list losses
-  python -m seglab compare losses
-  python -m seglab promote losses
-  python -m seglab report losses
-  python -m seglab ui
+PROGRAM = "python -m seglab"
+INTRODUCTION = """\
+Find out which choices really make better brain-tumour masks.
+Training is run_experiment.py, searching is sweep.py. COMMAND --help says more.
 """
+Argument = tuple[str, dict[str, Any]]
+
+
+class Command:
+    """What a command does, and what it is given.
+
+    Args:
+        do: the command; returns its exit status.
+        text: its description; the first line stands in the list of commands.
+        examples: one a line, without the program's name.
+        arguments: made by :func:`_argument`.
+        json: whether there is ``--json``.
+    """
+
+    def __init__(
+        self,
+        do: Callable[[argparse.Namespace], int],
+        text: str,
+        examples: str,
+        *arguments: Argument,
+        json: bool = True,
+    ) -> None:
+        self.do, self.text, self.arguments, self.json = do, text, arguments, json
+        self.examples = [f"  {PROGRAM} {line}" for line in examples.splitlines()]
+
+    def run(self, name: str, argv: Sequence[str]) -> int:
+        """Read the arguments and do it."""
+        epilog = "\n".join(["examples:", *self.examples])
+        parser = Parser(prog=f"{PROGRAM} {name}", description=self.text, epilog=epilog)
+        for flag, options in self.arguments:
+            parser.add_argument(flag, **options)
+        if self.json:
+            add_json(parser)
+        return self.do(parser.parse_intermixed_args(argv))
+
+
+def _argument(flag: str, help: str | None = None, **options: Any) -> Argument:
+    return flag, {"help": help, **options}
+
+
+def _out(help: str | None = None, **options: Any) -> Argument:
+    return _argument("--out", help, type=output_folder, metavar="DIR", **options)
+
+
+def _number(flag: str, help: str, default: int, **options: Any) -> Argument:
+    return _argument(flag, help, type=int, default=default, **options)
+
+
+def _folder(flag: str, **options: Any) -> Argument:
+    return _argument(flag, type=Path, metavar="DIR", **options)
+
+
+WORKERS = _number("--workers", "processes (default: one a core)", 0)
+MODALITIES = "of flair, t1, t1ce, t2: those that every patient must have (default flair)"
+SET = (
+    _argument("--source", data.SOURCE_HELP, required=True),
+    _folder("--root", required=True),
+    _argument("--modalities", MODALITIES, nargs="+", metavar="NAME", default=["flair"]),
+    _argument("--labels", "as data.labels (default auto)", default="auto"),
+    _argument("--persons", "as data.persons", type=Path, metavar="CSV"),
+    WORKERS,
+)
+LAYOUTS = ("h5", "nifti")
+OTHER = "another set, to find patients that are in both (may be repeated)"
+PATHS = _argument(
+    "overrides",
+    "paths as they are on this machine, and train.device, train.threads",
+    nargs="*",
+    metavar="data.root=DIR",
+)
+COMMANDS = {
+    "data phantom": Command(
+        data.phantom,
+        "Write synthetic patients, in the exact layout of the Kaggle or BraTS files.",
+        "data phantom --out phantoms --patients 12",
+        _out(required=True),
+        _number("--patients", "how many (default 12)", 12),
+        _number("--size", "side of a slice (default 240)", 240),
+        _number("--slices", "slices a patient (default 155)", 155),
+        _number("--seed", "of all that is random (default 0)", 0),
+        WORKERS,
+        _argument(
+            "--layout", "of Kaggle (default) or BraTS", choices=("h5", "nifti"), default="h5"
+        ),
+    ),
+    "data download": Command(
+        data.download,
+        "Fetch the BraTS 2020 slices from Kaggle; an interrupted download continues.",
+        "data download --out brats2020",
+        _out(required=True),
+    ),
+    "data check": Command(
+        data.check,
+        "Look at every file and say what is missing, broken, double, or misnamed.",
+        "data check --source brats-h5 --root brats2020",
+        *SET,
+        _argument("--other", OTHER, nargs=2, action="append", metavar=("SOURCE", "DIR")),
+        _out("where to write page and picture"),
+    ),
+    "data prepare": Command(
+        data.prepare,
+        "Read every file once into a packed cache; training does it too if needed.",
+        "data prepare --source brats-h5 --root brats2020",
+        *SET,
+        _folder("--cache", default=Path(".cache")),
+        _number("--size", "data.image_size (default 128)", 128, dest="image_size", metavar="SIZE"),
+        _argument("--crop", choices=("brain", "none"), default="brain"),
+        _argument("--on-bad-file", choices=("fail", "skip"), default="fail"),
+    ),
+    "list": Command(
+        names.list_names,
+        "List what a YAML can name, with a line of explanation:\nmodels, their encoders, losses, "
+        "augmentations, sources of data, and the keys of input and training.",
+        "list\nlist losses",
+        _argument("kind", f"one of: {', '.join(names.KINDS)}", nargs="?", metavar="KIND"),
+    ),
+    "compare": Command(
+        study.compare,
+        "Compare the arms of an ablation, paired over patients, and write the report.",
+        "compare losses\ncompare losses --baseline dice --json",
+        _argument("experiment", "name of the experiment, or id of its parent run"),
+        _argument("--baseline", "default: the experiment's own", metavar="ARM"),
+        _out("default: beside the runs"),
+    ),
+    "promote": Command(
+        study.promote,
+        "Open the sealed test once, for the best run, and register it as champion.\nTakes the best "
+        "finished run by validation Dice, and freezes its operating point on validation before.",
+        'promote losses\npromote RUN_ID --reopen "the scanner table was wrong"',
+        _argument("name", metavar="EXPERIMENT|SWEEP|RUN"),
+        _argument("--reopen", "open a test that was opened before", metavar="REASON"),
+        _argument("--baseline", "compare with it under the same seal", metavar="RUN"),
+        PATHS,
+    ),
+    "predict": Command(
+        study.predict,
+        "Write a mask, a picture and the volume of every patient in new scans:\n.nii[.gz], .h5 or "
+        ".tif files, or folders of them, grouped by their names.\nNot a medical device: for "
+        "research, and never for a diagnosis.",
+        "predict losses@champion scan_flair.nii.gz --out masks\n"
+        "predict RUN_ID folder --out masks\n"
+        "predict results/checkpoints/weights.safetensors folder --out masks",
+        _argument("model", "name@alias, run id or files", metavar="MODEL"),
+        _argument("inputs", "files and folders", metavar="INPUT", nargs="+", type=Path),
+        _out(required=True),
+    ),
+    "report": Command(
+        study.report,
+        "Write one page of a whole study, ready to hand in: data, split, arms, search,\npromoted "
+        "model, test, failures, cost and environment, from what its runs logged.\nNothing is "
+        "trained; the data need not be there.",
+        "report losses\nreport losses --out handed-in --json",
+        _argument("experiment", "name of the experiment"),
+        _out("default: beside the runs"),
+    ),
+    "reproduce": Command(
+        study.reproduce,
+        "Train a finished run again from what MLflow holds of it, and compare:\nwhether the result "
+        "is equal to the bit, or by how much it is not.",
+        "reproduce RUN_ID\nreproduce losses@champion\n"
+        "reproduce results/checkpoints/weights.safetensors",
+        _argument("run", "run id, its checkpoint or registered model", metavar="RUN"),
+        PATHS,
+    ),
+    "artifacts": Command(
+        study.artifacts,
+        "Download what a run logged; an interrupted download continues.",
+        "artifacts RUN_ID --out results",
+        _argument("run", "run id, or how it begins"),
+        _out(required=True),
+        _argument("--pattern", "only these, e.g. 'overlays/*.png'"),
+    ),
+    "ui": Command(
+        study.ui,
+        "Open the MLflow UI on the store in use, for this machine only.",
+        "ui --port 5001",
+        _argument("--host", "default 127.0.0.1: this machine only", default="127.0.0.1"),
+        _number("--port", "default 5000", 5000),
+        json=False,
+    ),
+    "demo": Command(
+        study.demo,
+        "Make phantoms, compare losses, search, promote the best run, report.",
+        "demo",
+        json=False,
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m seglab`` with these arguments; returns the exit status."""
-    parser = Parser(
-        prog="python -m seglab",
-        description="Find out which choices really make better brain-tumour masks.\n"
-        "Training is run_experiment.py, searching is sweep.py.",
-        epilog=EXAMPLE,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (data, names, runs, compare, promote, predict, reproduce, report, demo):
-        room.add_commands(commands)
-    arguments = parser.parse_args(argv)
-    return run_command(arguments.do, arguments)
+    return run_command(_run, list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    words = 2 if argv[:1] == ["data"] else 1
+    name = " ".join(argv[:words])
+    if name in COMMANDS:
+        return COMMANDS[name].run(name, argv[words:])
+    if {"-h", "--help"} & set(argv[:words]):
+        shown = {key: one for key, one in COMMANDS.items() if words == 1 or key.startswith("data ")}
+        lines = [f"  {key:<14} {one.text.splitlines()[0]}" for key, one in shown.items()]
+        examples = [one.examples[0] for one in shown.values()]
+        print_text("\n".join([INTRODUCTION, "commands:", *lines, "\nexamples:", *examples]))
+        return DONE
+    if not argv:
+        raise UserError(f"name a command: {', '.join(COMMANDS)}")
+    raise unknown_name("command", name, COMMANDS)

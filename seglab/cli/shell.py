@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, ``--json``, one line for what the user can mend."""
+"""What every command shares: its arguments, its answer, and the exit status it ends with."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from seglab.core.documents import json_text
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.tracking.errors import print_traceback, redact
 
-Command = Callable[[argparse.Namespace], int]
 DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-_MENDABLE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
-)  # fmt: skip
-"""A disk that is full, read-only or closed to the user, or a file in the way of a folder."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full or read-only is never a fault of ours, whichever file it hits."""
+Given = TypeVar("Given")
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,53 +36,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 
-def run_command(command: Command, arguments: argparse.Namespace, *, continues: bool = False) -> int:
-    """Run a command and turn whatever happens into its exit status.
-
-    Args:
-        command: what to run.
-        arguments: of the command.
-        continues: the same command goes on where an interrupted one stopped.
-    """
-    signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "·" or "–"
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        status = command(arguments)
-        sys.stdout.flush()
-        return status
-    except (UserError, TrainingDiverged) as error:
-        print(redact(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        way_on = ": the same command continues" if continues else ""
-        print(f"interrupted{way_on}", file=sys.stderr)
-        # Python keeps in mind that one went through generated code, and would end by its signal.
-        exec("")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (``| head``); nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except OSError as error:
-        if error.errno not in _MENDABLE:
-            return _our_fault()
-        print(redact(f"error: {error.filename or 'a file'}: {error.strerror}"), file=sys.stderr)
-        return USER_ERROR
-    except Exception:
-        return _our_fault()
-
-
-def _our_fault() -> int:
-    print_traceback()
-    return OUR_FAULT
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End a run as cleanly on SIGTERM as on Ctrl-C."""
-    raise KeyboardInterrupt
-
-
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument(
@@ -91,18 +43,80 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def output_folder(text: str) -> Path:
+    """Type of ``--out``: a folder that can be made, told before any work is done."""
+    path = Path(text)
+    there = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"nothing can be written in {there}")
+    return path
+
+
+def run_command(
+    command: Callable[[Given], int], arguments: Given, *, continues: bool = False
+) -> int:
+    """Run a command and turn whatever happens into its exit status.
+
+    Args:
+        command: what to run.
+        arguments: of the command.
+        continues: the same command continues where an interrupted one stopped.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "·" or "–"
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return command(arguments)
+    except (UserError, TrainingDiverged) as error:
+        print(redact(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"interrupted{': the same command continues' * continues}", file=sys.stderr)
+        # CPython notes an interrupt that passed through exec'd code and would end by its signal.
+        exec("")
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno in DISK:
+            print(redact(f"error: {error.filename or 'a file'}: {error.strerror}"), file=sys.stderr)
+            return USER_ERROR
+        print_traceback()
+        return OUR_FAULT
+    except Exception:
+        print_traceback()
+        return OUR_FAULT
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End a run as cleanly on SIGTERM as on Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def answer(arguments: argparse.Namespace, values: Any, text: str) -> None:
+    """Print a command's result on stdout: the values with ``--json``, else the text."""
+    print_text(json_text(values) if arguments.json else text)
+
+
+def print_text(text: str) -> None:
+    """Print on stdout; a reader that went away (``| head``) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(values: Any) -> None:
     """Print one JSON object; a number that does not exist is null."""
-    print(json_text(values))
+    print_text(json_text(values))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out text in columns; the first is flush left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
-    for row in [header, *rows]:
+    for row in [header, ["-" * width for width in widths], *rows]:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)

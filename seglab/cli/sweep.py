@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.cli.shell import DONE, Parser, add_json, print_json, run_command
+from seglab.cli.shell import DONE, Parser, add_json, answer, run_command
 from seglab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     check_files(study.run.data)
     timeout_s = None if arguments.timeout is None else 60 * arguments.timeout
     outcome = run_search(study, open_store(), workers=arguments.workers, timeout_s=timeout_s)
-    print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
+    answer(arguments, outcome.to_json(), _describe(outcome))
     return DONE
 
 

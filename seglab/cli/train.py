@@ -13,7 +13,7 @@ from seglab.cli.shell import (
     USER_ERROR,
     Parser,
     add_json,
-    print_json,
+    answer,
     run_command,
     table,
 )
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from seglab.studies.plan import make_plan
 
         plan = make_plan(study)
-        print_json(plan.to_json()) if arguments.json else print(plan.to_text())
+        answer(arguments, plan.to_json(), plan.to_text())
         return DONE
     from seglab.studies.ablation import run_study
     from seglab.studies.data import check_files
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     check_files(study.reference.data)
     outcome = run_study(study, open_store(), fresh=arguments.fresh, workers=arguments.workers)
-    print_json(outcome.to_json()) if arguments.json else print(_describe(outcome))
+    answer(arguments, outcome.to_json(), _describe(outcome))
     if any(run.our_fault for run in outcome.runs):
         return OUR_FAULT
     return DONE if any(run.status == "FINISHED" for run in outcome.runs) else USER_ERROR

@@ -1,4 +1,4 @@
-"""The demo tells its story again as often as it is asked to."""
+"""The demo can be run as often as it is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seglab.cli.demo import EXPERIMENT, promote_once
+from seglab.cli.main import main
+from seglab.cli.study import DEMO
 from seglab.tracking import open_store, start_run
 
 
@@ -15,15 +16,16 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("seglab.cli.study.DEMO", [line for line in DEMO if "promote" in line])
     store = open_store()
-    start_run(store, EXPERIMENT, "broken off", {"seglab.kind": "promotion"}).fail("stopped")
-    assert promote_once([]) == 2  # promotes, and there is nothing to promote
-    with start_run(store, EXPERIMENT, "promotion", {"seglab.kind": "promotion"}) as promotion:
+    start_run(store, "demo", "broken off", {"seglab.kind": "promotion"}).fail("stopped")
+    assert main(["demo"]) == 2  # promotes, and there is nothing to promote
+    with start_run(store, "demo", "promotion", {"seglab.kind": "promotion"}) as promotion:
         promotion.metrics({"test/dice": 0.8125}, step=0)
-    before = len(store.find_runs(EXPERIMENT))
+    before = len(store.find_runs("demo"))
     capsys.readouterr()
-    assert promote_once([]) == 0
+    assert main(["demo"]) == 0
     told = capsys.readouterr().err
     assert promotion.run_id in told
     assert "0.8125" in told
-    assert len(store.find_runs(EXPERIMENT)) == before
+    assert len(store.find_runs("demo")) == before

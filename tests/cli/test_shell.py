@@ -1,8 +1,7 @@
-"""What every command shares: how it ends."""
+"""What every command shares: how it is called, and how it ends."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import subprocess
@@ -11,75 +10,126 @@ from pathlib import Path
 
 import pytest
 
-from seglab.cli.main import main
+from seglab.cli import train
+from seglab.cli.main import COMMANDS, main
 from seglab.cli.shell import run_command
+from seglab.core.errors import UserError
+
+Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).resolve().parents[2]
+PROLOGUE = "import sys\nfrom seglab.cli.shell import *\n"
 
 
-def interrupted(arguments: argparse.Namespace) -> int:
-    raise KeyboardInterrupt
+def ran(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROLOGUE + code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def ended(error: BaseException, **options: bool) -> int:
+    def command(_: None) -> int:
+        raise error
+
+    return run_command(command, None, **options)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "run_experiment"])
+def test_every_command_has_help_with_an_example(capsys: Capture, name: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*name.split(), "--help"]) if name in COMMANDS else train.main(["--help"])
+    assert stopped.value.code == 0
+    examples = capsys.readouterr().out.partition("examples:")[2]
+    assert f"{name if name in COMMANDS else 'run_experiment.py'}" in examples
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["promot", "losses"], "did you mean 'promote'"),
+        (["data", "chek"], "did you mean 'data check'"),
+        ([], "name a command: "),
+    ],
+)
+def test_a_command_that_is_none_is_answered(capsys: Capture, given: list[str], told: str) -> None:
+    assert main(given) == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_list_of_commands_names_all(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name} " in told for name in COMMANDS)
 
 
 @pytest.mark.parametrize("continues", [True, False])
-def test_only_what_goes_on_promises_to(capsys: pytest.CaptureFixture[str], continues: bool) -> None:
-    assert run_command(interrupted, argparse.Namespace(), continues=continues) == 130
+def test_only_what_goes_on_promises_to(capsys: Capture, continues: bool) -> None:
+    assert ended(KeyboardInterrupt(), continues=continues) == 130
     told = capsys.readouterr().err
     assert told.startswith("interrupted")
     assert ("same command continues" in told) is continues
 
 
-HIT_IN_GENERATED_CODE = """
-import sys
-from seglab.cli.shell import run_command
-
-def work(_):
-    exec("raise KeyboardInterrupt")  # as dataclasses make their methods
-
-sys.exit(run_command(work, None))
-"""
-
-
-def test_an_interrupt_is_told_by_the_status_wherever_it_hits(tmp_path: Path) -> None:
-    (tmp_path / "hit.py").write_text(HIT_IN_GENERATED_CODE)
-    root = str(Path(__file__).resolve().parents[2])
-    ended = subprocess.run(
-        [sys.executable, "-m", "hit"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}
-    )
-    assert ended.returncode == 130
+def test_an_interrupt_is_told_by_the_status_wherever_it_hits() -> None:
+    """Also in generated code, such as the methods of a dataclass."""
+    code = "def work(_):\n    exec('raise KeyboardInterrupt')\nsys.exit(run_command(work, None))"
+    assert ran(code).returncode == 130
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(errno.ENOSPC, 2), (errno.EROFS, 2), (errno.EACCES, 2), (errno.EIO, 1)]
+    ("error", "status"),
+    [
+        (UserError("/full/page.html is wrong"), 2),
+        (OSError(errno.ENOSPC, "no space", "/full/page.html"), 2),
+        (OSError(errno.EROFS, "read-only", "/full/page.html"), 2),
+        (FileExistsError(errno.EEXIST, "exists", "/full/page.html"), 1),
+        (PermissionError(errno.EPERM, "denied", "/full/page.html"), 1),
+        (BrokenPipeError(errno.EPIPE, "broken", "/full/page.html"), 1),
+    ],
 )
-def test_a_disk_that_takes_nothing_is_the_users_to_mend(
-    capsys: pytest.CaptureFixture[str], number: int, status: int
+def test_only_a_full_or_read_only_disk_is_the_users_by_its_number(
+    capsys: Capture, error: Exception, status: int
 ) -> None:
-    def command(arguments: argparse.Namespace) -> int:
-        raise OSError(number, os.strerror(number), "/full/page.html")
-
-    assert run_command(command, argparse.Namespace()) == status
+    assert ended(error) == status
     told = capsys.readouterr().err
     assert "/full/page.html" in told
     assert (told.count("\n") == 1) is (status == 2)
 
 
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = [sys.executable, "-m", "seglab", "list"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_a_file_where_the_page_should_go_is_named(
-    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    phantoms: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     there = tmp_path / "taken"
     there.write_text("")
-    given = ["data", "check", "--source", "brats-h5", "--root", str(phantoms), "--out", str(there)]
-    assert main(given) == 2
-    told = capsys.readouterr().err
-    assert str(there) in told
-    assert told.count("\n") == 1
+    given = ["data", "check", "--source", "brats-h5", "--root", str(phantoms), "--out"]
+    for out in (there, there / "below"):
+        with pytest.raises(SystemExit) as stopped:
+            main([*given, str(out)])
+        assert stopped.value.code == 2
+        told = capsys.readouterr().err
+        assert f"{there} is no folder" in told
+        assert told.count("\n") == 1
 
 
-def test_a_terminal_that_knows_ascii_alone_ends_no_command() -> None:
-    code = "from seglab.cli.shell import run_command\n"
-    code += "run_command(lambda _: print('arm \u00b7 seed 0 \u2013 0.9'), None)"
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+def test_a_terminal_that_knows_only_ascii_ends_no_command() -> None:
+    printed = ran(
+        "run_command(lambda _: print('arm · seed 0 – 0.9'), None)", PYTHONIOENCODING="ascii"
     )
-    assert ran.stdout.startswith("arm ")
-    assert ran.stderr == ""
+    assert printed.stdout.startswith("arm ")
+    assert printed.stderr == ""
