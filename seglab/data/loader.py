@@ -22,13 +22,8 @@ def gather(cache: Cache, rows: Rows, context: int) -> UInt8:
     beyond the end of the stack, or missing from the files, is replaced by the nearest slice
     on the way there.
     """
-    near = neighbours(cache, rows, context)
+    near = [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
     return np.stack([image[each] for image in cache.images for each in near], axis=-1)
-
-
-def neighbours(cache: Cache, rows: Rows, context: int) -> list[Rows]:
-    """Rows of the slices ``-context`` to ``context`` away, in this order."""
-    return [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
 
 
 def neighbour(cache: Cache, rows: Rows, offset: int) -> Rows:
@@ -44,6 +39,13 @@ def neighbour(cache: Cache, rows: Rows, offset: int) -> Rows:
     return current
 
 
+def patient_rows(*patients: CachedPatient) -> Rows:
+    """Rows of the patients' slices, ascending."""
+    return np.sort(
+        np.concatenate([np.arange(one.first, one.first + one.count) for one in patients])
+    )
+
+
 class TrainLoader:
     """Draws the training slices of each epoch from streams that only the seed decides.
 
@@ -57,11 +59,13 @@ class TrainLoader:
     """
 
     def __init__(self, cache: Cache, patients: Iterable[str], config: RunConfig) -> None:
-        self.cache = cache
-        self.config = config
-        self.rows = training_rows(cache, patients, config.data.slices)
-        has_tumour = cache.row_tumour_px[self.rows] > 0
-        self.tumour, self.other = self.rows[has_tumour], self.rows[~has_tumour]
+        self.cache, self.config = cache, config
+        rows = patient_rows(*(cache.by_id[name] for name in patients))
+        tumour, brain = cache.row_tumour_px[rows] > 0, cache.row_brain_px[rows] > 0
+        chosen = {"all": np.ones_like(brain), "brain": brain | tumour, "tumour": tumour}
+        is_used = chosen[config.data.slices]
+        self.rows = rows[is_used]
+        self.tumour, self.other = rows[is_used & tumour], rows[is_used & ~tumour]
         if len(self.rows) == 0:
             raise UserError(f"data.slices: {config.data.slices}: no such slice in training")
         if len(self.tumour) == 0:
@@ -83,11 +87,9 @@ class TrainLoader:
         if share is None:
             return _draw(self.rows, self.samples, stream)
         wanted = round(self.samples * share) if len(self.other) else self.samples
-        parts = (
-            _draw(self.tumour, wanted, stream),
-            _draw(self.other, self.samples - wanted, stream),
-        )
-        return stream.permutation(np.concatenate(parts))
+        tumour = _draw(self.tumour, wanted, stream)
+        other = _draw(self.other, self.samples - wanted, stream)
+        return stream.permutation(np.concatenate((tumour, other)))
 
     def split(self, epoch: int) -> Iterator[Rows]:
         """Yield the rows of each batch of one epoch."""
@@ -95,19 +97,6 @@ class TrainLoader:
         for start in range(0, (self.batches - 1) * size, size):
             yield order[start : start + size]
         yield order[(self.batches - 1) * size :]
-
-
-def training_rows(cache: Cache, patients: Iterable[str], slices: str) -> Rows:
-    """Rows of the patients' slices that are trained on, ascending."""
-    rows = np.sort(np.concatenate([patient_rows(cache.by_id[name]) for name in patients]))
-    tumour, brain = cache.row_tumour_px[rows] > 0, cache.row_brain_px[rows] > 0
-    wanted = {"all": np.ones_like(brain), "brain": brain | tumour, "tumour": tumour}
-    return np.asarray(rows[wanted[slices]])
-
-
-def patient_rows(patient: CachedPatient) -> Rows:
-    """Rows of one patient's slices."""
-    return np.arange(patient.first, patient.first + patient.count)
 
 
 def _draw(rows: Rows, count: int, stream: np.random.Generator) -> Rows:

@@ -7,13 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from seglab.core.errors import unknown_name
 
 Method = Literal["zscore", "robust", "percentile"]
 Scope = Literal["slice", "volume"]
@@ -108,12 +106,7 @@ def quantise(
     Returns:
         q (S, H, W) uint8: 0 background, 1 to 255 brain; scale (S, 2) float32: offset and
         step of each slice, in the units of ``image``.
-
-    Raises:
-        UserError: unknown method.
     """
-    if method not in ENDS:
-        raise unknown_name("normalisation", method, get_args(Method))
     ends = range_ends(method, modality)
     whole = _range(image, brain, method, ends) if scope == "volume" else None
     q = np.zeros(image.shape, np.uint8)
@@ -122,20 +115,15 @@ def quantise(
         low, high = whole or _range(values, inside, method, ends)
         step = (high - low) / LEVELS
         scale[index] = low - step, step
-        if inside.any():
-            q[index] = _to_levels(values, low, high, step)
-            q[index] *= inside
+        if not inside.any():
+            continue
+        with np.errstate(invalid="ignore"):
+            above = np.clip(values, np.float32(low), np.float32(high))
+            above -= np.float32(low)
+        # Scaled, rounded and narrowed in one pass; clipped before, for beyond int32 it goes wrong.
+        q[index] = cv2.convertScaleAbs(above, alpha=1 / step, beta=1)
+        q[index] *= inside
     return q, scale
-
-
-def _to_levels(values: Values, low: float, high: float, step: float) -> NDArray[np.uint8]:
-    """1 to 255 of a slice (H, W), anything where it is not finite."""
-    with np.errstate(invalid="ignore"):
-        above = np.clip(values, np.float32(low), np.float32(high))
-        above -= np.float32(low)
-    # Scaled, rounded and narrowed in one pass; clipped before, for beyond int32 it goes wrong.
-    levels = cv2.convertScaleAbs(above, alpha=1 / step, beta=1)
-    return np.asarray(levels, np.uint8)
 
 
 def _per_slice(function: Callable[[Values], float], samples: Values) -> NDArray[np.float32]:
@@ -163,22 +151,23 @@ def _range(image: Values, brain: Bool, method: Method, ends: Range) -> Range:
     """Return the values that become levels 1 and 255; never equal."""
     if not brain.any():
         return 0.0, 1.0
-    low, high = _RANGES[method](image, brain, ends)
+    if method == "percentile":
+        low, high = map(float, np.percentile(image[brain], ends))
+    else:
+        locate = _median_and_deviation if method == "robust" else _mean_and_deviation
+        centre, deviation = locate(image, brain)
+        low, high = centre + ends[0] * deviation, centre + ends[1] * deviation
     largest = max(abs(low), abs(high))
     if largest > _LARGEST:
         return -_LARGEST, _LARGEST
     smallest = max(_RELATIVE_EPSILON * largest, _SMALLEST)
     if high - low > smallest:
         return low, high
-    mean, _ = _mean_and_deviation(image, brain)
-    return _around(mean, max(1.0, smallest), range_ends("zscore", ""))
+    (mean, _), deviation = _mean_and_deviation(image, brain), max(1.0, smallest)
+    return mean - 3 * deviation, mean + 5 * deviation  # the ends of zscore
 
 
-def _around(centre: float, deviation: float, ends: Range) -> Range:
-    return centre + ends[0] * deviation, centre + ends[1] * deviation
-
-
-def _mean_and_deviation(image: Values, brain: Bool) -> tuple[float, float]:
+def _mean_and_deviation(image: Values, brain: Bool) -> Range:
     """Over the brain, summed in float64, without taking its pixels out."""
     width = image.shape[-1]
     inside = brain.reshape(-1, width).view(np.uint8)
@@ -186,26 +175,9 @@ def _mean_and_deviation(image: Values, brain: Bool) -> tuple[float, float]:
     return float(mean[0, 0]), float(deviation[0, 0])
 
 
-def _zscore(image: Values, brain: Bool, ends: Range) -> Range:
-    return _around(*_mean_and_deviation(image, brain), ends)
-
-
-def _robust(image: Values, brain: Bool, ends: Range) -> Range:
+def _median_and_deviation(image: Values, brain: Bool) -> Range:
     pixels = image[brain]
     median = np.median(pixels)
     spread = _MAD_TO_DEVIATION * float(np.median(np.abs(pixels - median)))
-    if spread == 0:  # more than half of the brain has one value
-        return _zscore(image, brain, ends)
-    return _around(float(median), spread, ends)
-
-
-def _percentile(image: Values, brain: Bool, ends: Range) -> Range:
-    low, high = np.percentile(image[brain], ends)
-    return float(low), float(high)
-
-
-_RANGES: dict[str, Callable[[Values, Bool, Range], Range]] = {
-    "zscore": _zscore,
-    "robust": _robust,
-    "percentile": _percentile,
-}
+    # It is 0 where more than half of the brain has one value.
+    return (float(median), spread) if spread else _mean_and_deviation(image, brain)

@@ -17,7 +17,7 @@ from seglab.data.cache import Cache, CachedPatient, CacheSettings, open_cache
 from seglab.data.duplicates import SAME, duplicates, fingerprint
 from seglab.data.identity import Figures, Identity, identify, measure
 from seglab.data.prepare import Prepared, prepare, some_names
-from seglab.data.sealed import seal
+from seglab.data.sealed import SealedCache
 from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
 from seglab.data.volume import Patient
@@ -69,7 +69,7 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
             file=sys.stderr,
         )
     split = make_split(split_patients(cache, source), config.split)
-    sealed = seal(cache, split)
+    sealed = SealedCache(cache, split)
     identity = judge_channel(sealed, warn=warn)
     return StudyData(sealed, split, prepared, identity, len(missing))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ class SealBroken(RuntimeError):
 
 
 class GuardedRows:
-    """Rows of an array, without those of the test patients."""
+    """Rows of an array; to read one of a test patient raises."""
 
     def __init__(self, rows: UInt8, sealed: NDArray[np.bool_]) -> None:
         self._rows, self._sealed = rows, sealed
@@ -37,11 +36,11 @@ class GuardedRows:
 class SealedCache(Cache):
     """A cache whose test patients are not in ``by_id``, and whose rows refuse to be read."""
 
-    def __init__(self, cache: Cache, test: frozenset[str]) -> None:
-        self.__dict__.update(copy.copy(cache.__dict__))
+    def __init__(self, cache: Cache, split: Split) -> None:
+        vars(self).update(vars(cache))
+        self._test = test = frozenset(split.test)
         numbers = [i for i, patient in enumerate(cache.patients) if patient.patient_id in test]
         sealed = np.isin(cache.row_patient, numbers)
-        self._test = test
         self.by_id = {name: found for name, found in cache.by_id.items() if name not in test}
         self.images = tuple(cast("UInt8", GuardedRows(image, sealed)) for image in cache.images)
         self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
@@ -51,8 +50,3 @@ class SealedCache(Cache):
         if patient.patient_id in self._test:
             raise SealBroken(f"the mask of test patient {patient.patient_id} was asked for")
         return super()._native_planes(patient)
-
-
-def seal(cache: Cache, split: Split) -> SealedCache:
-    """Return the cache without the pixels of the test patients."""
-    return SealedCache(cache, frozenset(split.test))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from seglab.core.errors import UserError
 
 PARTS = ("train", "val", "test")
 MIN_PATIENTS = 3
-_HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class SplitPatient:
     """What joined the patient with the others of its group."""
 
 
-@dataclass(frozen=True)
-class Joined:
+class Joined(NamedTuple):
     """Patients of one person, and what told so."""
 
     patients: tuple[str, ...]
@@ -55,7 +54,7 @@ class Split:
     def hash(self) -> str:
         """Twelve hex digits that change with any patient of any part."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, list[str]]:
         """The ids of each part."""
@@ -66,18 +65,12 @@ Group = tuple[SplitPatient, ...]
 
 
 def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
-    """Divide patients into training, validation and test.
+    """Divide patients, in any order, into training, validation and test.
 
-    Counts are the shares of the patients, rounded by largest remainders, and at least
-    one in each part whose share is not 0; groups of several patients may miss them by
-    less than a group. Each part gets its share of every stratum: grade × third of the
-    tumour volume. The test part depends on the patients, the seed and the fractions
-    alone. With folds, training and validation together are cut into ``folds`` parts,
-    of which number ``fold`` validates.
-
-    Args:
-        patients: in any order, which does not matter.
-        config: seed, fractions, folds.
+    Counts are the shares of the patients, rounded by largest remainders, and at least one in
+    each part whose share is not 0; groups of several patients may miss them by less than a
+    group. Each part gets its share of every stratum: grade × third of the tumour volume. With
+    folds, all but the test part is cut into ``folds`` parts, of which number ``fold`` validates.
 
     Raises:
         UserError: fewer than three patients, or fewer groups than parts or folds.
@@ -88,20 +81,24 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         )
     groups = _grouped(patients)
     strata = _strata(groups)
-    train_count, val_count, test_count = _counts(len(patients), config.fractions)
-    parts = sum(count > 0 for count in (train_count, val_count, test_count))
+    counts = _counts(len(patients), config.fractions)
+    parts = sum(count > 0 for count in counts)
     if len(groups) < parts:
         raise UserError(
             f"a split into {parts} parts needs at least {parts} persons; "
             f"these {len(patients)} patients are {len(groups)}"
         )
     order = _evenly_mixed(strata, np.random.default_rng([config.seed, 0]))
-    test, order = _take(order, test_count, leave=2)
+    test, order = _take(order, counts[2], leave=2)
     if config.folds is None:
-        val, train = _take(order, val_count, leave=1)
+        val, train = _take(order, counts[1], leave=1)
     else:
         val, train = _fold(order, strata, config)
-    joined = tuple(_joined(group) for group in groups if len(group) > 1)
+    joined = tuple(
+        Joined(_ids([group]), ", ".join(dict.fromkeys(one.rule for one in group if one.rule)))
+        for group in groups
+        if len(group) > 1
+    )
     return Split(_ids(train), _ids(val), _ids(test), joined)
 
 
@@ -111,7 +108,7 @@ def save_split(split: Split, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    joined = [vars(one) for one in split.joined]
+    joined = [one._asdict() for one in split.joined]
     text = json.dumps({"hash": split.hash, **split.to_dict(), "joined": joined}, indent=1)
     try:
         path.write_text(text + "\n", encoding="utf-8")
@@ -150,16 +147,14 @@ def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
 
 def _strata(groups: Sequence[Group]) -> list[list[Group]]:
     """Sort the groups by grade and third of the tumour volume."""
-    by_volume = sorted(groups, key=_mean_volume)
+    by_volume = sorted(
+        groups, key=lambda group: sum(one.tumour_volume for one in group) / len(group)
+    )
     strata: dict[tuple[str, int], list[Group]] = {}
     for rank, group in enumerate(by_volume):
         grade = next((patient.grade for patient in group if patient.grade), "")
         strata.setdefault((grade, 3 * rank // len(groups)), []).append(group)
     return [strata[key] for key in sorted(strata)]
-
-
-def _mean_volume(group: Group) -> float:
-    return sum(patient.tumour_volume for patient in group) / len(group)
 
 
 def _counts(patients: int, fractions: tuple[float, float, float]) -> list[int]:
@@ -195,17 +190,15 @@ def _take(order: list[Group], wanted: int, leave: int) -> tuple[list[Group], lis
     """Take groups from the front until ``wanted`` patients; leave at least so many groups."""
     if wanted == 0:
         return [], order
-    taken: set[int] = set()
-    left = wanted
-    for index, group in enumerate(order):
-        if len(group) <= left and len(order) - len(taken) > leave:
-            taken.add(index)
-            left -= len(group)
-    if not taken:
-        # Every group is larger than the part: the smallest misses by least.
-        taken = {min(range(len(order)), key=lambda index: len(order[index]))}
-    rest = [group for index, group in enumerate(order) if index not in taken]
-    return [order[index] for index in sorted(taken)], rest
+    taken: list[Group] = []
+    rest: list[Group] = []
+    for group in order:
+        fits = sum(map(len, taken)) + len(group) <= wanted and len(order) - len(taken) > leave
+        (taken if fits else rest).append(group)
+    if not taken:  # every group is larger than the part: the smallest misses by least
+        smallest = min(order, key=len)
+        return [smallest], [group for group in order if group is not smallest]
+    return taken, rest
 
 
 def _fold(
@@ -219,20 +212,15 @@ def _fold(
             f"there are {len(rest)}"
         )
     stream = np.random.default_rng([config.seed, 1])
-    remaining = {id(group) for group in rest}
+    remaining = set(rest)
     dealt: list[list[Group]] = [[] for _ in range(folds)]
     for stratum in strata:
         for index in stream.permutation(len(stratum)):
-            if id(stratum[index]) in remaining:
+            if stratum[index] in remaining:
                 emptiest = min(dealt, key=lambda fold: sum(map(len, fold)))
                 emptiest.append(stratum[index])
     val = dealt[config.fold]
     return val, [group for fold in dealt if fold is not val for group in fold]
-
-
-def _joined(group: Group) -> Joined:
-    rules = dict.fromkeys(patient.rule for patient in group if patient.rule)
-    return Joined(_ids([group]), ", ".join(rules))
 
 
 def _ids(groups: Iterable[Group]) -> tuple[str, ...]:

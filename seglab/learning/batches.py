@@ -55,11 +55,10 @@ class Batches:
     """
 
     def __init__(self, loader: TrainLoader, patients: Sequence[str], compute: Compute) -> None:
-        self.loader, self.compute = loader, compute
+        self.loader, self.compute, self.context = loader, compute, loader.config.data.context
         self.patients = [loader.cache.by_id[name] for name in patients]
-        config = loader.config
-        frame = frame_of(loader.cache, self.patients, config.data.context)
-        self.augment = Augmenter(config.augment.build(frame), frame)
+        frame = frame_of(loader.cache, self.patients, self.context)
+        self.augment = Augmenter(loader.config.augment.build(frame), frame)
 
     @property
     def augmented_on(self) -> str:
@@ -75,26 +74,23 @@ class Batches:
     @cached_property
     def resident(self) -> ResidentSlices | None:
         """The training slices in a GPU's memory; None where they are read from the cache."""
-        rows = np.sort(np.concatenate([patient_rows(patient) for patient in self.patients]))
+        rows = patient_rows(*self.patients)
         if self.augmented_on != "cuda" or not fits(self.loader.cache, rows, self.compute.device):
             return None
-        context = self.loader.config.data.context
-        return ResidentSlices(self.loader.cache, rows, context, self.compute.device)
+        return ResidentSlices(self.loader.cache, rows, self.context, self.compute.device)
 
     def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
-        step, rows = step_rows
-        config = self.loader.config
+        (step, rows), cache, config = step_rows, self.loader.cache, self.loader.config
         first = step * config.train.batch_size
         streams = sample_streams(config.seed, epoch, first, len(rows))
-        images, masks = self.augment(*self._read(rows, streams), streams)
-        return TensorBatch(network_input(images), masks, rows)
-
-    def _read(self, rows: Rows, streams: Sequence[np.random.Generator]) -> Slices:
         if self.resident is not None:
-            return self.resident.slices(rows)
-        images = gather(self.loader.cache, rows, self.loader.config.data.context)
-        images, masks = self.augment.on_host(images, self.loader.cache.masks(rows), streams)
-        return self.compute.grey(images), self.compute.masks(masks)
+            slices = self.resident.slices(rows)
+        else:
+            read = gather(cache, rows, self.context), cache.masks(rows)
+            grey, truth = self.augment.on_host(*read, streams)
+            slices = self.compute.grey(grey), self.compute.masks(truth)
+        images, masks = self.augment(*slices, streams)
+        return TensorBatch(network_input(images), masks, rows)
 
 
 class ResidentSlices:
@@ -132,15 +128,15 @@ def fits(cache: Cache, rows: Rows, device: torch.device) -> bool:
 
 def frame_of(cache: Cache, patients: Sequence[CachedPatient], context: int) -> Frame:
     """Describe the cached slices; their pixel is the median over the patients."""
-    pixel_mm = float(np.median([_pixel_mm(cache, patient) for patient in patients]))
-    return Frame(cache.shape, pixel_mm, cache.mirror_axis, 2 * context + 1)
 
+    def pixel_mm(patient: CachedPatient) -> float:
+        native_px: float = patient.box.height / cache.shape[0]
+        if patient.spacing_mm is None:
+            return native_px * FRAME_MM / max(patient.native_shape)
+        return native_px * patient.spacing_mm[1]
 
-def _pixel_mm(cache: Cache, patient: CachedPatient) -> float:
-    native_px: float = patient.box.height / cache.shape[0]
-    if patient.spacing_mm is None:
-        return native_px * FRAME_MM / max(patient.native_shape)
-    return native_px * patient.spacing_mm[1]
+    typical_mm = float(np.median([pixel_mm(patient) for patient in patients]))
+    return Frame(cache.shape, typical_mm, cache.mirror_axis, 2 * context + 1)
 
 
 def prefetch(
@@ -157,7 +153,7 @@ def prefetch(
         threads: at least 1; ``MOST_THREADS`` of them are used.
     """
     threads = min(threads, MOST_THREADS)
-    torch.get_num_threads()  # settles this thread's number, which the pool's would change
+    torch.get_num_threads()  # fixes this thread's number, which the pool's would change
     pool = ThreadPoolExecutor(threads, "prefetch", initializer=partial(torch.set_num_threads, 1))
     prepared: deque[Future[Result]] = deque()
     try:

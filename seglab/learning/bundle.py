@@ -76,7 +76,7 @@ class ModelCard:
             "model": self.model.model_dump(mode="json"),
             "settings": vars(self.settings),
             "point": self.point.to_dict(),
-            "reference": self.reference.to_dict() if self.reference else None,
+            "reference": vars(self.reference) if self.reference else None,
         }
 
     @classmethod

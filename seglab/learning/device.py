@@ -1,8 +1,10 @@
-"""Where and in what precision to compute."""
+"""Where and in what precision to compute, and how much memory that took."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from seglab.core.config import Train
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores, keep_freed_memory
+from seglab.core.machine import available_cores, give_back_freed_memory, keep_freed_memory
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
 
@@ -39,8 +41,7 @@ class Compute:
 
     def grey(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, still 0 to 255."""
-        tensor = torch.from_numpy(images)
-        return to_device(tensor, self.device).permute(0, 3, 1, 2).float()
+        return to_device(torch.from_numpy(images), self.device).permute(0, 3, 1, 2).float()
 
     def masks(self, masks: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W) uint8 to (B,1,H,W) float32 on the device."""
@@ -109,3 +110,20 @@ def has_fast_bf16(device: torch.device) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def restart_peak(device: torch.device) -> None:
+    """Forget what the process held before; beyond Linux only the GPU's peak can be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    give_back_freed_memory()  # the next run did not take it
+    with suppress(OSError):  # 5 resets the peak, see proc(5); a sandbox may refuse
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """MiB at most since :func:`restart_peak`: of the GPU if it trains there, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

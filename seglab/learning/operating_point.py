@@ -2,10 +2,9 @@
 
 Every setting of a small grid is scored by the mean patient Dice. Of the settings within one
 standard error of the best, the simplest is taken (the one-standard-error rule; Breiman 1984): a
-gain that the validation patients cannot tell from chance is not worth a step more, and does not
-carry over to the test. The error is that of the paired difference to the best over patients: all
-settings are scored on the same patients, and how much these differ from each other, which is far
-more, says nothing about the settings. Gains below ``SMALLEST_GAIN`` are never worth a step.
+gain that the validation patients cannot tell from chance does not carry over to the test. The
+error is that of the paired difference to the best over patients, since all settings are scored
+on the same patients. Gains below ``SMALLEST_GAIN`` are never worth a step.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.arrays import bounding_box
 from seglab.core.machine import progress
 from seglab.data.cache import Cache
 from seglab.learning.inference import Predictor
 
-PLAIN_THRESHOLD = 0.5
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_COMPONENTS_PX = (0, 10, 50, 200, 500)
 SMALLEST_GAIN = 0.002
@@ -36,7 +35,7 @@ Float32 = NDArray[np.float32]
 class OperatingPoint:
     """How a network's output becomes a mask; the default is the plain 0.5 threshold."""
 
-    threshold: float = PLAIN_THRESHOLD
+    threshold: float = 0.5
     """In (0, 1); a pixel is tumour where its probability is above it."""
     smallest_component_px: int = 0
     """Components of fewer native voxels are dropped; 0 and 1 keep all."""
@@ -50,15 +49,11 @@ class OperatingPoint:
         return asdict(self)
 
     def apply(self, probability: Float32, slice_indices: NDArray[Any]) -> Bool:
-        """Make the mask.
+        """Make the mask (S, H, W).
 
         Args:
             probability: (S, H, W) on the native grid.
-            slice_indices: (S,) ascending positions in the stack; components do not
-                cross a gap.
-
-        Returns:
-            (S, H, W).
+            slice_indices: (S,) ascending positions in the stack; no component crosses a gap.
         """
         mask: Bool = probability > self.threshold
         if self.fill_holes:
@@ -138,11 +133,7 @@ def select_operating_point(
 
 
 def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:
-    """Apply the one-standard-error rule.
-
-    Args:
-        scores: Dice of each setting on the same patients; the plain setting is among them.
-    """
+    """Apply the rule to each setting's Dice on the same patients; the plain one is among them."""
     candidates = sorted(
         (Candidate(point, float(np.mean(dice))) for point, dice in scores.items()),
         key=lambda one: (-one.dice, complexity(one.point)),
@@ -151,8 +142,10 @@ def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:
     if patients < 2:
         plain = next(one for one in candidates if one.point == PLAIN)
         return Selection(plain, best, math.nan, patients, candidates)
-    top = np.asarray(scores[best.point])
-    errors = {point: _standard_error(top - np.asarray(dice)) for point, dice in scores.items()}
+    lost = {point: np.subtract(scores[best.point], dice) for point, dice in scores.items()}
+    errors = {
+        point: float(np.std(each, ddof=1) / math.sqrt(patients)) for point, each in lost.items()
+    }
     good = [
         one for one in candidates if best.dice - one.dice <= max(errors[one.point], SMALLEST_GAIN)
     ]
@@ -160,14 +153,10 @@ def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:
     return Selection(selected, best, errors[PLAIN], patients, candidates)
 
 
-def _standard_error(values: NDArray[np.float64]) -> float:
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
 def complexity(point: OperatingPoint) -> tuple[float, ...]:
     """Order settings: fewer steps first, mirroring (twice the time) last, then nearer to plain."""
     steps = point.fill_holes + (point.smallest_component_px > 0) + point.mirror
-    distance = round(abs(point.threshold - PLAIN_THRESHOLD), 6)
+    distance = round(abs(point.threshold - PLAIN.threshold), 6)
     return (
         steps, point.mirror, distance, point.smallest_component_px, point.fill_holes,
         point.threshold,
@@ -177,10 +166,7 @@ def complexity(point: OperatingPoint) -> tuple[float, ...]:
 def score_settings(
     probability: Float32, truth: Bool, slice_indices: NDArray[Any]
 ) -> Iterator[tuple[OperatingPoint, float]]:
-    """Yield every setting without mirroring, and the patient's Dice under it.
-
-    Equal to applying each setting by itself; the components are found once for all
-    sizes.
+    """Yield every setting without mirroring, and the patient's Dice if it were applied.
 
     Args:
         probability: (S, H, W) native.
@@ -188,7 +174,9 @@ def score_settings(
         slice_indices: (S,) positions in the stack.
     """
     total = np.count_nonzero(truth)
-    window = _window(probability > min(THRESHOLDS))
+    found = bounding_box(probability > min(THRESHOLDS)) or (slice(0, 1),) * 3
+    # With a border: cropping must not open a hole to the edge.
+    window = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in found)
     inside, inner_truth = probability[window], truth[window]
     for threshold in THRESHOLDS:
         mask = inside > threshold
@@ -203,14 +191,6 @@ def score_settings(
                 yield OperatingPoint(threshold, smallest, fill), float(dice)
 
 
-def _window(mask: Bool) -> tuple[slice, ...]:
-    """Window around the True voxels, with a border: cropping must not open a hole to the edge."""
-    from scipy.ndimage import find_objects
-
-    found = find_objects(mask.view(np.uint8)) or [(slice(0, 1),) * 3]
-    return tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in found[0])
-
-
 def fill_holes(mask: Bool) -> Bool:
     """Fill, slice by slice, the background that touches no border of (S, H, W)."""
     from scipy.ndimage import binary_fill_holes
@@ -222,7 +202,7 @@ def fill_holes(mask: Bool) -> Bool:
 
 
 def label_components(mask: Bool, slice_indices: NDArray[Any]) -> NDArray[np.int32]:
-    """Number the components (26 neighbours) of (S, H, W) from 1; 0 is background."""
+    """Number the components (26 neighbours) of (S, H, W) from 1; none crosses a gap."""
     from scipy.ndimage import label
 
     labels = np.zeros(mask.shape, np.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ SIZE_TOLERANCE = 0.1
 LESION_SHARE, LESION_MARGIN = 5, 0.8
 """A predicted tumour that stands out less than 0.8 of the 5th percentile over training patients
 is no tumour on FLAIR. Trained on 12 BraTS volumes this was 2.2 σ; of BraTS slices on which that
-network marked anything, 21 of 22 patients on T1 were below, and 1 of 20 on FLAIR. It was set on
-patients of the same set. T1 after contrast mostly passes; T1
-with the skull on does too, and is told by its skull."""
+network marked anything, 21 of 22 patients on T1 were below, and 1 of 20 on FLAIR, all of the
+same set. T1 after contrast mostly passes; T1 with the skull on does too, and is told by it."""
 QUANTILES = (0.02, 0.10, 0.25, 0.50, 0.75, 0.90, 0.98)
 """Of the brain's levels; the tails tell artefacts and bright lesions, the middle contrast."""
 NARROWEST = 4.0
 """Grey levels: a smaller spread is taken for this one, so that training patients who happen
-to be alike do not make everybody else an outlier."""
+to be alike do not make every other patient an outlier."""
 OUTSIDE = 2.0
 """Standard deviations. Of patients held out at random (200 times 30 % of 18 BraTS, 14 LGG and
 24 phantom patients) 1 to 5 % lie beyond; of phantoms under an uncorrected surface coil, all."""
@@ -38,45 +37,20 @@ SAMPLE = 60
 UInt8 = NDArray[np.uint8]
 Levels = Mapping[str, UInt8]
 """Modality → (S, h, w), normalised; 0 is background."""
-
-
 Extremes = Sequence[Sequence[float]]
 """Smallest and largest of each axis."""
+Range = Mapping[str, Sequence[float]]
+"""``centre`` and ``spread`` of ``QUANTILES`` over patients, in levels of 1 to 255."""
 
 
-@dataclass(frozen=True)
-class IntensityRange:
-    """Median and spread of ``QUANTILES`` over the training patients, in levels of 1 to 255."""
-
-    centre: Sequence[float]
-    spread: Sequence[float]
-
-    def difference(self, image: UInt8) -> str | None:
-        """Say how far the brightness of ``image`` (S, h, w) lies outside; None if it does not.
-
-        Judged by the root mean square over the quantiles.
-        """
-        here = brain_quantiles(image)
-        away = np.nan_to_num((here - self.centre) / np.array(self.spread))
-        excess = float(np.sqrt(np.mean(away**2)))
-        if excess <= OUTSIDE:
-            return None
-        at = int(np.abs(away).argmax())
-        return (
-            f"is {excess:.1f} standard deviations from training's: percentile "
-            f"{100 * QUANTILES[at]:g} of the brain at level {here[at]:.0f} of 255, in training "
-            f"{self.centre[at]:.0f} ± {self.spread[at]:.0f}"
-        )
-
-
-def learn_range(images: Iterable[UInt8]) -> IntensityRange | None:
+def learn_range(images: Iterable[UInt8]) -> Range | None:
     """Learn the range of training patients, each (S, h, w); None where they are too few."""
     rows = np.array([brain_quantiles(image) for image in images]).reshape(-1, len(QUANTILES))
     rows = rows[np.isfinite(rows).all(axis=1)]
     if len(rows) < FEWEST_PATIENTS:
         return None
     spread = np.maximum(rows.std(axis=0, ddof=1), NARROWEST)
-    return IntensityRange(np.median(rows, axis=0).tolist(), spread.tolist())
+    return {"centre": np.median(rows, axis=0).tolist(), "spread": spread.tolist()}
 
 
 def brain_quantiles(image: UInt8) -> NDArray[np.float64]:
@@ -98,25 +72,18 @@ class Reference:
     """Of (H, W)."""
     spacing_mm: Extremes | None
     """Of (slice, row, column); None where unknown."""
-    intensities: Mapping[str, IntensityRange]
-    """Of each modality; none where the training patients were too few."""
     lesion_z: float | None
     """How far the true tumour stands out in nearly every training patient, see
     :mod:`seglab.data.identity`; None where unknown."""
     skull_fall: float | None
     """Median over training patients, see :mod:`seglab.data.identity`; None where unknown."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+    intensities: Mapping[str, Range] = field(default_factory=dict)
+    """Of each modality; none where the training patients were too few."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Reference:
-        """Read what :meth:`to_dict` gave; of the first format all but the intensities."""
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        ranges = values.get("intensities", {})
-        known["intensities"] = {name: IntensityRange(**one) for name, one in ranges.items()}
-        return cls(**known)
+        """Read what a model's card holds; of the first format all but the intensities."""
+        return cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
 
     def faint(self, lesion_z: float) -> str | None:
         """Say that a predicted tumour stands out less than training tumours; None if it does."""
@@ -140,9 +107,7 @@ class Reference:
             _size("spacing", volume.spacing_mm, self.spacing_mm, "mm"),
             self._skull(next(iter(levels.values()))),
         ]
-        for name, usual in self.intensities.items():
-            told = usual.difference(levels[name])
-            found.append(told and f"the brightness of {name} {told}")
+        found += [_brightness(name, levels[name], one) for name, one in self.intensities.items()]
         return [text for text in found if text is not None]
 
     def _skull(self, levels: UInt8) -> str | None:
@@ -159,36 +124,50 @@ class Reference:
 
 def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
     """Measure the training patients in their cache."""
+
+    def figures(patient: CachedPatient) -> dict[str, Figures]:
+        levels = np.stack([images[patient.rows] for images in cache.images])
+        truth = UNKNOWN_PART * cache.masks(patient.rows)
+        return measure(levels, cache.modalities, truth, mirror_axis=cache.mirror_axis)
+
     found = [cache.by_id[name] for name in patients]
     some = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, SAMPLE).astype(int))]
-    spacings = [patient.spacing_mm for patient in found if patient.spacing_mm is not None]
     ranges = {
         name: learn_range(images[patient.rows] for patient in some)
         for name, images in zip(cache.modalities, cache.images, strict=True)
     }
-    looks = [_look(cache, patient) for patient in some]
+    measured = [figures(patient) for patient in some]
     is_flair = cache.target == "whole" and "flair" in cache.modalities
-    known = [look["flair"].oedema_z for look in looks] if is_flair else []
+    known = [one["flair"].oedema_z for one in measured] if is_flair else []
     known = [z for z in known if np.isfinite(z)]
-    skull = median([look[cache.modalities[0]].skull_fall for look in looks])
+    skull = median([one[cache.modalities[0]].skull_fall for one in measured])
     return Reference(
         patients=len(found),
-        frame=_extremes([patient.native_shape for patient in found]),
-        spacing_mm=_extremes(spacings) if spacings else None,
+        frame=_extremes([patient.native_shape for patient in found]) or [],
+        spacing_mm=_extremes([one.spacing_mm for one in found if one.spacing_mm is not None]),
         intensities={name: one for name, one in ranges.items() if one is not None},
         lesion_z=float(np.percentile(known, LESION_SHARE)) if known else None,
         skull_fall=None if np.isnan(skull) else skull,
     )
 
 
-def _look(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
-    levels = np.stack([images[patient.rows] for images in cache.images])
-    truth = UNKNOWN_PART * cache.masks(patient.rows)
-    return measure(levels, cache.modalities, truth, mirror_axis=cache.mirror_axis)
+def _extremes(rows: Sequence[Sequence[float]]) -> Extremes | None:
+    return [np.min(rows, axis=0).tolist(), np.max(rows, axis=0).tolist()] if rows else None
 
 
-def _extremes(rows: Sequence[Sequence[float]]) -> Extremes:
-    return [np.min(rows, axis=0).tolist(), np.max(rows, axis=0).tolist()]
+def _brightness(name: str, image: UInt8, usual: Range) -> str | None:
+    """Judge by the root mean square over the quantiles."""
+    here, centre = brain_quantiles(image), usual["centre"]
+    away = np.nan_to_num((here - centre) / np.array(usual["spread"]))
+    excess = float(np.sqrt(np.mean(away**2)))
+    if excess <= OUTSIDE:
+        return None
+    at = int(np.abs(away).argmax())
+    return (
+        f"the brightness of {name} is {excess:.1f} standard deviations from training's: percentile "
+        f"{100 * QUANTILES[at]:g} of the brain at level {here[at]:.0f} of 255, in training "
+        f"{centre[at]:.0f} ± {usual['spread'][at]:.0f}"
+    )
 
 
 def _size(what: str, here: Sequence[float] | None, usual: Extremes | None, unit: str) -> str | None:

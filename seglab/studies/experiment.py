@@ -12,8 +12,7 @@ from typing import Any
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged
 from seglab.evaluation.scores import summarise
-from seglab.learning.device import choose_compute
-from seglab.learning.memory import restart_peak
+from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
 from seglab.studies.data import StudyData, open_data

@@ -29,8 +29,8 @@ from seglab.figures.gallery import write_gallery
 from seglab.figures.overlays import overlay_sheet
 from seglab.figures.pixels import write_png
 from seglab.learning.bundle import CARD, make_card
+from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, evaluate
-from seglab.learning.memory import peak_memory_mb
 from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData

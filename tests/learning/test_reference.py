@@ -81,7 +81,7 @@ def test_an_empty_image_has_no_brightness(reference: Reference) -> None:
 
 
 def test_it_survives_json(reference: Reference) -> None:
-    assert Reference.from_dict(json.loads(json.dumps(reference.to_dict()))) == reference
+    assert Reference.from_dict(json.loads(json.dumps(vars(reference)))) == reference
 
 
 def test_brain_quantiles_are_numpys() -> None:

@@ -15,7 +15,7 @@ from seglab.data.cache import CacheSettings
 from seglab.data.identity import identify
 from seglab.data.phantom import write_phantom
 from seglab.data.prepare import prepare
-from seglab.data.sealed import SealBroken, seal
+from seglab.data.sealed import SealBroken, SealedCache
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
 from seglab.studies.data import StudyData
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     cache, prepared = prepare(source, settings, folder / "cache", workers=1)
     names = tuple(patient.patient_id for patient in cache.patients)
     split = Split(train=names[:3], val=names[3:4], test=names[4:])
-    return StudyData(seal(cache, split), split, prepared, identify([], []), missing_files=0)
+    return StudyData(SealedCache(cache, split), split, prepared, identify([], []), missing_files=0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def with_test(data: StudyData, **changed: object) -> StudyData:
         replace(p, **changed) if p.patient_id == data.split.test[0] else p
         for p in data.cache.patients
     ]
-    cache = seal(data.cache, data.split)
+    cache = SealedCache(data.cache, data.split)
     cache.patients = tuple(patients)
     return replace(data, cache=cache)
 

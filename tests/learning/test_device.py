@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.learning.memory import peak_memory_mb, restart_peak
+from seglab.learning.device import peak_memory_mb, restart_peak
 
 CPU = torch.device("cpu")
 
