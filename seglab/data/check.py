@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from seglab.core.errors import UserError, unknown_name
 from seglab.core.machine import available_cores, progress
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Figures, Identity, identify, measure
-from seglab.data.names import NameMapping, shared_patients, tcga_person
+from seglab.data.names import NameMapping, shared_patients
 from seglab.data.sources import Source
 from seglab.data.volume import Patient, Volume
 from seglab.data.workers import worker_pool
@@ -34,17 +33,10 @@ SHOWN = 5
 class Examined:
     """One patient, read; of one with bad files only the slices are counted."""
 
-    patient: str
-    bad_files: tuple[tuple[str, str], ...] = ()
-    """(file, reason): relative to the root; the patient's name where no file is named."""
-    slices: int = 0
-    tumour_slices: int = 0
-    modalities: tuple[str, ...] = ()
-    labels: str = ""
-    """The convention by which they were read."""
-    form: str = ""
-    """Pixels and spacing of a slice."""
-    remarks: tuple[str, ...] = ()
+    row: dict[str, Any]
+    """Of the JSON's ``patient_list``."""
+    bad_files: list[dict[str, str]]
+    """``file``, relative to the root, or the patient where no file is named; and ``reason``."""
     figures: dict[str, Figures] | None = None
     fingerprint: Fingerprint | None = None
     richest: tuple[int, int, int] = (0, 0, 0)
@@ -98,8 +90,6 @@ class CheckReport:
             yield from (f"    {line}" for line in lines[:SHOWN])
             if len(lines) > SHOWN:
                 yield f"    … and {len(lines) - SHOWN:,} more (all in the JSON)"
-        if found["tcga_patients"] and not found["shared_patients"]:
-            yield f"  {found['tcga_patients']} patients have a TCGA id: other sets may hold them"
         yield "identity:"
         for one in self.identity.modalities:
             yield f"  {one.modality}: {one.verdict.upper()}: {one.reason}; {one.patients} patients"
@@ -135,27 +125,27 @@ def check(
     ) as pool_map:
         results = pool_map(partial(examine, source, tuple(modalities)), patients)
         examined = list(progress(results, "checking", total=len(patients), unit="patient"))
+    rows = [one.row for one in examined]
     read = [one for one in examined if one.figures]
-    named = [name for name in MODALITIES if any(name in one.modalities for one in read)]
+    named = [name for name in MODALITIES if any(name in row["modalities"] for row in rows)]
     identity = identify([one.figures for one in read if one.figures], named)
-    example = max(read, key=lambda one: (len(one.modalities), one.richest), default=None)
-    keys = ("patient", "modalities", "slices", "tumour_slices", "labels", "form", "remarks")
+    most = max(read, key=lambda one: (len(one.row["modalities"]), one.richest), default=None)
     same = duplicates([one.fingerprint for one in examined if one.fingerprint])
     found = {
         "source": source.name,
         "root": str(source.root),
-        "patients": len(examined),
-        "slices": sum(one.slices for one in examined),
-        "tumour_slices": sum(one.tumour_slices for one in examined),
+        "patients": len(rows),
+        "slices": sum(row["slices"] for row in rows),
+        "tumour_slices": sum(row["tumour_slices"] for row in rows),
         "missing_files": source.missing_files(),
-        "bad_files": [{"file": f, "reason": r} for one in examined for f, r in one.bad_files],
+        "bad_files": [bad for one in examined for bad in one.bad_files],
         "surprises": list(_surprises(examined)),
         "duplicates": [asdict(one) for one in same],
-        **_of_names(source, [patient.patient_id for patient in patients], others),
-        "patient_list": [{key: getattr(one, key) for key in keys} for one in examined],
+        **_of_names(source, [row["patient"] for row in rows], others),
+        "patient_list": rows,
         "identity": {"channel": source.modalities.index(modalities[0]), **identity.to_json()},
     }
-    return CheckReport(found, identity, (example.patient, example.richest[2]) if example else None)
+    return CheckReport(found, identity, (most.row["patient"], most.richest[2]) if most else None)
 
 
 def _of_names(source: Source, names: Sequence[str], others: Sequence[Source]) -> dict[str, Any]:
@@ -177,68 +167,60 @@ def _of_names(source: Source, names: Sequence[str], others: Sequence[Source]) ->
                 names, [patient.patient_id for patient in other.patients()], mapping
             )
         ],
-        "tcga_patients": sum(tcga_person(source.names.person(name)) is not None for name in names),
     }
 
 
 def examine(source: Source, modalities: Sequence[str], patient: Patient) -> Examined:
     """Read a patient, who must have ``modalities``; where that fails, find every bad file."""
-    absent = [name for name in modalities if name not in patient.images]
-    bad = [(patient.patient_id, f"it has no {name}") for name in absent]
-    there = [name for name in MODALITIES if name in patient.images]
+    name, there = patient.patient_id, [name for name in MODALITIES if name in patient.images]
+    bad = [{"file": name, "reason": f"it has no {one}"} for one in modalities if one not in there]
+    row = {"patient": name, "modalities": (), "slices": 0, "tumour_slices": 0, "labels": ""}
+    row |= {"form": "", "remarks": ()}
     try:
         volume = source.read(patient, there)
     except UserError as error:
-        return _search_bad_files(source, patient, bad, error)
+        return _search_bad_files(source, patient, Examined(row, bad), error)
     tumour_px = np.count_nonzero(volume.labels, axis=(1, 2))
     parts = sum((volume.labels == label).any(axis=(1, 2)) for label in range(1, 5))
     richest = int(np.lexsort((tumour_px, parts))[-1])
+    row |= {"slices": len(tumour_px), "tumour_slices": int(np.count_nonzero(tumour_px))}
+    row |= {"modalities": volume.modalities, "labels": volume.convention}
+    row |= {"form": _form(volume), "remarks": volume.remarks}
     return Examined(
-        patient.patient_id,
-        tuple(bad),
-        len(tumour_px),
-        int(np.count_nonzero(tumour_px)),
-        volume.modalities,
-        volume.convention,
-        _form(volume),
-        volume.remarks,
+        row,
+        bad,
         measure(volume.images, volume.modalities, volume.labels, mirror_axis=source.mirror_axis),
-        fingerprint(patient.patient_id, volume.images[0], volume.slice_indices),
+        fingerprint(name, volume.images[0], volume.slice_indices),
         (int(parts[richest]), int(tumour_px[richest]), richest),
     )
 
 
 def _search_bad_files(
-    source: Source, patient: Patient, bad: list[tuple[str, str]], error: UserError
+    source: Source, patient: Patient, examined: Examined, error: UserError
 ) -> Examined:
     """Read slice by slice, or modality by modality where a file is a volume."""
     images = patient.images
     pieces = [{name: paths} for name, paths in images.items()]
-    if max(map(len, images.values()), default=0) > 1:
+    if max(map(len, images.values())) > 1:
         slices = zip(*images.values(), strict=True)
         pieces = [{n: (path,) for n, path in zip(images, paths, strict=True)} for paths in slices]
-    tumour_px: dict[int, int] = {}
-    found: list[UserError] = []
+    has_tumour: dict[int, bool] = {}
+    reasons = []
     for piece in pieces:
         try:
             volume = source.read(replace(patient, images=piece), tuple(piece))
         except UserError as another:
-            found.append(another)
+            reasons.append(str(another))
         else:
-            marked = np.count_nonzero(volume.labels, axis=(1, 2)).tolist()
-            tumour_px |= dict(zip(volume.slice_indices.tolist(), marked, strict=True))
-    bad += [_bad_file(source.root, patient, str(each)) for each in found or [error]]
-    tumour_slices = sum(px > 0 for px in tumour_px.values())
-    return Examined(patient.patient_id, tuple(dict.fromkeys(bad)), len(tumour_px), tumour_slices)
-
-
-def _bad_file(root: Path, patient: Patient, reason: str) -> tuple[str, str]:
-    """Name the file that the error is about, and take its path out of the reason."""
-    files = rf"({re.escape(str(root))}.+?\.(?:h5|tiff?|nii\.gz|nii))(?=[\s:])"
-    match = re.match(files, reason)
-    if match is None:
-        return patient.patient_id, reason
-    return str(Path(match[1]).relative_to(root)), reason[match.end() :].lstrip(": ")
+            marked = np.count_nonzero(volume.labels, axis=(1, 2)) > 0
+            has_tumour |= dict(zip(volume.slice_indices.tolist(), marked.tolist(), strict=True))
+    start = re.escape(str(source.root))
+    for reason in dict.fromkeys(reasons or [str(error)]):  # they begin with the file
+        path = re.match(rf"{start}/(.+?\.(h5|tiff?|nii\.gz|nii))[\s:]+", reason)
+        file, rest = (path[1], reason[path.end() :]) if path else (patient.patient_id, reason)
+        examined.bad_files.append({"file": file, "reason": rest})
+    counts = {"slices": len(has_tumour), "tumour_slices": sum(has_tumour.values())}
+    return replace(examined, row=examined.row | counts)
 
 
 def _form(volume: Volume) -> str:
@@ -249,18 +231,19 @@ def _form(volume: Volume) -> str:
 
 
 def _surprises(examined: Sequence[Examined]) -> Iterator[str]:
-    forms = Counter(one.form for one in examined if one.form).most_common()
+    rows = [one.row for one in examined]
+    forms = Counter(row["form"] for row in rows if row["form"]).most_common()
     for form, count in forms[1:]:
-        name = next(one.patient for one in examined if one.form == form)
+        name = next(row["patient"] for row in rows if row["form"] == form)
         yield f"{form} in {count} patients (as {name}), {forms[0][0]} in {forms[0][1]}"
-    remarks = defaultdict(list)
     for one in examined:
-        for remark in one.remarks:
-            remarks[remark].append(one.patient)
-        identity = identify([one.figures] if one.figures else [], one.modalities)
-        for wrong in identity.wrong:
+        for wrong in identify([one.figures or {}], one.row["modalities"]).wrong:
             if wrong.figures.slices >= MIN_SLICES:
-                yield f"{one.patient}: {wrong.modality} {wrong.reason}"
+                yield f"{one.row['patient']}: {wrong.modality} {wrong.reason}"
+    remarks = defaultdict(list)
+    for row in rows:
+        for remark in row["remarks"]:
+            remarks[remark].append(row["patient"])
     for remark, (first, *rest) in remarks.items():
         yield f"{first}{f' and {len(rest)} more' if rest else ''}: {remark}"
 

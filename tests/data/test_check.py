@@ -200,7 +200,6 @@ def test_people_in_two_sources_and_with_two_names_are_told(phantoms: Path, tmp_p
     (person,) = found["persons"]
     assert person["patients"] == ["BraTS20_Training_001", "BraTS20_Training_003"]
     assert "name_mapping.csv" in person["rule"]
-    assert found["tcga_patients"] == 3
     # The mapping lies with the other source.
     (back,) = check(other, others=[ours]).found["shared_patients"]
     assert back["other"] == "BraTS20_Training_004"

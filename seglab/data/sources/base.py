@@ -21,9 +21,6 @@ from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
 from seglab.data.names import UNNAMED, NameMapping, natural_key, same_name
 from seglab.data.volume import Patient, Volume
 
-MAX_SIDE_PX = MAX_SLICES = 1024
-"""Largest volume that is read: headers can lie, and memory is allocated after them."""
-MAX_VOXELS = 2**27
 LEAST_MM, MOST_MM = 0.1, 20.0
 """Between two voxels of a scan of a head."""
 Spacing = tuple[float, float, float]
@@ -32,9 +29,6 @@ Spacing = tuple[float, float, float]
 
 class Source(ABC):
     """A folder of one data set's files; for training, checks and prediction alike.
-
-    Instances hold no open file and can be pickled: workers read in parallel, and
-    ``read`` needs nothing but the patient.
 
     Args:
         root: folder that holds the files, at any depth of the set's known layouts.
@@ -200,11 +194,9 @@ def image_files(patient: Patient, modalities: Sequence[str]) -> tuple[list[Path]
         return [patient.images[UNNAMED][0]], (told,)
     lacking = [modality for modality in modalities if modality not in patient.images]
     if lacking:
-        has = ", ".join(filter(None, patient.modalities)) or "none whose name tells it"
-        where = patient.files[0].parent if patient.files else "its folder"
-        raise UserError(
-            f"{patient.patient_id} has no {' and no '.join(lacking)}; {where} has: {has}"
-        )
+        has = ", ".join(filter(None, patient.images)) or "none whose name tells it"
+        where = f"{patient.patient_id} has no {' and no '.join(lacking)}; "
+        raise UserError(f"{where}{patient.files[0].parent} has: {has}")
     return [patient.images[modality][0] for modality in modalities], ()
 
 
@@ -257,10 +249,10 @@ def open_data_source(data: Data) -> Source:
         UserError: a modality that this source does not hold.
     """
     source = open_source(data.source, data.root, labels=data.labels, persons=data.persons)
-    for modality in (*data.modalities, *data.require):
-        if modality not in source.modalities:
-            held = ", ".join(source.modalities)
-            raise UserError(f"data.modalities: {source.name} has no {modality}; it has {held}")
+    foreign = [name for name in (*data.modalities, *data.require) if name not in source.modalities]
+    if foreign:
+        held = ", ".join(source.modalities)
+        raise UserError(f"data.modalities: {source.name} has no {foreign[0]}; it has {held}")
     return source
 
 
@@ -303,15 +295,6 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be read as {kind} (truncated?): {first_line(error)}"
         ) from error
-
-
-def check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    """Raise a UserError for a declared (…, H, W) that is absurd, before memory is taken."""
-    slices, height, width = (1, *shape)[-3:]
-    sides_fit = all(1 <= side <= MAX_SIDE_PX for side in (height, width))
-    if not (sides_fit and 1 <= slices <= MAX_SLICES and slices * height * width <= MAX_VOXELS):
-        limits = f"{MAX_SIDE_PX} pixels a side, {MAX_SLICES} slices, {MAX_VOXELS} voxels"
-        raise UserError(f"{path} declares the shape {shape}; allowed are at most {limits}")
 
 
 def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:

@@ -32,7 +32,6 @@ from seglab.data.sources.base import (
     Spacing,
     as_volume,
     check_same_shape,
-    check_shape,
     finite_image,
     image_files,
     plausible_spacing,
@@ -49,9 +48,9 @@ SPACING = "spacing_mm"
 """Attribute of ``image`` in files that state it: (slice, row, column)."""
 LISTINGS = ("meta_data.csv", "BraTS20 Training Metadata.csv")
 """Both names that the set's list of slices has been published under."""
-CHANNELS = 4
-MERGED = 8
-"""Stands for a mask of one plane, among the bits 1, 2, 4 of three."""
+DEPTH = np.array([2, 1, 3], np.uint8)
+"""Of the parts that the planes of ``mask`` mark, and the label of each depth."""
+INNERMOST = np.array([0, OEDEMA, NON_ENHANCING, ENHANCING], np.uint8)
 
 
 @SOURCES.register("brats-h5")
@@ -86,12 +85,10 @@ class BratsH5(SliceFiles):
         channels = [self.modalities.index(modality) for modality in modalities]
         for index, path in enumerate(paths):
             with reading(path, "HDF5"), h5py.File(path) as file:
-                image = _numbers(file, "image", path, (CHANNELS,))
+                image = _numbers(file, "image", path, (4,))
                 if index == 0:
                     shape = len(paths), *image.shape[:2]
-                    check_shape(path, shape)
-                    scores = [np.empty(shape) for _ in channels]
-                    marked = np.zeros(shape, np.uint8)
+                    scores, labels = [np.empty(shape) for _ in channels], np.zeros(shape, np.uint8)
                     spacing_mm, told = _spacing(path, image)
                 check_same_shape(path, image.shape[:2], shape[1:], "its volume")
                 for stack, channel in zip(scores, channels, strict=True):
@@ -99,10 +96,12 @@ class BratsH5(SliceFiles):
                     stack[index] = plane = image[..., channel]
                     finite_image(path, plane)
                 if with_labels:
-                    marked[index] = _planes(file, path, shape[1:])
+                    labels[index] = _labels(file, path, shape[1:])
         # Each is freed once it is restored: the scores of four modalities take 290 MB.
         restored = [lattice.one_scale(list(scores.pop(0))) for _ in modalities]
         told += tuple(f"{m}: {r[2]}" for m, r in zip(modalities, restored, strict=True) if r[2])
+        merged = bool((labels == UNKNOWN_PART).any())
+        found = LabelMap(paths[0], labels, "binary" if merged else "planes", not merged)
         indices = self.numbers(paths)
         is_slices = self.pattern.fullmatch(paths[0].name)
         whole = round(STACK_MM / (spacing_mm or SPACING_MM)[0]) if is_slices else 1
@@ -110,7 +109,7 @@ class BratsH5(SliceFiles):
             patient,
             modalities,
             [image for image, _, _ in restored],
-            _label_map(paths[0], marked) if with_labels else None,
+            found if with_labels else None,
             told,
             shared_scales=tuple(shared for _, shared, _ in restored),
             slice_indices=indices,
@@ -131,7 +130,7 @@ def _numbers(file: h5py.File, name: str, path: Path, planes: tuple[int, ...]) ->
     """Return the (H, W, C) dataset ``name``, C one of ``planes``; none of it has been read.
 
     Raises:
-        UserError: it is absent, not numeric, or of another shape or one beyond reason.
+        UserError: it is absent, not numeric, or of another shape.
     """
     if name not in file:
         raise UserError(f"{path} has no dataset '{name}'; it has: {', '.join(file) or 'nothing'}")
@@ -143,32 +142,19 @@ def _numbers(file: h5py.File, name: str, path: Path, planes: tuple[int, ...]) ->
         raise UserError(f"{path}: '{name}' has the shape {shape}; expected {wanted}")
     if dataset.dtype.kind not in "biuf":
         raise UserError(f"{path}: '{name}' holds no numbers")
-    check_shape(path, (shape[2], *shape[:2]))
     return dataset
 
 
-def _planes(file: h5py.File, path: Path, frame: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Bits of the planes that mark a pixel (H, W): one a part, or a merged one's."""
+def _labels(file: h5py.File, path: Path, frame: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Canonical labels (H, W); where planes overlap, the inner part wins."""
     mask = _numbers(file, "mask", path, (3, 1))
     check_same_shape(path, mask.shape[:2], frame, "its image")
     planes = mask[...]
     if planes.dtype != np.uint8 or planes.max(initial=0) > 1:
         planes = read_labels(path, planes, chosen="binary").labels // UNKNOWN_PART
     if planes.shape[2] == 1:
-        return np.asarray(planes[..., 0] * np.uint8(MERGED))
-    return np.asarray(planes[..., 0] | planes[..., 1] << 1 | planes[..., 2] << 2)
-
-
-def _label_map(path: Path, marked: NDArray[np.uint8]) -> LabelMap:
-    """Canonical labels of the planes' bits; where planes overlap, the inner part wins."""
-    table = np.zeros(MERGED + 1, np.uint8)
-    for bit, part in ((2, OEDEMA), (1, NON_ENHANCING), (4, ENHANCING), (MERGED, UNKNOWN_PART)):
-        table[[code for code in range(MERGED + 1) if code & bit]] = part
-    counts = np.bincount(marked[marked > 0], minlength=MERGED + 1)
-    twice = counts[[code for code in range(MERGED) if code.bit_count() > 1]].sum()
-    told = (f"mask planes overlap in {twice:,} px",) if twice else ()
-    merged = bool(counts[MERGED])
-    return LabelMap(path, table[marked], "binary" if merged else "planes", not merged, told)
+        return np.asarray(planes[..., 0] * np.uint8(UNKNOWN_PART))
+    return np.asarray(INNERMOST[(planes * DEPTH).max(axis=2)])
 
 
 def _spacing(path: Path, image: h5py.Dataset) -> tuple[Spacing | None, tuple[str, ...]]:

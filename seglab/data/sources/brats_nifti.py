@@ -25,7 +25,6 @@ from seglab.data.sources.base import (
     Spacing,
     as_volume,
     check_same_shape,
-    check_shape,
     finite_image,
     image_files,
     plausible_spacing,
@@ -66,7 +65,13 @@ class BratsNifti(Source):
 
     def list_patients(self, *, strict: bool) -> list[Patient]:
         """List every patient with at least one image; see ``Source``."""
-        paths = [path for path in self._paths if not (strict and _is_test_image(path))]
+        # The sets of nnU-Net and the MSD have images without labels in imagesTs.
+        roots = {path.parent.parent for path in self._paths if path.parent.name == "imagesTr"}
+        paths = [
+            path
+            for path in self._paths
+            if not (strict and path.parent.name == "imagesTs" and path.parent.parent in roots)
+        ]
         found = nifti_patients(paths, strict=strict)
         if strict and not found:
             raise UserError(f"{self.root} holds no file named <patient>_flair.nii or .nii.gz")
@@ -189,10 +194,10 @@ def read_header(path: Path, image: Any) -> Header:
     """Read how a volume that nibabel has opened lies.
 
     Raises:
-        UserError: not numeric, not a volume, or more declared than is allowed or can be held.
+        UserError: not numeric, not a volume, or more declared than the file can hold.
     """
     from nibabel.affines import voxel_sizes
-    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
     _check_declared(path, image)
     shape = tuple(int(size) for size in image.shape[:3])
@@ -200,8 +205,8 @@ def read_header(path: Path, image: Any) -> Header:
     remarks = [f"{path.name} is in units of {to_mm:g} mm: converted"] if to_mm != 1 else []
     turn, affine = _AS_STORED, None
     steps = to_mm * np.array(image.header.get_zooms()[:3], float)
-    if _states_orientation(image):
-        turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(AXES))
+    if (here := _orientation(image)) is not None:
+        turn = ornt_transform(here, axcodes2ornt(AXES))
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ image.affine @ inv_ornt_aff(turn, shape)
         steps = voxel_sizes(affine)
         remarks += _disagreements(path, image)
@@ -226,7 +231,6 @@ def _check_declared(path: Path, image: Any) -> None:
     shape = tuple(int(size) for size in image.shape)
     if len(shape) < 3:
         raise UserError(f"{path} is {len(shape)}-D, shape {shape}; expected a volume")
-    check_shape(path, (math.prod(shape[2:]), *shape[:2]))
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise UserError(f"{path} holds {dtype}, not plain numbers")
@@ -239,16 +243,18 @@ def _check_declared(path: Path, image: Any) -> None:
         )
 
 
-def _states_orientation(image: Any) -> bool:
+def _orientation(image: Any) -> Array | None:
+    """By nibabel, of an affine that the header states and that maps somewhere; else None."""
     from nibabel.orientations import io_orientation
 
     affine, header = image.affine, image.header
     stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     # The identity is what programs write that know no orientation.
     if not stated or np.array_equal(affine, np.eye(4)) or not np.isfinite(affine).all():
-        return False
-    known = np.linalg.matrix_rank(affine[:3, :3]) == 3
-    return bool(known and not np.isnan(io_orientation(affine)).any())
+        return None
+    found = io_orientation(affine)
+    is_sound = np.linalg.matrix_rank(affine[:3, :3]) == 3 and not np.isnan(found).any()
+    return found if is_sound else None
 
 
 def _disagreements(path: Path, image: Any) -> Iterator[str]:
@@ -283,8 +289,3 @@ def _one_volume(path: Path, values: Array, channel: int | None) -> Array:
     if values.size > np.prod(values.shape[:3]):
         raise UserError(f"{path} is {values.ndim}-D, shape {values.shape}; expected one modality")
     return values.reshape(values.shape[:3], order="A")
-
-
-def _is_test_image(path: Path) -> bool:
-    """Images without labels beside those of training, in nnU-Net and MSD sets."""
-    return path.parent.name == "imagesTs" and (path.parents[1] / "imagesTr").is_dir()

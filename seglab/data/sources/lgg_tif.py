@@ -28,7 +28,6 @@ from seglab.data.sources.base import (
     SliceFiles,
     as_volume,
     check_same_shape,
-    check_shape,
     finite_image,
     image_files,
     reading,
@@ -128,12 +127,8 @@ class LggTif(SliceFiles):
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open ``path``; a UserError for whatever Pillow raises inside the block."""
-    with (
-        reading(path, "TIFF"),
-        warnings.catch_warnings(action="ignore"),
-        Image.open(path, formats=["TIFF"]) as file,
-    ):
-        check_shape(path, (getattr(file, "n_frames", 1), file.height, file.width))
+    quietly = warnings.catch_warnings(action="ignore")
+    with reading(path, "TIFF"), quietly, Image.open(path, formats=["TIFF"]) as file:
         yield file
 
 
@@ -144,7 +139,6 @@ def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
     for path in paths:
         with _opened(path) as file:
             for page in ImageSequence.Iterator(file):
-                check_shape(path, (page.height, page.width))
                 if page.mode not in MODES:
                     kinds = ", ".join(MODES)
                     raise UserError(f"{path} has pixels of kind {page.mode}; one of {kinds}")
@@ -153,7 +147,6 @@ def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
                     raise ValueError(f"it holds {rows} of {page.height} rows")
                 pages.append(np.array(page))
                 check_same_shape(path, pages[-1].shape, pages[0].shape, "its volume")
-    check_shape(paths[0], (len(pages), *pages[0].shape[:2]))
     return np.stack(pages)
 
 
