@@ -1,22 +1,15 @@
 """Which arms differ from the baseline: paired over patients, one word each.
 
-One test (:mod:`seglab.evaluation.statistics`) gives an arm its p, its interval and its test
-of equivalence; p is corrected over the arms by Holm's method. The verdict is
-
-- ``better`` or ``worse`` where the corrected p is at most the level;
-- ``equivalent`` where it is not, and two one-sided tests place the difference within the
-  margin (not corrected: that guards claims of a difference, not of its absence);
-- ``undecided`` otherwise, with the number of patients that would decide.
-
-The intervals of a comparison have the confidence of Holm's last step, 1 - level / k for k
-arms that are not called different (k at least 1). So an interval leaves 0 outside exactly
-where the verdict is ``better`` or ``worse``.
+``better`` or ``worse`` where p, corrected over the arms by Holm's method, is at most the level;
+``equivalent`` where it is not and two one-sided tests place the difference within the margin;
+else ``undecided``. Intervals have the confidence of Holm's last step, 1 - level / k for k arms
+that are not called different, and so leave 0 outside exactly where an arm is called different.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,13 +41,7 @@ class ArmScores:
     arm: str
     seeds: tuple[int, ...]
     patients: tuple[str, ...]
-    values: FloatArray
-    """(seeds, patients); NaN where a patient has no such score."""
-
-    def __post_init__(self) -> None:
-        expected = (len(self.seeds), len(self.patients))
-        if self.values.shape != expected:
-            raise ValueError(f"arm {self.arm}: values are {self.values.shape}, not {expected}")
+    values: FloatArray  # (seeds, patients); NaN where a patient has no such score
 
 
 @dataclass(frozen=True)
@@ -64,13 +51,10 @@ class ArmSummary:
     arm: str
     seeds: int
     mean: float
-    mean_low: float
-    """95 % interval of the mean over patients, within [0, 1] as Dice is."""
+    mean_low: float  # 95 % interval of the mean over patients, within [0, 1] as Dice is
     mean_high: float
-    sd_patients: float
-    """Spread over patients of the score averaged over seeds (n - 1)."""
-    sd_seeds: float
-    """Spread over seeds of the mean over patients (n - 1); NaN with one seed."""
+    sd_patients: float  # spread over patients of the score averaged over seeds (n - 1)
+    sd_seeds: float  # spread over seeds of the mean over patients (n - 1); NaN with one seed
 
 
 @dataclass(frozen=True)
@@ -78,24 +62,17 @@ class ArmRow(ArmSummary):
     """One arm against the baseline; differences are arm minus baseline."""
 
     diff: float
-    ci_low: float
-    """Interval at ``Comparison.confidence``; NaN where so few patients bound nothing."""
+    ci_low: float  # at ``Comparison.confidence``; NaN where so few patients bound nothing
     ci_high: float
-    sd_diff: float
-    """Spread over patients of the difference."""
-    p: float
-    """Of the test that gives the interval and the verdict, two-sided."""
-    p_holm: float
-    """Corrected over the arms of the comparison."""
-    p_wilcoxon: float
-    """Wilcoxon's signed-rank test over patients, two-sided; no verdict rests on it."""
-    p_equivalence: float
-    """Two one-sided tests within the margin."""
+    sd_diff: float  # spread over patients of the difference
+    p: float  # of the test that gives the interval and the verdict, two-sided
+    p_holm: float  # corrected over the arms of the comparison
+    p_wilcoxon: float  # signed-rank test over patients, two-sided; no verdict rests on it
+    p_equivalence: float  # two one-sided tests within the margin
     verdict: Verdict
     patients_needed: int | None
     """Patients that would decide if the figures held; None: no number would."""
-    wins: int
-    """Patients the arm scores higher than the baseline."""
+    wins: int  # patients the arm scores higher than the baseline
     losses: int
 
     @property
@@ -111,13 +88,11 @@ class Comparison:
     baseline: ArmSummary
     rows: tuple[ArmRow, ...]  # the other arms, in the order given
     patients: tuple[str, ...]
-    left_out: tuple[str, ...]
-    """Patients without a score."""
+    left_out: tuple[str, ...]  # patients without a score
     sd_run: float
     """Spread that a seed alone gives to an arm's mean, over all arms; NaN: one seed."""
     margin: float
-    confidence: float
-    """Of the intervals of differences; see the module."""
+    confidence: float  # of the intervals of differences; see the module
     resamples: int
     warnings: tuple[str, ...]
 
@@ -154,12 +129,17 @@ def compare_arms(
     confidence, figures = _judge(test)
     of_seeds = np.nan_to_num(noise.component) * per_mean
     summaries = list(map(_summary, names, by_seed, half_widths(means)))
+    rows = [
+        ArmRow(
+            **vars(summaries[i]),
+            **figures[k],
+            **_of_patients(differences[k], len(others), float(of_seeds[k])),
+        )
+        for k, i in enumerate(others)
+    ]
     return Comparison(
         baseline=summaries[base],
-        rows=tuple(
-            _row(summaries[i], differences[k], figures[k], len(others), float(of_seeds[k]))
-            for k, i in enumerate(others)
-        ),
+        rows=tuple(rows),
         patients=patients,
         left_out=left_out,
         sd_run=float(np.sqrt(noise.component)),
@@ -193,25 +173,17 @@ def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
     ]
 
 
-def _row(
-    summary: ArmSummary,
-    differences: FloatArray,
-    figures: Mapping[str, Any],
-    arms: int,
-    of_seeds: float,
-) -> ArmRow:
+def _of_patients(differences: FloatArray, arms: int, of_seeds: float) -> dict[str, Any]:
     from scipy.stats import wilcoxon
 
-    sd = spread(differences)
-    return ArmRow(
-        **vars(summary),
-        **figures,
-        sd_diff=sd,
-        p_wilcoxon=float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
-        patients_needed=patients_to_decide(figures["diff"], sd, MARGIN, LEVEL, arms, of_seeds),
-        wins=int(np.count_nonzero(differences > 0)),
-        losses=int(np.count_nonzero(differences < 0)),
-    )
+    diff, sd = float(differences.mean()), spread(differences)
+    return {
+        "sd_diff": sd,
+        "p_wilcoxon": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
+        "patients_needed": patients_to_decide(diff, sd, MARGIN, LEVEL, arms, of_seeds),
+        "wins": int(np.count_nonzero(differences > 0)),
+        "losses": int(np.count_nonzero(differences < 0)),
+    }
 
 
 def _summary(arm: str, values: FloatArray, half_width: float) -> ArmSummary:
@@ -236,7 +208,7 @@ def _paired(
     name, count = Counter(arm.arm for arm in arms).most_common(1)[0]
     if count > 1:
         raise UserError(f"arm '{name}' is given twice")
-    order = tuple(dict.fromkeys(patient for arm in arms for patient in arm.patients))
+    order = list(dict.fromkeys(patient for arm in arms for patient in arm.patients))
     aligned = []
     for arm in arms:
         column = {patient: i for i, patient in enumerate(arm.patients)}
@@ -248,11 +220,10 @@ def _paired(
                 "arms are compared on the same patients"
             )
         aligned.append(arm.values[:, [column[patient] for patient in order]])
-    scored = ~np.any([np.isnan(values).any(axis=0) for values in aligned], axis=0)
+    scored = ~np.isnan(np.concatenate(aligned)).any(axis=0)
     if not scored.any():
         raise UserError("nothing to compare: no patient has a score in every arm")
-    kept = tuple(patient for patient, has in zip(order, scored, strict=True) if has)
-    left_out = tuple(patient for patient, has in zip(order, scored, strict=True) if not has)
+    kept, left_out = (tuple(np.array(order)[who].tolist()) for who in (scored, ~scored))
     return kept, left_out, [values[:, scored] for values in aligned]
 
 

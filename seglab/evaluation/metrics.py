@@ -1,23 +1,24 @@
 """Overlap scores: counts first, and every score a pure function of them.
 
-A patient is scored over all of its slices on the native grid. The policy for
-empty masks is one rule: a ratio whose denominator is zero is NaN, a patient
-without tumour in the truth has no overlap or surface score, and its false alarms
-are counted in ``pred_ml`` and ``empty_slice_fp`` instead.
+A ratio whose denominator is zero is NaN. A patient without tumour in the truth has no overlap
+or surface score; its false alarms are counted in ``pred_ml`` and ``empty_slice_fp`` instead.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from seglab.core.arrays import bounding_box
 from seglab.evaluation.surface import UNDEFINED, surface_scores
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+UInt8 = NDArray[np.uint8]
 MM3_PER_ML = 1000.0
 
 
@@ -86,22 +87,17 @@ class PatientScore:
 
     patient_id: str
     grade: str | None
-    dice: float
-    """Over all slices; NaN without tumour in the truth."""
+    dice: float  # over all slices; NaN without tumour in the truth, as the next three
     iou: float
     precision: float
     recall: float
-    dice_slice_tumour: float
-    """Mean over the patient's tumour-bearing slices."""
-    dice_slice_empty1: float
-    """Mean over all slices, empty–empty as 1: inflated, for comparison with literature."""
+    dice_slice_tumour: float  # mean over the patient's tumour-bearing slices
+    dice_slice_empty1: float  # mean over all slices, empty–empty as 1: inflated
     hd95_mm: float
     nsd_2mm: float
     slices: int
-    empty_slices: int
-    """Slices without tumour in the truth."""
-    empty_slice_fp: int
-    """Those of them in which something is predicted."""
+    empty_slices: int  # without tumour in the truth
+    empty_slice_fp: int  # those of them in which something is predicted
     tp: int
     fp: int
     fn: int
@@ -109,8 +105,8 @@ class PatientScore:
     pred_px: int
     truth_ml: float
     pred_ml: float
-    fp_volume_ml: float
-    """Volume predicted where the truth has none."""
+    fp_volume_ml: float  # predicted where the truth has none
+    lesion_f1: float = math.nan  # see the function; tables of earlier versions lack it
 
 
 def score_patient(
@@ -129,10 +125,9 @@ def score_patient(
         pred: (S, H, W) bool or integer; non-zero is tumour.
         truth: (S, H, W) likewise.
         spacing_mm: (slice, row, column), or None where unknown.
-        contiguous: True if the slices follow each other without a gap, so that they
-            form a volume with surfaces.
-        grade: Tumour grade where known.
-        surface: False leaves the surface scores out (NaN): they cost the most.
+        contiguous: the slices follow each other without a gap, so that they form a volume.
+        grade: of the tumour where known.
+        surface: False leaves out (NaN) the scores of surfaces and lesions: they cost the most.
 
     Raises:
         ValueError: the shapes differ or are not three-dimensional.
@@ -169,7 +164,41 @@ def score_patient(
         truth_ml=(tp + fn) * ml_per_px,
         pred_ml=(tp + fp) * ml_per_px,
         fp_volume_ml=fp * ml_per_px,
+        lesion_f1=lesion_f1(pred, truth, contiguous) if surface else np.nan,
     )
+
+
+def lesion_f1(pred: BoolArray, truth: BoolArray, contiguous: bool = True) -> float:
+    """F1 of lesions: connected components of (S, H, W) masks, found where they overlap at all.
+
+    The harmonic mean of the share of true lesions that the prediction touches and the share of
+    predicted ones that touch the truth; in [0, 1], NaN where both masks are empty.
+    """
+    box = bounding_box(pred | truth)
+    if box is None:
+        return math.nan
+    lesions, of_truth = label_pieces(truth[box], contiguous)
+    pieces, of_pred = label_pieces(pred[box], contiguous)
+    both = pred[box] & truth[box]
+    found, right = len(np.unique(lesions[both])), len(np.unique(pieces[both]))
+    # 2PR / (P + R) with P = right / of_pred and R = found / of_truth.
+    return 2 * found * right / (right * of_truth + found * of_pred) if found else 0.0
+
+
+def label_pieces(mask: BoolArray, contiguous: bool) -> tuple[NDArray[np.int32], int]:
+    """Number the connected pieces of ``mask`` (S, H, W) from 1; corners connect.
+
+    Args:
+        mask: pieces are True.
+        contiguous: False looks at each slice by itself.
+    """
+    from scipy.ndimage import label
+
+    structure = np.ones((3, 3, 3), dtype=bool)
+    if not contiguous:
+        structure[[0, 2]] = False
+    labels, count = label(mask, structure, output=np.int32)
+    return labels, int(count)
 
 
 def mean(values: ArrayLike) -> float:
@@ -196,3 +225,18 @@ def _ratio(numerator: IntArray, denominator: IntArray) -> FloatArray:
     ratio: FloatArray = np.full(np.shape(denominator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=np.asarray(denominator) > 0)
     return ratio
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patient's image, truth and prediction on the native grid; S slices of H×W pixels."""
+
+    patient_id: str
+    image: UInt8  # (S, H, W), 0 is background, 1 to 255 the brain
+    truth: UInt8  # (S, H, W) in {0, 1}
+    probability: UInt8  # (S, H, W), 0 to 255 for a probability of 0 to 1
+    prediction: UInt8  # (S, H, W) in {0, 1}
+    slice_indices: NDArray[np.int32]  # (S,) ascending positions in the full stack
+    spacing_mm: tuple[float, float, float] | None  # (slice, row, column); None where unknown
+    upright: bool  # rows run top to bottom; False where a slice is stored on its side
+    score: PatientScore

@@ -1,23 +1,22 @@
-"""Scores of a set of patients: their figures with intervals, and their table on disk."""
+"""Scores of a set of patients: their figures with intervals, calibration, their table on disk."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
-from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.statistics import RESAMPLES, bootstrap_pivots
+from seglab.evaluation.metrics import PatientScore, dice, slice_counts
+from seglab.evaluation.statistics import RESAMPLES, FloatArray, bootstrap_pivots
 
 Parts = Callable[[PatientScore], tuple[float, float]]
 CONFIDENCE: Final = 0.95
@@ -25,9 +24,7 @@ FEWEST_RESAMPLED: Final = 8
 SIZES: Final = ("small", "medium", "large")
 MOST_PIXELS = 2**40
 """Counts beyond it are no patient's, and their sums would not fit 64 bits."""
-COLUMNS = tuple(field.name for field in fields(PatientScore))
-_TEXT = ("patient_id", "grade")
-_WHOLE = tuple(field.name for field in fields(PatientScore) if field.type == "int")
+BINS = 10
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,8 @@ def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
     """Interval of a ratio of sums over patients, by the symmetric bootstrap-t.
 
     The ratio r is resampled through its linearised values, r + the influence of each
-    patient, which for a mean are the patients' own. Student's interval stands in for fewer
-    than 8 patients, and where many share one value: resamples often lack spread then.
+    patient. Student's interval stands in for fewer than 8 patients, and where many share one
+    value: resamples often lack spread then.
 
     Args:
         parts: (n, 2), what each patient adds above and below the fraction; those with
@@ -84,7 +81,7 @@ def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
     return Interval(ratio, float(low), float(high), count)
 
 
-def half_widths(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def half_widths(values: FloatArray) -> FloatArray:
     """Half widths (K,) of the 95 % intervals of the means of (K, n) values; NaN for n = 1."""
     from scipy.special import stdtrit
 
@@ -95,15 +92,15 @@ def half_widths(values: NDArray[np.float64]) -> NDArray[np.float64]:
     pivots = bootstrap_pivots(values, RESAMPLES, np.random.default_rng(0))
     factors = np.quantile(pivots, CONFIDENCE, axis=1, method="inverted_cdf")
     factors[(count < FEWEST_RESAMPLED) | ~np.isfinite(factors)] = student
-    half: NDArray[np.float64] = factors * values.std(axis=1, ddof=1) / math.sqrt(count)
+    half: FloatArray = factors * values.std(axis=1, ddof=1) / math.sqrt(count)
     return half
 
 
-def _table(scores: Sequence[PatientScore], parts: Parts) -> NDArray[np.float64]:
+def _table(scores: Sequence[PatientScore], parts: Parts) -> FloatArray:
     return np.array([parts(score) for score in scores], dtype=np.float64).reshape(-1, 2)
 
 
-def _ratio(table: NDArray[np.float64]) -> float:
+def _ratio(table: FloatArray) -> float:
     above, below = table.sum(axis=0)
     return float(above / below) if below > 0 else math.nan
 
@@ -119,11 +116,10 @@ def _tumour_slices(score: PatientScore) -> tuple[float, float]:
     return (score.dice_slice_tumour * count, count) if count else (0.0, 0.0)
 
 
+_SHARES = ("dice", "iou", "precision", "recall", "lesion_f1", "nsd_2mm")
 FIGURES: Final[Mapping[str, tuple[Parts, float]]] = {
-    **{name: (partial(_mean, name), 1.0) for name in ("dice", "iou", "precision", "recall")},
-    "hd95_mm": (partial(_mean, "hd95_mm"), math.inf),
-    "nsd_2mm": (partial(_mean, "nsd_2mm"), 1.0),
-    "fp_volume_ml": (partial(_mean, "fp_volume_ml"), math.inf),
+    **{name: (partial(_mean, name), 1.0) for name in _SHARES},
+    **{name: (partial(_mean, name), math.inf) for name in ("hd95_mm", "fp_volume_ml")},
     "dice_slice_tumour": (_tumour_slices, 1.0),
     "dice_slice_empty1": (lambda s: (s.dice_slice_empty1 * s.slices, s.slices), 1.0),
     "dice_pooled": (lambda s: (2.0 * s.tp, 2.0 * s.tp + s.fp + s.fn), 1.0),
@@ -136,13 +132,11 @@ are means over the slices of all patients; ``dice_pooled`` is one Dice over all 
 
 def write_csv(path: Path, scores: Sequence[PatientScore]) -> None:
     """Write one row a patient; floats with every digit, so that reading gives them back."""
-    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         # The standard's CRLF: with a bare LF a name that holds CR would not be quoted.
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, [field.name for field in fields(PatientScore)])
         writer.writeheader()
         writer.writerows(asdict(score) for score in scores)
-    partial.replace(path)
 
 
 def read_csv(path: Path) -> list[PatientScore]:
@@ -152,40 +146,45 @@ def read_csv(path: Path) -> list[PatientScore]:
         UserError: the file is absent, is no such table, holds a value of the wrong kind,
             or names a patient twice.
     """
-    rows = enumerate(read_rows(path, strict=True), start=2)
-    scores = [_parse(path, number, row) for number, row in rows]
-    seen: set[str] = set()
-    for score in scores:
-        if score.patient_id in seen:
+    scores: dict[str, PatientScore] = {}
+    for number, row in enumerate(read_rows(path, strict=True), start=2):
+        score = _parse(f"{path}: row {number}", row)
+        if score.patient_id in scores:
             raise UserError(f"{path}: patient '{score.patient_id}' is listed twice")
-        seen.add(score.patient_id)
-    return scores
+        scores[score.patient_id] = score
+    return list(scores.values())
 
 
-def _parse(path: Path, number: int, row: dict[str, str]) -> PatientScore:
-    missing = [name for name in COLUMNS if row.get(name) is None]
-    if missing:
-        raise UserError(f"{path}: row {number} has no column '{missing[0]}'")
-    values: dict[str, str | float | None] = {}
-    for name in COLUMNS:
+def _parse(where: str, row: dict[str, str]) -> PatientScore:
+    values: dict[str, Any] = {}
+    for field in fields(PatientScore):
+        if field.name not in row:
+            if field.default is MISSING:
+                raise UserError(f"{where} has no column '{field.name}'")
+            continue
+        text = row[field.name]
         try:
-            values[name] = _value(name, row[name])
+            values[field.name] = _PARSERS[str(field.type)](text)
         except ValueError:
             raise UserError(
-                f"{path}: row {number}, column '{name}': '{row[name][:40]}' is not a number"
+                f"{where}, column '{field.name}': '{text[:40]}' is not a number"
             ) from None
-    return PatientScore(**values)  # type: ignore[arg-type]
+    return PatientScore(**values)
 
 
-def _value(name: str, text: str) -> str | float | None:
-    if name in _TEXT:
-        return text if text or name == "patient_id" else None
-    if name not in _WHOLE:
-        return float(text)
+def _count(text: str) -> int:
     count = int(text)
     if not 0 <= count < MOST_PIXELS:
         raise ValueError(f"{count} pixels or slices")
     return count
+
+
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "str": str,
+    "str | None": lambda text: text or None,
+    "float": float,
+    "int": _count,
+}
 
 
 def spread(values: ArrayLike) -> float:
@@ -206,11 +205,58 @@ def stratify(volumes: ArrayLike) -> list[str | None]:
     """
     sizes = np.asarray(volumes, dtype=np.float64)
     tumour = sizes > 0
-    if not tumour.any():
-        return [None] * sizes.size
-    edges = np.quantile(sizes[tumour], [1 / 3, 2 / 3])
+    edges = np.quantile(sizes[tumour], [1 / 3, 2 / 3]) if tumour.any() else [0, 0]
     ranks = np.searchsorted(edges, sizes, side="left")
     return [SIZES[r] if has else None for r, has in zip(ranks, tumour, strict=True)]
+
+
+def reliability(
+    probability: NDArray[np.float32], truth: NDArray[np.uint8], inside: NDArray[np.bool_]
+) -> FloatArray:
+    """Count the pixels of one patient by predicted probability, in ``BINS`` bins of equal width.
+
+    Args:
+        probability: (S, H, W) in [0, 1].
+        truth: (S, H, W) in {0, 1}.
+        inside: (S, H, W) pixels that count: the brain, not the easy air around it.
+
+    Returns:
+        (3, BINS): pixels, those of them that are tumour, sum of their probabilities. Patients
+        may be added up.
+    """
+    p = probability[inside].astype(np.float64)
+    bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
+    weights = (np.ones_like(p), truth[inside].astype(np.float64), p)
+    return np.array([np.bincount(bins, one, minlength=BINS) for one in weights])
+
+
+def calibration(sums: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+    """Mean probability and share of tumour (BINS,) of each bin, and the expected error in [0, 1].
+
+    NaN in an empty bin. The expected calibration error (Naeini 2015) is the mean gap weighted by
+    pixels; most pixels of a brain are background that the network is sure of, which keep it small.
+    """
+    pixels, tumour, probability = sums
+    counted = np.where(pixels > 0, pixels, np.nan)
+    gaps = np.nan_to_num(np.abs(probability - tumour) / counted)
+    error = float(np.average(gaps, weights=pixels)) if pixels.any() else math.nan
+    return probability / counted, tumour / counted, error
+
+
+def slice_dice(
+    prediction: NDArray[np.generic],
+    truth: NDArray[np.uint8],
+    slice_indices: NDArray[np.int32],
+    stack_size: int,
+) -> FloatArray:
+    """Score each slice of (S, H, W) masks that has tumour or a prediction by itself.
+
+    Returns:
+        (2, n): place in the stack, 0 the first slice and 1 the last; Dice.
+    """
+    scores = dice(slice_counts(prediction, truth))
+    known = np.isfinite(scores)
+    return np.stack([slice_indices[known] / max(stack_size - 1, 1), scores[known]])
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,6 @@
 """The paired test of arms: would other patients, and other seeds, show the difference too?
 
-With d the patients' differences between two arms (seeds averaged, n patients) and
-k = 1/seeds of one arm + 1/seeds of the other, the squared standard error of the mean of d
-has two parts:
-
-- of seeds: M·k, with M the mean square of the seeds' means, pooled over the arms;
-- of patients: var(d)/n - R·k, at least 0, with R the residual mean square of seeds ×
-  patients over n: the noise of single runs, which M holds already.
-
-These are the variance components of the two-way random layout, used as Obuchowski and
-Rockette (1995) and Hillis (2007) use them for readers × cases. Where every arm has one
-seed, the part of seeds is unknown and left out: the test is then of these runs.
-
-The difference in standard errors is held against Cochran and Cox's critical value (1950),
-the mean of both parts' own critical values weighted by the parts: of seeds Student's, of
-patients that of the symmetric bootstrap-t (Hall 1988), the quantile of |mean* - mean| / se*
-over resamples of patients. Student's would do for normal differences; those of Dice are
-skewed. docs/statistics.md shows what each rule gets wrong, and how often.
+docs/statistics.md gives its formulas and sources, and shows what other rules get wrong.
 """
 
 from __future__ import annotations
@@ -122,7 +106,10 @@ def paired_test(
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> PairedTest:
-    """Test the means of K rows of paired differences against 0; see the module.
+    """Test the means of K rows of paired differences against 0.
+
+    Cochran and Cox's critical values (1950): those of patients, by the symmetric bootstrap-t
+    (Hall 1988), and of seeds, Student's, averaged with their shares of the squared error.
 
     Args:
         differences: (K, n) finite: one number a patient, seeds averaged.

@@ -17,10 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from seglab.evaluation.case import Case
-from seglab.evaluation.failures.explain import RULES, Explanation
-from seglab.evaluation.failures.selection import MEANINGS, FailureAnalysis
-from seglab.evaluation.failures.text import describe, paragraph
+from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe, paragraph
+from seglab.evaluation.failures import RULES, Explanation
+from seglab.evaluation.metrics import Case
 from seglab.figures.sprites import encode, thumbnail, worst_position
 from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, PURPLE, YELLOW
 
@@ -57,7 +56,7 @@ def write_gallery(
     Raises:
         KeyError: a case that is not in ``analysis``.
     """
-    chosen = set(analysis.shown)
+    chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
     share = MOST_BYTES // max(weights, 1)
     entries = {}
@@ -130,7 +129,7 @@ def _entry(
         "figures": _figures(explanation),
         "cause": str(explanation.cause) if explanation.cause else "nothing wrong",
         "causes": {str(cause): _rounded(share) for cause, share in explanation.shares.items()},
-        "rules": list(analysis.rules_of(case.patient_id)),
+        "rules": analysis.rules_of(case.patient_id),
         "text": paragraph(explanation),
         "findings": [
             {

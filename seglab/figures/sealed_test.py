@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.evaluation.calibration import BINS, Reliability, SliceDice
 from seglab.evaluation.metrics import PatientScore, mean
+from seglab.evaluation.scores import BINS, calibration
 from seglab.figures.style import BLUE, GREY, ORANGE, VERMILLION, new_figure, tidy, unit
 
 if TYPE_CHECKING:
@@ -63,28 +63,28 @@ def _log_scale(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def calibration_plot(found: Reliability) -> Figure:
+def calibration_plot(sums: NDArray[np.float64]) -> Figure:
     """How often pixels of a predicted probability are tumour, and how many there are of each."""
+    confidence, frequency, error = calibration(sums)
     figure = new_figure(6, 5.4)
     curve, counts = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     curve.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    label = f"model (expected error {found.expected_error:.4f})"
-    curve.plot(found.confidence, found.frequency, "o-", color=unit(BLUE), label=label)
+    label = f"model (expected error {error:.4f})"
+    curve.plot(confidence, frequency, "o-", color=unit(BLUE), label=label)
     curve.set_ylim(0, 1)
     curve.legend(frameon=False, loc="upper left")
     tidy(curve, x="", y="share that is tumour", title="Calibration over the brain's pixels")
     edges = (np.arange(BINS) + 0.5) / BINS
-    counts.bar(edges, np.maximum(found.pixels, 1), width=0.9 / BINS, color=unit(GREY))
+    counts.bar(edges, np.maximum(sums[0], 1), width=0.9 / BINS, color=unit(GREY))
     counts.set_yscale("log")
     counts.set_xlim(0, 1)
     tidy(counts, x="predicted probability", y="pixels (log)")
     return figure
 
 
-def slice_position_plot(patients: Sequence[SliceDice]) -> Figure:
+def slice_position_plot(patients: Sequence[NDArray[np.float64]]) -> Figure:
     """Dice of single slices by their place in the stack."""
-    position = np.concatenate([one.position for one in patients])
-    dice = np.concatenate([one.dice for one in patients])
+    position, dice = np.concatenate(patients, axis=1)
     figure = new_figure(8, 4)
     axes = figure.subplots()
     axes.plot(position, dice, ".", markersize=3, color="0.75", label="a slice")

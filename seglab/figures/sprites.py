@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.evaluation.case import Case
+from seglab.evaluation.metrics import Case
 from seglab.figures.panels import draw_overlay, radiological
 from seglab.figures.window import Window, brain_window, cut
 

@@ -14,8 +14,7 @@ from seglab.core.machine import progress
 from seglab.data.cache import Cache, CachedPatient
 from seglab.data.geometry import to_native
 from seglab.data.loader import Rows, gather, patient_rows
-from seglab.evaluation.case import Case
-from seglab.evaluation.metrics import PatientScore, score_patient
+from seglab.evaluation.metrics import Case, PatientScore, score_patient
 from seglab.learning.batches import prefetch
 from seglab.learning.device import Compute
 from seglab.losses import Loss

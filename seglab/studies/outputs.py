@@ -18,11 +18,9 @@ from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
 from seglab.core.machine import progress
 from seglab.data.splits import save_split
-from seglab.evaluation.case import Case, best_median_worst
-from seglab.evaluation.failures.explain import RULES, Explanation, explain
-from seglab.evaluation.failures.selection import FailureAnalysis, analyse
-from seglab.evaluation.failures.text import paragraph
-from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.failure_report import FailureAnalysis, analyse, best_median_worst, paragraph
+from seglab.evaluation.failures import RULES, Explanation, explain
+from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery

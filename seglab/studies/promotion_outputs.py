@@ -16,6 +16,7 @@ from seglab.evaluation.scores import (
     IMPLAUSIBLE_DICE,
     PUBLISHED,
     Interval,
+    calibration,
     summarise,
     write_csv,
 )
@@ -82,7 +83,7 @@ def sealed_metrics(results: SealedResults) -> dict[str, float]:
     found = {f"test/{name}": value for name, value in summarise(results.scores).items()}
     found |= _with_bounds("test", results.frozen)
     found |= _with_bounds("test_plain", results.plain)
-    found["test/calibration_error"] = results.reliability.expected_error
+    found["test/calibration_error"] = calibration(results.reliability)[2]
     if results.baseline is not None:
         summary = summarise(results.baseline)
         found |= {f"test_baseline/{name}": summary[name] for name in ("dice", "iou")}
@@ -114,7 +115,7 @@ def results_json(results: SealedResults, opened: OpenedTest) -> dict[str, Any]:
         "frozen": {name: vars(figure) for name, figure in results.frozen.items()},
         "plain": {name: vars(figure) for name, figure in results.plain.items()},
         "strata": [{**vars(s), "dice": vars(s.dice)} for s in results.strata],
-        "calibration_error": results.reliability.expected_error,
+        "calibration_error": calibration(results.reliability)[2],
         "against_baseline": None if row is None else vars(row),
         "published": [vars(one) for one in PUBLISHED],
         "caveat": CAVEAT,

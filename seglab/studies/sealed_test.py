@@ -21,18 +21,18 @@ from seglab.core.errors import UserError
 from seglab.core.machine import progress
 from seglab.data.cache import CachedPatient, open_cache
 from seglab.data.sealed import SealBroken
-from seglab.evaluation.calibration import (
-    Reliability,
-    SliceDice,
-    pooled_reliability,
+from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
+from seglab.evaluation.failures import Explanation, explain
+from seglab.evaluation.metrics import Case, PatientScore
+from seglab.evaluation.scores import (
+    SIZES,
+    Interval,
+    interval,
+    intervals,
     reliability,
     slice_dice,
+    stratify,
 )
-from seglab.evaluation.case import Case
-from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
-from seglab.evaluation.failures.explain import Explanation, explain
-from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import SIZES, Interval, interval, intervals, stratify
 from seglab.learning.inference import build_case, score
 from seglab.learning.operating_point import PLAIN, OperatingPoint, Selection
 from seglab.studies.data import StudyData
@@ -214,8 +214,8 @@ class ScoredPatient:
     plain: PatientScore
     explanation: Explanation
     """Why the frozen setting loses what it loses."""
-    reliability: Reliability
-    slices: SliceDice
+    reliability: NDArray[np.float64]
+    slices: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -258,9 +258,10 @@ class SealedResults:
         return intervals(self.plain_scores)
 
     @cached_property
-    def reliability(self) -> Reliability:
-        """Calibration over all patients' brains."""
-        return pooled_reliability([patient.reliability for patient in self.patients])
+    def reliability(self) -> NDArray[np.float64]:
+        """Pixels of all patients' brains by probability, for :func:`calibration`."""
+        pooled: NDArray[np.float64] = np.sum([one.reliability for one in self.patients], axis=0)
+        return pooled
 
     @cached_property
     def strata(self) -> list[Stratum]:

@@ -69,7 +69,7 @@ COST = {
 }
 SCORES = {
     *("val/dice", "val/iou", "val/dice_slice_tumour", "val/dice_slice_empty1"),
-    *("val/dice_pooled", "val/empty_slice_fp_rate", "val/hd95_mm", "val/nsd_2mm"),
+    *("val/dice_pooled", "val/empty_slice_fp_rate", "val/lesion_f1", "val/hd95_mm", "val/nsd_2mm"),
 }
 EACH_EPOCH = {"train/loss", "val/loss", "val/dice", "val/iou", "lr"}
 LOGGED = {"config.yaml", "split.json", "patients_val.csv"}

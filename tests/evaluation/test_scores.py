@@ -16,13 +16,15 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 
 from seglab.core.errors import UserError
-from seglab.evaluation.calibration import pooled_reliability, reliability, slice_dice
 from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.evaluation.scores import (
     FIGURES,
+    calibration,
     interval,
     intervals,
     read_csv,
+    reliability,
+    slice_dice,
     stratify,
     summarise,
     write_csv,
@@ -111,7 +113,7 @@ def test_pandas_reads_the_table_as_well(tmp_path: Path) -> None:
         (lambda text: text.replace("p1", "p0"), "'p0' is listed twice"),
         (lambda text: text.replace("hd95_mm", "hd95"), "no column 'hd95_mm'"),
         (lambda text: text.replace("p2,,", "p2,,x"), "row 4, column 'dice': 'x"),
-        (lambda text: text[: text.rindex(",")], "row 6 has no column 'fp_volume_ml'"),
+        (lambda text: ",".join(text.split(",")[:-2]), "row 6 has no column 'fp_volume_ml'"),
         (lambda text: text + '"', "cannot be read as CSV"),
         (lambda text: text + "\0", "row 7 has no column"),
     ],
@@ -211,13 +213,14 @@ def test_calibration_is_scikit_learn_s() -> None:
     truth = (rng.random(probability.shape) < probability**2).astype(np.uint8)
     inside = rng.random(probability.shape) < 0.7
     halves = [reliability(probability[s], truth[s], inside[s]) for s in (slice(2), slice(2, 4))]
-    found = pooled_reliability(halves)
+    pooled = halves[0] + halves[1]
+    found, share, error = calibration(pooled)
     frequency, confidence = calibration_curve(truth[inside], probability[inside], n_bins=10)
-    np.testing.assert_allclose(found.frequency, frequency)
-    np.testing.assert_allclose(found.confidence, confidence, rtol=1e-5)
-    weights = found.pixels / inside.sum()
+    np.testing.assert_allclose(share, frequency)
+    np.testing.assert_allclose(found, confidence, rtol=1e-5)
+    weights = pooled[0] / inside.sum()
     expected = (weights * np.abs(frequency - confidence)).sum()
-    assert found.expected_error == pytest.approx(expected, rel=1e-4)
+    assert error == pytest.approx(expected, rel=1e-4)
 
 
 def test_slices_without_tumour_and_prediction_have_no_dice() -> None:
@@ -225,9 +228,9 @@ def test_slices_without_tumour_and_prediction_have_no_dice() -> None:
     prediction = np.zeros((4, 3, 3), bool)
     truth[1, 0, :2] = 1
     prediction[1, 0, 0] = prediction[2, 1, 1] = True
-    found = slice_dice(prediction, truth, np.array([0, 5, 10, 20], np.int32), 21)
-    np.testing.assert_allclose(found.position, [0.25, 0.5])
-    np.testing.assert_allclose(found.dice, [2 / 3, 0.0])
+    place, dice = slice_dice(prediction, truth, np.array([0, 5, 10, 20], np.int32), 21)
+    np.testing.assert_allclose(place, [0.25, 0.5])
+    np.testing.assert_allclose(dice, [2 / 3, 0.0])
 
 
 def test_tertiles_are_equal_shares_of_the_patients_with_tumour() -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from seglab.evaluation.case import Case
-from seglab.evaluation.metrics import score_patient
+from seglab.evaluation.metrics import Case, score_patient
 
 MakeCase = Callable[..., Case]
 

@@ -17,10 +17,9 @@ from scipy import ndimage
 
 from seglab.data.normalise import brain_mask, quantise
 from seglab.data.phantom import make_patient
-from seglab.evaluation.case import Case
-from seglab.evaluation.failures.explain import explain
-from seglab.evaluation.failures.selection import FailureAnalysis, analyse
-from seglab.evaluation.metrics import score_patient
+from seglab.evaluation.failure_report import FailureAnalysis, analyse
+from seglab.evaluation.failures import explain
+from seglab.evaluation.metrics import Case, score_patient
 from seglab.figures.gallery import write_gallery
 from seglab.figures.sprites import choose_positions, encode
 from tests.chromium import chromium

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seglab.evaluation.case import Case
+from seglab.evaluation.metrics import Case
 from seglab.figures.overlays import choose_slices, overlay_sheet
 from seglab.figures.panels import draw_flair, draw_overlay, radiological
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB

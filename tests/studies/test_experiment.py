@@ -14,7 +14,7 @@ import pytest
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.evaluation.case import best_median_worst
+from seglab.evaluation.failure_report import best_median_worst
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.training import LAST, WEIGHTS
 from seglab.studies import experiment, outputs

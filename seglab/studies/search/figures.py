@@ -63,7 +63,7 @@ def search_page(study: optuna.Study, name: str, base: float | None, second: str 
             full_html=False,
             include_plotlyjs=place == 0,
             default_height=460,
-            config={"responsive": True, "displaylogo": False},
+            config={"responsive": True, "displayModeBar": False},
         )
         for place, figure in enumerate(_interactive(study, base, second))
     ]

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.evaluation.case import Case
+from seglab.evaluation.metrics import Case, label_pieces
 from seglab.evaluation.surface import distances
 
 Bool = NDArray[np.bool_]
@@ -50,11 +50,9 @@ prediction of an untrained network."""
 class Space:
     """The grid of one patient."""
 
-    step: tuple[float, float, float]
-    """(slice, row, column) size of a voxel, in ``unit``."""
+    step: tuple[float, float, float]  # (slice, row, column) size of a voxel, in ``unit``
     unit: Literal["mm", "px"]
-    contiguous: bool
-    """False where slices are missing: each is then looked at by itself."""
+    contiguous: bool  # False where slices are missing: each is then looked at by itself
 
     @classmethod
     def of(cls, case: Case) -> Space:
@@ -73,16 +71,6 @@ class Space:
     def rim(self) -> float:
         """Depth of the boundary: 2, or a pixel from corner to corner where that is more."""
         return max(RIM, math.hypot(*self.step[1:]))
-
-    def label(self, mask: Bool) -> tuple[Labels, int]:
-        """Number the connected pieces of ``mask`` (S, H, W) from 1; corners connect."""
-        from scipy.ndimage import label
-
-        structure = np.ones((3, 3, 3), dtype=bool)
-        if not self.contiguous:
-            structure[[0, 2]] = False
-        labels, count = label(mask, structure, output=np.int32)
-        return labels, int(count)
 
     def distances(self, points: Bool, mask: Bool) -> NDArray[np.float64]:
         """See :func:`seglab.evaluation.surface.distances`, in ``unit``."""
@@ -107,21 +95,14 @@ class Partition:
         self.lesions = 0
         """Separate lesions in the truth, specks left out."""
 
-    def take(self, mask: Bool, kind: Kind, fewest: int = SPECK) -> None:
-        """Make the free voxels of ``mask`` a region, if they are ``fewest`` or more."""
-        mask = mask & self.free
-        if np.count_nonzero(mask) >= fewest:
-            self.kinds.append(kind)
-            self.labels[mask] = len(self.kinds)
-            self.free &= ~mask
-
-    def take_pieces(self, pieces: Labels, count: int, kind: Kind) -> None:
+    def take(self, pieces: NDArray[np.integer | np.bool_], kind: Kind, fewest: int = SPECK) -> None:
         """Make the free voxels of each piece (numbered from 1) a region, largest first."""
-        sizes = np.bincount(pieces[self.free], minlength=count + 1)
-        sizes[0] = 0
+        pieces = pieces.astype(np.int32, copy=False)
+        sizes = np.bincount(pieces[self.free])
+        sizes[:1] = 0
         largest = np.argsort(-sizes, kind="stable")[:MOST_PIECES]
-        largest = largest[sizes[largest] >= SPECK]
-        number = np.zeros(count + 1, dtype=np.int32)
+        largest = largest[sizes[largest] >= fewest]
+        number = np.zeros(pieces.max(initial=0) + 1, dtype=np.int32)
         number[largest] = len(self.kinds) + 1 + np.arange(len(largest))
         region = np.where(self.free, number[pieces], 0)
         self.labels += region
@@ -144,19 +125,17 @@ def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
         space: the patient's grid.
     """
     found = Partition(truth, prediction, space)
-    pieces, count = space.label(prediction)
+    pieces, count = label_pieces(prediction, space.contiguous)
     nearest = np.full(count + 1, np.inf)
     np.minimum.at(nearest, pieces[prediction], found.reach[prediction])
-    found.take_pieces(
-        np.where(nearest > space.rim, np.arange(count + 1), 0)[pieces], count, "false lesion"
-    )
+    found.take(np.where(nearest > space.rim, np.arange(count + 1), 0)[pieces], "false lesion")
     _take_lesions(found, truth, pieces, space)
     kinds: tuple[Kind, Kind] = ("missed part", "false part")
     for side, kind in zip((truth, prediction), kinds, strict=True):
         free = side & found.free
         part = np.zeros_like(free)
         part[free] = space.distances(free, free & (found.reach > space.rim)) <= space.rim
-        found.take_pieces(*space.label(part), kind)
+        found.take(label_pieces(part, space.contiguous)[0], kind)
     found.take(found.reach <= space.rim, "boundary", fewest=1)
     found.take(found.free, "scattered", fewest=1)
     return found
@@ -164,7 +143,7 @@ def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
 
 def _take_lesions(found: Partition, truth: Bool, pieces: Labels, space: Space) -> None:
     """Take lesions of which next to nothing was found, and small ones with what was drawn there."""
-    lesions, count = space.label(truth)
+    lesions, count = label_pieces(truth, space.contiguous)
     sizes = np.bincount(lesions.ravel(), minlength=count + 1)
     hits = np.bincount(lesions[pieces > 0], minlength=count + 1)
     found.lesions = int(np.count_nonzero(sizes[1:] >= SPECK))

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seglab.core.arrays import bounding_box
-from seglab.evaluation.case import Case
-from seglab.evaluation.failures.regions import SMALL_LESION, Bool, Kind, Partition, Space, divide
-from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.metrics import Case, PatientScore
+from seglab.evaluation.regions import SMALL_LESION, Bool, Kind, Partition, Space, divide
 
 
 class Cause(StrEnum):
@@ -63,25 +60,17 @@ class Finding:
 
     kind: Kind
     voxels: int
-    share: float
-    """Of the patient's wrong voxels, and so of the Dice that was lost."""
-    volume: float
-    """mm³ or px³."""
-    first_slice: int
+    share: float  # of the patient's wrong voxels, and so of the Dice that was lost
+    volume: float  # mm³ or px³
+    first_slice: int  # positions in the full stack
     last_slice: int
-    peak_slice: int
-    """Positions in the full stack; ``peak_slice`` has the most wrong pixels."""
-    contrast: float
-    """Mean brightness above the tissue around it, in standard deviations of that tissue."""
-    likeness: float
-    """Mean brightness against the patient's true tumour, in the same unit; NaN without one."""
-    confidence: float
-    """95th percentile of the network's tumour probability."""
-    distance: float
-    """mm or px: how far it reaches from the truth (nearest point, for a false lesion)."""
+    peak_slice: int  # the one with the most wrong pixels
+    contrast: float  # mean brightness above the tissue around it, in its standard deviations
+    likeness: float  # the same against the patient's true tumour; NaN without one
+    confidence: float  # 95th percentile of the network's tumour probability
+    distance: float  # mm or px: how far it reaches from the truth (false lesion: nearest point)
     cause: Cause
-    lost_dice: float
-    """What it cost the patient; 0 where the patient has no Dice."""
+    lost_dice: float  # what it cost the patient; 0 where the patient has no Dice
 
 
 @dataclass(frozen=True)
@@ -89,18 +78,13 @@ class Explanation:
     """A patient, what went wrong, and why."""
 
     score: PatientScore
-    unit: str
-    rim: float
-    """Depth of the boundary in ``unit``."""
-    lesions: int
-    """Separate lesions in the truth, specks left out."""
-    tumour_volume: float
-    """mm³ or px³."""
-    tumour_contrast: float
-    """As ``Finding.contrast``, of the whole truth; NaN without tumour."""
+    unit: str  # mm or px
+    rim: float  # depth of the boundary
+    lesions: int  # separate ones in the truth, specks left out
+    tumour_volume: float  # mm³ or px³
+    tumour_contrast: float  # as ``Finding.contrast``, of the whole truth; NaN without tumour
     highest_probability: float
-    findings: tuple[Finding, ...]
-    """Costliest first."""
+    findings: tuple[Finding, ...]  # costliest first
     shares: Mapping[Cause, float]
     """Share of the wrong voxels each cause explains, largest first; adds up to 1, or empty."""
     cause: Cause | None
@@ -114,16 +98,16 @@ class Explanation:
     @property
     def lost_dice(self) -> float:
         """1 - Dice; 0 where the patient has no Dice."""
-        return 1 - self.score.dice if np.isfinite(self.score.dice) else 0.0
+        return _lost(self.score)
 
 
 def explain(case: Case) -> Explanation:
     """Explain what went wrong in one patient, given on the native grid."""
     space = Space.of(case)
-    tissue = _Tissue.around(case, space)
+    tissue = _Tissue(case, space)
     partition = divide(tissue.truth, tissue.prediction, space)
-    lost = 1 - case.score.dice if np.isfinite(case.score.dice) else 0.0
-    findings = sorted(_findings(tissue, partition, lost), key=lambda finding: -finding.voxels)
+    found = _findings(tissue, partition, _lost(case.score))
+    findings = sorted(found, key=lambda finding: -finding.voxels)
     shares: dict[Cause, float] = {}
     for finding in findings:
         shares[finding.cause] = shares.get(finding.cause, 0.0) + finding.share
@@ -142,6 +126,10 @@ def explain(case: Case) -> Explanation:
     )
 
 
+def _lost(score: PatientScore) -> float:
+    return 1 - score.dice if np.isfinite(score.dice) else 0.0
+
+
 def _first_cause(shares: Mapping[Cause, float], volume: float) -> Cause:
     """Choose the cause to name first, from the share each explains.
 
@@ -158,54 +146,33 @@ def _first_cause(shares: Mapping[Cause, float], volume: float) -> Cause:
     return max(ordinary, key=lambda cause: shares.get(cause, 0.0))
 
 
-@dataclass(frozen=True)
 class _Tissue:
     """The part of a patient that holds truth, prediction and what lies around them: (s, h, w)."""
 
-    space: Space
-    image: NDArray[np.uint8]
-    probability: NDArray[np.uint8]
-    truth: Bool
-    prediction: Bool
-    healthy: Bool
-    """Brain that neither truth nor prediction calls tumour."""
-    slice_indices: NDArray[np.int32]
-    mean: float
-    deviation: float
-    """Grey levels of the whole patient's healthy tissue."""
-
-    @classmethod
-    def around(cls, case: Case, space: Space) -> _Tissue:
+    def __init__(self, case: Case, space: Space) -> None:
         truth, prediction = case.truth != 0, case.prediction != 0
         marked = truth | prediction
         healthy = (case.image > 0) & ~marked
         levels = case.image[healthy]
+        self.mean = float(levels.mean()) if levels.size else np.nan
+        self.deviation = max(float(levels.std()), 1.0) if levels.size else 1.0
+        self.space = space
         box = _widened(bounding_box(marked) or (slice(0, 1),) * 3, space)
-        return cls(
-            space=space,
-            image=case.image[box],
-            probability=case.probability[box],
-            truth=truth[box],
-            prediction=prediction[box],
-            healthy=healthy[box],
-            slice_indices=case.slice_indices[box[0]],
-            mean=float(levels.mean()) if levels.size else np.nan,
-            deviation=max(float(levels.std()), 1.0) if levels.size else 1.0,
-        )
+        self.image, self.probability = case.image[box], case.probability[box]
+        self.truth, self.prediction, self.healthy = truth[box], prediction[box], healthy[box]
+        self.slice_indices = case.slice_indices[box[0]]
+        everything = (slice(None),) * 3
+        self.tumour_contrast = self.contrast(self.truth, everything) if truth.any() else np.nan
 
-    @cached_property
-    def tumour_contrast(self) -> float:
-        """Of the whole truth; NaN without tumour."""
-        return self.contrast(self.truth, self.image, self.healthy) if self.truth.any() else np.nan
-
-    def contrast(self, mask: Bool, image: NDArray[np.uint8], healthy: Bool) -> float:
-        """Compare the mean brightness of ``mask`` (s, h, w) with the healthy ring around it.
+    def contrast(self, mask: Bool, box: tuple[slice, ...]) -> float:
+        """Compare the mean brightness of ``mask``, within ``box``, with the healthy ring around it.
 
         The ring lies in the same slices: slices of one file need not share a scale, and a
         reader compares within a slice. Without a ring the whole patient's tissue stands in.
         """
         from scipy.ndimage import distance_transform_edt
 
+        image, healthy = self.image[box], self.healthy[box]
         present = np.flatnonzero(mask.any(axis=(1, 2)))
         chosen = present[np.linspace(0, len(present) - 1, MOST_SLICES).round().astype(int)]
         inside, around = [], []
@@ -236,21 +203,22 @@ def _findings(tissue: _Tissue, partition: Partition, lost: float) -> Iterator[Fi
     boxes = find_objects(partition.labels)
     for number, (kind, box) in enumerate(zip(partition.kinds, boxes, strict=True), start=1):
         wider = _widened(box, tissue.space)
-        mask, image = partition.labels[wider] == number, tissue.image[wider]
+        mask = partition.labels[wider] == number
         per_slice = mask.sum(axis=(1, 2))
-        present, voxels = np.flatnonzero(per_slice), int(per_slice.sum())
+        voxels = int(per_slice.sum())
         indices = tissue.slice_indices[wider[0]]
+        marked = indices[per_slice > 0]
         reach = partition.reach[wider][mask]
         found = Finding(
             kind=kind,
             voxels=voxels,
             share=voxels / wrong,
             volume=voxels * tissue.space.voxel,
-            first_slice=int(indices[present[0]]),
-            last_slice=int(indices[present[-1]]),
+            first_slice=int(marked[0]),
+            last_slice=int(marked[-1]),
             peak_slice=int(indices[per_slice.argmax()]),
-            contrast=tissue.contrast(mask, image, tissue.healthy[wider]),
-            likeness=(float(image[mask].mean()) - tumour) / tissue.deviation,
+            contrast=tissue.contrast(mask, wider),
+            likeness=(float(tissue.image[wider][mask].mean()) - tumour) / tissue.deviation,
             confidence=float(np.percentile(tissue.probability[wider][mask], 95)) / 255,
             distance=float(reach.min() if kind == "false lesion" else reach.max()),
             cause=Cause.OTHER,

@@ -1,0 +1,222 @@
+"""What a page of failures says: patients in plain English, what causes cost, whom to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from seglab.evaluation.failures import Cause, Explanation, Finding
+from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.regions import SMALL_LESION
+
+SHOWN_PER_RULE: Final = 5
+FEWEST_WORST: Final = 3
+"""Shown as worst even in a small set, where they may be the best too."""
+ONLY_BOUNDARY: Final = 0.8
+OVER: Final = 1.25
+UNDER: Final = 0.8
+"""Predicted over true volume beyond which a patient counts as over- or under-segmented."""
+FEWEST_TOLD: Final = 0.5
+"""Below this recall most of the tumour was missed."""
+LEAST_SHARE: Final = 0.05
+"""Of the wrong voxels: causes below it are left out of a sentence."""
+
+THINGS: Final[Mapping[str, str]] = {
+    "false lesion": "A false alarm of {size}",
+    "missed lesion": "A missed lesion of {size}",
+    "small lesion": "A poorly outlined lesion with a wrong area of {size}",
+    "missed part": "A missed part of {size}",
+    "false part": "An added part of {size}",
+    "boundary": "A rim of {size}",
+    "scattered": "A scatter of specks of {size}",
+}
+CONTRAST: Final = "its contrast to the tissue around it is {contrast:+.1f} standard deviations"
+PROBABILITY: Final = "the network's probability there reaches {confidence:.0%}"
+EVIDENCE: Final[Mapping[Cause, str]] = {
+    Cause.SMALL: f"{CONTRAST}, and {PROBABILITY}",
+    Cause.FAINT: CONTRAST + ", its difference to the tumour's own brightness {likeness:+.1f}",
+    Cause.DISTRACTOR: f"{{distance}}, {CONTRAST}, and {PROBABILITY}",
+    Cause.BOUNDARY: "it lies within {rim:.2g} {unit} of the true surface",
+    Cause.OTHER: f"{CONTRAST}, and {PROBABILITY}",
+}
+
+
+def paragraph(explanation: Explanation) -> str:
+    """Describe a patient in one to four sentences: the result, the causes, the worst region."""
+    sentences = [_result(explanation)]
+    if explanation.cause is not None:
+        sentences.append(_causes(explanation))
+        mine = [f for f in explanation.findings if f.cause == explanation.cause]
+        sentences += [describe(finding, explanation) for finding in mine[:1]]
+    return " ".join(sentences)
+
+
+def describe(finding: Finding, explanation: Explanation) -> str:
+    """Describe one region in a sentence with the measurements its cause rests on."""
+    size = f"{finding.voxels:,} pixels"
+    if explanation.unit == "mm":
+        size = f"{finding.volume / 1000:.1f} ml" if finding.volume >= 100 else "less than 0.1 ml"
+    slices = f"slices {finding.first_slice} to {finding.last_slice}"
+    if finding.first_slice == finding.last_slice:
+        slices = f"slice {finding.first_slice}"
+    distance = "there is no tumour"
+    if np.isfinite(finding.distance):
+        verb = "lies" if finding.kind == "false lesion" else "reaches"
+        distance = f"it {verb} {finding.distance:.0f} {explanation.unit} from the tumour"
+    figures = vars(explanation) | vars(finding) | {"size": size, "distance": distance}
+    text = f"{THINGS[finding.kind]} in {slices}: {EVIDENCE[finding.cause]}."
+    return text.format(**figures)
+
+
+def _result(explanation: Explanation) -> str:
+    score = explanation.score
+    true, predicted = (
+        f"{ml:.1f} ml" if np.isfinite(ml) else f"{pixels:,} pixels"
+        for ml, pixels in ((score.truth_ml, score.truth_px), (score.pred_ml, score.pred_px))
+    )
+    if not score.truth_px:
+        outcome = f"but {predicted} were predicted" if score.pred_px else "and none was predicted"
+        return f"{score.patient_id} has no tumour, {outcome}."
+    several = f" in {explanation.lesions} separate lesions" if explanation.lesions > 1 else ""
+    opening = f"{score.patient_id} has a tumour of {true}{several}"
+    if not score.pred_px:
+        highest = f"the highest probability is {explanation.highest_probability:.0%}"
+        return f"{opening}; nothing was predicted: {highest} (Dice 0.00)."
+    verdict = "the size is about right"
+    if _size_ratio(explanation) > OVER:
+        verdict = "too much was outlined"
+    elif score.recall < FEWEST_TOLD:
+        verdict = "most of it was missed"
+    elif _size_ratio(explanation) < UNDER:
+        verdict = "too little was outlined"
+    return f"{opening}; {verdict} ({predicted} predicted, Dice {score.dice:.2f})."
+
+
+def _causes(explanation: Explanation) -> str:
+    lost = f"lost Dice of {explanation.lost_dice:.2f}" if explanation.lost_dice else "wrong area"
+    told = [f"{c} {share:.0%}" for c, share in explanation.shares.items() if share >= LEAST_SHARE]
+    tiny = ""
+    if 0 < explanation.tumour_volume < SMALL_LESION:
+        tiny = "The whole tumour is so small that each wrong voxel weighs heavily. "
+    return f"{tiny}Of the {lost}: {', '.join(told)}."
+
+
+def _size_ratio(explanation: Explanation) -> float:
+    """Predicted over true volume; 1 without tumour."""
+    score = explanation.score
+    return score.pred_px / score.truth_px if score.truth_px else 1.0
+
+
+@dataclass(frozen=True)
+class CauseCost:
+    """What one cause cost over all patients."""
+
+    cause: Cause
+    patients: int  # for whom it is named first
+    findings: int  # regions put down to it
+    share: float  # of the Dice lost over all patients; NaN where none was lost
+
+
+@dataclass(frozen=True)
+class FailureAnalysis:
+    """All patients explained, the causes counted, the cases to look at chosen."""
+
+    explanations: Mapping[str, Explanation]
+    """By patient id, lowest Dice first; patients without a Dice last."""
+    costs: tuple[CauseCost, ...]
+    """Every cause that occurs, costliest first."""
+    selection: Mapping[str, tuple[str, ...]]
+    """Ids chosen by each rule of :data:`MEANINGS`, in the rule's order; a patient may be
+    chosen by several."""
+
+    def rules_of(self, patient_id: str) -> list[str]:
+        """The rules that chose a patient."""
+        return [rule for rule, names in self.selection.items() if patient_id in names]
+
+
+def analyse(explanations: Sequence[Explanation], count: int = SHOWN_PER_RULE) -> FailureAnalysis:
+    """Sum up explained patients, each once, and choose up to ``count`` by each rule."""
+    ordered = sorted(explanations, key=lambda e: (np.isnan(e.score.dice), e.score.dice))
+    by_id = {explanation.patient_id: explanation for explanation in ordered}
+    return FailureAnalysis(by_id, _costs(ordered), _select(ordered, count))
+
+
+def _costs(explanations: Sequence[Explanation]) -> tuple[CauseCost, ...]:
+    total = sum(explanation.lost_dice for explanation in explanations)
+    costs = []
+    for cause in Cause:
+        lost = sum(e.lost_dice * e.shares.get(cause, 0.0) for e in explanations)
+        findings = sum(f.cause == cause for e in explanations for f in e.findings)
+        first = sum(e.cause == cause for e in explanations)
+        if findings:
+            costs.append(CauseCost(cause, first, findings, lost / total if total else np.nan))
+    return tuple(sorted(costs, key=lambda cost: -np.nan_to_num(cost.share)))
+
+
+def _select(explanations: Sequence[Explanation], count: int) -> dict[str, tuple[str, ...]]:
+    ranked, from_middle = _ranked([e.score for e in explanations])
+    third = min(count, -(-len(ranked) // 3))
+    chosen = {
+        "worst": tuple(ranked[: max(third, FEWEST_WORST)]),
+        "best": tuple(reversed(ranked))[:third],
+        "median": tuple(from_middle[:third]),
+    }
+    for rule, measure in MEASURES.items():
+        highest = sorted(explanations, key=lambda e: -measure(e))[:count]
+        chosen[rule] = tuple(e.patient_id for e in highest if measure(e) > 0)
+    return {rule: chosen[rule] for rule in MEANINGS}
+
+
+def _ranked(scores: Sequence[PatientScore]) -> tuple[list[str], list[str]]:
+    """Ids of the patients with a Dice: lowest first, and nearest the median first."""
+    known = sorted((s for s in scores if np.isfinite(s.dice)), key=lambda s: s.dice)
+    ids = [score.patient_id for score in known]
+    middle = (len(ids) - 1) / 2
+    return ids, [ids[rank] for rank in sorted(range(len(ids)), key=lambda r: abs(r - middle))]
+
+
+def best_median_worst(scores: Sequence[PatientScore], count: int) -> dict[str, list[str]]:
+    """Name ``count`` patients from each end and from the middle of the Dice ranking.
+
+    No patient is named twice: the worst are chosen first, then the best, then the median, so
+    that a small set still shows its failures. Each list is ordered from its own end.
+    """
+    ranked, from_middle = _ranked(scores)
+    worst = ranked[:count]
+    best = [name for name in reversed(ranked) if name not in worst][:count]
+    median = [name for name in from_middle if name not in {*worst, *best}][:count]
+    return {"best": best, "median": median, "worst": worst}
+
+
+def _missed(explanation: Explanation) -> float:
+    missed = [f.lost_dice for f in explanation.findings if f.kind == "missed lesion"]
+    return max(missed, default=0.0)
+
+
+def _boundary_only(explanation: Explanation) -> float:
+    share = explanation.shares.get(Cause.BOUNDARY, 0.0)
+    return explanation.lost_dice if share >= ONLY_BOUNDARY else 0.0
+
+
+MEASURES: Final[Mapping[str, Callable[[Explanation], float]]] = {
+    "missed lesion": _missed,
+    "false alarm on empty slices": lambda e: e.score.empty_slice_fp,
+    "over-segmentation": lambda e: ratio if (ratio := _size_ratio(e)) > OVER else 0.0,
+    "under-segmentation": lambda e: 1 - ratio if (ratio := _size_ratio(e)) < UNDER else 0.0,
+    "boundary only": _boundary_only,
+}
+"""Rules that take the patients of the highest measure above 0."""
+MEANINGS: Final[Mapping[str, str]] = {
+    "worst": "lowest Dice",
+    "missed lesion": "less than a tenth of a whole lesion was found; largest loss first",
+    "false alarm on empty slices": "most tumour-free slices with something predicted",
+    "over-segmentation": "predicted volume above 1.25 times the true one; highest ratio first",
+    "under-segmentation": "predicted volume below 0.8 times the true one; lowest ratio first",
+    "boundary only": "the boundary explains at least 80 % of the lost Dice; largest loss first",
+    "best": "highest Dice",
+    "median": "nearest the median Dice",
+}
+"""Why a patient is shown, in the order of the page."""
