@@ -3,7 +3,7 @@
 
 import sys
 
-from seglab.cli.sweep import main
+from seglab.cli.train import sweep
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(sweep())

@@ -8,7 +8,7 @@ import pytest
 
 from seglab.core.study import load_study
 from seglab.studies.ablation import run_study
-from seglab.studies.tuning import tuning_trials
+from seglab.studies.tuning import tuning_plans
 from seglab.tracking import Store, open_store
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
@@ -38,7 +38,7 @@ def test_its_header_shows_the_command_that_runs_it(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_its_tuning_fits_every_arm(name: str) -> None:
     study = load_study(FOLDER / name)
-    planned = tuning_trials(study, "")
+    planned = tuning_plans(study, "")
     assert planned.keys() == (study.arms.keys() if study.tune else set())
 
 

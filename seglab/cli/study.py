@@ -171,10 +171,10 @@ def ui(given: argparse.Namespace) -> int:
 
 def demo(given: argparse.Namespace) -> int:
     """Go through everything on phantoms, in minutes, without account or download."""
-    from seglab.cli import main, sweep, train
+    from seglab.cli import main, train
     from seglab.core.machine import available_cores
 
-    programs = {"seglab": main.main, "run_experiment.py": train.main, "sweep.py": sweep.main}
+    programs = {"seglab": main.main, "run_experiment.py": train.main, "sweep.py": train.sweep}
     started = time.perf_counter()
     for number, line in enumerate(DEMO, start=1):
         print(f"\n=== {number}/{len(DEMO)} {line}", file=sys.stderr)

@@ -1,8 +1,9 @@
-"""``run_experiment.py``: one experiment, or every arm × seed of an ablation."""
+"""``run_experiment.py`` trains one experiment or an ablation, ``sweep.py`` searches."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,43 +22,85 @@ from seglab.core.errors import UserError
 
 if TYPE_CHECKING:
     from seglab.studies.ablation import StudyOutcome
+    from seglab.studies.search.results import SearchOutcome
 
-EXAMPLE = """\
+RUN_EXAMPLE = """\
 examples:
   python run_experiment.py experiments/baseline.yaml data.root=path/to/data
   python run_experiment.py experiments/losses.yaml data.root=path/to/data --dry-run
+  python run_experiment.py experiments/losses.yaml --arms bce_dice,focal --workers 2
+"""
+SWEEP_EXAMPLE = """\
+examples:
+  python sweep.py experiments/sweeps/unet.yaml data.root=path/to/data --workers 2
+  python sweep.py experiments/sweeps/unet.yaml data.root=path/to/data --trials 60 --timeout 120
+several machines, the same on each:
+  MLFLOW_TRACKING_URI=http://server:5000 python sweep.py experiments/sweeps/unet.yaml \\
+      data.root=path/to/data search.storage=postgresql+psycopg://user@server/seglab
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``run_experiment.py`` with these arguments; returns the exit status."""
-    parser = Parser(
-        prog="run_experiment.py",
-        description="Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
+    parser = _parser(
+        "run_experiment.py",
+        "Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
         "of the same config, data and code is continued, a finished one reported,\nand one that "
         "another process trains is waited for.",
-        epilog=EXAMPLE,
+        RUN_EXAMPLE,
+        "an experiment, e.g. experiments/baseline.yaml",
     )
-    parser.add_argument("file", type=Path, help="an experiment, e.g. experiments/baseline.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
+    parser.add_argument(
+        "--arms", metavar="A,B", help="only these arms; the first is the baseline if it is not here"
+    )
     parser.add_argument("--fresh", action="store_true", help="train it once more, done or not")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
-    add_json(parser)
     return run_command(_run, parser.parse_intermixed_args(argv), continues=True)
+
+
+def sweep(argv: Sequence[str] | None = None) -> int:
+    """Run ``sweep.py`` with these arguments; returns the exit status."""
+    parser = _parser(
+        "sweep.py",
+        "Search for the config of the best validation Dice.\n"
+        "The same command continues a search that was stopped or has crashed.",
+        SWEEP_EXAMPLE,
+        "a search, e.g. experiments/sweeps/unet.yaml",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="complete and pruned ones, in all")
+    parser.add_argument("--timeout", type=float, metavar="MIN", help="stop the search after")
+    return run_command(_sweep, parser.parse_intermixed_args(argv), continues=True)
+
+
+def _parser(program: str, description: str, example: str, file_help: str) -> Parser:
+    parser = Parser(prog=program, description=description, epilog=example)
+    parser.add_argument("file", type=Path, help=file_help)
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
+    add_json(parser)
+    return parser
+
+
+def _refuse_none(arguments: argparse.Namespace, *flags: str) -> None:
+    for flag in flags:
+        value = getattr(arguments, flag)
+        if value is not None and not value > 0:
+            raise UserError(f"--{flag} {value:g}: must be above 0")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from seglab.core.study import load_study
 
-    study = load_study(arguments.file, arguments.overrides)
+    _refuse_none(arguments, "workers")
+    arms = (arguments.arms or "").split(",") if arguments.arms is not None else ()
+    study = load_study(arguments.file, arguments.overrides, arms)
     if study.search is not None:
         raise UserError(f"{arguments.file}: this is a search; run it with sweep.py")
     if arguments.dry_run:
-        from seglab.studies.plan import make_plan
+        from seglab.studies.plan import make_plan, plan_text
 
         plan = make_plan(study)
-        answer(arguments, plan.to_json(), plan.to_text())
+        answer(arguments, plan, plan_text(plan))
         return DONE
     from seglab.studies.ablation import run_study
     from seglab.studies.data import check_files
@@ -89,15 +132,11 @@ def _describe(outcome: StudyOutcome) -> str:
         )
         for run in outcome.runs
     ]
-    where = (
-        f"run {outcome.runs[0].run_id}"
-        if outcome.parent_run_id is None
-        else (f"parent run {outcome.parent_run_id}")
-    )
-    note = "Dice and IoU: mean ± standard deviation over patients"
+    parent = outcome.parent_run_id
+    where = f"run {outcome.runs[0].run_id}" if parent is None else f"parent run {parent}"
     lines = [
         table(header, rows),
-        note,
+        "Dice and IoU: mean ± standard deviation over patients",
         "",
         f"experiment '{outcome.experiment}', {where}; look: make ui",
     ]
@@ -111,3 +150,46 @@ def _with_spread(metrics: Mapping[str, float], name: str) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from seglab.core.study import load_study
+
+    _refuse_none(arguments, "trials", "workers", "timeout")
+    trials = [] if arguments.trials is None else [f"search.trials={arguments.trials}"]
+    study = load_study(arguments.file, [*arguments.overrides, *trials])
+    if study.search is None:
+        raise UserError(f"{arguments.file}: this is no search; run it with run_experiment.py")
+    from seglab.studies.data import check_files
+    from seglab.studies.search.run import run_search
+    from seglab.tracking import open_store
+
+    check_files(study.run.data)
+    timeout_s = None if arguments.timeout is None else 60 * arguments.timeout
+    outcome = run_search(study, open_store(), workers=arguments.workers, timeout_s=timeout_s)
+    answer(arguments, outcome.to_json(), describe_search(outcome))
+    return DONE
+
+
+def describe_search(outcome: SearchOutcome) -> str:
+    """What a search came to, for a person."""
+    from seglab.studies.search.figures import COSTS
+
+    counts = ", ".join(f"{count} {word}" for word, count in outcome.trials.items())
+    lines = [f"search '{outcome.experiment}': {counts}; parent run {outcome.parent_run_id}"]
+    if outcome.best is not None:
+        params = " ".join(f"{key}={value}" for key, value in outcome.best.params.items())
+        number, dice = outcome.best.number, outcome.best.values[0]
+        again = shlex.quote(str(outcome.best_config))
+        lines += [
+            f"best: trial {number:03d}, val Dice {dice:.4f}  {params}",
+            f"run it again: python run_experiment.py {again}",
+            f"figures: {outcome.report}",
+        ]
+    for row in outcome.front:
+        dice, cost = row.values
+        words = f"{COSTS[outcome.second_objective]}: {cost:.4g}"
+        lines.append(f"on the front: trial {row.number:03d}, val Dice {dice:.4f}, {words}")
+    if outcome.confirmation is not None:
+        lines.append(f"confirmation on other patients and seeds: {outcome.confirmation}")
+    return "\n".join(lines)

@@ -20,6 +20,8 @@ from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
 
 LOCAL = {"local": True}
+UNSET = {"unset": True}
+"""Of a key that is part of the hash only where it is given, so that older configs keep theirs."""
 
 Modality = Literal["flair", "t1", "t1ce", "t2"]
 MODALITIES: tuple[Modality, ...] = ("flair", "t1", "t1ce", "t2")
@@ -159,6 +161,8 @@ class Split(Block):
     """k-fold validation over train+validation; None keeps one validation part."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Run this fold alone; an ablation runs all of them where it is not given."""
+    redraw: Annotated[int, Field(ge=0, json_schema_extra=UNSET)] = 0
+    """Above 0: other validation patients, drawn from the training part; the former train."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Split:
@@ -168,6 +172,8 @@ class Split(Block):
             raise ValueError("the training and the validation share must be above 0")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} does not exist: there are {self.folds or 1}")
+        if self.folds and self.redraw:
+            raise ValueError("redraw: with folds every patient is validated on")
         return self
 
 
@@ -274,11 +280,13 @@ class RunConfig(Block):
 
 
 def without_local(block: BaseModel) -> dict[str, Any]:
-    """Dump ``block`` without the keys that only say where things lie on this machine."""
+    """Dump ``block`` without keys of this machine only, and without ``UNSET`` ones not given."""
     dumped = block.model_dump(mode="json")
     for key, field in type(block).model_fields.items():
         value = getattr(block, key)
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("local"):
+        extra = field.json_schema_extra
+        marks = extra if isinstance(extra, dict) else {}
+        if marks.get("local") or (marks.get("unset") and value == field.default):
             del dumped[key]
         elif isinstance(value, BaseModel):
             dumped[key] = without_local(value)

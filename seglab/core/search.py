@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -31,30 +32,40 @@ class Range(Block):
     when: dict[str, Value | list[Value]] = Field(default_factory=dict)
     """Only searched where these other keys have these values."""
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value, the latter as steps reach it, where there are no choices."""
+        assert self.low is not None
+        assert self.high is not None
+        if self.step is None:
+            return self.low, self.high
+        return self.low, self.low + math.floor(
+            (self.high - self.low) / self.step + 1e-9
+        ) * self.step
+
     @field_validator("choices", mode="before")
     @classmethod
     def _lists_of_names(cls, given: Any) -> Any:
         """Take a list of names for one value: ``[flair, t1ce]`` is ``flair+t1ce``."""
+        if given == []:
+            raise ValueError("choices is empty")
         return [as_value(choice) for choice in given] if isinstance(given, list) else given
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Range:
-        if self.choices is not None:
-            if not self.choices:
-                raise ValueError("choices is empty")
-            if self.low is not None or self.high is not None:
-                raise ValueError("give choices, or low and high, not both")
-            return self
-        if self.low is None or self.high is None:
+        given = (self.low is not None) + (self.high is not None)
+        if given != (0 if self.choices else 2):
             raise ValueError("give choices, or low and high")
-        if self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
-        if self.log and self.low <= 0:
+        if self.choices:
+            return self
+        low, high = self.low or 0.0, self.high or 0.0
+        if low > high:
+            raise ValueError(f"low {low:g} is above high {high:g}")
+        if self.log and low <= 0:
             raise ValueError("a log range must start above 0")
         if self.log and self.step is not None:
             raise ValueError("a log range takes no step")
-        whole = (self.low, self.high, 1.0 if self.step is None else self.step)
-        if self.integer and not all(value.is_integer() for value in whole):
+        if self.integer and not all(value.is_integer() for value in (low, high, self.step or 1.0)):
             raise ValueError("an integer range has a whole low, high and step")
         return self
 
@@ -76,17 +87,14 @@ class Pruner(Block):
 
     @property
     def startup(self) -> int:
-        """Trials that run to their end before any is pruned.
-
-        A median needs some to be one of; others compare with all that came as far.
-        """
+        """Trials that run to their end before any is pruned: a median needs some to be one of."""
         if self.startup_trials is not None:
             return self.startup_trials
         return 4 if self.name in {"median", "percentile"} else 0
 
 
 class Confirm(Block):
-    """The best few trials retrained over fresh seeds beside the base config."""
+    """The best few trials retrained over fresh seeds and patients beside the base config."""
 
     top: Annotated[int, Field(ge=0)] = 2
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (100, 101, 102)
@@ -104,7 +112,7 @@ class Search(Block):
     storage: str | None = None
     """``postgresql+psycopg://…`` for several machines; None keeps the study under mlruns."""
     heartbeat_s: Annotated[int, Field(ge=1)] = 20
-    """Of several machines: one that is silent for three of these is taken for dead."""
+    """Of several machines: one without a sign of life for three of these is taken for dead."""
     confirm: Confirm = Confirm()
 
     @field_validator("pruner", mode="before")
@@ -143,6 +151,5 @@ def _flat_domains(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         is_block = (
             isinstance(value, dict) and value and not value.keys() & Range.model_fields.keys()
         )
-        inner = _flat_domains(value, f"{path}.") if is_block else {path: value}
-        flat = merge(flat, inner)
+        flat = merge(flat, _flat_domains(value, f"{path}.") if is_block else {path: value})
     return flat

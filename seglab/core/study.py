@@ -16,6 +16,8 @@ from seglab.core.errors import UserError, unknown_name
 from seglab.core.search import Range, Search
 
 STUDY_KEYS = ("seeds", "baseline", "arms", "budget", "tune", "search", "storage")
+TIMED_EPOCHS = 1000
+"""Epochs of a run that ends by the clock."""
 
 
 class Tune(Block):
@@ -38,6 +40,22 @@ class Budget(Block):
             raise ValueError("'seconds' is given exactly when per: seconds")
         return self
 
+    def apply(self, config: RunConfig) -> RunConfig:
+        """Give a run the seconds, if there are any.
+
+        The epochs are set out of reach, and the warm-up keeps its share of the training.
+        """
+        if self.seconds is None:
+            return config
+        warmup = config.schedule.warmup_epochs / config.train.epochs * TIMED_EPOCHS
+        timed = {"epochs": TIMED_EPOCHS, "max_seconds": self.seconds}
+        return config.model_copy(
+            update={
+                "train": config.train.model_copy(update=timed),
+                "schedule": config.schedule.model_copy(update={"warmup_epochs": warmup}),
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Study:
@@ -52,13 +70,15 @@ class Study:
     tune: Tune | None
     search: Search | None
     storage: str | None
-    """``postgresql+psycopg://…`` for several machines; None shares out on this one alone."""
+    """``postgresql+psycopg://…`` for several machines; None shares out on this one only."""
     document: Mapping[str, Any]
 
     @property
     def is_ablation(self) -> bool:
         """More than one run, and no search."""
-        return self.search is None and (len(self.arms) > 1 or len(self.seeds) > 1)
+        return self.search is None and (
+            self.document.get("arms") is not None or len(self.seeds) > 1
+        )
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -78,15 +98,38 @@ class Study:
         return self.arms[self.baseline or next(iter(self.arms))]
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: Path, overrides: Sequence[str] = (), arms: Sequence[str] = ()) -> Study:
     """Read an experiment file with its base and overrides, and check all of it.
+
+    Args:
+        path: of the YAML.
+        overrides: ``key.sub=value``; ``arms.NAME=null`` takes an arm out.
+        arms: only these, in this order; empty keeps all of them.
 
     Raises:
         UserError: names the file or key path, the value and what is allowed.
     """
-    document = merge(read_document(path), parse_overrides(overrides))
+    document, laid = read_document(path), parse_overrides(overrides)
+    named = laid["arms"] if isinstance(laid.get("arms"), dict) else {}
+    removed = [arm for arm, override in named.items() if override is None]
+    for arm in removed:
+        del named[arm]
+    document = merge(document, laid)
     document.setdefault("name", path.stem)
-    return resolve_study(document)
+    return resolve_study(_select_arms(document, arms, removed) if arms or removed else document)
+
+
+def _select_arms(
+    document: Mapping[str, Any], wanted: Sequence[str], removed: Sequence[str]
+) -> dict[str, Any]:
+    """Keep some of the arms; where the baseline is not among them, the first takes its place."""
+    known = {str(name): override for name, override in (document.get("arms") or {}).items()}
+    for name in (*wanted, *removed):
+        if name not in known:
+            raise unknown_name("arm", name, known)
+    kept = {name: known[name] for name in wanted or known if name not in removed}
+    without = () if str(document.get("baseline")) in kept else ("baseline",)
+    return {key: value for key, value in document.items() if key not in without} | {"arms": kept}
 
 
 def resolve_study(document: Mapping[str, Any]) -> Study:
@@ -96,16 +139,20 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     shared["seed"] = seeds[0]
     run = build_run(shared, also=STUDY_KEYS)
     arms = _arms(document.get("arms"), shared, run)
+    budget = _block(Budget, document.get("budget") or {}, "budget.")
+    storage = document.get("storage")
+    if storage is not None and not isinstance(storage, str):
+        raise UserError(f"storage: {storage!r} is not the address of a database")
     study = Study(
         name=run.name,
-        run=run,
-        arms=arms,
+        run=budget.apply(run),
+        arms={name: budget.apply(config) for name, config in arms.items()},
         baseline=_baseline(document.get("baseline"), arms),
         seeds=seeds,
-        budget=_block(Budget, document.get("budget") or {}, "budget."),
+        budget=budget,
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
         search=_block(Search, document["search"], "search.") if document.get("search") else None,
-        storage=_storage(document.get("storage")),
+        storage=storage,
         document=document,
     )
     if study.search and len(arms) > 1:
@@ -114,7 +161,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         raise UserError("tune: needs two or more 'arms' to compare; 'search' is for one config")
     for kind, block in (("search", study.search), ("tune", study.tune)):
         for key, domain in (block.space if block else {}).items():
-            _check_space_key(kind, key, domain, shared)
+            _check_space_key(kind, key, domain, run)
     return study
 
 
@@ -129,12 +176,6 @@ def build_run(values: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise explain(error, RunConfig, also=also) from None
-
-
-def _storage(given: Any) -> str | None:
-    if given is not None and not isinstance(given, str):
-        raise UserError(f"storage: {given!r} is not the address of a database")
-    return given
 
 
 def _block(schema: type[BaseModel], given: Any, prefix: str) -> Any:
@@ -165,26 +206,21 @@ def _arms(given: Any, shared: Mapping[str, Any], run: RunConfig) -> dict[str, Ru
     if not isinstance(given, dict) or not given:
         raise UserError("arms: expected 'name: {key: value}' entries, one an arm")
     arms: dict[str, RunConfig] = {}
-    for name, override in given.items():
-        if not isinstance(override or {}, dict):
+    twins: dict[str, str] = {}
+    for name, override in ((str(name), override or {}) for name, override in given.items()):
+        if not isinstance(override, dict):
             raise UserError(f"arms.{name}: expected a mapping of keys to override")
-        barred = set(override or {}) & {"name", "seed", "split", *STUDY_KEYS}
+        barred = set(override) & {"name", "seed", "split", *STUDY_KEYS}
         if barred:
             raise UserError(f"arms.{name}: '{min(barred)}' is the study's, not an arm's")
         try:
-            arms[str(name)] = build_run(merge(shared, override or {}))
+            arms[name] = build_run(merge(shared, override))
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from None
-    _refuse_twins(arms)
-    return arms
-
-
-def _refuse_twins(arms: Mapping[str, RunConfig]) -> None:
-    known: dict[str, str] = {}
-    for name, config in arms.items():
-        twin = known.setdefault(config.hash(), name)
+        twin = twins.setdefault(arms[name].hash(), name)
         if twin != name:
             raise UserError(f"arms.{name} is the same config as arms.{twin}: nothing to compare")
+    return arms
 
 
 def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
@@ -195,16 +231,13 @@ def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
     return str(given)
 
 
-def _check_space_key(kind: str, key: str, domain: Range, shared: Mapping[str, Any]) -> None:
-    """A key of a search space must exist for at least one choice of what it depends on."""
+def _check_space_key(kind: str, key: str, domain: Range, run: RunConfig) -> None:
+    """A key must exist for at least one choice of what it depends on, which is checked later."""
     if key == "data.target":
         raise UserError(
             f"{kind}.space.data.target: runs of another target are scored against another truth, "
             "so none is better than another; one file a target compares what can be compared"
         )
-    if domain.when:
-        return  # checked when the values it depends on are known
-    known = flatten(build_run(shared).to_dict())
-    if key not in known:
-        error = unknown_name("key", key, known)
-        raise UserError(f"{kind}.space: {error}")
+    known = flatten(run.to_dict())
+    if not domain.when and key not in known:
+        raise UserError(f"{kind}.space: {unknown_name('key', key, known)}")

@@ -69,6 +69,8 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
             file=sys.stderr,
         )
     split = make_split(split_patients(cache, source), config.split)
+    if warn and split.redrawn:
+        print(split.redrawn, file=sys.stderr)
     sealed = SealedCache(cache, split)
     identity = judge_channel(sealed, warn=warn)
     return StudyData(sealed, split, prepared, identity, len(missing))

@@ -49,6 +49,8 @@ class Split:
     test: tuple[str, ...]
     joined: tuple[Joined, ...] = ()
     """Persons of several patients' names; each is in one part."""
+    redrawn: str = ""
+    """How the validation part was drawn anew; empty where it was not."""
 
     @cached_property
     def hash(self) -> str:
@@ -72,6 +74,9 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     group. Each part gets its share of every stratum: grade × third of the tumour volume. With
     folds, all but the test part is cut into ``folds`` parts, of which number ``fold`` validates.
 
+    With ``redraw``, as many patients as validated are drawn from the training part by the same
+    strata, or all of it where it is smaller; they validate instead of the former, who train.
+
     Raises:
         UserError: fewer than three patients, or fewer groups than parts or folds.
     """
@@ -90,16 +95,27 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         )
     order = _evenly_mixed(strata, np.random.default_rng([config.seed, 0]))
     test, order = _take(order, counts[2], leave=2)
+    redrawn = ""
     if config.folds is None:
         val, train = _take(order, counts[1], leave=1)
     else:
         val, train = _fold(order, strata, config)
+    if config.redraw:
+        former, stream = val, np.random.default_rng([config.seed, 2, config.redraw])
+        left = {id(group) for group in train}
+        rest = [[group for group in stratum if id(group) in left] for stratum in strata]
+        val, train = _take(_evenly_mixed(rest, stream), counts[1], leave=0)
+        train += former
+        redrawn = (
+            f"split.redraw={config.redraw}: {len(_ids(val))} patients of the training part "
+            f"validate, the {len(_ids(former))} who did before train"
+        )
     joined = tuple(
         Joined(_ids([group]), ", ".join(dict.fromkeys(one.rule for one in group if one.rule)))
         for group in groups
         if len(group) > 1
     )
-    return Split(_ids(train), _ids(val), _ids(test), joined)
+    return Split(_ids(train), _ids(val), _ids(test), joined, redrawn)
 
 
 def save_split(split: Split, path: Path) -> None:
@@ -109,7 +125,9 @@ def save_split(split: Split, path: Path) -> None:
         UserError: the file cannot be written.
     """
     joined = [one._asdict() for one in split.joined]
-    text = json.dumps({"hash": split.hash, **split.to_dict(), "joined": joined}, indent=1)
+    told = {"hash": split.hash, **split.to_dict(), "joined": joined}
+    redrawn = {"redrawn": split.redrawn} if split.redrawn else {}
+    text = json.dumps(told | redrawn, indent=1)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -126,8 +144,8 @@ def load_split(path: Path) -> Split:
         read = json.loads(path.read_text(encoding="utf-8"))
         told = read["hash"]
         joined = [Joined(tuple(one["patients"]), one["rule"]) for one in read.get("joined", ())]
-        parts = {part: tuple(map(str, read[part])) for part in PARTS}
-        split = Split(**parts, joined=tuple(joined))
+        train, val, test = (tuple(map(str, read[part])) for part in PARTS)
+        split = Split(train, val, test, tuple(joined))
     except OSError as error:
         raise UserError(f"cannot read the split {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

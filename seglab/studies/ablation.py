@@ -7,25 +7,42 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
+import optuna
 from filelock import FileLock, Timeout
+from optuna.trial import Trial
 
-from seglab.core.errors import first_line
+from seglab.core.errors import UserError, first_line
 from seglab.core.study import Study
-from seglab.studies.arms import ArmRunner, child_plans, with_values
-from seglab.studies.budget import with_budget
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import (
+    FAILED,
     FINISHED,
     Outcome,
     Plan,
+    finished_twin,
+    open_run,
+    show,
     train_one,
 )
+from seglab.studies.queue import OUR_FAULT, Params, Queue, State, Worker
 from seglab.studies.report import report_ablation
 from seglab.studies.results import arm_hash
-from seglab.studies.tuning import best_values, tuning_trials
+from seglab.studies.tuning import apply_values, best_values, tuning_plans
+from seglab.studies.workers import (
+    Context,
+    Interrupted,
+    StopRequest,
+    Task,
+    mark_dead_runs,
+    run_queue,
+    share_of_threads,
+    storage_of,
+    with_threads,
+)
 from seglab.tracking import (
     RunInUse,
     RunLog,
@@ -51,12 +68,7 @@ class StudyOutcome:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``run_experiment.py --json``."""
-        return {
-            "experiment": self.experiment,
-            "parent_run_id": self.parent_run_id,
-            "runs": [run.to_json() for run in self.runs],
-            "report": self.report,
-        }
+        return {**vars(self), "runs": [run.to_json() for run in self.runs]}
 
 
 def run_study(
@@ -83,7 +95,7 @@ def run_study(
     Raises:
         UserError: the data cannot be used, or the only run failed.
     """
-    study = with_budget(share_patients(study))
+    study = share_patients(study)
     with _lock(study, store, wait=not fresh):
         if study.is_ablation or len(study.folds) > 1:
             return _run_ablation(study, store, fresh=fresh, confirms=confirms, workers=workers)
@@ -100,9 +112,9 @@ def _lock(study: Study, store: Store, *, wait: bool) -> Iterator[None]:
     digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
     folder = store.folder / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{digest}.lock", timeout=0)
+    lock = FileLock(folder / f"{digest}.lock")
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
         if wait:
             print(
@@ -110,7 +122,7 @@ def _lock(study: Study, store: Store, *, wait: bool) -> Iterator[None]:
                 "result (--fresh would train it a second time)",
                 file=sys.stderr,
             )
-            lock.acquire(timeout=-1)
+            lock.acquire()
     try:
         yield
     finally:
@@ -120,26 +132,32 @@ def _lock(study: Study, store: Store, *, wait: bool) -> Iterator[None]:
 def _run_ablation(
     study: Study, store: Store, *, fresh: bool, confirms: str | None, workers: int
 ) -> StudyOutcome:
-    tuning_trials(study, "")  # refuses a space that an arm does not fit before anything starts
+    tuning_plans(study, "")  # refuses a space that an arm does not fit before anything starts
     data = SharedData()
     # The baseline's data names the parent: it stays when arms are added or moved.
     with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
-        hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
-        parent.tags(_parent_tags(study, hashes) | ({tags.CONFIRMS: confirms} if confirms else {}))
-        runner = ArmRunner(study, parent, data, workers)
-        tuning = tuning_trials(study, parent.run_id)
-        tried = runner.run([trial.plan for trials in tuning.values() for trial in trials], {})
-        values = {
-            arm: best_values(trials, [tried[trial.plan.run_name] for trial in trials])
-            for arm, trials in tuning.items()
+        known = {
+            tags.ARMS: json.dumps({arm: arm_hash(config) for arm, config in study.arms.items()}),
+            tags.BASELINE: study.baseline or next(iter(study.arms)),
+            tags.BUDGET: study.budget.per,
+            tags.CONFIRMS: confirms,
         }
-        if values:
+        parent.tags(known)
+        values = {}
+        if tuning := tuning_plans(study, parent.run_id):
+            tried = iter(_carry_out(study, parent, data, workers, None))
+            values = {
+                arm: best_values(plans, [next(tried) for _ in plans])
+                for arm, plans in tuning.items()
+            }
             parent.tags({tags.TUNED: json.dumps(values)})
-        plans = list(child_plans(with_values(study, values), hashes, parent.run_id))
-        found = runner.run(plans, values)
-        runs = [found[plan.run_name] for plan in plans]
-        parent.tags({tags.FAILURES: json.dumps(failures(runs))})
-        report = _report(store, parent, runs)
+        runs = _carry_out(study, parent, data, workers, values)
+        reasons: dict[str, str] = {}  # some fail before there is a run to carry it
+        for run in runs:
+            if run.error:
+                reasons.setdefault(run.arm, run.error[:MAX_REASON])
+        parent.tags({tags.FAILURES: json.dumps(reasons)})
+        report = _report(store, parent)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
@@ -179,24 +197,7 @@ def shared_hash(study: Study) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _parent_tags(study: Study, hashes: Mapping[str, str]) -> dict[str, str]:
-    return {
-        tags.ARMS: json.dumps(hashes),
-        tags.BASELINE: study.baseline or next(iter(study.arms)),
-        tags.BUDGET: study.budget.per,
-    }
-
-
-def failures(runs: Sequence[Outcome]) -> dict[str, str]:
-    """The first reason of each arm that failed; some fail before there is a run to carry it."""
-    reasons: dict[str, str] = {}
-    for run in runs:
-        if run.error:
-            reasons.setdefault(run.arm, run.error[:MAX_REASON])
-    return reasons
-
-
-def _report(store: Store, parent: RunLog, runs: Sequence[Outcome]) -> str | None:
+def _report(store: Store, parent: RunLog) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
     try:
         written = report_ablation(store, store.get_run(parent.run_id), log=parent)
@@ -205,3 +206,139 @@ def _report(store: Store, parent: RunLog, runs: Sequence[Outcome]) -> str | None
         return None
     print(written.text, file=sys.stderr)
     return str(written.folder / "report.html")
+
+
+def _carry_out(
+    study: Study,
+    parent: RunLog,
+    data: SharedData,
+    workers: int,
+    values: Mapping[str, Any] | None,
+) -> list[Outcome]:
+    """Do what is not done yet, each run once; what became of each, in the order of the plans.
+
+    Args:
+        study: of the arms.
+        parent: of the runs.
+        data: opened already.
+        workers: processes.
+        values: tuned values of each arm; None does the tuning runs.
+
+    Raises:
+        KeyboardInterrupt: stopped by the user, all in good order.
+    """
+    store, stop = parent.store, StopRequest()
+    begun = optuna.create_study(
+        storage=storage_of(study, store),
+        study_name=f"{study.name} · {parent.run_id}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    threads = share_of_threads(workers, study.run.train.threads)
+    since = datetime.now()
+    task = Task(ArmItems, study.document, parent.run_id, begun.study_name, since, threads, values)
+    with Worker(store.folder) as own:
+        queue = Queue(begun, own, since)
+        context = Context(task, study, store, queue, data, stop)
+        try:
+            run_queue(context, workers, _Progress(queue, parent))
+        finally:
+            mark_dead_runs(store, parent.run_id)
+        if stop.interrupts:
+            raise KeyboardInterrupt
+        states = queue.states()
+        plans = plans_of(study, parent.run_id, values).items()
+        return [_outcome(plan, states.get(key), context) for key, plan in plans]
+
+
+class _Progress:
+    """Shows on the parent how far the ablation is, and which arms failed."""
+
+    def __init__(self, queue: Queue, parent: RunLog) -> None:
+        self._queue, self._parent = queue, parent
+        self._shown: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    def __call__(self) -> None:
+        states = self._queue.states()
+        words = [state.word for state in states.values()]
+        counts = {"seglab.finished": words.count("done"), "seglab.failed": words.count("failed")}
+        if counts != self._shown:  # asked twice a second, and each answer would be a transaction
+            self._shown = counts
+            self._parent.tags(counts)
+        for key, state in states.items():
+            if state.word == "failed" and key not in self._told:
+                self._told.add(key)
+                print(f"{key.rpartition(' · ')[0]} failed: {state.error}", file=sys.stderr)
+
+
+def _outcome(plan: Plan, state: State | None, context: Context) -> Outcome:
+    twin = None
+    with suppress(UserError):  # an arm whose data cannot be opened has no run either
+        twin = finished_twin(plan, context.store, context.data.of(plan.config))
+    if twin is None:
+        error = "not done" if state is None else state.error
+        our_fault = state is not None and OUR_FAULT in state.last.user_attrs
+        return plan.outcome("", FAILED, {}, error=error, our_fault=our_fault)
+    started = state.last.datetime_start if state else None
+    return replace(twin, reused=started is None or started < context.queue.since)
+
+
+class ArmItems:
+    """The runs of an ablation, or of its tuning, as items of a queue."""
+
+    def __init__(self, context: Context) -> None:
+        task = context.task
+        self._context = context
+        self._plans = plans_of(context.study, task.parent_run_id, task.values)
+
+    def keys(self) -> Sequence[str]:
+        """What each trains, in the order in which they are begun."""
+        return list(self._plans)
+
+    def new(self, key: str) -> tuple[Params, Mapping[str, Any]]:
+        """A run has no parameters of Optuna's."""
+        return {}, {}
+
+    def do(self, trial: Trial, key: str) -> float:
+        """Train a run, or find it done; returns its Dice, 0 where there is none."""
+        if key not in self._plans:
+            raise UserError("it belongs to an earlier state of the experiment file")
+        plan, context = self._plans[key], self._context
+        plan = replace(plan, config=with_threads(plan.config, context.task.threads))
+        data = context.data.of(plan.config)
+        outcome = finished_twin(plan, context.store, data)
+        if outcome is None:
+            with open_run(plan, context.store, data) as run:
+                for result in run.epochs():
+                    show(plan, result)
+                    if context.stop() and not result.is_last:
+                        raise Interrupted
+                outcome = run.conclude()
+        dice = outcome.metrics.get("val/dice", 0.0)
+        return dice if dice == dice else 0.0
+
+
+def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None) -> dict[str, Plan]:
+    """Every run by its key in the queue: all arms with the first seed and fold, then the next.
+
+    In this order an ablation that is stopped early still compares every arm.
+
+    Args:
+        study: of the arms.
+        parent_run_id: of the runs.
+        values: tuned values of each arm; None plans the tuning runs.
+    """
+    if values is None:
+        plans = [plan for tries in tuning_plans(study, parent_run_id).values() for plan in tries]
+    else:
+        plans = []
+        for seed in study.seeds:
+            for fold in study.folds:
+                for arm, config in study.arms.items():
+                    split = config.split.model_copy(update={"fold": fold})
+                    tuned = apply_values(config, arm, values[arm]) if arm in values else config
+                    own = {tags.ARM_HASH: arm_hash(config), tags.FOLD: str(fold)}
+                    tuned = tuned.model_copy(update={"seed": seed, "split": split})
+                    plans.append(Plan(tuned, arm, parent_run_id=parent_run_id, tags=own))
+    return {f"{plan.run_name} · {plan.config.hash()}": plan for plan in plans}

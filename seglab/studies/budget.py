@@ -1,42 +1,15 @@
-"""Equal budgets: what every run of an ablation is given, and what each arm spent."""
+"""Equal budgets: what each arm of an ablation spent, and which may be held against each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
-
-from seglab.core.config import RunConfig
-from seglab.core.study import Study
 
 Unit = Literal["samples", "seconds"]
 TOLERANCE = 0.10
 """Arms whose budgets differ by more than this share are not ranked."""
-MANY_EPOCHS = 1000
 METRIC: Mapping[str, str] = {"samples": "cost/images", "seconds": "cost/train_seconds"}
-
-
-def with_budget(study: Study) -> Study:
-    """Give every run the study's seconds, if it has such a budget.
-
-    The epochs are set out of reach, and the warm-up keeps its share of the training.
-    """
-    seconds = study.budget.seconds
-    if seconds is None:
-        return study
-    arms = {arm: _for_seconds(config, seconds) for arm, config in study.arms.items()}
-    return replace(study, run=_for_seconds(study.run, seconds), arms=arms)
-
-
-def _for_seconds(config: RunConfig, seconds: float) -> RunConfig:
-    train, schedule = config.train, config.schedule
-    warmup = schedule.warmup_epochs / train.epochs * MANY_EPOCHS
-    return config.model_copy(
-        update={
-            "train": train.model_copy(update={"epochs": MANY_EPOCHS, "max_seconds": seconds}),
-            "schedule": schedule.model_copy(update={"warmup_epochs": warmup}),
-        }
-    )
 
 
 @dataclass(frozen=True)

@@ -2,125 +2,143 @@
 
 The items of an experiment are the trials of one Optuna study, in Optuna's own storage with its
 heartbeats: SQLite beside the runs for the processes of one machine, PostgreSQL for several
-machines. An item is known by its key. A trial that dies or is interrupted leaves its item open,
-and the next worker acquires it under a new trial with the same parameters; its training goes on
-from the checkpoint, because a run is found by what it computes and not by its trial.
+machines. A trial whose worker dies or is interrupted leaves its item open, and the next worker
+acquires it under a new trial with the same parameters; its training goes on from the
+checkpoint, because a run is found by what it computes and not by its trial.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from filelock import FileLock
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from seglab.core.errors import UserError
+from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.machine import is_locked
-from seglab.tracking.errors import as_user_error, redact, retry_locked, unreachable
+from seglab.tracking.errors import (
+    StoreUnavailable,
+    as_user_error,
+    is_out_of_space,
+    print_traceback,
+    redact,
+    retry_locked,
+    unreachable,
+)
 
-ITEM, OWNER, ERROR, INTERRUPTED, SURPLUS = "item", "owner", "error", "interrupted", "surplus"
-"""User attributes of a trial."""
+ITEM, OWNER, INTERRUPTED, SURPLUS = "item", "owner", "interrupted", "surplus"
+ERROR, OUR_FAULT = "error", "our_fault"
+"""User attributes of a trial; ``OUR_FAULT``: its error is none that a user can correct."""
 DATABASE = "optuna.db"
 POSTGRES = "postgresql+psycopg://"
 MAX_RETRIES = 3
 """Of an item whose worker died."""
-_LOCKS = "workers"
-_BUSY_S = 60
-_OPEN_S = 120
+ENDED = ("done", "failed")
+DONE, SPENT = 0, 3
+"""How :meth:`Queue.run` ended."""
+_BUSY_S, _OPEN_S, _IDLE_S = 60, 120, 1.0
+_MAX_ERROR = 1000
 
 Params = Mapping[str, Any]
-Objective = Callable[[Trial, str], Any]
 
 
-class ItemFailed(Exception):
-    """An item failed for a reason that is its own: the queue goes on."""
+class Items(Protocol):
+    """What is to be done: the runs of an ablation, or the trials of a search."""
+
+    def keys(self) -> Iterable[str]:
+        """Keys of the items, in their order; asked before each."""
+
+    def new(self, key: str) -> tuple[Params, Mapping[str, Any]]:
+        """Fixed parameters and user attributes of an item that is begun."""
+
+    def do(self, trial: Trial, key: str) -> Any:
+        """Do an item and return its value; an error fails the item, and the queue goes on.
+
+        Raises:
+            optuna.TrialPruned: it is stopped early, and done.
+            KeyboardInterrupt: it is interrupted, and open again.
+            StoreUnavailable: nothing can be recorded, which ends the queue; a full disk too.
+        """
+
+
+class _ItemFailed(Exception):
+    """An item failed for a reason that need not concern others."""
 
 
 class _Surplus(Exception):
     """A trial without an item of its own: two workers asked for the same one."""
 
 
-def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
+def open_storage(url: str | None, folder: Path, heartbeat_s: int = 20) -> RDBStorage:
     """Open Optuna's storage, made if absent; safe for several processes at once.
 
     Args:
         url: ``postgresql+psycopg://…``; None takes SQLite in ``folder``.
         folder: of this machine's database and locks.
-        heartbeat_s: seconds between signs of life; three without one, and a trial is stale.
+        heartbeat_s: seconds between heartbeats; three without one, and a trial is stale.
 
     Raises:
         UserError: it cannot be reached, read or written.
     """
-    _configure_optuna()
-    is_local = url is None
-    where = f"sqlite:///{folder / DATABASE}" if url is None else url
-    if not is_local and not where.startswith(POSTGRES):
-        raise UserError(
-            f"search.storage: {redact(where)} is not of the form {POSTGRES}user@host/db"
-        )
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    where, shown = url or f"sqlite:///{folder / DATABASE}", f"search.storage: {redact(url or '')}"
+    if url is not None and not url.startswith(POSTGRES):
+        raise UserError(f"{shown} is not of the form {POSTGRES}user@host/db")
     if (reason := unreachable(where)) is not None:
-        raise UserError(f"search.storage: {redact(where)} cannot be reached: {reason}")
+        raise UserError(f"{shown} cannot be reached: {reason}")
+    local, remote = {"connect_args": {"timeout": _BUSY_S}}, {"pool_pre_ping": True}
 
     def connect() -> RDBStorage:
         with FileLock(folder / ".optuna.lock", timeout=_OPEN_S):
             return RDBStorage(
                 where,
-                engine_kwargs={"connect_args": {"timeout": _BUSY_S}}
-                if is_local
-                else {"pool_pre_ping": True},
+                engine_kwargs=remote if url else local,
                 heartbeat_interval=heartbeat_s,
                 grace_period=3 * heartbeat_s,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
             )
 
-    with as_user_error(f"search.storage: {redact(where)}"):
+    with as_user_error(redact(where)):
         folder.mkdir(parents=True, exist_ok=True)
         return retry_locked(connect)
 
 
-def _configure_optuna() -> None:
-    """Keep Optuna's log lines and its warnings about experimental features off the screen."""
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True)
 class Worker:
-    """This process among those that share a queue, known by a lock that dies with it."""
+    """This process among those that share a queue, known by a lock that dies with it.
 
-    name: str
-    lock: FileLock = field(repr=False)
+    Args:
+        folder: of the store.
+    """
 
-    @classmethod
-    def register(cls, folder: Path) -> Worker:
-        """Acquire a lock of its own in ``folder``."""
-        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-        name = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        lock = FileLock(folder / _LOCKS / f"{name}.lock")
-        lock.acquire()
-        return cls(name, lock)
+    def __init__(self, folder: Path) -> None:
+        self.name = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        self._path = folder / "workers" / f"{self.name}.lock"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._path)
 
-    def close(self) -> None:
-        """Release the lock."""
-        path = Path(self.lock.lock_file)
-        self.lock.release()
-        path.unlink(missing_ok=True)
+    def __enter__(self) -> Worker:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+        self._path.unlink(missing_ok=True)
 
     def is_dead(self, other: str) -> bool:
         """Whether another worker of this machine and folder has died."""
-        path = Path(self.lock.lock_file).with_name(f"{other}.lock")
+        path = self._path.with_name(f"{other}.lock")
         if other == self.name or not other.startswith(f"{socket.gethostname()}-"):
             return False
         # Without a file it closed in good order since, or is of another folder: heartbeats tell.
@@ -133,13 +151,12 @@ class State:
 
     word: str
     """``open``, ``active``, ``done`` or ``failed``."""
-    last: FrozenTrial | None = None
-    """Its newest trial."""
+    last: FrozenTrial
+    """Its newest trial, or the one that did it."""
 
     @property
     def error(self) -> str:
         """Why it failed."""
-        assert self.last is not None
         return str(self.last.user_attrs.get(ERROR, f"its worker died {MAX_RETRIES + 1} times"))
 
 
@@ -154,6 +171,7 @@ class Queue:
 
     def __init__(self, study: optuna.Study, worker: Worker, since: datetime) -> None:
         self.study, self.worker, self.since = study, worker, since
+        self._is_fit = True
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -176,68 +194,104 @@ class Queue:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 return State("done", trial)
         last = trials[-1]
-        if last.state in (TrialState.RUNNING, TrialState.WAITING):
+        if not last.state.is_finished():
             return State("active", last)
         fresh = [t for t in trials if t.datetime_complete and t.datetime_complete >= self.since]
         deaths = sum(not t.user_attrs.keys() & {ERROR, INTERRUPTED} for t in fresh)
         is_failed = (ERROR in last.user_attrs and last in fresh) or deaths > MAX_RETRIES
         return State("failed" if is_failed else "open", last)
 
-    def run_next(
-        self,
-        keys: Iterable[str],
-        objective: Objective,
-        new: Callable[[str], tuple[Params, Mapping[str, Any]]],
-    ) -> bool:
-        """Do one item, if one is waiting or open; False where there is none.
+    def is_done(self, items: Items) -> bool:
+        """Whether every item is done or failed."""
+        states, keys = self.states(), items.keys()
+        return all(key in states and states[key].word in ENDED for key in keys)
+
+    def is_active(self) -> bool:
+        """Whether another worker does an item now."""
+        return any(not trial.state.is_finished() for trial in self.trials)
+
+    def run(
+        self, items: Items, stop: Callable[[], bool], look: Callable[[], None] = lambda: None
+    ) -> int:
+        """Do items, and wait while others are at work, until none is left.
 
         Args:
-            keys: of the items that are to be done, in their order.
-            objective: does an item and returns its value; raises ``optuna.TrialPruned`` for one
-                that is stopped early, :class:`ItemFailed` for one that failed.
-            new: fixed parameters and user attributes of an item that is begun.
+            items: what is to be done.
+            stop: asked before each item.
+            look: called after each, and while waiting.
+
+        Returns:
+            ``DONE``; ``SPENT`` after an error that was not expected: memory may be in pieces,
+            and a GPU's error stays with its process, so another one should go on.
 
         Raises:
-            KeyboardInterrupt: the item was interrupted, and is open again.
+            KeyboardInterrupt: an item was interrupted, and is open again.
         """
-        self._release_dead()
+        while not stop():
+            if not self.run_next(items):
+                if not self.is_active():
+                    return DONE
+                time.sleep(_IDLE_S)
+            look()
+            if not self._is_fit:
+                self._is_fit = True
+                return SPENT
+        return DONE
+
+    def run_next(self, items: Items) -> bool:
+        """Do one item, if one is waiting or open; False where there is none now."""
+        for trial in self.trials:
+            owner = trial.user_attrs.get(OWNER)
+            if trial.state == TrialState.RUNNING and owner and self.worker.is_dead(owner):
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        key = self._open_key(items)
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            states = self.states()
-            key = next((k for k in keys if k not in states or states[k].word == "open"), None)
+            if key is None:
+                # Optuna looks for stale trials when one starts, and none would.
+                fail_stale_trials(self.study)
+                key = self._open_key(items)
             if key is None:
                 return False
-            self._enqueue(key, states.get(key), new)
-        self.study.optimize(partial(self._do, objective), n_trials=1, catch=(ItemFailed, _Surplus))
+            params, attributes = items.new(key)
+            if (state := self.states().get(key)) is not None:
+                ended = {ERROR, OUR_FAULT, INTERRUPTED, OWNER}
+                kept = {k: v for k, v in state.last.user_attrs.items() if k not in ended}
+                params, attributes = {**params, **state.last.params}, {**attributes, **kept}
+            self.study.enqueue_trial(dict(params), user_attrs={**attributes, ITEM: key})
+        self.study.optimize(
+            lambda trial: self._do(items, trial), n_trials=1, catch=(_ItemFailed, _Surplus)
+        )
         return True
 
-    def _enqueue(
-        self,
-        key: str,
-        state: State | None,
-        new: Callable[[str], tuple[Params, Mapping[str, Any]]],
-    ) -> None:
-        params, attributes = new(key)
-        if state is not None and state.last is not None:
-            params = {**params, **state.last.params}
-            ended = {ERROR, INTERRUPTED, OWNER}
-            kept = {k: v for k, v in state.last.user_attrs.items() if k not in ended}
-            attributes = {**attributes, **kept}
-        self.study.enqueue_trial(dict(params), user_attrs={**attributes, ITEM: key})
+    def _open_key(self, items: Items) -> str | None:
+        states, keys = self.states(), items.keys()
+        return next((k for k in keys if k not in states or states[k].word == "open"), None)
 
-    def _do(self, objective: Objective, trial: Trial) -> Any:
+    def _do(self, items: Items, trial: Trial) -> Any:
         key = trial.user_attrs.get(ITEM)
         if key is None or self._is_duplicate(trial.number, key):
             trial.set_user_attr(SURPLUS, True)
             raise _Surplus
         trial.set_user_attr(OWNER, self.worker.name)
         try:
-            return objective(trial, key)
+            return items.do(trial, key)
+        except (optuna.TrialPruned, StoreUnavailable):
+            raise
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTED, True)
             raise
-        except ItemFailed as error:
-            trial.set_user_attr(ERROR, str(error))
-            raise
+        except Exception as error:
+            if is_out_of_space(error):
+                raise
+            reason = str(error)
+            if not isinstance(error, UserError | TrainingDiverged):
+                print_traceback()
+                self._is_fit = False
+                trial.set_user_attr(OUR_FAULT, True)
+                reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(redact(reason).split())[:_MAX_ERROR]
+            trial.set_user_attr(ERROR, reason)
+            raise _ItemFailed(reason) from error
 
     def _is_duplicate(self, number: int, key: str) -> bool:
         """Whether an earlier trial does the same item, or has done it."""
@@ -247,15 +301,3 @@ class Queue:
             and trial.state != TrialState.FAIL
             for trial in self.trials
         )
-
-    def is_active(self) -> bool:
-        """Whether another worker does an item now."""
-        return any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in self.trials)
-
-    def _release_dead(self) -> None:
-        """Open the items of workers that died: of this machine at once, of others when stale."""
-        for trial in self.trials:
-            owner = trial.user_attrs.get(OWNER)
-            if trial.state == TrialState.RUNNING and owner and self.worker.is_dead(owner):
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        fail_stale_trials(self.study)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,67 +19,52 @@ from seglab.studies.results import arm_hash
 from seglab.tracking.tags import ARM_HASH, TUNES, TUNING, VALUES
 
 DRAWS_SEED = 0
-
 TUNING_SEED = 1_000_000
-"""Of every tuning trial; seeds that are added to an ablation later leave the tuning as it is."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One try: the values it changes, and the run that shows what they are worth."""
-
-    arm: str
-    values: Mapping[str, Value]
-    plan: Plan
+"""Of every tuning run; seeds that are added to an ablation later leave the tuning as it is."""
 
 
 def draw_values(tune: Tune) -> list[dict[str, Value]]:
-    """Draw the trials of one arm: the arm as it is, then a Latin hypercube of the space.
+    """Draw the tries of one arm: the arm as it is, then a Latin hypercube of the space.
 
-    Every arm tries the same values, so that none is luckier in its draws.
+    Every arm tries the same values, so that the draws favour none.
     """
     rng = np.random.default_rng(DRAWS_SEED)
     draws = tune.trials - 1
     strata = np.stack([rng.permutation(draws) for _ in tune.space], axis=1)
     shares = (strata + rng.random(strata.shape)) / max(draws, 1)
-    points: list[dict[str, Value]] = [{}]
-    for row in shares:
-        values: dict[str, Value] = {}
-        for share, (key, domain) in zip(row, tune.space.items(), strict=True):
-            values[key] = at_share(domain, float(share))
-        points.append(values)
-    return points
+    drawn = [
+        {
+            key: at_share(tune.space[key], float(share))
+            for key, share in zip(tune.space, row, strict=True)
+        }
+        for row in shares
+    ]
+    return [{}, *drawn]
 
 
 def at_share(domain: Range, share: float) -> Value:
     """Take the value that lies at ``share`` in [0, 1) of a range or a list of choices."""
     if domain.choices is not None:
         return domain.choices[int(share * len(domain.choices))]
-    assert domain.low is not None
-    assert domain.high is not None
-    if domain.integer or domain.step:
-        step = domain.step or 1.0
-        steps = math.floor((domain.high - domain.low) / step + 1e-9) + 1
-        if domain.log:
-            value = _log_between(domain.low, domain.high + step, share)
-            value = min(domain.low + math.floor((value - domain.low) / step) * step, domain.high)
-        else:
-            value = domain.low + int(share * steps) * step
-        return round(value) if domain.integer else value
+    low, high = domain.bounds
+    step = domain.step or (1.0 if domain.integer else None)
     if domain.log:
-        return _log_between(domain.low, domain.high, share)
-    return domain.low + share * (domain.high - domain.low)
+        top = high + (step or 0.0)
+        value = math.exp(math.log(low) + share * (math.log(top) - math.log(low)))
+        if step:
+            value = min(low + math.floor((value - low) / step) * step, high)
+    elif step:
+        value = low + int(share * (math.floor((high - low) / step + 1e-9) + 1)) * step
+    else:
+        value = low + share * (high - low)
+    return round(value) if domain.integer else value
 
 
-def _log_between(low: float, high: float, share: float) -> float:
-    return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+def tuning_plans(study: Study, parent_run_id: str) -> dict[str, list[Plan]]:
+    """Plan every tuning run of every arm; its values are in the tag ``VALUES``.
 
-
-def tuning_trials(study: Study, parent_run_id: str) -> dict[str, list[Trial]]:
-    """Plan every trial of every arm.
-
-    Trials are trained with a seed that the comparison does not use: the values
-    are chosen on other runs than those that are compared.
+    They are trained with a seed that the comparison does not use: the values are chosen on
+    other runs than those that are compared.
 
     Raises:
         UserError: an arm sets a key that is to be tuned, or does not have it.
@@ -91,22 +75,22 @@ def tuning_trials(study: Study, parent_run_id: str) -> dict[str, list[Trial]]:
     if conditional:
         raise UserError(f"tune.space.{conditional[0]}: 'when' is for searches; give plain ranges")
     points = draw_values(study.tune)
-    seed = TUNING_SEED
-    planned: dict[str, list[Trial]] = {}
+    overrides = {str(arm): override or {} for arm, override in study.document["arms"].items()}
+    planned: dict[str, list[Plan]] = {}
     for arm, config in study.arms.items():
-        _refuse_tuned_key(study, arm)
-        tags = {TUNES: arm, ARM_HASH: arm_hash(config)}
+        own = flatten(overrides[arm]).keys() & study.tune.space.keys()
+        if own:
+            raise UserError(
+                f"tune.space: arm '{arm}' sets '{min(own)}' itself; what arms differ in is not "
+                "tuned"
+            )
         planned[arm] = [
-            Trial(
-                arm,
-                values,
-                Plan(
-                    apply_values(config, arm, values).model_copy(update={"seed": seed}),
-                    f"{arm} · tuning {number}",
-                    kind=TUNING,
-                    parent_run_id=parent_run_id,
-                    tags=tags | {VALUES: json.dumps(values)},
-                ),
+            Plan(
+                apply_values(config, arm, values).model_copy(update={"seed": TUNING_SEED}),
+                f"{arm} · tuning {number}",
+                kind=TUNING,
+                parent_run_id=parent_run_id,
+                tags={TUNES: arm, ARM_HASH: arm_hash(config), VALUES: json.dumps(values)},
             )
             for number, values in enumerate(points)
         ]
@@ -127,21 +111,11 @@ def apply_values(config: RunConfig, arm: str, values: Mapping[str, Value]) -> Ru
     return build_run(document)
 
 
-def _refuse_tuned_key(study: Study, arm: str) -> None:
-    assert study.tune is not None
-    override = (study.document.get("arms") or {}).get(arm) or {}
-    both = set(flatten(dict(override))) & set(study.tune.space)
-    if both:
-        raise UserError(
-            f"tune.space: arm '{arm}' sets '{min(both)}' itself; what arms differ in is not tuned"
-        )
-
-
-def best_values(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Mapping[str, Value]:
-    """Values of the trial with the highest validation Dice; the first of equals."""
-    best, values = -math.inf, trials[0].values
-    for trial, outcome in zip(trials, outcomes, strict=True):
+def best_values(plans: Sequence[Plan], outcomes: Sequence[Outcome]) -> dict[str, Value]:
+    """Values of the run with the highest validation Dice; the first of equals, or of none."""
+    best, values = -math.inf, plans[0].tags[VALUES]
+    for plan, outcome in zip(plans, outcomes, strict=True):
         dice = outcome.metrics.get("val/dice", math.nan)
         if outcome.status == FINISHED and dice > best:
-            best, values = dice, trial.values
-    return values
+            best, values = dice, plan.tags[VALUES]
+    return dict(json.loads(values))

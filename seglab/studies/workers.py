@@ -9,20 +9,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+import optuna
+
+from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
+from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
+from seglab.studies.data import SharedData
+from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, open_storage
+from seglab.tracking import Store, open_store
 
-DONE, FAULT, USER_ERROR, SPENT, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit status of a worker; ``SPENT``: done its item, but not fit for another one."""
-_LOOK_S = 0.5
-_STOP_S = 30.0
+FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130
+"""Exit status of a worker, beside ``DONE`` and ``SPENT``."""
+_LOOK_S, _STOP_S = 0.5, 30.0
 _EARLY_S, _MAX_EARLY_DEATHS = 120.0, 5
 
 
@@ -39,14 +46,10 @@ class StopRequest:
     interrupts: int = 0
     _told: bool = field(default=False, repr=False)
 
-    @property
-    def timed_out(self) -> bool:
-        """Whether the time is over."""
-        return self.deadline is not None and time.monotonic() > self.deadline
-
     def __call__(self) -> bool:
         """Whether no further epoch is to begin; says so and why, once."""
-        if not (self.interrupts or self.timed_out):
+        timed_out = self.deadline is not None and time.monotonic() > self.deadline
+        if not (self.interrupts or timed_out):
             return False
         if not self._told:
             self._told = True
@@ -82,42 +85,52 @@ class StopRequest:
 class Task:
     """What a worker is told; picklable."""
 
-    work: Callable[[Task, Callable[[], bool]], int]
-    """Module-level function that does items until none is left or a stop is requested; returns
-    an exit status."""
+    items: Callable[[Context], Items]
+    """Module-level function."""
     document: Mapping[str, Any]
     """The resolved experiment file."""
     parent_run_id: str
     study_name: str
-    since: str
-    """When the command started, ISO 8601."""
+    since: datetime
+    """When the command started."""
     threads: int
     """Processor threads of each run; 0 leaves it to the config."""
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """Tuned values of each arm, where they are known."""
+    values: Mapping[str, Any] | None = None
+    """Tuned values of each arm; None while they are not known."""
 
 
-def run_workers(
-    task: Task,
-    count: int,
-    gpus: list[str],
-    stop: StopRequest,
-    look: Callable[[], None] = lambda: None,
-) -> None:
-    """Let ``count`` processes do the work, until none is left.
+@dataclass(frozen=True)
+class Context:
+    """What a worker has at hand."""
+
+    task: Task
+    study: Study
+    store: Store
+    queue: Queue
+    data: SharedData
+    stop: Callable[[], bool]
+
+
+def run_queue(context: Context, workers: int, look: Callable[[], None]) -> None:
+    """Have the items of a queue done, in this process or by several.
 
     Args:
-        task: what each is told.
-        count: processes.
-        gpus: as CUDA_VISIBLE_DEVICES names them; shared out in turn.
-        stop: asked again and again.
+        context: of this process, with a :class:`StopRequest`.
+        workers: processes.
         look: called meanwhile, to show progress.
 
     Raises:
         UserError: a worker cannot go on, or workers die as soon as they start.
     """
-    pool = _Pool(task, count, gpus)
-    with stop.listening():
+    stop = context.stop
+    assert isinstance(stop, StopRequest)
+    with stop.listening(), suppress(Interrupted):
+        if workers == 1:
+            items = context.task.items(context)
+            while context.queue.run(items, stop, look) == SPENT:
+                pass
+            return
+        pool = _Pool(context.task, workers, visible_gpus(context.study.run.train.device))
         try:
             while pool.restart_dead():
                 if stop():
@@ -143,15 +156,7 @@ class _Pool:
             self._start(slot)
 
     def _start(self, slot: int) -> None:
-        worker = self._context.Process(
-            target=_main, args=(self._task, self._stop), name=f"worker {slot}"
-        )
-        with _environment(self._variables(slot)):
-            worker.start()
-        self._workers[slot], self._started[slot] = worker, time.monotonic()
-
-    def _variables(self, slot: int) -> dict[str, str]:
-        """What the worker in ``slot`` is given: its share of the cores, a GPU or part of one."""
+        """Start a worker with its share of the cores, and a GPU or part of one."""
         # Bars of several workers would overwrite each other and the parent's own line.
         given = {"TQDM_DISABLE": "1"}
         if self._task.threads:
@@ -160,7 +165,16 @@ class _Pool:
             place, count = slot % len(self._gpus), len(self._gpus)
             given["CUDA_VISIBLE_DEVICES"] = self._gpus[place]
             given[WORKERS_PER_GPU] = str(len(range(place, self._count, count)))
-        return given
+        before = dict(os.environ)
+        os.environ.update(given)
+        try:
+            worker = self._context.Process(target=_main, args=(self._task, self._stop))
+            worker.start()
+        finally:
+            for name in given:
+                os.environ.pop(name)
+            os.environ.update(before)
+        self._workers[slot], self._started[slot] = worker, time.monotonic()
 
     def restart_dead(self) -> bool:
         """Replace workers that ended before the work did; False once none is left."""
@@ -184,10 +198,7 @@ class _Pool:
         is_early = time.monotonic() - self._started[slot] < _EARLY_S
         self._early_deaths = self._early_deaths + 1 if is_early else 0
         if self._early_deaths > _MAX_EARLY_DEATHS * self._count:
-            raise UserError(
-                f"{self._early_deaths} workers died one after the other, each within "
-                f"{_EARLY_S / 60:.0f} minutes ({cause})"
-            )
+            raise UserError(f"{self._early_deaths} workers died soon after their start ({cause})")
 
     def request_stop(self) -> None:
         """Ask every worker to leave at the end of its epoch."""
@@ -206,24 +217,9 @@ class _Pool:
         self._workers = {}
 
 
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started inside."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _main(task: Task, stop: Any) -> None:
     """Run in a process of its own."""
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
@@ -232,18 +228,31 @@ def _main(task: Task, stop: Any) -> None:
     # What is printed on stdout would mix with the parent's answer.
     sys.stdout = sys.stderr
     try:
-        code = task.work(task, stop.is_set)
-    except UserError as error:
-        print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
-        code = USER_ERROR
+        code = _work(task, stop.is_set)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        if not is_out_of_space(error):
+        if not isinstance(error, UserError) and not is_out_of_space(error):
             raise
         print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
         code = USER_ERROR
     sys.exit(code)
+
+
+def _work(task: Task, stop: Callable[[], bool]) -> int:
+    study, store = resolve_study(task.document), open_store()
+    begun = optuna.load_study(study_name=task.study_name, storage=storage_of(study, store))
+    with Worker(store.folder) as own:
+        queue = Queue(begun, own, task.since)
+        context = Context(task, study, store, queue, SharedData(warn=False), stop)
+        return queue.run(task.items(context), stop)
+
+
+def storage_of(study: Study, store: Store) -> optuna.storages.RDBStorage:
+    """Open the storage that a study names, or the store's own."""
+    if study.search is None:
+        return open_storage(study.storage, store.folder)
+    return open_storage(study.search.storage, store.folder, study.search.heartbeat_s)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -251,7 +260,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on alone; its run continues from its checkpoint."""
+    """End with a parent that was killed: the run continues from its checkpoint."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -266,6 +275,18 @@ def share_of_threads(workers: int, wanted: int) -> int:
     if workers > cores:
         print(f"warning: {workers} workers on {cores} cores slow each other down", file=sys.stderr)
     return wanted or max(1, cores // workers)
+
+
+def with_threads(config: RunConfig, threads: int) -> RunConfig:
+    """Give a run its share of processor threads; 0 leaves it the config's own choice."""
+    train = config.train.model_copy(update={"threads": threads or config.train.threads})
+    return config.model_copy(update={"train": train})
+
+
+def mark_dead_runs(store: Store, parent_run_id: str) -> None:
+    """Give runs whose worker died their true status."""
+    for run in store.find_runs(parent_run_id=parent_run_id, statuses=["RUNNING"]):
+        store.mark_interrupted(run.run_id, "its worker died")
 
 
 def visible_gpus(device: str) -> list[str]:

@@ -16,8 +16,7 @@ import pytest
 import yaml
 from torch import Tensor
 
-from seglab.cli import sweep
-from seglab.cli.train import main
+from seglab.cli.train import main, sweep
 from seglab.core.registry import LOSSES
 from seglab.tracking import RunInfo, open_store
 
@@ -170,12 +169,12 @@ def test_a_mistake_costs_one_line(
     assert not Path("mlruns").exists() or not runs()
 
 
-@pytest.mark.parametrize("command", [main, sweep.main], ids=["run_experiment", "sweep"])
+@pytest.mark.parametrize("command", [main, sweep], ids=["run_experiment", "sweep"])
 def test_a_wrong_path_is_told_before_anything_is_made(
     tiny: Path, capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], int]
 ) -> None:
     search = "search={space: {optim.lr: {low: 0.001, high: 0.01}}}"
-    given = [str(tiny), "data.root=nowhere", *([search] if command is sweep.main else [])]
+    given = [str(tiny), "data.root=nowhere", *([search] if command is sweep else [])]
     before = sorted(Path().rglob("*"))
     assert command(given) == 2
     assert "nowhere does not exist" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 from seglab.core.study import Study
 from seglab.studies.ablation import run_study
-from seglab.studies.budget import Budgets, Spent, with_budget
+from seglab.studies.budget import Budgets, Spent
 from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan
 from seglab.studies.results import collect
@@ -179,12 +179,11 @@ def test_a_budget_of_seconds_ends_runs_by_the_clock_and_keeps_the_warm_up(build:
     train = {"epochs": 8, "max_seconds": None}
     arms = {"a": {}, "b": {"loss": "bce"}}
     study = build(arms=arms, train=train, budget={"per": "seconds", "seconds": 30})
-    for config in with_budget(study).arms.values():
+    for config in study.arms.values():
         assert config.train.max_seconds == 30
         assert config.train.epochs > 100
         assert config.schedule.warmup_epochs / config.train.epochs == pytest.approx(1 / 8)
-    plain = build(arms=arms)
-    assert with_budget(plain) is plain
+    assert build(arms=arms, train=train).run.train.epochs == 8
 
 
 @pytest.mark.parametrize(

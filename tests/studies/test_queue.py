@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,41 +19,41 @@ import pytest
 from optuna.trial import Trial
 
 from seglab.core.errors import UserError
-from seglab.studies.queue import ITEM, ItemFailed, Queue, Worker, open_storage
+from seglab.studies.queue import DONE, ITEM, OUR_FAULT, SPENT, Queue, Worker, open_storage
 
 KEYS = [f"item {number}" for number in range(6)]
+
+
+@dataclass
+class Listed:
+    """Items that a function does."""
+
+    do: Callable[[Trial, str], float]
+    wanted: list[str] = field(default_factory=lambda: list(KEYS))
+
+    def keys(self) -> list[str]:
+        return self.wanted
+
+    def new(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {}
 
 
 def _queue(folder: Path, since: datetime | None = None, heartbeat_s: int = 20) -> Queue:
     storage = open_storage(None, folder, heartbeat_s)
     study = optuna.create_study(storage=storage, study_name="items", load_if_exists=True)
-    return Queue(study, Worker.register(folder), since or datetime.now())
+    return Queue(study, Worker(folder).__enter__(), since or datetime.now())
 
 
-def _nothing(key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {}, {}
-
-
-def _drain(queue: Queue, objective: Any) -> None:
-    while queue.run_next(KEYS, objective, _nothing) or queue.is_active():
-        time.sleep(0.01)
-
-
-def _one(trial: Trial, key: str) -> float:
-    return 1.0
+def _run(queue: Queue, do: Callable[[Trial, str], float], keys: list[str] = KEYS) -> int:
+    return queue.run(Listed(do, keys), stop=lambda: False)
 
 
 def test_every_item_is_done_once_in_order(tmp_path: Path) -> None:
     queue, seen = _queue(tmp_path), []
-
-    def objective(trial: Trial, key: str) -> float:
-        seen.append(key)
-        return float(len(seen))
-
-    _drain(queue, objective)
+    assert _run(queue, lambda trial, key: seen.append(key) or 1.0) == DONE
     assert seen == KEYS
     assert {state.word for state in queue.states().values()} == {"done"}
-    assert not queue.run_next(KEYS, objective, _nothing)
+    assert not queue.run_next(Listed(lambda trial, key: 1.0))
 
 
 def test_a_pruned_item_is_done(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_a_pruned_item_is_done(tmp_path: Path) -> None:
     def prune(trial: Trial, key: str) -> float:
         raise optuna.TrialPruned
 
-    assert queue.run_next(KEYS[:1], prune, _nothing)
+    _run(queue, prune, KEYS[:1])
     assert queue.states()[KEYS[0]].word == "done"
 
 
@@ -67,16 +70,42 @@ def test_a_failure_ends_its_item_until_the_next_command(tmp_path: Path) -> None:
     queue = _queue(tmp_path)
 
     def fail(trial: Trial, key: str) -> float:
-        raise ItemFailed("no such loss")
+        raise UserError("no such loss")
 
-    assert queue.run_next(KEYS[:1], fail, _nothing)
+    assert _run(queue, fail, KEYS[:1]) == DONE
     state = queue.states()[KEYS[0]]
     assert (state.word, state.error) == ("failed", "no such loss")
-    assert not queue.run_next(KEYS[:1], fail, _nothing)
+    assert not queue.run_next(Listed(fail, KEYS[:1]))
     later = _queue(tmp_path, datetime.now() + timedelta(seconds=1))
     assert later.states()[KEYS[0]].word == "open"
-    assert later.run_next(KEYS[:1], _one, _nothing)
+    _run(later, lambda trial, key: 1.0, KEYS[:1])
     assert later.states()[KEYS[0]].word == "done"
+
+
+def test_an_unexpected_error_asks_for_another_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue = _queue(tmp_path)
+
+    def crash(trial: Trial, key: str) -> float:
+        raise RuntimeError("CUDA error at postgresql://me:secret@host")
+
+    assert _run(queue, crash, KEYS[:1]) == SPENT
+    state = queue.states()[KEYS[0]]
+    assert state.error == "RuntimeError: CUDA error at postgresql://***@host"
+    assert OUR_FAULT in state.last.user_attrs
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_queue_and_leaves_its_item_open(tmp_path: Path) -> None:
+    queue = _queue(tmp_path)
+
+    def fill(trial: Trial, key: str) -> float:
+        raise UserError("the store cannot be used") from OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(UserError, match="the store"):
+        _run(queue, fill)
+    assert queue.states()[KEYS[0]].word == "open"
 
 
 def test_an_interrupted_item_is_open_again_with_its_parameters(tmp_path: Path) -> None:
@@ -89,39 +118,36 @@ def test_an_interrupted_item_is_open_again_with_its_parameters(tmp_path: Path) -
         return 1.0
 
     with pytest.raises(KeyboardInterrupt):
-        queue.run_next(KEYS[:1], draw, _nothing)
+        _run(queue, draw, KEYS[:1])
     assert queue.states()[KEYS[0]].word == "open"
-    assert queue.run_next(KEYS[:1], draw, _nothing)
+    _run(queue, draw, KEYS[:1])
     assert drawn[0] == drawn[1]
     assert queue.states()[KEYS[0]].word == "done"
 
 
-def _work(folder: str, log: str, dies_at: str | None) -> None:
-    def objective(trial: Trial, key: str) -> float:
+def _work(folder: str, dies_at: str | None) -> None:
+    def do(trial: Trial, key: str) -> float:
         if key == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        with Path(log).open("a") as file:
+        with (Path(folder) / "log").open("a") as file:
             file.write(f"{key}\n")
         time.sleep(0.02)
         return 1.0
 
-    queue = _queue(Path(folder))
-    _drain(queue, objective)
-    queue.worker.close()
+    _run(_queue(Path(folder)), do)
 
 
-def _start(folder: Path, dies_at: str | None = None) -> Any:
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(str(folder), str(folder / "log"), dies_at))
+def _start(target: Callable[..., None], *arguments: object) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process
 
 
 def test_workers_share_the_items_and_take_up_what_a_dead_one_left(tmp_path: Path) -> None:
-    first = _start(tmp_path, dies_at=KEYS[2])
+    first = _start(_work, str(tmp_path), KEYS[2])
     first.join()
     assert first.exitcode == -signal.SIGKILL
-    others = [_start(tmp_path) for _ in range(2)]
+    others = [_start(_work, str(tmp_path), None) for _ in range(2)]
     for process in others:
         process.join()
         assert process.exitcode == 0
@@ -132,10 +158,9 @@ def test_workers_share_the_items_and_take_up_what_a_dead_one_left(tmp_path: Path
 def test_an_item_whose_worker_dies_again_and_again_fails(tmp_path: Path) -> None:
     since = datetime.now()
     for _ in range(4):
-        process = _start(tmp_path, dies_at=KEYS[0])
-        process.join()
+        _start(_work, str(tmp_path), KEYS[0]).join()
     queue = _queue(tmp_path, since)
-    queue.run_next([], _one, _nothing)  # looks for the dead
+    queue.run_next(Listed(lambda trial, key: 1.0, []))  # looks for dead workers
     assert queue.states()[KEYS[0]].word == "failed"
     assert "died" in queue.states()[KEYS[0]].error
 
@@ -144,12 +169,7 @@ def test_the_later_of_two_trials_of_one_item_steps_back(tmp_path: Path) -> None:
     queue, seen = _queue(tmp_path), []
     for _ in range(2):  # as two workers do that look at the same moment
         queue.study.enqueue_trial({}, user_attrs={ITEM: KEYS[0]})
-
-    def objective(trial: Trial, key: str) -> float:
-        seen.append(key)
-        return 1.0
-
-    _drain(queue, objective)
+    _run(queue, lambda trial, key: seen.append(key) or 1.0)
     assert sorted(seen) == KEYS
     assert len(queue.trials) == len(KEYS)
 
@@ -157,40 +177,23 @@ def test_the_later_of_two_trials_of_one_item_steps_back(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_stale_item_of_another_machine_is_taken_up(tmp_path: Path) -> None:
     queue = _queue(tmp_path, heartbeat_s=1)
-    process = _start_elsewhere(tmp_path)
-    process.join()
-    deadline = time.monotonic() + 60
+    _start(_die_elsewhere, str(tmp_path)).join()
     done: list[str] = []
-
-    def objective(trial: Trial, key: str) -> float:
-        done.append(key)
-        return 1.0
-
-    while queue.states().get(KEYS[0]) is None or queue.states()[KEYS[0]].word != "done":
-        assert time.monotonic() < deadline
-        queue.run_next(KEYS[:1], objective, _nothing)
-        time.sleep(0.2)
+    _run(queue, lambda trial, key: done.append(key) or 1.0, KEYS[:1])
     assert done == [KEYS[0]]
-
-
-def _start_elsewhere(folder: Path) -> Any:
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_die_elsewhere, args=(str(folder),))
-    process.start()
-    return process
 
 
 def _die_elsewhere(folder: str) -> None:
     """Die with an item, under a name that this machine cannot judge."""
     queue = _queue(Path(folder), heartbeat_s=1)
-    stranger = Queue(queue.study, Worker("another-host-1", queue.worker.lock), queue.since)
+    queue.worker.name = "another-host-1"
 
     def die(trial: Trial, key: str) -> float:
         time.sleep(2)  # time for a heartbeat
         os.kill(os.getpid(), signal.SIGKILL)
         return 0.0
 
-    stranger.run_next(KEYS[:1], die, _nothing)
+    _run(queue, die, KEYS[:1])
 
 
 def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from seglab.cli import sweep, train
+from seglab.cli import train
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.sources import open_source
@@ -92,7 +92,7 @@ def test_trials_repeat(small_config: Build, store: Store, tmp_path: Path) -> Non
     path = study_file(
         small_config, tmp_path, name="trials", search=search | {"confirm": {"top": 0}}
     )
-    assert sweep.main([path]) == 0
+    assert train.sweep([path]) == 0
     (trial,) = store.find_runs("trials", {"seglab.kind": "trial"})
     assert_repeats(store, trial)
 

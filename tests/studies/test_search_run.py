@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import pytest
 
-from seglab.cli import sweep, train
+from seglab.cli import train
 from seglab.core.study import load_study
 from seglab.studies.queue import ITEM, SURPLUS, open_storage
 from seglab.studies.search.run import run_search
@@ -49,7 +49,7 @@ def runs() -> list[RunInfo]:
 
 def epochs_done() -> int:
     try:
-        return sum(t.user_attrs.get("progress", {}).get("epoch", 0) for t in trials())
+        return sum(len(t.intermediate_values) for t in trials())
     except (KeyError, OSError):
         return 0
 
@@ -100,7 +100,7 @@ def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[.
     path.write_text(path.read_text().replace("name: tiny", "name: two words"))
     outcome = run_search(load_study(path), open_store())
     assert outcome.best_config is not None
-    for text in (outcome.best_config.read_text(), sweep._describe(outcome)):
+    for text in (outcome.best_config.read_text(), train.describe_search(outcome)):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]
@@ -111,7 +111,7 @@ def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[.
 def test_none_is_no_number_of_anything(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
-    assert sweep.main([str(write()), flag, "0"]) == 2
+    assert train.sweep([str(write()), flag, "0"]) == 2
     assert capsys.readouterr().err == f"error: {flag} 0: must be above 0\n"
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_search_is_sent_to_the_other_command(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write()
-    assert sweep.main([str(path), "search=null"]) == 2
+    assert train.sweep([str(path), "search=null"]) == 2
     assert "run_experiment.py" in capsys.readouterr().err
     assert train.main([str(path)]) == 2
     assert "sweep.py" in capsys.readouterr().err
@@ -132,7 +132,7 @@ def test_a_search_of_an_earlier_version_is_refused_by_name(
     journal = Path("mlruns/optuna/tiny.log")
     journal.parent.mkdir(parents=True)
     journal.write_text("{}\n")
-    assert sweep.main([str(path)]) == 2
+    assert train.sweep([str(path)]) == 2
     assert "name=" in capsys.readouterr().err
 
 
@@ -140,8 +140,8 @@ def test_another_space_is_refused(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(trials=1)
-    assert sweep.main([str(path)]) == 0
-    assert sweep.main([str(path), "search.space.optim.lr.high=0.01"]) == 2
+    assert train.sweep([str(path)]) == 0
+    assert train.sweep([str(path), "search.space.optim.lr.high=0.01"]) == 2
     assert "optim.lr" in capsys.readouterr().err
 
 

@@ -84,7 +84,7 @@ def test_a_grid_has_every_point_once_and_the_base_first() -> None:
             "when": {"model.name": "unet"},
         },
     }
-    points = list(space_of(nested).grid())
+    points = list(space_of(nested).grid)
     assert points[0] == {"optim.lr": 2e-3, "model.name": "unet", "model.base_channels": 16}
     assert len(points) == 2 * (3 + 2)
     assert len({str(sorted(point.items())) for point in points}) == len(points)
@@ -113,7 +113,7 @@ def test_a_list_of_modalities_is_one_choice() -> None:
     choices = [["flair"], ["flair", "t1ce"], "t1ce"]
     space = space_of({"data.modalities": {"choices": choices}})
     assert space.base_params == {"data.modalities": "flair"}
-    built = [space.build(params).data.modalities for params in space.grid()]
+    built = [space.build(params).data.modalities for params in space.grid]
     assert built == [("flair",), ("flair", "t1ce"), ("t1ce",)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from seglab.core.search import Range
 from seglab.core.study import Tune
 from seglab.studies.experiment import Outcome, Plan
-from seglab.studies.tuning import Trial, at_share, best_values, draw_values
+from seglab.studies.tuning import at_share, best_values, draw_values
+from seglab.tracking.tags import VALUES
 
 shares = st.floats(0, 1, exclude_max=True)
 
@@ -48,7 +50,8 @@ def test_both_ends_of_whole_numbers_are_reached(share: float) -> None:
 
 
 def test_the_best_finished_try_is_chosen_and_none_leaves_the_arm_as_it_is() -> None:
-    trials = [Trial("a", {"k": i} if i else {}, Plan(None, "a")) for i in range(4)]  # type: ignore[arg-type]
+    tags = [{VALUES: json.dumps({"k": i} if i else {})} for i in range(4)]
+    trials = [Plan(None, "a", tags=one) for one in tags]  # type: ignore[arg-type]
 
     def outcome(dice: float, status: str = "FINISHED") -> Outcome:
         return Outcome("", "a", 0, status, {"val/dice": dice})

@@ -26,6 +26,10 @@ PICTURES = (
     ("search/history.png", "search-history", "Dice of every trial, in their order."),
     ("search/importance.png", "search-importance", "How much each parameter mattered."),
 )
+SAME_PATIENTS = (
+    "The confirmation of an earlier version was judged on the patients that chose the best trials: "
+    "its verdicts are optimistic."
+)
 STATES = ("complete", "pruned", "failed")
 
 
@@ -182,15 +186,16 @@ def _trials(trials: Sequence[RunInfo], names: Sequence[str]) -> Table:
 
 
 def _confirmation(record: StudyRecord, sweep: RunInfo) -> list[Block]:
-    run_id = sweep.tags.get(CONFIRMATION)
-    parent = next((run for run in record.of_kind("ablation") if run.run_id == run_id), None)
-    if parent is None:
-        return [Text("The best trials were not retrained over fresh seeds: not confirmed.")]
-    result = _compare(record, parent)
-    if isinstance(result, str):
-        return [Notice(f"The confirmation (run {parent.run_id[:SHORT]}) gives nothing: {result}.")]
-    return [
-        Text("Confirmation: the best trials and the base config, retrained over fresh seeds."),
-        *lead(result),
-        tables.verdict_table(result),
-    ]
+    run_id, told = sweep.tags.get(CONFIRMATION), record.read_json(sweep, "confirmation.json")
+    blocks: list[Block] = [Text(told["text"])] if told else []
+    if run_id is None:
+        return blocks or [
+            Text("The best trials were not retrained over fresh seeds: no confirmation.")
+        ]
+    if told is None:
+        blocks.append(Notice(SAME_PATIENTS))
+    try:
+        result = compare_ablation(collect(record.store, record.store.get_run(run_id)))
+    except UserError as error:
+        return [*blocks, Notice(f"The confirmation (run {run_id[:SHORT]}) gives nothing: {error}.")]
+    return [*blocks, *lead(result), tables.verdict_table(result)]

@@ -1,49 +1,85 @@
-"""A search's best value is optimistic: the best few against the base, over fresh seeds."""
+"""A search's best value is optimistic: the best few against the base, on other patients and seeds.
+
+The validation patients that chose the best trials cannot judge them. The confirmation draws the
+split anew (``split.redraw``): other patients, who trained in the search, validate, and those of
+the search train. The test patients stay the same.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seglab.core.documents import merge, nest
+from seglab.core.documents import finite, merge, nest
+from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import run_study
+from seglab.studies.comparison import compare_ablation
+from seglab.studies.results import collect
 from seglab.studies.search.results import SearchOutcome
-from seglab.studies.search.space import make_space
-from seglab.tracking import RunLog, tags
+from seglab.studies.search.space import Space
+from seglab.tracking import RunLog, Store, tags
 
 BASE_ARM = "base"
+FILE = "confirmation.json"
+NO_PATIENTS = (
+    "split.folds makes every patient outside the test a validation patient: none is left who had "
+    "no part in the choice, so there are the figures of the search and no verdict"
+)
 
 
 def confirm(
     study: Study, outcome: SearchOutcome, parent: RunLog, *, workers: int = 1
-) -> SearchOutcome:
+) -> str | None:
     """Retrain the best few trials and the base config, and compare them patient by patient.
 
-    An ablation like any other, under a parent run of its own in the same experiment;
-    the sweep's run names it and keeps its report.
+    An ablation like any other, in an experiment of its own: its runs are validated on other
+    patients than the search's, so that a promotion cannot rank both. The sweep's run names it,
+    and keeps its report and ``confirmation.json``.
+
+    Returns:
+        Path of the report; None where there is none.
     """
-    ablation = confirmation_study(study, outcome)
-    if ablation is None:
-        return outcome
-    confirmed = run_study(ablation, parent.store, confirms=parent.run_id, workers=workers)
-    parent.tags({tags.CONFIRMATION_RUN: confirmed.parent_run_id})
-    if confirmed.report is not None:
-        parent.artifact(Path(confirmed.report), "confirmation")
-    return outcome.confirmed(confirmed.report)
+    assert study.search is not None
+    if outcome.best is None or study.search.confirm.top == 0:
+        return None
+    best, base, split = outcome.best, outcome.base, study.run.split
+    gain = best.values[0] - base.values[0] if base else None
+    told: dict[str, Any] = {
+        "split_seed": split.seed,
+        "redraw": 0,
+        "winner": f"trial {best.number:03d}",
+    }
+    told |= {"search_value": best.values[0], "search_gain": gain}
+    ablation, report = confirmation_study(study, outcome), None
+    if split.folds:
+        told["reason"] = NO_PATIENTS
+    elif ablation is None:
+        told["reason"] = "no trial of another config than the base config is complete"
+    else:
+        confirmed = run_study(ablation, parent.store, confirms=parent.run_id, workers=workers)
+        parent.tags({tags.CONFIRMATION_RUN: confirmed.parent_run_id})
+        told["redraw"] = ablation.run.split.redraw
+        told |= _judge(parent.store, str(confirmed.parent_run_id), told)
+        if report := confirmed.report:
+            parent.artifact(Path(report), "confirmation")
+    if told.get("optimism") is not None:
+        parent.metrics({"search/optimism": told["optimism"]}, step=len(outcome.rows))
+    told["text"] = sentence(told)
+    parent.json(finite(told), FILE)
+    print(told["text"], file=sys.stderr)
+    return report
 
 
 def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:
     """Make the ablation; None where nothing but the base is there to confirm."""
     assert study.search is not None
-    space, wanted = make_space(study), study.search.confirm
+    space, wanted = Space.of(study), study.search.confirm
     arms: dict[str, Any] = {BASE_ARM: {}}
     known = {study.run.hash()}
-    ranked = sorted(
-        (row for row in outcome.rows if row.state == "complete"), key=lambda row: -row.values[0]
-    )
-    for row in ranked:
+    for row in outcome.ranked:
         config = space.build(row.params)
         if len(arms) <= wanted.top and config.hash() not in known:
             known.add(config.hash())
@@ -51,9 +87,15 @@ def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:
     if len(arms) == 1:
         return None
     shared = {key: value for key, value in study.document.items() if key != "search"}
-    return resolve_study(
-        {**shared, "arms": arms, "baseline": BASE_ARM, "seeds": list(wanted.seeds)}
-    )
+    own = {
+        "name": f"{study.name[:86]}-confirmation",
+        "arms": arms,
+        "baseline": BASE_ARM,
+        "seeds": list(wanted.seeds),
+        "storage": study.search.storage,
+        "split": {"redraw": 0 if study.run.split.folds else study.run.split.redraw + 1},
+    }
+    return resolve_study(merge(shared, own))
 
 
 def nested(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,3 +104,39 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in params.items():
         document = merge(document, nest(key, value))
     return document
+
+
+def _judge(store: Store, run_id: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of the winner on the confirmation's patients, or the reason why there are none.
+
+    The optimism is what the winner gains on the base config in the search, less what it gains
+    here: the patients differ, and their difficulty cancels out within each.
+    """
+    try:
+        result = compare_ablation(collect(store, store.get_run(run_id)))
+    except UserError as error:
+        return {"reason": str(error)}
+    found: dict[str, Any] = {"validation_patients": list(result.comparison.patients)}
+    row = next((row for row in result.comparison.rows if row.arm == told["winner"]), None)
+    mean = row or result.comparison.baseline
+    found |= {"confirmed_mean": mean.mean, "ci_low": mean.mean_low, "ci_high": mean.mean_high}
+    if row is None:
+        return found | {"reason": "the base config is the best of the search itself"}
+    gains = {"confirmed_gain": row.diff, "gain_ci_low": row.ci_low, "gain_ci_high": row.ci_high}
+    gain = told["search_gain"]
+    optimism = None if gain is None else gain - row.diff
+    return found | gains | {"optimism": optimism, "verdict": result.verdicts[row.arm]}
+
+
+def sentence(told: Mapping[str, Any]) -> str:
+    """What a confirmation says, in words."""
+    if "verdict" not in told:
+        return f"no confirmation of {told['winner']}: {told['reason']}"
+    text = (
+        f"confirmation: {told['winner']} against the base config on "
+        f"{len(told['validation_patients'])} patients who had no part in the choice: "
+        f"{told['verdict']}, {told['confirmed_gain']:+.4f}"
+    )
+    if told["optimism"] is None:
+        return text
+    return f"{text} (in the search {told['search_gain']:+.4f}: optimism {told['optimism']:+.4f})"

@@ -9,14 +9,13 @@ from seglab.core.errors import as_warning
 from seglab.core.study import Study
 from seglab.studies.queue import Queue
 from seglab.studies.search.figures import ended_study, pictures, search_page
-from seglab.studies.search.results import SearchOutcome, config_of, summarise, write_best
-from seglab.studies.search.space import Space
+from seglab.studies.search.results import SearchOutcome, summarise, write_best
 from seglab.tracking import RunLog
 
 _FOLDER = "search"
 
 
-def publish(study: Study, queue: Queue, space: Space, parent: RunLog) -> SearchOutcome:
+def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
     """Write and log everything that can be said of the study as it stands."""
     assert study.search is not None
     outcome = summarise(study, queue, parent.run_id)
@@ -25,12 +24,10 @@ def publish(study: Study, queue: Queue, space: Space, parent: RunLog) -> SearchO
     folder = parent.store.folder / "searches"
     folder.mkdir(parents=True, exist_ok=True)
     best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
-    best = config_of(outcome.best.number, queue, space)
-    write_best(best_config, study, outcome.best, best)
+    write_best(best_config, study, queue, outcome.best)
     parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
     ended = ended_study(queue)
-    complete = (row for row in outcome.rows if row.state == "complete")
-    base = next((row.values[0] for row in complete if row.is_base), None)
+    base = outcome.base.values[0] if outcome.base else None
     second = study.search.second_objective
     with as_warning("the search has no figures"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is experimental in Optuna, and of few trials

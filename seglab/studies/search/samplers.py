@@ -40,20 +40,21 @@ def build_sampler(search: Search, ended: int, active: int = 0) -> BaseSampler:
         return optuna.samplers.GPSampler(
             seed=seed, n_startup_trials=startup, warn_independent_sampling=False
         )
+    random = optuna.samplers.RandomSampler(seed=seed)
     if search.sampler == "qmc":
         # The study counts the points of the sequence, so that its seed stays the same.
         return optuna.samplers.QMCSampler(
             seed=search.seed,
             scramble=True,
-            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+            independent_sampler=random,
             warn_independent_sampling=False,
         )
-    return optuna.samplers.RandomSampler(seed=seed)
+    return random
 
 
 def build_pruner(pruner: Pruner, epochs: int) -> BasePruner:
     """Build the pruner; warm-up is :func:`is_judged`'s, start-up trials :func:`may_prune`'s."""
-    first = max(1, warmup_epochs(pruner, epochs))
+    first = max(1, math.ceil(pruner.warmup_fraction * epochs))
     if pruner.name == "rungs":
         return RungPruner(first, epochs)
     if pruner.name == "median":
@@ -70,18 +71,14 @@ def build_pruner(pruner: Pruner, epochs: int) -> BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def warmup_epochs(pruner: Pruner, epochs: int) -> int:
-    """Epochs that every trial is given."""
-    return math.ceil(pruner.warmup_fraction * epochs)
-
-
 def is_judged(pruner: Pruner, epoch: int, epochs: int) -> bool:
     """Whether the pruner looks at a trial after this epoch: no sooner than the warm-up's last."""
-    return pruner.name != "none" and warmup_epochs(pruner, epochs) <= epoch < epochs
+    warmup = math.ceil(pruner.warmup_fraction * epochs)
+    return pruner.name != "none" and warmup <= epoch < epochs
 
 
 def may_prune(pruner: Pruner, study: optuna.Study) -> bool:
-    """Whether enough trials are complete for others to be given up."""
+    """Whether enough trials are complete for others to be stopped."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return len(complete) >= pruner.startup
 
@@ -97,19 +94,17 @@ class PatientPruner(BasePruner):
         self._p_threshold = p_threshold
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Say whether ``trial`` should be given up; both trials' scores are in ``PATIENTS``."""
+        """Say whether ``trial`` should be stopped; both trials' scores are in ``PATIENTS``."""
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not ended or not trial.user_attrs.get(PATIENTS):
+        own = trial.user_attrs.get(PATIENTS)
+        if not ended or not own:
             return False
-        best = max(ended, key=lambda other: other.value or 0.0)
-        own = trial.user_attrs[PATIENTS]
+        others = max(ended, key=lambda other: other.value or 0.0).user_attrs.get(PATIENTS, {})
         epoch = max(map(int, own))
-        others = best.user_attrs.get(PATIENTS, {})
         at = max((int(step) for step in others if int(step) <= epoch), default=None)
         if at is None:
             return False
-        difference = np.array(own[str(epoch)]) - np.array(others[str(at)])
-        return is_worse(difference, self._p_threshold)
+        return is_worse(np.array(own[str(epoch)]) - np.array(others[str(at)]), self._p_threshold)
 
 
 def is_worse(difference: np.ndarray, p_threshold: float) -> bool:
@@ -128,24 +123,22 @@ class RungPruner(BasePruner):
     """
 
     def __init__(self, first: int, epochs: int) -> None:
-        second = math.ceil(_SECOND_LOOK * epochs)
-        self._kept = {second: _KEPT[1]} | {first: _KEPT[0]}
+        self._kept = {math.ceil(_SECOND_LOOK * epochs): _KEPT[1]} | {first: _KEPT[0]}
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Say whether ``trial`` is too low among all that came as far."""
         epoch = trial.last_step
         if epoch is None or epoch not in self._kept:
             return False
-        own = best_until(trial, epoch)
         others = [
-            best_until(other, epoch)
+            _best_until(other, epoch)
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number and epoch in other.intermediate_values
         ]
         places = max(1, math.floor(self._kept[epoch] * (len(others) + 1) + 0.5))
-        return sum(other > own for other in others) >= places
+        return sum(other > _best_until(trial, epoch) for other in others) >= places
 
 
-def best_until(trial: FrozenTrial, epoch: int) -> float:
+def _best_until(trial: FrozenTrial, epoch: int) -> float:
     """Highest Dice of a trial up to ``epoch``."""
     return max(dice for step, dice in trial.intermediate_values.items() if step <= epoch)

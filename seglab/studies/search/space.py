@@ -27,6 +27,7 @@ _BARRED = (
 """Keys that change what is compared, or with what, rather than how well it does."""
 _ODD_SHARE = 0.372
 """Where a float range is probed: no round number, so that a whole-number key refuses it."""
+_MOST_POINTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,23 @@ class Space:
 
     base: RunConfig
     domains: Mapping[str, Range]
+
+    @classmethod
+    def of(cls, study: Study) -> Space:
+        """The space of a search, unchecked.
+
+        Raises:
+            UserError: conditions go round in a circle.
+        """
+        assert study.search is not None
+        ordered: dict[str, Range] = {}
+        rest = dict(study.search.space)
+        while rest:
+            ready = [key for key, domain in rest.items() if not domain.when.keys() & rest.keys()]
+            if not ready:
+                raise UserError(f"search.space: conditions go round in a circle: {', '.join(rest)}")
+            ordered |= {key: rest.pop(key) for key in ready}
+        return cls(study.run, ordered)
 
     def suggest(self, ask: Suggest) -> Params:
         """Ask for a value of every key that is active given the values before it."""
@@ -58,31 +76,98 @@ class Space:
 
     @cached_property
     def base_params(self) -> Params:
-        """The base config as a point of the space."""
-        values = flatten(self.base.to_dict())
-        return self.suggest(lambda key, domain: as_value(values[key]))
+        """The base config as a point of the space.
 
-    def grid(self) -> Iterator[Params]:
+        Raises:
+            UserError: it lacks a key.
+        """
+        values = flatten(self.base.to_dict())
+
+        def ask(key: str, domain: Range) -> Value:
+            if key not in values:
+                unknown = unknown_name("key", key, values)
+                raise UserError(f"search.space: {unknown}; if another choice brings it, add when:")
+            value: Value = as_value(values[key])
+            return value
+
+        return self.suggest(ask)
+
+    @cached_property
+    def grid(self) -> list[Params]:
         """Every point, the base config first.
 
         Raises:
-            UserError: a float range without a step has no end of points.
+            UserError: a float range without a step has no end of points, or there are too many.
         """
-        yield self.base_params
-        for params in self._grid({}, list(self.domains.items())):
-            if params != self.base_params:
-                yield params
+        points: list[Params] = [{}]
+        for key, domain in self.domains.items():
+            values = grid_values(key, domain)
+            points = [
+                {**point, **more}
+                for point in points
+                for more in ([{key: v} for v in values] if _is_active(domain, point) else [{}])
+            ]
+            if len(points) > _MOST_POINTS:
+                raise UserError(f"search.space: a grid of more than {_MOST_POINTS:,} points")
+        return [self.base_params, *(point for point in points if point != self.base_params)]
 
-    def _grid(self, params: Params, rest: list[tuple[str, Range]]) -> Iterator[Params]:
-        if not rest:
-            yield params
-            return
-        (key, domain), *others = rest
-        if not _is_active(domain, params):
-            yield from self._grid(params, others)
-            return
-        for value in grid_values(key, domain):
-            yield from self._grid({**params, key: value}, others)
+    @cached_property
+    def probes(self) -> list[RunConfig]:
+        """A config for each choice and both ends of each range, in every branch it is in.
+
+        Raises:
+            UserError: names the first key and value that make no valid config.
+        """
+        found = [self.build(self.base_params)]
+        for key, domain in self.domains.items():
+            for branch in self._branches(key):
+                found += [self._probe(key, value, branch) for value in _probe_values(domain)]
+        return found
+
+    def _branches(self, key: str) -> Iterator[Params]:
+        """Every way to make ``key`` active, by the values of the keys it depends on."""
+        when = self.domains[key].when
+        for values in itertools.product(*map(_as_list, when.values())):
+            above: Params = {}
+            for other in when:
+                above |= next(self._branches(other))
+            yield above | dict(zip(when, values, strict=True))
+
+    def _probe(self, key: str, value: Value, branch: Params) -> RunConfig:
+        """Build a config with a value, and others of the base or the first allowed ones."""
+        fixed = self.base_params | branch | {key: value}
+        params = self.suggest(
+            lambda other, domain: fixed[other] if other in fixed else _probe_values(domain)[0]
+        )
+        try:
+            return self.build(params)
+        except UserError as error:
+            where = ", ".join(f"{k}={v}" for k, v in params.items() if k != key)
+            beside = f" beside {where}" if where else ""
+            raise UserError(f"search.space.{key}={value}{beside}: {error}") from None
+
+
+def make_space(study: Study) -> Space:
+    """Check the space of a search, all of it, before anything runs.
+
+    Raises:
+        UserError: names the key, and what is wrong with it: unknown, barred, a condition
+            that never holds, a base config outside, a value that makes no valid config.
+    """
+    space = Space.of(study)
+    local = flatten(study.run.to_dict()).keys() - flatten(without_local(study.run)).keys()
+    for key, domain in space.domains.items():
+        if key in local or any(key == bar or key.startswith(bar) for bar in _BARRED):
+            raise UserError(
+                f"search.space.{key}: not a matter of search; it says what is compared, or where"
+            )
+        _check_conditions(key, domain, space.domains)
+    assert space.probes
+    for key in space.base_params:
+        _check_base(key, space)
+    if study.search is not None and study.search.sampler == "grid":
+        assert space.grid
+    return space
 
 
 def _is_active(domain: Range, params: Mapping[str, Value]) -> bool:
@@ -104,56 +189,23 @@ def grid_values(key: str, domain: Range) -> list[Value]:
     """
     if domain.choices is not None:
         return list(domain.choices)
-    assert domain.low is not None
-    assert domain.high is not None
+    low, high = domain.bounds
     step = domain.step or (1.0 if domain.integer else None)
     if step is None:
         raise UserError(f"search.space.{key}: the grid sampler needs choices, or a step")
-    count = math.floor((domain.high - domain.low) / step + 1e-9) + 1
-    values = [domain.low + i * step for i in range(count)]
+    values = [low + i * step for i in range(round((high - low) / step) + 1)]
     return [int(value) for value in values] if domain.integer else list(values)
 
 
-def make_space(study: Study) -> Space:
-    """Check the space of a search, all of it, before anything runs.
-
-    Raises:
-        UserError: names the key, and what is wrong with it: unknown, barred, a condition
-            that never holds, a base config outside, a value that makes no valid config.
-    """
-    assert study.search is not None
-    space = Space(study.run, _parents_first(study.search.space))
-    for key, domain in space.domains.items():
-        _check_barred(key, study.run)
-        _check_conditions(key, domain, space.domains)
-    for _ in probes(space):
-        pass
-    for key in space.base_params:
-        _check_base(key, space)
-    if study.search.sampler == "grid":
-        for key, domain in space.domains.items():
-            grid_values(key, domain)
-    return space
-
-
-def _parents_first(domains: Mapping[str, Range]) -> dict[str, Range]:
-    ordered: dict[str, Range] = {}
-    rest = dict(domains)
-    while rest:
-        ready = [key for key, domain in rest.items() if not set(domain.when) & set(rest)]
-        if not ready:
-            raise UserError(f"search.space: conditions go round in a circle: {', '.join(rest)}")
-        for key in ready:
-            ordered[key] = rest.pop(key)
-    return ordered
-
-
-def _check_barred(key: str, base: RunConfig) -> None:
-    local = flatten(base.to_dict()).keys() - flatten(without_local(base)).keys()
-    if key in local or any(key == bar or key.startswith(bar) for bar in _BARRED):
-        raise UserError(
-            f"search.space.{key}: not a matter of search; it says what is compared, or where"
-        )
+def _probe_values(domain: Range) -> list[Value]:
+    if domain.choices is not None:
+        return list(domain.choices)
+    low, high = domain.bounds
+    if domain.integer:
+        return [int(low), int(high)]
+    if domain.step:
+        return [low, min(low + domain.step, high)]
+    return [low, low + _ODD_SHARE * (high - low), high]
 
 
 def _check_conditions(key: str, domain: Range, domains: Mapping[str, Range]) -> None:
@@ -176,80 +228,14 @@ def _check_base(key: str, space: Space) -> None:
     if domain.choices is not None:
         inside, allowed = value in domain.choices, f"the choices {domain.choices}"
     else:
-        inside = isinstance(value, int | float) and _in_range(float(value), domain)
+        low, high = domain.bounds
+        steps = (float(value or 0) - low) / domain.step if domain.step else 0.0
+        on_step = math.isclose(steps, round(steps), abs_tol=1e-6)
+        inside = isinstance(value, int | float) and low <= value <= high and on_step
         step = f" in steps of {domain.step:g}" if domain.step else ""
-        allowed = f"{domain.low:g} to {domain.high:g}{step}"
+        allowed = f"{low:g} to {high:g}{step}"
     if not inside:
         raise UserError(
             f"search.space.{key}: the base config, which is trial 0, has {value!r}, "
             f"outside {allowed}; widen them or change the base"
         )
-
-
-def _in_range(value: float, domain: Range) -> bool:
-    assert domain.low is not None
-    assert domain.high is not None
-    steps = (value - domain.low) / domain.step if domain.step else 0.0
-    return domain.low <= value <= domain.high and math.isclose(steps, round(steps), abs_tol=1e-6)
-
-
-def probes(space: Space) -> Iterator[RunConfig]:
-    """Build a config for each choice and both ends of each range, in every branch it is in.
-
-    Raises:
-        UserError: names the first key and value that make no valid config.
-    """
-    yield space.build(space.base_params) if _base_fits(space) else space.base
-    for key, domain in space.domains.items():
-        for branch in _branches(key, space):
-            for value in _probe_values(domain):
-                params = _complete(space, {**branch, key: value})
-                try:
-                    yield space.build(params)
-                except UserError as error:
-                    where = ", ".join(f"{k}={v}" for k, v in params.items() if k != key)
-                    beside = f" beside {where}" if where else ""
-                    raise UserError(f"search.space.{key}={value}{beside}: {error}") from None
-
-
-def _base_fits(space: Space) -> bool:
-    values = flatten(space.base.to_dict())
-    try:
-        space.suggest(lambda key, domain: values[key])
-    except KeyError as error:
-        key = str(error.args[0])
-        unknown = unknown_name("key", key, values)
-        raise UserError(
-            f"search.space: {unknown}; if another choice brings it, add when:"
-        ) from None
-    return True
-
-
-def _branches(key: str, space: Space) -> Iterator[Params]:
-    """Every way to make ``key`` active, by the values of the keys it depends on."""
-    conditions = space.domains[key].when
-    for values in itertools.product(*(_as_list(allowed) for allowed in conditions.values())):
-        direct = dict(zip(conditions, values, strict=True))
-        above = [next(_branches(other, space)) for other in direct]
-        yield {**{k: v for params in above for k, v in params.items()}, **direct}
-
-
-def _complete(space: Space, fixed: Params) -> Params:
-    """Fill in the base config's values, or the first allowed ones, beside ``fixed``."""
-
-    def choose(key: str, domain: Range) -> Value:
-        return fixed.get(key, space.base_params.get(key, _probe_values(domain)[0]))
-
-    return space.suggest(choose)
-
-
-def _probe_values(domain: Range) -> list[Value]:
-    if domain.choices is not None:
-        return list(domain.choices)
-    assert domain.low is not None
-    assert domain.high is not None
-    if domain.integer:
-        return [int(domain.low), int(domain.high)]
-    if domain.step:
-        return [domain.low, min(domain.low + domain.step, domain.high)]
-    return [domain.low, domain.low + _ODD_SHARE * (domain.high - domain.low), domain.high]
