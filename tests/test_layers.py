@@ -79,5 +79,5 @@ def test_only_tracking_knows_mlflow() -> None:
 
 
 def test_only_search_and_queue_know_optuna() -> None:
-    known = ("studies/search/", "studies/queue.py", "studies/arms.py")
+    known = ("studies/search/", "studies/queue.py", "studies/ablation.py")
     assert all(name.startswith(known) for name in files_that_import("optuna"))

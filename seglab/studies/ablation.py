@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import Trial
 
@@ -28,7 +27,7 @@ from seglab.studies.experiment import (
     show,
     train_one,
 )
-from seglab.studies.queue import OUR_FAULT, Params, Queue, State, Worker
+from seglab.studies.queue import OUR_FAULT, Params, Queue, State, Worker, open_items
 from seglab.studies.report import report_ablation
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, best_values, tuning_plans
@@ -40,7 +39,6 @@ from seglab.studies.workers import (
     mark_dead_runs,
     run_queue,
     share_of_threads,
-    storage_of,
     with_threads,
 )
 from seglab.tracking import (
@@ -228,12 +226,7 @@ def _carry_out(
         KeyboardInterrupt: stopped by the user, all in good order.
     """
     store, stop = parent.store, StopRequest()
-    begun = optuna.create_study(
-        storage=storage_of(study, store),
-        study_name=f"{study.name} · {parent.run_id}",
-        direction="maximize",
-        load_if_exists=True,
-    )
+    begun = open_items(study, store.folder, f"{study.name} · {parent.run_id}")
     threads = share_of_threads(workers, study.run.train.threads)
     since = datetime.now()
     task = Task(ArmItems, study.document, parent.run_id, begun.study_name, since, threads, values)

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.machine import is_locked
+from seglab.core.study import Study
 from seglab.tracking.errors import (
     StoreUnavailable,
     as_user_error,
@@ -80,7 +81,7 @@ class _Surplus(Exception):
     """A trial without an item of its own: two workers asked for the same one."""
 
 
-def open_storage(url: str | None, folder: Path, heartbeat_s: int = 20) -> RDBStorage:
+def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
     """Open Optuna's storage, made if absent; safe for several processes at once.
 
     Args:
@@ -113,6 +114,19 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int = 20) -> RDBSto
     with as_user_error(redact(where)):
         folder.mkdir(parents=True, exist_ok=True)
         return retry_locked(connect)
+
+
+def open_items(study: Study, folder: Path, name: str) -> optuna.Study:
+    """Open the Optuna study of an ablation's or a search's items, made if absent."""
+    search = study.search
+    url, heartbeat = (search.storage, search.heartbeat_s) if search else (study.storage, 20)
+    two = search is not None and search.second_objective != "none"
+    return optuna.create_study(
+        storage=open_storage(url, folder, heartbeat),
+        study_name=name,
+        directions=["maximize", "minimize"] if two else ["maximize"],
+        load_if_exists=True,
+    )
 
 
 class Worker:

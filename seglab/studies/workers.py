@@ -16,15 +16,13 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-import optuna
-
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores
 from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
-from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, open_storage
+from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, open_items
 from seglab.tracking import Store, open_store
 
 FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -241,18 +239,11 @@ def _main(task: Task, stop: Any) -> None:
 
 def _work(task: Task, stop: Callable[[], bool]) -> int:
     study, store = resolve_study(task.document), open_store()
-    begun = optuna.load_study(study_name=task.study_name, storage=storage_of(study, store))
+    begun = open_items(study, store.folder, task.study_name)
     with Worker(store.folder) as own:
         queue = Queue(begun, own, task.since)
         context = Context(task, study, store, queue, SharedData(warn=False), stop)
         return queue.run(task.items(context), stop)
-
-
-def storage_of(study: Study, store: Store) -> optuna.storages.RDBStorage:
-    """Open the storage that a study names, or the store's own."""
-    if study.search is None:
-        return open_storage(study.storage, store.folder)
-    return open_storage(study.search.storage, store.folder, study.search.heartbeat_s)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

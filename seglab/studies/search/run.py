@@ -11,14 +11,13 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.study import StudyDirection
 
 from seglab.core.config import flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData, share_patients
-from seglab.studies.queue import Queue, Worker
+from seglab.studies.queue import Queue, Worker, open_items
 from seglab.studies.search.confirm import confirm
 from seglab.studies.search.report import publish
 from seglab.studies.search.results import SearchOutcome, SearchProgress
@@ -31,7 +30,6 @@ from seglab.studies.workers import (
     mark_dead_runs,
     run_queue,
     share_of_threads,
-    storage_of,
 )
 from seglab.tracking import (
     RunInUse,
@@ -119,20 +117,13 @@ def open_study(study: Study, space: Space, data: StudyData, store: Store) -> opt
             Or an earlier version began it in a journal file.
     """
     assert study.search is not None
-    name, storage = study.name, storage_of(study, store)
-    two = study.search.second_objective != "none"
+    begun, name = open_items(study, store.folder, study.name), study.name
     journal = store.folder / "optuna" / f"{name}.log"
-    if journal.exists() and name not in optuna.get_all_study_names(storage):
+    if journal.exists() and IDENTITY not in begun.user_attrs:
         raise UserError(
             f"search '{name}' was begun by an earlier version in {journal}, which this one "
             "does not read: finish it there, or give this search another name: name=…"
         )
-    begun = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        directions=[StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * two,
-        load_if_exists=True,
-    )
     domains = {key: one.model_dump(exclude_defaults=True) for key, one in space.domains.items()}
     identity = {
         "space": domains,
