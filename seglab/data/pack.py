@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,18 +68,23 @@ def read_part(
         OSError: the scratch file cannot be written.
     """
     arrays: Arrays = {}
+    whole: Volume | None = None
+    with suppress(UserError):  # told below, of the modality that cannot be read
+        whole = source.read(part.patient, modalities, with_labels=not part.entry)
     for name in modalities:
         is_new = not part.entry
+        beside = (*list(part.brains)[:1], name)  # a modality must lie on the others
         try:
-            volume = source.read(part.patient, (name,), with_labels=is_new)
+            volume = whole or source.read(part.patient, beside, with_labels=is_new)
             _check_grid(volume, part.entry)
         except UserError as error:
             part.failed[name] = str(error)
             if is_new:
                 return part
             continue
-        part.brains[name], levels, scale, brain_px = _levels(volume, 0, settings)
-        part.remarks += volume.remarks
+        index = volume.modalities.index(name)
+        part.brains[name], levels, scale, brain_px = _levels(volume, index, settings)
+        part.remarks += [text for text in volume.remarks if text not in part.remarks]
         arrays |= {name: levels, f"{name}.scale": scale}
         if is_new:
             if volume.convention not in UNAMBIGUOUS:

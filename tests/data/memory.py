@@ -88,6 +88,9 @@ class MemorySource:
     ) -> Volume:
         """Count what is read, and give it."""
         volume = self.volumes[patient.patient_id]
+        odd = [name for name in modalities if (patient.patient_id, name) in self.other_grid]
+        if odd and len(odd) < len(modalities):
+            raise UserError(f"{patient.patient_id}-{odd[0]} has another shape")
         for name in modalities:
             if (patient.patient_id, name) in self.broken:
                 raise UserError(f"{patient.patient_id}-{name} cannot be read")

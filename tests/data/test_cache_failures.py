@@ -126,8 +126,11 @@ def test_masks_without_parts_serve_the_whole_tumour_only(
 
 def test_modalities_of_another_grid_are_refused(source: MemorySource, tmp_path: Path) -> None:
     source.other_grid.add((BAD, "t1"))
+    with pytest.raises(UserError, match=f"{BAD}-t1 has another shape"):
+        prepare(source, SETTINGS, tmp_path / "a", modalities=("flair", "t1"))
+    prepare(source, SETTINGS, tmp_path / "b")
     with pytest.raises(UserError, match=rf"{BAD}: t1 .*\(6, 60, 59\) and \(6, 60, 60\)"):
-        prepare(source, SETTINGS, tmp_path / "cache", modalities=("flair", "t1"))
+        prepare(source, SETTINGS, tmp_path / "b", modalities=("flair", "t1"))
 
 
 def test_all_files_bad_is_an_error_even_when_skipping(source: MemorySource, tmp_path: Path) -> None:

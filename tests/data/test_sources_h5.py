@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
+from seglab.data.cache import CacheSettings
+from seglab.data.prepare import prepare
 from seglab.data.sources import open_source
 from seglab.data.sources.brats_h5 import SPACING
 from seglab.data.volume import Volume
@@ -72,6 +74,19 @@ def test_modalities_come_in_the_order_asked_for_in_the_scanners_numbers(tmp_path
     assert volume.shared_scales == (True, True, True)
     for image, channel in zip(volume.images, (3, 0, 2), strict=True):
         np.testing.assert_array_equal(image, [head(channel, 2), head(channel, 10)])
+
+
+def test_the_cache_opens_each_slice_once_for_all_modalities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_slice(tmp_path / "set", 7, index) for index in range(3)]
+    opened: list[Path] = []
+    real = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda path, *a: opened.append(path) or real(path, *a))
+    settings = CacheSettings(32, "brain", "zscore", "auto")
+    source = open_source("brats-h5", tmp_path / "set")
+    cache, _ = prepare(source, settings, tmp_path / "cache", modalities=FOUR)
+    assert (opened, cache.modalities) == (paths, FOUR)
 
 
 def test_a_modality_without_whole_numbers_keeps_its_scores_and_says_so(tmp_path: Path) -> None:
