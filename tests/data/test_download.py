@@ -115,14 +115,6 @@ def test_broken_credentials_are_named(stand: Stand, out: Path, tmp_path: Path) -
     assert SECRET not in str(error.value)
 
 
-def test_without_network_it_offers_the_browser(
-    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, PRODUCTION, "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"cannot download.*ConnectionError.*proxy.*browser"):
-        download(out, wait_s=0)
-
-
 @pytest.mark.parametrize("content", [b"this is no zip", packed(SLICES)[:-30_000]])
 def test_a_damaged_archive_is_removed_and_fetched_anew(
     stand: Stand, out: Path, content: bytes

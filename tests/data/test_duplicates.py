@@ -74,11 +74,6 @@ def test_part_of_a_stack_is_found_by_its_slice_numbers(volumes: list[np.ndarray]
     assert duplicates([printed("whole", volumes[0]), printed("part", part, first=8)]) == ()
 
 
-def test_blank_volumes_are_not_compared() -> None:
-    blank = np.full((4, 32, 32), -40.1, np.float32)
-    assert duplicates([printed("a", blank), printed("b", blank)]) == ()
-
-
 @pytest.mark.real_data
 def test_h5_slices_are_known_again_in_the_nifti_volume(shared_data: Path) -> None:
     prints = []

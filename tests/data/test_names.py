@@ -1,4 +1,4 @@
-"""Which file is whose and what: by name alone."""
+"""What names tell: whose a file is and what, and which patients are one person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.data.names import natural_key, nifti_patients
+from seglab.data.names import NameMapping, nifti_patients, shared_patients
+from seglab.data.sources import open_source
 from seglab.data.volume import Patient
 
 FOUR = ("flair", "t1", "t1ce", "t2")
@@ -82,12 +83,6 @@ def test_volumes_of_four_modalities_are_told_by_their_dataset(tmp_path: Path) ->
     assert patient.label_map == {1: 2, 2: 1, 3: 3}
 
 
-def test_a_damaged_dataset_json_is_named(tmp_path: Path) -> None:
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(UserError, match=r"dataset\.json is not the description"):
-        found(tmp_path, "dataset.json")
-
-
 @pytest.mark.parametrize(
     "name",
     ["P_brainmask", "P_brain_mask", "P_brain_segmentation", "P_aseg", "P_desc-brain_mask",
@@ -122,19 +117,6 @@ def test_a_segmentation_of_any_name_goes_to_the_only_patient_of_its_folder(tmp_p
     assert not alone.label_files
 
 
-def test_the_longest_name_owns_a_segmentation(tmp_path: Path) -> None:
-    short, long = found(tmp_path, "P_1_flair.nii", "P_1_2_flair.nii", "P_1_2_seg.nii")
-    assert (short.patient_id, short.label_files) == ("P_1", ())
-    assert long.label_files == (tmp_path / "P_1_2_seg.nii",)
-
-
-def test_folders_of_modalities_and_of_masks_are_joined(tmp_path: Path) -> None:
-    files = ("flair/P_flair.nii", "t1/P_t1.nii", "derivatives/P_mask.nii")
-    (patient,) = found(tmp_path, *files)
-    assert patient.modalities == ("flair", "t1")
-    assert patient.files == tuple(tmp_path / name for name in files)
-
-
 def test_two_files_of_one_modality_are_an_error_or_two_scans(tmp_path: Path) -> None:
     files = ("a/P_flair.nii", "b/P_flair.nii", "b/P_seg.nii")
     with pytest.raises(UserError, match=r"a/P_flair\.nii and .*b/P_flair\.nii are both the flair"):
@@ -150,7 +132,102 @@ def test_files_without_a_modality_are_scans_of_their_own(tmp_path: Path) -> None
     assert [patient.patient_id for patient in named] == ["P", "other"]
 
 
-def test_natural_order() -> None:
-    names = ["a10b2", "a2", "b1", "a10b1", "a", "a1²2", "٣"]
-    ordered = sorted(names, key=natural_key)
-    assert [name for name in ordered if name in names[:5]] == ["a", "a2", "a10b1", "a10b2", "b1"]
+TABLE = """\ufeffGrade,BraTS_2018_subject_ID,TCGA_TCIA_subject_ID,BraTS_2020_subject_ID
+HGG,Brats18_CBICA_AAB_1,NA,BraTS20_Training_001
+LGG,Brats18_TCIA10_103_1,TCGA-CS-5396,BraTS20_Training_275
+HGG,NA,NA,BraTS20_Training_344
+"""
+
+
+@pytest.fixture
+def mapping(tmp_path: Path) -> NameMapping:
+    path = tmp_path / "name_mapping.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return NameMapping.find([tmp_path / "other.csv", path])
+
+
+def test_every_alias_leads_to_the_same_person(mapping: NameMapping) -> None:
+    assert mapping.person("Brats18_TCIA10_103_1") == "TCGA-CS-5396"
+    assert mapping.person("BraTS20_Training_275") == "TCGA-CS-5396"
+    assert mapping.person("TCGA_CS_5396_20010302") == "TCGA-CS-5396"
+    assert mapping.person("Brats18_CBICA_AAB_1") == mapping.person("BraTS20_Training_001")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rule"),
+    [
+        ("BraTS-GLI-00145-000", "BraTS-GLI-00145-001", "BraTS 2023"),
+        ("Brats18_CBICA_AAB_1", "Brats18_CBICA_AAB_2", "BraTS 2017"),
+        ("UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "UPENN-GBM"),
+        ("UCSF-PDGM-0433", "UCSF-PDGM-0433_FU003d", "UCSF-PDGM"),
+        ("sub-01_ses-pre", "sub-01_ses-post", "BIDS"),
+        ("Patient-003_week-000-1", "Patient-003_week-044", "time point"),
+        ("P12_timepoint_1", "P12_timepoint_2", "time point"),
+        ("TCGA_CS_4941_19960909", "TCGA-CS-4941", "TCGA"),
+    ],
+)
+def test_visits_of_one_person_are_joined_and_the_rule_is_said(
+    first: str, second: str, rule: str
+) -> None:
+    people = NameMapping().people([first, second, "somebody else"])
+    assert people[first].name == people[second].name != people["somebody else"].name
+    assert rule in people[first].rule
+    assert people["somebody else"].rule == ""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("BraTS20_Training_001", "BraTS20_Training_002"),
+        ("BraTS-GLI-00145-000", "BraTS-GLI-00146-000"),
+        ("sub-01_ses-1", "sub-11_ses-1"),
+        ("case_1", "case_2"),
+        ("UPENN-GBM-00001_11", "UPENN-GBM-00011_11"),
+    ],
+)
+def test_different_persons_stay_apart(names: tuple[str, str]) -> None:
+    people = NameMapping().people(names)
+    assert len({person.name for person in people.values()}) == 2
+    assert {person.rule for person in people.values()} == {""}
+
+
+def test_rules_join_through_one_another(mapping: NameMapping, tmp_path: Path) -> None:
+    listed = tmp_path / "persons.csv"
+    listed.write_text("patient,person,site\nscan A,x,Oslo\nBraTS-GLI-00001-001,x,\n")
+    names = ["scan A", "BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "scan B"]
+    found = NameMapping.find([], listed)
+    people = found.people(names)
+    assert len({people[name].name for name in names[:3]}) == 1
+    assert people[names[2]].rule == "data.persons, visit in the name (BraTS 2023)"
+    assert people["scan B"].rule == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("patient,name\na,b\n", "no column that ends in 'person'"),
+        ("patient,person\na,\n", "a row without patient or person"),
+        ("patient,person\na,x\na,y\n", "gives a to x and to y"),
+    ],
+)
+def test_a_bad_table_of_persons_is_named(tmp_path: Path, table: str, said: str) -> None:
+    path = tmp_path / "persons.csv"
+    path.write_text(table)
+    with pytest.raises(UserError, match=f"persons.csv .*{said}"):
+        NameMapping.find([], path)
+
+
+def test_a_table_of_other_patients_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "P_flair.nii").touch()
+    listed = tmp_path / "persons.csv"
+    listed.write_text("patient,person\nQ,x\n")
+    with pytest.raises(UserError, match=r"persons\.csv .*names no patient of"):
+        open_source("brats-nifti", tmp_path, persons=listed).patients()
+
+
+def test_shared_patients_are_paired_by_person(mapping: NameMapping) -> None:
+    ours = ["BraTS20_Training_001", "BraTS20_Training_275"]
+    theirs = ["TCGA_CS_5396_20010302", "TCGA_DU_7008_19830723"]
+    pairs = [("BraTS20_Training_275", "TCGA_CS_5396_20010302")]
+    assert shared_patients(ours, theirs, mapping) == pairs
+    assert shared_patients(ours, theirs, NameMapping()) == []

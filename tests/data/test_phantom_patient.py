@@ -31,19 +31,6 @@ def test_field_equals_scipys_cubic_spline() -> None:
     np.testing.assert_allclose(field, expected / (151 / 315) ** 1.5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "slices"), [(240, 155), (239, 154), (96, 155), (32, 8)])
-def test_lattice_is_refined_linearly(size: int, slices: int) -> None:
-    grid = Grid(size, slices)
-    z, x, y = np.meshgrid(*grid.axes_mm, indexing="ij", sparse=True)
-    fine = grid.refine((x + 2 * y - z).astype(np.float32))
-    at = [
-        (np.arange(part.start, part.stop) + 0.5) * step
-        for part, step in zip(grid.window, grid.voxel_mm, strict=True)
-    ]
-    z, x, y = np.meshgrid(*at, indexing="ij", sparse=True)
-    np.testing.assert_allclose(fine, x + 2 * y - z, atol=1e-3)
-
-
 def test_arrays_are_what_the_docstring_says(patients: list[PhantomPatient]) -> None:
     for patient in patients:
         assert patient.image.shape == (40, 80, 80, 4)
@@ -132,16 +119,3 @@ def test_patients_differ(patients: list[PhantomPatient]) -> None:
         assert (patient.traits["grade"] == "HGG") == (patient.labels == ENHANCING).any()
     with_tumour = np.concatenate([patient.labels.any((1, 2)) for patient in patients])
     assert 0.3 < with_tumour.mean() < 0.5
-
-
-def test_hard_patients_are_hard() -> None:
-    usual, faint, distractor = (
-        make_patient(0, 6, size=80, slices=40, difficulty=difficulty)
-        for difficulty in ("usual", "faint", "distractor")
-    )
-    assert faint.traits["tumour_ml"] < 0.3 * usual.traits["tumour_ml"]
-    assert faint.traits["contrast"] < 0.5 * usual.traits["contrast"]
-    np.testing.assert_array_equal(distractor.labels, usual.labels)
-    brighter = distractor.image[..., FLAIR] > 1.2 * usual.image[..., FLAIR]
-    largest = np.bincount(ndimage.label(brighter & (usual.labels == 0))[0].ravel())[1:].max()
-    assert 5 < largest * np.prod(usual.spacing_mm) / 1000 < 60  # millilitres

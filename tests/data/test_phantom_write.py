@@ -125,15 +125,6 @@ def test_same_set_is_reused_and_anything_else_refused(folder: Path, tmp_path: Pa
         write_phantom(tmp_path / "thesis.tex" / "set", patients=1, size=32, slices=8)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("patients", 0), ("seed", -1), ("workers", -2), ("size", 16), ("slices", 2)]
-)
-def test_bad_parameters_write_nothing(tmp_path: Path, name: str, value: int) -> None:
-    with pytest.raises(UserError, match=f"{name} {value} is out of range: at least"):
-        write_phantom(tmp_path / "set", **{name: value})  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_kill_leaves_no_half_set_and_the_next_run_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "set"
     code = (

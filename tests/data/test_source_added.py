@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from seglab.core.config import RunConfig
-from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.data.sources.brats_h5 import BratsH5
 from seglab.studies.data import open_data
@@ -32,10 +31,3 @@ def test_a_config_can_name_it(small_config: Callable[..., RunConfig]) -> None:
     known = open_data(small_config())
     assert own.cache.source == NAME
     assert own.split.train == known.split.train
-
-
-def test_an_unknown_one_is_answered_with_the_nearest(
-    small_config: Callable[..., RunConfig],
-) -> None:
-    with pytest.raises(UserError, match=r"data\.source: .*'brats-h4'.*did you mean 'brats-h5'"):
-        small_config(data={"source": "brats-h4"})

@@ -23,16 +23,6 @@ def opened(name: str, root: Path) -> tuple[Source, dict[str, Patient]]:
     return source, {patient.patient_id: patient for patient in source.patients()}
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "patients", "slices"),
-    [("brats-h5", "brats20_h5", 86, 103), ("lgg-tif", "lgg_tif", 14, 440)],
-)
-def test_counts(shared_data: Path, name: str, folder: str, patients: int, slices: int) -> None:
-    _, found = opened(name, shared_data / folder)
-    assert len(found) == patients
-    assert sum(len(patient.images["flair"]) for patient in found.values()) == slices
-
-
 def test_listing_names_every_absent_slice(shared_data: Path) -> None:
     source, _ = opened("brats-h5", shared_data / "brats20_h5")
     assert len(source.missing_files()) == 57_195 - 103
@@ -126,8 +116,3 @@ def test_every_lgg_patient_is_a_brats_patient_too(shared_data: Path) -> None:
     everyone = [f"BraTS20_Training_{number:03d}" for number in range(1, 370)]
     pairs = shared_patients(everyone, lgg, h5_source.names)
     assert sorted(twin for _, twin in pairs) == sorted(lgg)
-
-
-def test_grades_come_from_the_name_mapping(shared_data: Path) -> None:
-    _, patients = opened("brats-h5", shared_data / "brats20_h5")
-    assert {patient.grade for patient in patients.values()} == {"HGG", "LGG"}
