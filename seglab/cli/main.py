@@ -165,8 +165,8 @@ COMMANDS = {
     ),
     "report": Command(
         study.report,
-        "Write one page of a whole study, ready to hand in: data, split, arms, search,\npromoted "
-        "model, test, failures, cost and environment, from what its runs logged.\nNothing is "
+        "Write one page of a whole experiment, ready to hand in: arms, search, promoted\nmodel, "
+        "test, failures, data, split, cost and environment, from what its runs logged.\nNothing is "
         "trained; the data need not be there.",
         "report losses\nreport losses --out handed-in --json",
         _argument("experiment", "name of the experiment"),

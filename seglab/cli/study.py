@@ -31,30 +31,25 @@ DEMO = (
 
 def compare(given: argparse.Namespace) -> int:
     """Compare the arms of an ablation."""
-    from seglab.studies.report import report_ablation
+    from seglab.studies.report.page import report_ablation
     from seglab.studies.results import find_ablation
 
     store = open_store()
     parent = find_ablation(store, given.experiment)
     written = report_ablation(store, parent, baseline=given.baseline, out=given.out)
-    page = written.folder / "report.html"
-    values = {**written.result.to_json(), "report": page}
-    answer(given, values, f"{written.text}\n\nreport: {page}")
+    assert written.result is not None
+    values = {**written.result.to_json(), "report": written.page}
+    answer(given, values, f"{written.text()}\n\nreport: {written.page}")
     return DONE
 
 
 def report(given: argparse.Namespace) -> int:
-    """Write the page of a whole study."""
-    from seglab.studies.report.study import report_study
+    """Write the page of a whole experiment."""
+    from seglab.studies.report.page import SECTIONS, report_experiment
 
-    written = report_study(open_store(), given.experiment, given.out)
-    values = {
-        "experiment": written.experiment,
-        "report": written.html,
-        "markdown": written.markdown,
-        "sections": written.sections,
-    }
-    answer(given, values, f"report: {written.html}")
+    page = report_experiment(open_store(), given.experiment, given.out).page
+    values = {"experiment": given.experiment, "report": page, "sections": SECTIONS}
+    answer(given, values, f"report: {page}")
     return DONE
 
 
@@ -96,10 +91,10 @@ def leaderboard(candidates: Candidates) -> str:
 
 
 def _describe_promotion(promotion: Promotion) -> str:
-    from seglab.studies.promotion_outputs import sealed_document
-    from seglab.studies.report.markdown import render_markdown
+    from seglab.studies.promotion_outputs import results_json
+    from seglab.studies.report.sections import test_text
 
-    page = render_markdown(sealed_document(promotion.results, promotion.opened))
+    page = test_text(results_json(promotion.results, promotion.opened))
     point = promotion.point
     setting = (
         f"threshold {point.threshold:g}, components from {point.smallest_component_px} px, "

@@ -28,7 +28,7 @@ from seglab.studies.experiment import (
     train_one,
 )
 from seglab.studies.queue import OUR_FAULT, Params, Queue, State, Worker, open_items
-from seglab.studies.report import report_ablation
+from seglab.studies.report.page import log_ablation_report
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, best_values, tuning_plans
 from seglab.studies.workers import (
@@ -198,12 +198,12 @@ def shared_hash(study: Study) -> str:
 def _report(store: Store, parent: RunLog) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
     try:
-        written = report_ablation(store, store.get_run(parent.run_id), log=parent)
+        written = log_ablation_report(store, parent)
     except Exception as error:  # whatever it is, the runs are finished
         print(f"no report: {first_line(error)}", file=sys.stderr)
         return None
-    print(written.text, file=sys.stderr)
-    return str(written.folder / "report.html")
+    print(written.text(), file=sys.stderr)
+    return str(written.page)
 
 
 def _carry_out(

@@ -1,10 +1,10 @@
-"""An ablation, judged: verdicts, strata, budgets and costs of its arms."""
+"""The comparison of an ablation's arms: verdicts, strata, budgets and costs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,61 +15,54 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.budget import METRIC, Budgets, Spent
 from seglab.studies.results import Ablation, Arm
-from seglab.tracking import tags
-from seglab.tracking.tags import ARM, VALUES
+from seglab.tracking.tags import ARM, ERROR, VALUES
 
 NOT_RANKED, IS_BASELINE, OTHER_TARGET = "not ranked", "baseline", "other target"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
 FEWEST_PER_STRATUM = 2
-EXTREMES = 3
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """The comparison among some of the patients; explores, and claims nothing."""
+    """The comparison among some of the patients; it explores and gives no verdict."""
 
     name: str
     rule: str
     comparison: Comparison
 
-
-@dataclass(frozen=True)
-class PatientDifference:
-    """How one patient's score changes from the baseline to an arm, seeds averaged."""
-
-    patient_id: str
-    truth: str
-    grade: str | None
-    baseline: float
-    arm: float
-
-    @property
-    def difference(self) -> float:
-        """Arm minus baseline."""
-        return self.arm - self.baseline
+    def to_json(self) -> dict[str, Any]:
+        """As ``comparison.json`` holds it."""
+        rows, base = self.comparison.rows, self.comparison.baseline
+        about = {"name": self.name, "rule": self.rule, "n_patients": self.comparison.n_patients}
+        return {**about, "baseline": vars(base), "arms": [vars(row) for row in rows]}
 
 
 @dataclass(frozen=True)
 class ComparedAblation:
-    """Everything a report says in numbers."""
+    """Everything a report says of the arms in numbers; mappings are by arm."""
 
     ablation: Ablation
     comparison: Comparison
     verdicts: Mapping[str, str]
-    """Arm to verdict; ``not ranked`` where its budget differs from the baseline's, ``other
-    target`` where it segments something else."""
+    """``not ranked`` where a budget differs from the baseline's, ``other target`` where
+    something else is segmented."""
     others: Sequence[ArmSummary]
-    """Arms of another target: scored against another truth, so held against no arm."""
+    """Arms of another target, which are scored against another truth."""
     budgets: Budgets
     strata: Sequence[Stratum]
     costs: Mapping[str, Mapping[str, float]]
-    """Arm to cost to the mean over its runs."""
+    """Means over the runs."""
     other_scores: Mapping[str, Mapping[str, float]]
-    """Arm to the figures of :func:`summarise`, averaged over seeds."""
+    """Figures of :func:`summarise`, averaged over seeds."""
     dice: Mapping[str, Mapping[str, float]]
-    """Arm to patient to Dice, seeds averaged; compared patients only."""
+    """Of each compared patient, seeds averaged."""
     patients: Mapping[str, PatientScore]
     """A row of each compared patient, for what is true of it under every arm."""
+
+    @property
+    def baseline(self) -> str:
+        """Name of the arm that the others are compared with."""
+        return self.comparison.baseline.arm
 
     @property
     def summaries(self) -> Sequence[ArmSummary]:
@@ -85,61 +78,53 @@ class ComparedAblation:
 
     @property
     def rows(self) -> Sequence[ArmRow]:
-        """The arms that are held against the baseline, in the order of ``summaries``."""
+        """The arms that are compared with the baseline, in the order of ``summaries``."""
         return [row for row in self.summaries if isinstance(row, ArmRow)]
 
     @property
     def warnings(self) -> Sequence[str]:
         """What a reader must know before the figures."""
-        compared = {arm.name for arm in self.ablation.arms}
+        targets = {arm.name: arm.target for arm in self.ablation.arms}
         unfinished = [
-            f"{run.name} is not in the comparison: {run.status.lower()}"
-            + (f", {reason}" if (reason := run.tags.get(tags.ERROR)) else "")
+            f"run {run.name} is not in the comparison: "
+            + ", ".join(filter(None, (run.status.lower(), run.tags.get(ERROR))))
             for run in self.ablation.unfinished
-            if run.tags[ARM] in compared
+            if run.tags[ARM] in targets
         ]
         others = [
-            f"{arm.name} segments {arm.target}, another target than the baseline's: no verdict"
-            for arm in self.ablation.arms
-            if self.verdicts.get(arm.name) == OTHER_TARGET
+            f"arm {one.arm} segments {targets[one.arm]}, not the baseline's target: no verdict"
+            for one in self.others
         ]
         return [*self.comparison.warnings, *self.ablation.warnings, *others, *unfinished]
 
-    def differences(self, arm: str) -> list[PatientDifference]:
-        """Every patient's change from the baseline, largest gain first."""
-        base = self.dice[self.comparison.baseline.arm]
-        found = [
-            PatientDifference(
-                name, tumour_size(score), score.grade, base[name], self.dice[arm][name]
-            )
-            for name, score in self.patients.items()
-        ]
-        return sorted(found, key=lambda change: -change.difference)
-
     def to_json(self) -> dict[str, Any]:
-        """The keys of ``compare --json``; the baseline is the first of the arms."""
-        base = self.comparison.baseline
-        first = {
-            **vars(base),
-            "diff": 0.0,
-            "ci_low": 0.0,
-            "ci_high": 0.0,
-            "p": None,
-            "p_holm": None,
-            "verdict": IS_BASELINE,
-        }
-        rows = [{**vars(row), "verdict": self.verdicts[row.arm]} for row in self.comparison.rows]
-        nothing = dict.fromkeys(first.keys() - vars(base).keys())
-        others = [vars(row) | nothing | {"verdict": OTHER_TARGET} for row in self.others]
+        """Everything as ``comparison.json`` holds it; the baseline is the first of the arms."""
+        base, comparison = self.comparison.baseline, self.comparison
+        no_difference = {"diff": 0.0, "ci_low": 0.0, "ci_high": 0.0, "p": None, "p_holm": None}
+        unknown = dict.fromkeys(no_difference)
+        arms = [
+            vars(base) | no_difference | {"verdict": IS_BASELINE},
+            *(vars(row) | {"verdict": self.verdicts[row.arm]} for row in comparison.rows),
+            *(vars(row) | unknown | {"verdict": OTHER_TARGET} for row in self.others),
+        ]
         return {
             "experiment": self.ablation.experiment,
             "parent_run_id": self.ablation.parent.run_id,
             "baseline": base.arm,
-            "n_patients": self.comparison.n_patients,
+            "n_patients": comparison.n_patients,
             "ranked": self.budgets.all_equal,
             "refusal": self.budgets.refusal(),
             "warnings": list(self.warnings),
-            "arms": [first, *rows, *others],
+            "arms": arms,
+            "margin": comparison.margin,
+            "confidence": comparison.confidence,
+            "resamples": comparison.resamples,
+            "sd_run": comparison.sd_run,
+            "budget": {"unit": self.budgets.unit, "arms": [asdict(a) for a in self.budgets.arms]},
+            "costs": self.costs,
+            "other_scores": self.other_scores,
+            "strata": [stratum.to_json() for stratum in self.strata],
+            "left_out": list(comparison.left_out),
         }
 
 
@@ -154,34 +139,36 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         UserError: the baseline has no finished run, or arms lack patients of each other.
     """
     baseline = baseline or ablation.baseline
-    names = [arm.name for arm in ablation.arms]
-    if baseline not in names:
+    arms = {arm.name: arm for arm in ablation.arms}
+    if baseline not in arms:
         if baseline == ablation.baseline:
             raise UserError(f"the baseline arm '{baseline}' has no finished run")
-        raise unknown_name("baseline arm", baseline, names)
-    target = next(arm.target for arm in ablation.arms if arm.name == baseline)
-    same = [arm for arm in ablation.arms if arm.target == target]
+        raise unknown_name("baseline arm", baseline, arms)
+    same = [arm for arm in ablation.arms if arm.target == arms[baseline].target]
     scores = [arm_scores(arm) for arm in same]
     comparison = compare_arms(scores, baseline)
-    others = [arm_scores(arm) for arm in ablation.arms if arm.target != target]
+    others = [arm_scores(arm) for arm in ablation.arms if arm.target != same[0].target]
     budgets = Budgets(ablation.unit, [_spent(arm, ablation) for arm in ablation.arms])
     verdicts = {
         row.arm: NOT_RANKED if budgets.differs(row.arm, baseline) else row.verdict
         for row in comparison.rows
     } | {arm.arm: OTHER_TARGET for arm in others}
-    first = same[0]
-    compared = {s.patient_id: s for s in first.scores(first.seeds[0])}
+    known = {score.patient_id: score for score in same[0].scores(same[0].seeds[0])}
+    patients = {name: known[name] for name in comparison.patients}
     return ComparedAblation(
         ablation=ablation,
         comparison=comparison,
         verdicts=verdicts,
         others=[compare_arms([arm], arm.arm).baseline for arm in others],
         budgets=budgets,
-        strata=compare_strata(scores, [compared[p] for p in comparison.patients], baseline),
+        strata=compare_strata(scores, list(patients.values()), baseline),
         costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},
         other_scores={arm.name: _other_scores(arm) for arm in ablation.arms},
-        dice={arm.arm: _patient_means(arm, comparison.patients) for arm in scores},
-        patients={p: compared[p] for p in comparison.patients},
+        dice={
+            arm.arm: dict(zip(patients, _among(arm, patients).values.mean(axis=0), strict=True))
+            for arm in scores
+        },
+        patients=patients,
     )
 
 
@@ -224,29 +211,18 @@ def compare_strata(
             groups.append((f"{size} tumours", limits, part))
     for grade in sorted({s.grade for s in patients if s.grade}):
         groups.append((f"grade {grade}", "", [s for s in patients if s.grade == grade]))
-    return [
-        Stratum(name, rule, compare_arms(_among(scores, part), baseline))
-        for name, rule, part in groups
-        if len(part) >= FEWEST_PER_STRATUM
-    ]
+    found = []
+    for name, rule, part in groups:
+        if len(part) >= FEWEST_PER_STRATUM:
+            among = [_among(arm, [s.patient_id for s in part]) for arm in scores]
+            found.append(Stratum(name, rule, compare_arms(among, baseline)))
+    return found
 
 
-def _among(scores: Sequence[ArmScores], patients: Sequence[PatientScore]) -> list[ArmScores]:
-    names = tuple(score.patient_id for score in patients)
-    return [
-        ArmScores(
-            arm.arm,
-            arm.seeds,
-            names,
-            arm.values[:, [arm.patients.index(name) for name in names]],
-        )
-        for arm in scores
-    ]
-
-
-def _patient_means(arm: ArmScores, patients: Sequence[str]) -> dict[str, float]:
-    means = dict(zip(arm.patients, arm.values.mean(axis=0).tolist(), strict=True))
-    return {patient: means[patient] for patient in patients}
+def _among(arm: ArmScores, patients: Iterable[str]) -> ArmScores:
+    names = tuple(patients)
+    columns = [arm.patients.index(name) for name in names]
+    return ArmScores(arm.arm, arm.seeds, names, arm.values[:, columns])
 
 
 def _other_scores(arm: Arm) -> dict[str, float]:
@@ -255,15 +231,10 @@ def _other_scores(arm: Arm) -> dict[str, float]:
 
 
 def _spent(arm: Arm, ablation: Ablation) -> Spent:
+    images, seconds = METRIC["samples"], METRIC["seconds"]
     trials = sorted(ablation.trials.get(arm.name, ()), key=lambda run: run.start_time)
     # One that failed and was tried again is one trial; one that never finished is none.
     finished = {run.tags[VALUES]: run.metrics for run in trials if run.status == "FINISHED"}
-    return Spent(
-        arm=arm.name,
-        runs=len(arm.children),
-        images=arm.cost(METRIC["samples"]),
-        train_seconds=arm.cost(METRIC["seconds"]),
-        trials=len(finished),
-        trial_images=sum(metrics.get(METRIC["samples"], 0.0) for metrics in finished.values()),
-        trial_seconds=sum(metrics.get(METRIC["seconds"], 0.0) for metrics in finished.values()),
-    )
+    tuning = [sum(m.get(key, 0.0) for m in finished.values()) for key in (images, seconds)]
+    own = arm.cost(images), arm.cost(seconds)
+    return Spent(arm.name, len(arm.runs), *own, len(finished), *tuning)

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
@@ -16,22 +15,7 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
 from seglab.studies.budget import Unit
 from seglab.studies.resolve import find
-from seglab.tracking import RunInfo, Store, download
-from seglab.tracking.tags import (
-    ARM,
-    ARM_HASH,
-    ARMS,
-    BASELINE,
-    BUDGET,
-    CONFIRMS,
-    DATA_HASH,
-    FAILURES,
-    FOLD,
-    KIND,
-    SEED,
-    SPLIT_HASH,
-    TUNES,
-)
+from seglab.tracking import RunInfo, Store, download, tags
 
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(
@@ -40,7 +24,7 @@ LOCAL_KEYS = frozenset(
 
 
 @dataclass(frozen=True)
-class Child:
+class ScoredRun:
     """One finished run of an arm."""
 
     run: RunInfo
@@ -54,26 +38,26 @@ class Arm:
     """An arm with the seeds that are complete: a finished run for every fold."""
 
     name: str
-    children: Sequence[Child]
+    runs: Sequence[ScoredRun]
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """In ascending order."""
-        return tuple(sorted({child.seed for child in self.children}))
+        return tuple(sorted({one.seed for one in self.runs}))
 
     @property
     def target(self) -> str:
         """What its runs segment."""
-        return target_of(self.children[0].run)
+        return target_of(self.runs[0].run)
 
     def scores(self, seed: int) -> list[PatientScore]:
         """Every patient of one seed, over all folds, in natural order."""
-        found = [s for child in self.children if child.seed == seed for s in child.scores]
+        found = [score for one in self.runs if one.seed == seed for score in one.scores]
         return sorted(found, key=lambda score: score.patient_id)
 
     def cost(self, metric: str) -> float:
         """Mean of a logged metric over the runs; NaN where one does not have it."""
-        values = [child.run.metrics.get(metric, math.nan) for child in self.children]
+        values = [one.run.metrics.get(metric, math.nan) for one in self.runs]
         return sum(values) / len(values)
 
 
@@ -99,6 +83,11 @@ def target_of(run: RunInfo) -> str:
     return run.params.get("data.target", "whole")
 
 
+def _arm_of(run: RunInfo) -> str:
+    """The arm that a run trains or tunes."""
+    return run.tags.get(tags.TUNES, run.tags.get(tags.ARM, ""))
+
+
 def arm_hash(config: RunConfig) -> str:
     """Hash of an arm whatever its seed and fold."""
     split = config.split.model_copy(update={"fold": 0})
@@ -115,10 +104,10 @@ def find_ablation(store: Store, name: str) -> RunInfo:
     """
     found = find(store, name, "experiment", "run")
     runs = found.runs if found.run is None else [found.run]
-    parents = [run for run in runs if run.tags.get(KIND) == "ablation"]
+    parents = [run for run in runs if run.tags.get(tags.KIND) == "ablation"]
     if not parents:
         raise UserError(f"'{name}' is no ablation and has none: nothing to compare")
-    return min(parents, key=lambda run: CONFIRMS in run.tags)  # they are newest first
+    return min(parents, key=lambda run: tags.CONFIRMS in run.tags)  # they are newest first
 
 
 def collect(store: Store, parent: RunInfo) -> Ablation:
@@ -128,43 +117,44 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
         UserError: no arm has a finished run, or the arms are not of the same data.
     """
     experiment = store.experiments()[parent.experiment_id]
-    hashes: dict[str, str] = json.loads(parent.tags.get(ARMS, "{}"))
+    hashes: dict[str, str] = json.loads(parent.tags.get(tags.ARMS, "{}"))
     children = [
         run
         for run in store.find_runs(parent_run_id=parent.run_id)
-        if hashes.get(run.tags.get(TUNES, run.tags.get(ARM, ""))) == run.tags.get(ARM_HASH)
+        if hashes.get(_arm_of(run)) == run.tags.get(tags.ARM_HASH)
     ]
-    runs = _newest([run for run in children if run.tags.get(KIND) == "train"])
+    runs = _newest([run for run in children if run.tags.get(tags.KIND) == "train"])
     finished = [run for run in runs if run.status == "FINISHED"]
     _refuse_mixed_data(finished)
-    folds = {int(run.tags.get(FOLD, 0)) for run in runs}
+    folds = {int(run.tags.get(tags.FOLD, 0)) for run in runs}
     arms: list[Arm] = []
     warnings: list[str] = []
+    reasons = json.loads(parent.tags.get(tags.FAILURES, "{}"))
     for name in hashes:
-        mine = [read_child(store, run) for run in finished if run.tags[ARM] == name]
+        mine = [read_scores(store, run) for run in finished if run.tags[tags.ARM] == name]
         arm, dropped = _complete_seeds(name, mine, folds)
         warnings += dropped
-        if arm.children:
+        if arm.runs:
             arms.append(arm)
         else:
-            warnings.append(_absence(name, parent))
+            reason = reasons.get(name, "no run of it has finished")
+            warnings.append(f"arm '{name}' is not in the comparison: {reason}")
     if not arms:
         raise UserError(f"nothing to compare in '{experiment}': no arm has finished")
     _refuse_other_truth(arms)
-    unit = parent.tags.get(BUDGET, "samples")
     return Ablation(
         experiment=experiment,
         parent=parent,
-        baseline=parent.tags.get(BASELINE, arms[0].name),
-        unit=cast(Unit, unit if unit in get_args(Unit) else "samples"),
+        baseline=parent.tags.get(tags.BASELINE, arms[0].name),
+        unit="seconds" if parent.tags.get(tags.BUDGET) == "seconds" else "samples",
         arms=arms,
         unfinished=[run for run in runs if run.status != "FINISHED"],
-        trials={name: [r for r in children if r.tags.get(TUNES) == name] for name in hashes},
+        trials={name: [r for r in children if r.tags.get(tags.TUNES) == name] for name in hashes},
         warnings=warnings,
     )
 
 
-def read_child(store: Store, run: RunInfo) -> Child:
+def read_scores(store: Store, run: RunInfo) -> ScoredRun:
     """Read the scores that a finished run logged."""
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         download(store, run.run_id, Path(folder), SCORES)
@@ -174,33 +164,29 @@ def read_child(store: Store, run: RunInfo) -> Child:
         except UserError as error:
             where = f"{SCORES} of run '{run.name}'"
             raise UserError(str(error).replace(str(path), where)) from None
-    return Child(run, int(run.tags[SEED]), int(run.tags.get(FOLD, 0)), scores)
-
-
-def _absence(arm: str, parent: RunInfo) -> str:
-    reason = json.loads(parent.tags.get(FAILURES, "{}")).get(arm)
-    return f"arm '{arm}' is not in the comparison: " + (reason or "no run of it has finished")
+    return ScoredRun(run, int(run.tags[tags.SEED]), int(run.tags.get(tags.FOLD, 0)), scores)
 
 
 def _newest(runs: Sequence[RunInfo]) -> list[RunInfo]:
     """Keep one run for each arm, seed and fold: a finished one if there is any, else the newest."""
     kept: dict[tuple[str, ...], RunInfo] = {}
     for run in sorted(runs, key=lambda run: (run.status != "FINISHED", -run.start_time)):
-        kept.setdefault((run.tags[ARM], run.tags[SEED], run.tags.get(FOLD, "0")), run)
+        place = (run.tags[tags.ARM], run.tags[tags.SEED], run.tags.get(tags.FOLD, "0"))
+        kept.setdefault(place, run)
     return list(kept.values())
 
 
 def _complete_seeds(
-    name: str, children: Sequence[Child], folds: set[int]
+    name: str, runs: Sequence[ScoredRun], folds: set[int]
 ) -> tuple[Arm, Sequence[str]]:
     kept, warnings = [], []
-    for seed in sorted({child.seed for child in children}):
-        mine = [child for child in children if child.seed == seed]
-        missing = folds - {child.fold for child in mine}
+    for seed in sorted({one.seed for one in runs}):
+        mine = [one for one in runs if one.seed == seed]
+        missing = folds - {one.fold for one in mine}
         if missing:
             warnings.append(f"arm '{name}', seed {seed} is left out: fold {min(missing)} is absent")
-            continue
-        kept += sorted(mine, key=lambda child: child.fold)
+        else:
+            kept += sorted(mine, key=lambda one: one.fold)
     return Arm(name, kept), warnings
 
 
@@ -209,33 +195,28 @@ def _refuse_mixed_data(runs: Sequence[RunInfo]) -> None:
 
     Another target may have other patients: those whose labels tell it.
     """
-    splits: dict[tuple[str, str], RunInfo] = {}
-    contents: dict[str, RunInfo] = {}
+    known: dict[tuple[str, ...], RunInfo] = {}
     for run in runs:
-        first = splits.setdefault((run.tags.get(FOLD, "0"), target_of(run)), run)
-        _refuse_unlike(first, run, SPLIT_HASH, "splits")
-        settings = {
-            key: value
-            for key, value in sorted(run.params.items())
-            if key.startswith("data.") and key not in LOCAL_KEYS
-        }
-        first = contents.setdefault(json.dumps(settings), run)
-        _refuse_unlike(first, run, DATA_HASH, "data")
-
-
-def _refuse_unlike(first: RunInfo, run: RunInfo, tag: str, noun: str) -> None:
-    if first.tags.get(tag) != run.tags.get(tag):
-        raise UserError(
-            f"runs '{first.name}' and '{run.name}' are of different {noun} "
-            f"({tag} {first.tags.get(tag)} and {run.tags.get(tag)}): they cannot be compared"
-        )
+        block = {k: v for k, v in run.params.items() if k.startswith("data.")}
+        settings = {key: block[key] for key in sorted(block.keys() - LOCAL_KEYS)}
+        fold = run.tags.get(tags.FOLD, "0")
+        for tag, noun, group in (
+            (tags.SPLIT_HASH, "splits", fold + target_of(run)),
+            (tags.DATA_HASH, "data", json.dumps(settings)),
+        ):
+            first = known.setdefault((tag, group), run)
+            if first.tags.get(tag) != run.tags.get(tag):
+                raise UserError(
+                    f"runs '{first.name}' and '{run.name}' are of different {noun} ({tag} "
+                    f"{first.tags.get(tag)} and {run.tags.get(tag)}): they cannot be compared"
+                )
 
 
 def _refuse_other_truth(arms: Sequence[Arm]) -> None:
     """Refuse arms of differing ``data`` blocks whose patients do not have the same truth."""
     known: dict[tuple[str, str], tuple[int, int, str]] = {}
     for arm in arms:
-        for score in (score for child in arm.children for score in child.scores):
+        for score in (score for one in arm.runs for score in one.scores):
             told = score.truth_px, score.slices, arm.name
             truth = known.setdefault((score.patient_id, arm.target), told)
             if truth[:2] != (score.truth_px, score.slices):

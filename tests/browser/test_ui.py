@@ -130,6 +130,23 @@ def test_the_gallery_opens_from_disk_and_its_slider_moves(browser: Any, folder: 
     assert not severe, "nothing is fetched and no script fails"
 
 
+@pytest.mark.parametrize("width", [1280, 800])
+def test_the_report_fits_the_window_and_loads_nothing(
+    browser: Any, folder: Path, width: int
+) -> None:
+    browser.set_window_size(width, 1000)
+    browser.get_log("browser")
+    browser.get(next(folder.rglob("report/report.html")).as_uri())
+    shows(browser, "seen: report", "Failures", "How to read this")
+    cut = """return [...document.querySelectorAll('.wide, main')]
+        .filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
+    assert browser.execute_script(cut) == []
+    hidden = "return [...document.images].filter(one => !one.naturalWidth).map(one => one.alt)"
+    assert browser.execute_script(hidden) == []
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    browser.set_window_size(1600, 1000)
+
+
 def test_the_gallery_opens_inside_the_ui_and_its_slider_moves(browser: Any, ui: str) -> None:
     from selenium.webdriver.common.by import By
 

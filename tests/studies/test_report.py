@@ -1,11 +1,9 @@
-"""Comparing and reporting an ablation, from the tables its runs logged."""
+"""The page of an experiment, of runs that were really made and of runs that never were."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,128 @@ import pytest
 
 from seglab.cli.main import main
 from seglab.core.errors import UserError
-from seglab.evaluation.metrics import PatientScore
-from seglab.studies.candidates import find_candidates
-from seglab.studies.comparison import compare_ablation, compare_strata
-from seglab.studies.report import report_ablation
-from seglab.studies.report.markdown import render_markdown
-from seglab.studies.report.sections import build_document
-from seglab.studies.results import collect, find_ablation
-from seglab.tracking import RunLog, Store, open_store
-from seglab.tracking.tags import ARM_HASH, ARMS, FAILURES
-from tests.studies.independent import assert_same_figures, logged_dice
-from tests.studies.logged_ablation import PATIENTS, log_ablation
+from seglab.core.study import resolve_study
+from seglab.studies.ablation import run_study
+from seglab.studies.promotion import promote
+from seglab.studies.report.page import SECTIONS, report_experiment
+from seglab.studies.results import find_ablation
+from seglab.tracking import Store, download, open_store, start_run
+from tests.studies.logged_ablation import log_ablation
+from tests.studies.report_page import Page
 
-HOSTILE = '<script src="https://evil.example/x.js">|$\\frac$|`_*</script>'
+HOSTILE = '<script src="https://evil.example/x.js">|`_*</script>'
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[Store, str]:
+    """A store with an ablation and its promotion, whose data and cache are gone; that run's id."""
+
+    folder = tmp_path_factory.mktemp("study")
+    store = open_store(folder / "mlruns")
+    shutil.copytree(phantoms, folder / "data")
+    document = {
+        "name": "tiny",
+        "data": {
+            **{"source": "brats-h5", "root": str(folder / "data"), "image_size": 64},
+            "cache": str(folder / "cache"),
+        },
+        "split": {"fractions": [0.4, 0.3, 0.3]},
+        "model": {"name": "unet", "base_channels": 4, "depth": 3},
+        "train": {"epochs": 1, "batch_size": 16, "threads": 1, "device": "cpu"},
+        "baseline": "bce",
+        "arms": {"bce": {"loss": "bce"}, "dice": {"loss": "dice"}},
+    }
+    run_study(resolve_study(document), store)
+    promoted = promote(store, "tiny")
+    for gone in ("data", "cache"):
+        shutil.rmtree(folder / gone)
+    return store, promoted.run_id
+
+
+def page_of(store: Store, name: str) -> Page:
+    return Page(report_experiment(store, name).page.read_text())
+
+
+@pytest.fixture(scope="module")
+def page(told: tuple[Store, str]) -> Page:
+    return page_of(told[0], "tiny")
+
+
+def test_the_whole_study_is_told_from_the_store_alone(
+    told: tuple[Store, str], page: Page, tmp_path: Path
+) -> None:
+    store, promotion = told
+    runs = {run.run_id: run for run in store.find_runs()}
+    written = report_experiment(store, "tiny")
+    assert written.page == store.folder / "reports" / "tiny" / "report.html"
+    assert [section.title for section in page.all[1:]] == list(SECTIONS)
+    assert page.loads == []
+    assert {run.run_id: run for run in store.find_runs()} == runs, "a report changes nothing"
+
+    record = runs[promotion]
+    download(store, promotion, tmp_path, "split.json")
+    split = json.loads((tmp_path / "split.json").read_text())
+    data, parts = page["Data"].facts, page["Split"].facts
+    assert data["patients"] == str(sum(len(split[part]) for part in ("train", "val", "test")))
+    assert data["slices"] == str(9 * 12)
+    assert data["content hash"] == record.tags["seglab.data_hash"]
+    assert parts["split hash"] == split["hash"]
+    assert [parts[part] for part in ("train", "val", "test")] == ["3", "3", "3"]
+    assert not any(name in page["Split"].text for name in split["test"])
+
+    promoted = page["Promoted model"].facts
+    assert promoted["run"] == record.tags["seglab.promoted_run_id"]
+    assert "finished candidates" in promoted["chosen because"]
+    point = json.loads(record.tags["seglab.operating_point"])
+    assert promoted["threshold"] == f"{point['threshold']:g}"
+    dice = next(row for row in page["Test"].tables[0] if row[0] == "dice")
+    bounds = [record.metrics[f"test/dice{end}"] for end in ("", "_ci_low", "_ci_high")]
+    assert dice[1] == "{:.4f} ({:.4f} to {:.4f})".format(*bounds)
+    assert "Confirmatory" in page["Test"].text
+    assert "Five patients segmented by every arm" in page["Arms"].pictures
+
+
+def test_failures_cost_and_environment_are_those_of_the_runs(
+    told: tuple[Store, str], page: Page
+) -> None:
+    store, promotion = told
+    children = store.find_runs("tiny", {"seglab.kind": "train"})
+    training = next(row for row in page["Cost"].tables[0] if row[0] == "training")
+    images = sum(run.metrics["cost/images"] for run in children)
+    assert training[1:4] == ["2", "2", f"{images:,.0f}"]
+    failures = page["Failures"]
+    shares = [int(row["share of the lost Dice"].rstrip("%")) for row in failures.table("cause")]
+    assert sum(shares) == pytest.approx(100, abs=len(shares))
+    worst = [item for item in failures.items if item.startswith("BraTS20")]
+    assert len(worst) == 3, "a paragraph for each of three cases"
+    assert promotion in failures.text
+    machine = page["Environment"].facts
+    assert machine["device"] == "cpu"
+    assert {"python", "torch", "numpy"} <= machine.keys()
+
+
+def test_a_reopened_test_is_marked_and_every_opening_listed(store: Store) -> None:
+    log_promotion(store, "twice", confirmatory=True, dice=0.5)
+    log_promotion(store, "twice", confirmatory=False, dice=0.6, reason=HOSTILE)
+    page = page_of(store, "twice")
+    assert "not confirmatory" in page["Test"].text
+    openings = page["Test"].table("promotion")
+    assert [row["confirmatory"] for row in openings] == ["yes", "no"]
+    assert [row["test Dice"] for row in openings] == ["0.5000", "0.6000"]
+    assert "not confirmatory" in " ".join(page[""].items)
+
+
+def log_promotion(
+    store: Store, name: str, *, confirmatory: bool, dice: float, reason: str | None = None
+) -> None:
+    figure = {"value": dice, "low": None, "high": None, "patients": 1}
+    tags = {"seglab.kind": "promotion", "seglab.confirmatory": str(confirmatory).lower()}
+    tags |= {"seglab.operating_point": "{}"} | ({"seglab.reopen_reason": reason} if reason else {})
+    with start_run(store, name, "promotion", tags) as log:
+        log.metrics({"test/dice": dice}, step=0)
+        results: dict[str, Any] = {"confirmatory": confirmatory, "openings_before": 1}
+        results |= {"patients": 1, "frozen": {"dice": figure}, "plain": {}, "strata": []}
+        log.json(results | {"against_baseline": None}, "test_results.json")
 
 
 @pytest.fixture(scope="module")
@@ -36,262 +143,121 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
+def store(empty_store: Path, tmp_path: Path) -> Store:
     shutil.copytree(empty_store, tmp_path / "mlruns")
     return open_store(tmp_path / "mlruns")
 
 
-def compared(store: Store, parent: RunLog) -> Any:
-    return compare_ablation(collect(store, store.get_run(parent.run_id)))
+def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
+    with start_run(store, "bare", "lost", {"seglab.kind": "train"}) as lost:
+        lost.fail("loss is nan at step 3")
+    written = report_experiment(store, "bare", tmp_path / "out")
+    assert written.page.parent == tmp_path / "out"
+    page = Page(written.page.read_text())
+    assert [section.title for section in page.all[1:]] == list(SECTIONS)
+    assert "No search" in page["Search"].text
+    assert "Not promoted yet" in page["Promoted model"].text
+    assert "Not tested yet" in page["Test"].text
+    assert "logged no split" in page["Split"].text
+    assert "No run has finished" in page["Failures"].text
+    assert page["Failures"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
 
 
-def test_figures_equal_those_of_scipy_and_statsmodels_on_the_logged_tables(store: Store) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.03, "same": 0.0, "down": -0.01})
-    run = store.client.get_run(parent.run_id)
-    written = report_ablation(store, store.get_run(parent.run_id))
-    report = json.loads((written.folder / "comparison.json").read_text())
-    assert_same_figures(report, logged_dice(store.client, parent.run_id, run.info.experiment_id))
-    assert written.result.verdicts["up"] == "better"
+def test_trials_are_counted_and_the_best_named(store: Store) -> None:
+    space = {"optim.lr": {"low": 1e-4, "high": 1e-2}, "loss.alpha": {"low": 0.3, "high": 0.8}}
+    with start_run(store, "s", "s · sweep", {"seglab.kind": "sweep"}) as sweep:
+        sweep.params({"search.sampler": "tpe", "search.space": json.dumps(space)})
+        sweep.metrics({"search/complete": 2, "search/pruned": 1, "search/failed": 0}, step=3)
+        for number, dice in enumerate([0.4, 0.7, 0.9]):
+            tags = {"seglab.kind": "trial", "seglab.arm": f"trial {number:03d}"}
+            trial = start_run(store, "s", f"trial {number:03d}", tags, sweep.run_id)
+            trial.params({"optim.lr": 0.001 * (number + 1)})
+            trial.metrics({"val/dice": dice}, step=1)
+            trial.prune(1) if number == 2 else trial.finish()
+    page = page_of(store, "s")
+    facts = page["Search"].facts
+    assert facts["trials"] == "2 complete, 1 pruned, 0 failed"
+    assert facts["best trial"].startswith("trial 001"), "a pruned trial is not the best"
+    assert facts["its values"] == "optim.lr = 0.002", "only values that this trial has"
+    assert "no confirmation" in page["Search"].text
+    assert "finished or was pruned" in page["Failures"].text
 
 
-def test_the_command_prints_the_promised_keys_and_writes_the_report(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1})
-    capsys.readouterr()
-    assert main(["compare", "losses", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert {"experiment", "baseline", "n_patients", "arms"} <= printed.keys()
-    assert (printed["baseline"], printed["n_patients"]) == ("base", PATIENTS)
-    base, up = printed["arms"]
-    keys = {"arm", "mean", "diff", "ci_low", "ci_high", "p", "p_holm", "p_wilcoxon", "verdict"}
-    assert keys <= up.keys() == base.keys() | up.keys()
-    assert (base["diff"], base["verdict"], up["verdict"]) == (0, "baseline", "better")
-    assert up["ci_low"] < up["diff"] < up["ci_high"]
-    names = {path.name for path in Path(printed["report"]).parent.iterdir()}
-    assert {"report.html", "report.md", "comparison.csv", "comparison.json"} <= names
-    assert store.client.list_artifacts(parent.run_id) == []
+def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
+    with start_run(store, "s", "s · sweep", {"seglab.kind": "sweep"}) as sweep:
+        told = {"text": "judged on others", "search_value": 0.8, "search_gain": 0.3}
+        told |= {"confirmed_mean": 0.7, "ci_low": 0.6, "ci_high": 0.75, "confirmed_gain": 0.1}
+        told |= {"gain_ci_low": -0.1, "gain_ci_high": 0.3, "optimism": 0.2, "verdict": "undecided"}
+        sweep.json(told, "confirmation.json")
+    search = page_of(store, "s")["Search"]
+    assert "Judged on others." in search.text
+    assert search.facts["confirmed on other patients"] == "0.700 (0.600 to 0.750)"
+    assert search.facts["optimism of the search"] == "+0.200"
+    parent = log_ablation(store, {"base": 0, "trial 001": 0.1})
+    older = {"seglab.kind": "sweep", "seglab.confirmation_run_id": parent.run_id}
+    start_run(store, "older", "older · sweep", older).finish()
+    search = page_of(store, "older")["Search"]
+    assert "patients that chose the best trials: its verdicts are optimistic" in search.text
+    assert {row["arm"] for row in search.table("arm")} == {"base", "trial 001"}
 
 
-@pytest.mark.parametrize("name", ["losses", "by id"])
-def test_an_ablation_is_found_by_name_and_by_id(store: Store, name: str) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.05}, seeds=[0])
-    store.client.set_tag(parent.run_id, "mlflow.runName", "renamed by hand")
-    found = find_ablation(store, parent.run_id if name == "by id" else name)
-    assert found.run_id == parent.run_id
-    assert collect(store, found).experiment == "losses"
+def test_files_that_older_versions_did_not_log_are_named(store: Store) -> None:
+    with start_run(store, "old", "a", {"seglab.kind": "train"}) as run:
+        run.metrics({"val/dice": 0.5}, step=1)
+        run.text("<html>", "gallery/index.html")
+    promotion = start_run(store, "old", "promotion", {"seglab.kind": "promotion"})
+    page = page_of(store, "old")
+    assert "logged no failures.json; its gallery/index.html explains" in page["Failures"].text
+    assert "logged no environment.json" in page["Environment"].text
+    assert [row["status"] for row in page["Test"].table("promotion")] == ["running"]
+    promotion.finish()
+    page = page_of(store, "old")
+    assert "logged no test_results.json" in page["Test"].text
+    assert "logged no failures.json." in page["Failures"].text
 
 
-def test_mistakes_of_the_command_end_with_2_and_one_line(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["compare", "losses"]) == 2
-    assert "no run has been trained yet" in capsys.readouterr().err
-    log_ablation(store, {"base": 0, "up": 0.05}, failing="base")
-    for arguments, said in (
-        (["lossez"], "did you mean 'losses'"),
-        (["losses"], "the baseline arm 'base' has no finished run"),
-        (["losses", "--baseline", "upp"], "did you mean 'up'"),
-    ):
-        assert main(["compare", *arguments]) == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert said in lines[-1]
-    child = store.find_runs("losses", {"seglab.arm": "up"})[0]
-    assert main(["compare", child.run_id]) == 2
-    assert "is no ablation" in capsys.readouterr().err
-
-
-def test_a_damaged_table_of_scores_is_named_by_its_run(store: Store) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
-    (run,) = store.find_runs("losses", {"seglab.arm": "up"})
-    (path,) = (store.folder / "artifacts").rglob(f"{run.run_id}/artifacts/patients_val.csv")
-    path.write_text(path.read_text().replace(",", ";"))
-    with pytest.raises(UserError, match=r"^patients_val\.csv of run 'up · seed 0': row 2 has no"):
-        compared(store, parent)
-
-
-def test_zero_finished_arms_are_nothing_to_compare(store: Store) -> None:
-    parent = log_ablation(store, {"base": 0}, failing="base")
-    with pytest.raises(UserError, match="nothing to compare in 'losses'"):
-        compared(store, parent)
-
-
-def other_truth(scores: list[PatientScore]) -> list[PatientScore]:
-    return [*scores[:-1], replace(scores[-1], truth_px=1)]
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"change": {"up": lambda s: s[1:]}}, "arm 'up' has no patient BraTS20_Training_000"),
-        ({"tags": {"up": {"seglab.split_hash": "other"}}}, "different splits .*other"),
-        ({"tags": {"up": {"seglab.data_hash": "other"}}}, "different data .*other"),
-        (
-            {"change": {"up": other_truth}},
-            "Training_011 has 9700 tumour pixels in 5 slices.*1 in 5",
-        ),
-    ],
-)
-def test_arms_of_other_data_are_refused(store: Store, changed: dict[str, Any], said: str) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0], **changed)
-    with pytest.raises(UserError, match=said):
-        compared(store, parent)
-
-
-def test_an_arm_of_another_target_is_shown_without_a_verdict(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its truth is another, and so may be its patients and their split."""
-    parent = log_ablation(
-        store,
-        {"base": 0, "up": 0.1, "enhancing": -0.2},
-        change={"enhancing": lambda scores: other_truth(scores[1:])},
-        tags={"enhancing": {"seglab.split_hash": "other"}},
-        params={"enhancing": {"data.target": "enhancing"}},
-    )
-    result = compared(store, parent)
-    alone = log_ablation(store, {"base": 0, "up": 0.1})
-    assert result.verdicts == {"up": "better", "enhancing": "other target"}
-    assert len(result.comparison.rows) == len(compared(store, alone).comparison.rows) == 1
-    assert "enhancing segments enhancing, another target" in " ".join(result.warnings)
-    capsys.readouterr()
-    assert main(["compare", parent.run_id, "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)["arms"]
-    assert [arm["arm"] for arm in shown] == ["base", "up", "enhancing"]
-    assert shown[2].keys() <= shown[1].keys()
-    assert (shown[2]["diff"], shown[2]["p"], shown[2]["verdict"]) == (None, None, "other target")
-    assert main(["compare", parent.run_id]) == 0
-    assert "other target" in capsys.readouterr().out
-    with pytest.raises(UserError, match="different targets: enhancing, whole"):
-        find_candidates(store, parent.run_id)
-
-
-def test_arms_that_differ_in_their_input_may_differ_in_their_data_hash(store: Store) -> None:
-    parent = log_ablation(
-        store,
-        {"base": 0, "up": 0.1},
-        tags={"up": {"seglab.data_hash": "other"}},
-        params={"base": {"data.image_size": 128}, "up": {"data.image_size": 96}},
-    )
-    assert compared(store, parent).verdicts["up"] == "better"
-
-
-def test_unequal_budgets_are_not_ranked_and_the_report_says_so(store: Store) -> None:
-    shifts = {"base": 0, "down": -0.1, "up": 0.1}
-    parent = log_ablation(store, shifts, images={"up": 1101.0})
-    written = report_ablation(store, store.get_run(parent.run_id))
-    result = written.result
-    assert result.verdicts == {"down": "worse", "up": "not ranked"}
-    assert [row.arm for row in result.summaries] == list(shifts)
-    for text in (written.text, *(p.read_text() for p in written.folder.glob("report.*"))):
-        assert "budgets differ by more than 10" in text
-        assert "up 1,101" in text
-    assert not result.to_json()["ranked"]
-    equal = log_ablation(store, shifts, images={"up": 1099.0})
-    assert [row.arm for row in compared(store, equal).summaries] == ["up", "base", "down"]
-
-
-def test_one_seed_failed_arms_and_runs_are_told(store: Store) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1, "bad": 0}, seeds=[0], failing="bad")
-    store.client.set_tag(parent.run_id, FAILURES, json.dumps({"bad": "no such encoder"}))
-    result = compared(store, parent)
-    page = render_markdown(build_document(result, []))
-    assert "One seed only" in page
-    assert "no such encoder" in page
-    assert "failed" in page
-    assert [row.arm for row in result.rows] == ["up"]
-
-
-def test_only_the_runs_of_the_arm_as_it_is_now_are_compared(store: Store) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1})
-    stale = {"up": {ARM_HASH: "before the arm was changed"}}
-    hashes = json.loads(store.get_run(parent.run_id).tags[ARMS])
-    for run in store.find_runs("losses", {"seglab.arm": "up"}):
-        store.client.set_tag(run.run_id, ARM_HASH, stale["up"][ARM_HASH])
-    assert [arm.name for arm in collect(store, store.get_run(parent.run_id)).arms] == ["base"]
-    store.client.set_tag(parent.run_id, ARMS, json.dumps(hashes | {"up": stale["up"][ARM_HASH]}))
-    assert len(collect(store, store.get_run(parent.run_id)).arms) == 2
-
-
-@pytest.mark.parametrize("baseline", [None, "up"])
-def test_a_comparison_leaves_the_parent_as_it_was(
-    store: Store, tmp_path: Path, baseline: str | None
-) -> None:
-    parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
-    before = store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)
-    written = report_ablation(store, before[0], baseline=baseline, out=tmp_path / "out")
-    assert (written.folder / "report.html").is_file()
-    assert (store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)) == before
-
-
-def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
-    lucky = iter([-0.1, 0.1])
-
-    def lucky_runs(scores: list[PatientScore]) -> list[PatientScore]:
-        luck = next(lucky)
-        return [replace(score, dice=score.dice + luck) for score in scores]
-
-    change = {"up": lucky_runs}
-    result = compared(store, log_ablation(store, {"base": 0, "up": 0.05}, change=change))
-    assert result.verdicts == {"up": "undecided"}
-    page = render_markdown(build_document(result, []))
-    assert "more seeds would decide, no number of patients would" in page
-    assert "more seeds |" in page
-
-
-def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> None:
-    result = compared(store, log_ablation(store, {"base": 0, "up": 0.1}))
-    thirds = [part.comparison.patients for part in result.strata if "tumours" in part.name]
-    volumes = [result.patients[name].truth_px for part in thirds for name in part]
-    assert volumes == sorted(score.truth_px for score in result.patients.values())
-    grades = {part.name: part.comparison.n_patients for part in result.strata[3:]}
-    assert grades == {"grade HGG": 9, "grade LGG": 3}
-    assert compare_strata([], [], "base") == []
-
-
-def test_no_table_of_groups_is_shown_where_there_are_none(store: Store) -> None:
-    result = compared(store, log_ablation(store, {"base": 0, "up": 0.1}))
-    with_groups = render_markdown(build_document(result, []))
-    without = render_markdown(build_document(replace(result, strata=[]), []))
-    assert "tumours in thirds" in with_groups
-    assert "tumours in thirds" not in without
-    assert "gains most" in without
-
-
-class Page(HTMLParser):
-    """Elements and everything they could load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.loads: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.loads += [value or "" for key, value in attrs if key in {"src", "href", "data"}]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_hostile_names_stay_text_and_nothing_is_loaded(store: Store) -> None:
-    parent = log_ablation(store, {"base": 0, HOSTILE: 0.1, "_hidden": 0.0})
-    written = report_ablation(store, store.get_run(parent.run_id))
-    page = Page((written.folder / "report.html").read_text())
+def test_names_are_escaped_and_stay_in_the_folder(store: Store) -> None:
+    name = f"../../{HOSTILE}"
+    with start_run(store, name, HOSTILE, {"seglab.kind": "train", "seglab.arm": HOSTILE}) as run:
+        run.params({"data.source": HOSTILE})
+        run.fail(HOSTILE)
+    written = report_experiment(store, name)
+    assert written.page.is_relative_to(store.folder / "reports")
+    assert ".." not in written.page.parts
+    page = Page(written.page.read_text())
+    assert page.loads == []
     assert HOSTILE in page.text
-    assert not page.tags & {"script", "link", "iframe", "object"}
-    assert page.loads
-    assert all(target.startswith(("data:image/png;base64,", "#")) for target in page.loads)
-    markdown = (written.folder / "report.md").read_text()
-    assert "<script" not in markdown
-    assert {path.stem for path in (written.folder / "figures").iterdir()} >= {"forest", "pareto"}
 
 
-def test_one_arm_alone_is_described(store: Store) -> None:
-    written = report_ablation(store, store.get_run(log_ablation(store, {"only": 0}).run_id))
-    assert written.result.rows == []
-    assert "baseline" in written.text
+def test_an_unknown_experiment_names_the_nearest(
+    store: Store, capsys: Any, monkeypatch: Any
+) -> None:
+    with pytest.raises(UserError, match="no run has been trained"):
+        report_experiment(store, "losses")
+    start_run(store, "losses", "a", {"seglab.kind": "train"}).finish()
+    with pytest.raises(UserError, match="did you mean 'losses'"):
+        report_experiment(store, "loses")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert main(["report", "loses"]) == 2
+    assert main(["report", "losses", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["experiment"] == "losses"
+    assert told["sections"] == list(SECTIONS)
+    assert Path(told["report"]).is_file()
+
+
+def test_an_ablation_with_results_is_shown_before_an_empty_one_and_a_confirmation(
+    told: tuple[Store, str], tmp_path: Path
+) -> None:
+    shutil.copytree(told[0].folder, tmp_path / "mlruns")
+    store = open_store(tmp_path / "mlruns")
+    (compared,) = store.find_runs("tiny", {"seglab.kind": "ablation"})
+    ended = {"seglab.kind": "ablation", "seglab.arms": "{}"}
+    with start_run(store, "tiny", "tiny · ablation", ended | {"seglab.confirms": "a sweep"}):
+        pass
+    assert find_ablation(store, "tiny").run_id == compared.run_id
+    with start_run(store, "tiny", "tiny · ablation", ended) as empty:
+        empty.fail("no arm finished")
+    arms = page_of(store, "tiny")["Arms"]
+    assert {row["arm"] for row in arms.table("arm")} == {"bce", "dice"}
+    assert empty.run_id in arms.text

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from seglab.studies.candidates import DICE, TRAINED, rank
-from seglab.studies.report.document import Picture
 from seglab.studies.resolve import find
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
-from seglab.tracking.tags import CONFIRMS, PROMOTED_RUN
-
-KIND, CONFIRMATION = "seglab.kind", "seglab.confirmation_run_id"
+from seglab.tracking.tags import CONFIRMS, KIND, PROMOTED_RUN, PRUNED
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class Record:
     """An experiment's runs, newest first."""
 
     store: Store
@@ -46,9 +43,8 @@ class StudyRecord:
 
     @cached_property
     def promotion(self) -> RunInfo | None:
-        """The newest promotion that came to its end."""
-        ended = [run for run in self.of_kind("promotion") if run.status == "FINISHED"]
-        return ended[0] if ended else None
+        """The newest promotion that finished."""
+        return next((r for r in self.of_kind("promotion") if r.status == "FINISHED"), None)
 
     @cached_property
     def sweep(self) -> RunInfo | None:
@@ -57,16 +53,28 @@ class StudyRecord:
 
     @cached_property
     def ablations(self) -> list[RunInfo]:
-        """The ablations that do not merely confirm a search, newest first."""
-        return [run for run in self.of_kind("ablation") if CONFIRMS not in run.tags]
+        """The ablations, newest first, without those that confirm this experiment's search."""
+        found = self.of_kind("ablation")
+        return [run for run in found if self.sweep is None or CONFIRMS not in run.tags]
+
+    @property
+    def failed(self) -> list[RunInfo]:
+        """Runs that neither finished nor were pruned."""
+        return [run for run in self.runs if run.status != "FINISHED" and PRUNED not in run.tags]
 
     @cached_property
     def reference(self) -> RunInfo | None:
-        """The run whose data, split and machine stand for the study: promoted, best or newest."""
+        """The run whose data, split and machine are shown: promoted, best or newest."""
         promoted = self.promotion.tags.get(PROMOTED_RUN) if self.promotion else None
         trained = self.of_kind(*TRAINED)
         known = next((run for run in trained if run.run_id == promoted), None)
         return known or self.best or next(iter(trained), None)
+
+    def files(self, run: RunInfo) -> Sequence[str]:
+        """Return the path of every file that ``run`` logged; the store is asked once."""
+        if run.run_id not in self._listed:
+            self._listed[run.run_id] = list_artifacts(self.store, run.run_id)
+        return self._listed[run.run_id]
 
     def read(self, run: RunInfo, name: str) -> bytes | None:
         """Return a file that ``run`` logged; None if it did not."""
@@ -76,31 +84,19 @@ class StudyRecord:
             download(self.store, run.run_id, Path(folder), name)
             return (Path(folder) / name).read_bytes()
 
-    def files(self, run: RunInfo) -> Sequence[str]:
-        """Return the path of every file that ``run`` logged; asked of the store once."""
-        if run.run_id not in self._listed:
-            self._listed[run.run_id] = list_artifacts(self.store, run.run_id)
-        return self._listed[run.run_id]
-
     def read_json(self, run: RunInfo, name: str) -> dict[str, Any] | None:
         """Return an object that ``run`` logged as JSON; None if there is none."""
-        content = self.read(run, name)
         try:
-            value = json.loads(content) if content else None
+            value = json.loads(self.read(run, name) or b"null")
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
 
-    def picture(self, run: RunInfo, path: str, name: str, caption: str) -> list[Picture]:
-        """Return a logged PNG as a picture of the report; nothing if it was not logged."""
-        png = self.read(run, path)
-        return [] if png is None else [Picture(name, png, caption, caption)]
 
-
-def read_record(store: Store, experiment: str) -> StudyRecord:
+def read_record(store: Store, experiment: str) -> Record:
     """Find everything that ran under an experiment's name.
 
     Raises:
         UserError: no such experiment, or nothing ran in it.
     """
-    return StudyRecord(store, experiment, find(store, experiment, "experiment").runs)
+    return Record(store, experiment, find(store, experiment, "experiment").runs)

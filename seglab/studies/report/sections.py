@@ -1,100 +1,110 @@
-"""What the report says, section by section."""
+"""What the sections of the report show: plain values and tables for the template."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from seglab.core.errors import UserError
 from seglab.evaluation.comparison import ArmRow
-from seglab.studies.comparison import NOT_RANKED, ComparedAblation
-from seglab.studies.report import tables
-from seglab.studies.report.document import (
-    Block,
-    Bullets,
-    Document,
-    Notice,
-    Picture,
-    Section,
-    Text,
+from seglab.studies.candidates import DICE
+from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_ablation
+from seglab.studies.report.record import Record
+from seglab.studies.report.tables import NONE, duration, interval, number, p_value, short
+from seglab.studies.results import collect
+from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking.tags import CONFIRMATION_RUN
+
+KINDS = {
+    "train": "training",
+    "tuning": "tuning",
+    "trial": "search trial",
+    "reproduction": "rerun",
+    "promotion": "promotion",
+}
+DATA_SETTINGS = (
+    "data.source", "data.modalities", "data.target", "data.image_size", "data.crop",
+    "data.normalise", "data.normalise_scope", "data.context", "data.slices",
+)  # fmt: skip
+OPERATING_POINT = {
+    "threshold": "threshold",
+    "smallest_component_px": "smallest component kept, px",
+    "fill_holes": "holes filled",
+    "mirror": "averaged with the mirrored image",
+}
+NOT_CONFIRMATORY = (
+    "Patients of this test part were in a test that was opened before. What follows is not "
+    "confirmatory: choices may have been made with these patients in view."
 )
-from seglab.studies.results import Ablation
-from seglab.tracking import RunInfo
-
-METHOD = (
-    "Every arm is trained on the same patients with the same seeds and judged on the same "
-    "validation patients. Seeds are averaged within a patient, so that patients are the sample.",
-    "One test gives p, the interval and the verdict. The difference is held against what other "
-    "patients and, where arms have several seeds, other seeds would change it by. With one seed "
-    "the verdict is about these runs, not about the methods.",
-    "better, worse: p, corrected over the arms by Holm's method, is at most 0.05. The intervals "
-    "have the confidence of Holm's last step, so that they leave 0 outside exactly there: 95 % "
-    "where at most one arm is not called different, 1 - 0.05 / k for k such arms. equivalent: "
-    "two one-sided tests place the difference within the margin. undecided: neither, with the "
-    "number of patients that would decide if the figures held, or the word that seeds are too "
-    "few for any.",
-    "These are validation patients: checkpoints and tuned values may be chosen on them. The "
-    "sealed test part is opened by a promotion and by nothing else.",
-)
 
 
-def build_document(result: ComparedAblation, pictures: Sequence[Picture]) -> Document:
-    """Lay out the whole report.
+def lead(record: Record, result: ComparedAblation | None) -> list[str]:
+    """The answers in a few sentences."""
+    kinds = Counter(run.tags.get(tags.KIND, "other") for run in record.runs)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    lines = [f"{len(record.runs)} runs: {counted}."]
+    lines += [sentence(result, row) for row in result.rows] if result else []
+    if record.best is not None:
+        dice = number(record.best.metrics[DICE])
+        lines.append(f"Best on validation: {record.best.name}, Dice {dice}.")
+    return [*lines, test_sentence(record.promotion)]
 
-    Args:
-        result: the comparison.
-        pictures: by the names ``forest``, ``patients``, ``pareto``, ``learning``, ``sheet``;
-            those that are not there are left out.
-    """
-    by_name = {picture.name: picture for picture in pictures}
 
-    def shown(*names: str) -> list[Block]:
-        return [by_name[name] for name in names if name in by_name]
+def sentence(result: ComparedAblation, row: ArmRow) -> str:
+    """One arm's verdict in words."""
+    base, verdict = result.baseline, result.verdicts[row.arm]
+    figures = f"{number(row.diff, '+.3f')} ({interval(row.ci_low, row.ci_high, '+.3f')})"
+    if verdict == NOT_RANKED:
+        return f"{row.arm} is not ranked against {base}: its budget was another. {figures}."
+    if verdict == "equivalent":
+        return f"{row.arm} is equivalent to {base} within ±{result.comparison.margin:g}: {figures}."
+    if verdict == "undecided":
+        enough = ""
+        if row.needs_seeds:
+            enough = "; more seeds would decide, no number of patients would"
+        elif row.patients_needed is not None:
+            enough = f"; about {row.patients_needed:,} patients would decide"
+        return f"{row.arm} against {base} is undecided: {figures}{enough}."
+    return f"{row.arm} is {verdict} than {base}: {figures}, corrected p {p_value(row.p_holm)}."
 
-    several = bool(result.rows)
-    tests = [tables.tests_table(result)] if several else []
-    strata, tuning = tables.strata_table(result), tables.tuning_table(result)
-    sections = [
-        Section("Verdicts", [tables.verdict_table(result), *shown("forest"), *tests]),
-        Section("Patients", shown("patients")),
-        Section("Scores and spread", [tables.spread_table(result)]),
-        Section(
-            "Where arms win and lose",
-            [*([strata] if strata else []), tables.extremes_table(result)] if several else [],
-        ),
-        Section("Cost", [tables.cost_table(result), *shown("pareto")]),
-        Section("Tuning", [tuning] if tuning else []),
-        Section("Learning curves", shown("learning")),
-        Section("The same patients under every arm", shown("sheet")),
-        Section("Runs", [tables.runs_table(result)]),
-        Section("How to read this", [Bullets(METHOD)]),
-    ]
-    return Document(
-        title=f"{result.ablation.experiment}: which arms differ",
-        blocks=lead(result),
-        sections=[section for section in sections if section.blocks],
-        footer=footer(result.ablation),
+
+def test_sentence(run: RunInfo | None) -> str:
+    """The result of the sealed test in one sentence."""
+    if run is None:
+        return "Not tested yet: only a promotion opens the sealed test, and none has finished."
+    limits = interval(run.metrics.get("test/dice_ci_low"), run.metrics.get("test/dice_ci_high"))
+    limits = "no interval" if limits == NONE else f"95 % interval {limits}"
+    count = run.metrics.get("test/patients")
+    firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
+    return (
+        f"Sealed test, {firm}: Dice {number(run.metrics.get('test/dice'))} "
+        f"({limits}) over {number(count, ',.0f')} patient{'' if count == 1 else 's'}."
     )
 
 
-def lead(result: ComparedAblation) -> list[Block]:
-    """What somebody learns who reads no further."""
-    ablation, comparison = result.ablation, result.comparison
-    seeds = sorted({seed for arm in ablation.arms for seed in arm.seeds})
-    folds = {child.fold for arm in ablation.arms for child in arm.children}
-    scope = (
-        f"{len(ablation.arms)} arms × {len(seeds)} seeds"
+def scope(result: ComparedAblation) -> str:
+    """Say what was compared, and how."""
+    arms = result.ablation.arms
+    seeds = {seed for arm in arms for seed in arm.seeds}
+    folds = {one.fold for arm in arms for one in arm.runs}
+    return (
+        f"{len(arms)} arms × {len(seeds)} seeds"
         + (f" × {len(folds)} folds" if len(folds) > 1 else "")
-        + f", {comparison.n_patients} patients"
+        + f", {result.comparison.n_patients} patients"
         + (" out of fold" if len(folds) > 1 else " of the validation part")
-        + f". Baseline: {comparison.baseline.arm}, Dice {comparison.baseline.mean:.3f}. "
-        + kept_weights([child.run for arm in ablation.arms for child in arm.children])
+        + f". Baseline: {result.baseline}, Dice {result.comparison.baseline.mean:.3f}. "
+        + kept_weights([one.run for arm in arms for one in arm.runs])
     )
-    blocks: list[Block] = [Text(scope)]
+
+
+def notices(result: ComparedAblation) -> list[str]:
+    """What must be known before the verdicts."""
     refusal = result.budgets.refusal()
-    if refusal:
-        blocks.append(Notice(refusal))
-    if result.rows:
-        blocks.append(Bullets([sentence(result, row) for row in result.rows]))
-    return blocks + [Notice(_sentence_case(warning)) for warning in result.warnings]
+    told = [*([refusal] if refusal else []), *result.warnings]
+    return [f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" for text in told]
 
 
 def kept_weights(runs: Sequence[RunInfo]) -> str:
@@ -110,40 +120,125 @@ def kept_weights(runs: Sequence[RunInfo]) -> str:
     return "Some runs are judged by their last epoch, some by their best: not comparable."
 
 
-def sentence(result: ComparedAblation, row: ArmRow) -> str:
-    """One arm's verdict in words."""
-    base, verdict = result.comparison.baseline.arm, result.verdicts[row.arm]
-    limits = tables.interval(row.ci_low, row.ci_high, signed=True)
-    figures = f"{tables.number(row.diff, signed=True)} ({limits})"
-    if verdict == NOT_RANKED:
-        return f"{row.arm} is not ranked against {base}: its budget was another. {figures}."
-    if verdict == "equivalent":
-        return f"{row.arm} is equivalent to {base} within ±{result.comparison.margin:g}: {figures}."
-    if verdict == "undecided":
-        enough = ""
-        if row.needs_seeds:
-            enough = "; more seeds would decide, no number of patients would"
-        elif row.patients_needed is not None:
-            enough = f"; about {row.patients_needed:,} patients would decide"
-        return f"{row.arm} against {base} is undecided: {figures}{enough}."
-    p = tables.p_value(row.p_holm)
-    return f"{row.arm} is {verdict} than {base}: {figures}, corrected p {p}."
+def by_dice(runs: Sequence[RunInfo]) -> list[RunInfo]:
+    """Order runs by their validation Dice, best first."""
+    return sorted(runs, key=lambda run: -run.metrics.get(DICE, -math.inf))
 
 
-def footer(ablation: Ablation) -> str:
-    """Where the figures come from."""
-    tags = ablation.parent.tags
-    known = [
-        f"{label} {tags[key][:12]}"
-        for key, label in (
-            ("seglab.split_hash", "split"),
-            ("seglab.data_hash", "data"),
-            ("seglab.git_commit", "commit"),
-        )
-        if tags.get(key)
-    ]
-    return f"Parent run {ablation.parent.run_id}; " + ", ".join(known) + "."
+def trials(record: Record, sweep: RunInfo) -> dict[str, Any]:
+    """Trials of a search, best first, and the names of what it searched."""
+    found = by_dice([run for run in record.of_kind("trial") if run.parent_run_id == sweep.run_id])
+    states = ("complete", "pruned", "failed")
+    counts = {state: sweep.metrics.get(f"search/{state}") for state in states}
+    told = ", ".join(f"{count:.0f} {key}" for key, count in counts.items() if count is not None)
+    return {
+        "runs": found,
+        "best": next((r for r in found if r.status == "FINISHED" and DICE in r.metrics), None),
+        "counts": told or f"{len(found)} begun",
+        "names": list(json.loads(sweep.params.get("search.space", "{}"))),
+    }
 
 
-def _sentence_case(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+def values(run: RunInfo, names: Sequence[str]) -> str:
+    """Settings of a run in words."""
+    return ", ".join(f"{name} = {short(run.params[name])}" for name in names if name in run.params)
+
+
+def confirmation(record: Record, sweep: RunInfo) -> dict[str, Any]:
+    """The search's best trials against its base config, retrained."""
+    told, run_id = record.read_json(sweep, "confirmation.json"), sweep.tags.get(CONFIRMATION_RUN)
+    found = compare(record.store, run_id) if run_id else ""
+    return {
+        "run_id": run_id,
+        "told": told,
+        "result": found if isinstance(found, ComparedAblation) else None,
+        "reason": found,
+    }
+
+
+def compare(store: Store, run_id: str) -> ComparedAblation | str:
+    """Compare the arms of an ablation, or say why they cannot be."""
+    try:
+        return compare_ablation(collect(store, store.get_run(run_id)))
+    except UserError as error:
+        return str(error)
+
+
+def operating_point(run: RunInfo) -> dict[str, str]:
+    """What a promotion froze on validation patients."""
+    point = json.loads(run.tags.get(tags.OPERATING_POINT, "{}"))
+    words = {True: "yes", False: "no"}
+    return {
+        label: words[point[key]] if isinstance(point[key], bool) else f"{point[key]:g}"
+        for key, label in OPERATING_POINT.items()
+        if key in point
+    }
+
+
+def test_text(content: Mapping[str, Any]) -> str:
+    """The main figures of ``test_results.json`` for a terminal."""
+    frozen, row = content["frozen"], content["against_baseline"]
+    lines = [] if content["confirmatory"] else [NOT_CONFIRMATORY]
+    lines.append(f"{content['patients']} test patients, {frozen['dice']['patients']} with tumour")
+    lines += [f"test {name}: {figure(frozen[name])}" for name in ("dice", "iou")]
+    if row is not None:
+        limits = interval(row["ci_low"], row["ci_high"], "+.3f")
+        difference = f"difference in Dice {number(row['diff'], '+.3f')} ({limits})"
+        lines.append(f"against the baseline: {row['verdict']}, {difference}")
+    return "\n".join(lines)
+
+
+def figure(one: Mapping[str, Any] | None) -> str:
+    """``0.8123 (0.7811 to 0.8435)``; a dash where unknown."""
+    if one is None or one["value"] is None:
+        return NONE
+    limits = interval(one["low"], one["high"], ".4f")
+    limits = "too few patients: no interval" if limits == NONE else limits
+    return f"{number(one['value'], '.4f')} ({limits})"
+
+
+def data(record: Record, run: RunInfo) -> dict[str, str]:
+    """Which patients, prepared how."""
+    facts: dict[str, str] = {}
+    for found in record.store.data_inputs(run.run_id)[:1]:
+        facts["data set"] = found["source"] or found["name"]
+        facts |= {
+            key: f"{count:,}" for key, count in found["profile"].items() if type(count) is int
+        }
+    facts["content hash"] = run.tags.get(tags.DATA_HASH, "")
+    return facts | {key: run.params[key] for key in DATA_SETTINGS if key in run.params}
+
+
+def several(record: Record, tag: str) -> str:
+    """List the values where the runs of the experiment do not share one of ``tag``."""
+    found = Counter(run.tags[tag] for run in record.of_kind("train", "trial") if run.tags.get(tag))
+    listed = [f"{value[:12]} ({count} runs)" for value, count in found.most_common()]
+    return ", ".join(listed) if len(found) > 1 else ""
+
+
+def cost(record: Record) -> list[tuple[str, ...]]:
+    """What all runs took together, a row a kind."""
+    kinds = [(word, record.of_kind(kind)) for kind, word in KINDS.items()]
+    rows = [(word, *_spent(runs)) for word, runs in kinds if runs]
+    return [*rows, ("all", *_spent(record.of_kind(*KINDS)))] if len(rows) > 1 else rows
+
+
+def _spent(runs: Sequence[RunInfo]) -> tuple[str, ...]:
+    images = sum(run.metrics.get("cost/images", 0.0) for run in runs)
+    seconds = sum(run.metrics.get("cost/train_seconds", 0.0) for run in runs)
+    elapsed = sum(run.end_time - run.start_time for run in runs if run.end_time is not None)
+    peak = max(run.metrics.get("cost/peak_memory_mb", 0.0) for run in runs)
+    finished = sum(run.status == "FINISHED" for run in runs)
+    return (
+        *(str(len(runs)), str(finished), number(images, ",.0f"), duration(seconds)),
+        *(duration(elapsed), number(peak or None, ",.0f")),
+    )
+
+
+def code(record: Record) -> list[tuple[str, ...]]:
+    """Commit, code hash, device and precision of the runs, with how many share them."""
+    keys = (tags.GIT_COMMIT, tags.CODE_HASH, tags.DEVICE, tags.PRECISION)
+    found = Counter(
+        tuple(run.tags.get(key, NONE) for key in keys) for run in record.of_kind(*KINDS)
+    )
+    return [(*values, str(count)) for values, count in found.most_common()]

@@ -33,6 +33,8 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
         warnings.simplefilter("ignore")  # of what is experimental in Optuna, and of few trials
         report.write_text(search_page(ended, study.name, base, second), encoding="utf-8")
         parent.artifact(report, _FOLDER)
+        columns = ("number", "value", "duration", "params", "state")
+        parent.text(ended.trials_dataframe(columns).to_csv(index=False), f"{_FOLDER}/trials.csv")
         for name, figure in pictures(ended, base):
             parent.figure(figure, f"{_FOLDER}/{name}.png")
     return replace(outcome, best_config=best_config, report=report if report.exists() else None)

@@ -1,0 +1,159 @@
+"""The figures of the report, as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import as_warning
+from seglab.data.cache import Cache
+from seglab.evaluation.scores import stratify
+from seglab.figures.arm_sheet import SheetPatient, arm_sheet
+from seglab.figures.comparison import (
+    ArmCurves,
+    Costed,
+    Difference,
+    arms_learning,
+    forest,
+    pareto,
+    patient_swarm,
+)
+from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
+from seglab.studies.resolve import TrainedRun, load_trained
+from seglab.studies.results import Arm
+from seglab.tracking import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UInt8 = NDArray[np.uint8]
+DPI = 150
+SHEET_PATIENTS = 5
+COST_AXES = {
+    "gflops_per_image": "GFLOP an image, forward",
+    "train_seconds": "training seconds a run",
+}
+
+
+def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, bytes]:
+    """Draw the comparison; PNG by name. What cannot be drawn is a warning."""
+    base, margin = result.baseline, result.comparison.margin
+    arms = sorted(result.ablation.arms, key=lambda arm: arm.name != base)
+    rows = _differences(result)
+    sizes = [size or "" for size in stratify([s.truth_px for s in result.patients.values()])]
+    curves = [
+        ArmCurves(arm.name, [_curve(store, one.run.run_id) for one in arm.runs]) for arm in arms
+    ]
+    draw: dict[str, Callable[[], Figure]] = {"pareto": lambda: _pareto(result, arms)}
+    if rows:
+        draw["forest"] = lambda: forest(rows, base, margin, result.comparison.confidence)
+        draw["patients"] = lambda: patient_swarm(rows, sizes, base, margin)
+    if all(curve for arm in curves for curve in arm.curves):
+        draw["learning"] = lambda: arms_learning(curves)
+    found = {}
+    for name, figure in draw.items():
+        with as_warning(f"figure {name} is not drawn"):
+            found[name] = png(figure())
+    return found
+
+
+def png(figure: Figure) -> bytes:
+    """Render a figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _differences(result: ComparedAblation) -> list[Difference]:
+    base = result.dice[result.baseline]
+    return [
+        Difference(
+            *(row.arm, row.diff, row.ci_low, row.ci_high, result.verdicts[row.arm]),
+            by_patient=[result.dice[row.arm][name] - base[name] for name in result.patients],
+        )
+        for row in result.rows
+    ]
+
+
+def _pareto(result: ComparedAblation, arms: Sequence[Arm]) -> Figure:
+    rows = {row.arm: row for row in result.summaries}
+    points = [
+        Costed(arm, rows[arm].mean, rows[arm].mean_low, rows[arm].mean_high, result.costs[arm])
+        for arm in (one.name for one in arms)
+    ]
+    known = {
+        key: label
+        for key, label in COST_AXES.items()
+        if all(np.isfinite(point.costs[key]) for point in points)
+    }
+    return pareto(points, known or COST_AXES)
+
+
+def _curve(store: Store, run_id: str) -> list[tuple[int, float]]:
+    """Validation Dice of every epoch, without the final figure that follows them."""
+    epochs = {step for step, _ in store.metric_history(run_id, "val/loss")}
+    history = store.metric_history(run_id, "val/dice")
+    return [(step, value) for step, value in history if step in epochs]
+
+
+def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
+    """Draw five patients under every arm, on the slice with the most tumour.
+
+    The weights are those of each arm's first seed.
+
+    Raises:
+        UserError: the data or a checkpoint cannot be had on this machine.
+    """
+    names = choose_patients(result)
+    arms = [arm for arm in result.ablation.arms if result.verdicts.get(arm.name) != OTHER_TARGET]
+    masks: dict[str, list[UInt8]] = {name: [] for name in names}
+    labels: dict[str, list[str]] = {name: [] for name in names}
+    caches: dict[str, Cache] = {}
+    for arm in arms:
+        opened: dict[int, TrainedRun] = {}
+        first = [one for one in arm.runs if one.seed == arm.seeds[0]]
+        scored = {score.patient_id: (one, score.dice) for one in first for score in one.scores}
+        for name in names:
+            one, dice = scored[name]
+            if one.fold not in opened:
+                # The machine that writes the report need not have the device that trained.
+                opened[one.fold] = load_trained(store, one.run, ["train.device=auto"])
+            trained = opened[one.fold]
+            cache = caches.setdefault(name, trained.data.cache)
+            patient = trained.data.cache.by_id[name]
+            probability = trained.predictor.native(trained.data.cache, patient)
+            shown = probability[patient.tumour_px.argmax()] > trained.config.evaluation.threshold
+            masks[name].append(shown.astype(np.uint8))
+            labels[name].append(f"Dice {dice:.3f}")
+    columns = [_column(caches[name], name, masks[name], labels[name]) for name in names]
+    return arm_sheet(columns, [arm.name for arm in arms], cache.upright)
+
+
+def _column(
+    cache: Cache, name: str, predictions: Sequence[UInt8], labels: Sequence[str]
+) -> SheetPatient:
+    patient = cache.by_id[name]
+    position = int(patient.tumour_px.argmax())
+    return SheetPatient(
+        patient_id=name,
+        caption=f"slice {patient.slice_indices[position]}",
+        image=cache.native_image(patient)[position],
+        truth=cache.native_mask(patient)[position],
+        predictions=predictions,
+        labels=labels,
+    )
+
+
+def choose_patients(result: ComparedAblation) -> list[str]:
+    """Name up to five patients, evenly spaced in the ranking of their Dice over all arms."""
+    means = {
+        name: float(np.mean([dice[name] for dice in result.dice.values()]))
+        for name in result.patients
+    }
+    ranked = sorted(means, key=lambda name: (means[name], name))
+    places = np.linspace(0, len(ranked) - 1, min(SHEET_PATIENTS, len(ranked)))
+    return [ranked[int(place)] for place in np.rint(places)]

@@ -1,0 +1,198 @@
+"""Writing the report of an experiment, and logging that of an ablation with its parent run."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from seglab.core.documents import json_text
+from seglab.core.errors import UserError, as_warning
+from seglab.evaluation import scores
+from seglab.studies.comparison import ComparedAblation, compare_ablation
+from seglab.studies.report import sections, tables
+from seglab.studies.report.figures import comparison_figures, draw_sheet
+from seglab.studies.report.record import Record, read_record
+from seglab.studies.results import collect
+from seglab.tracking import RunInfo, RunLog, Store, tags
+
+SECTIONS = (
+    *("Arms", "Search", "Promoted model", "Test", "Failures", "Data", "Split", "Cost"),
+    *("Environment", "How to read this"),
+)
+MAX_NOTE = 4500
+"""Characters; MLflow takes 5000 in a tag on every store."""
+SHEET = "report/figures/sheet.png"
+"""Artifact of an ablation's parent: the same patients under every arm."""
+FILTERS = {
+    "number": tables.number,
+    "p_value": tables.p_value,
+    "interval": tables.interval,
+    "short": tables.short,
+    "duration": tables.duration,
+    "figure": sections.figure,
+    "time": lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)),
+    "data_uri": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report on disk."""
+
+    experiment: str
+    page: Path
+    result: ComparedAblation | None
+    """What the page says of arms."""
+
+    def text(self) -> str:
+        """The verdicts for a terminal, after what must be known before them."""
+        assert self.result is not None
+        lines = [f"warning: {' '.join(text.split())}" for text in sections.notices(self.result)]
+        return "\n".join([*lines, tables.verdict_table(self.result).to_string(index=False)])
+
+
+def report_experiment(store: Store, experiment: str, out: Path | None = None) -> Report:
+    """Write the report of everything that ran under an experiment's name; the store stays as is.
+
+    Args:
+        store: where the runs are.
+        experiment: its name.
+        out: folder to write to; None takes ``reports/EXPERIMENT`` beside the store's database.
+
+    Raises:
+        UserError: no such experiment, nothing ran in it, or the folder cannot be written.
+    """
+    record = read_record(store, experiment)
+    found = [sections.compare(store, parent.run_id) for parent in record.ablations]
+    result = next((one for one in found if isinstance(one, ComparedAblation)), None)
+    reason = next((one for one in found if isinstance(one, str)), "")
+    folder = out or store.folder / "reports" / _folder(experiment)
+    return _write(record, result, folder, reason)
+
+
+def report_ablation(
+    store: Store, parent: RunInfo, *, baseline: str | None = None, out: Path | None = None
+) -> Report:
+    """Write the report of an experiment with the arms of one ablation; the store stays as it is.
+
+    Args:
+        store: where the runs are.
+        parent: of the ablation.
+        baseline: another arm than the experiment's to compare with.
+        out: folder to write to; None takes one beside the store's database.
+
+    Raises:
+        UserError: see :func:`collect` and :func:`compare_ablation`.
+    """
+    result = compare_ablation(collect(store, parent), baseline)
+    experiment = result.ablation.experiment
+    folder = out or store.folder / "reports" / f"{_folder(experiment)}-{parent.run_id[:8]}"
+    return _write(read_record(store, experiment), result, folder)
+
+
+def log_ablation_report(store: Store, log: RunLog) -> Report:
+    """Write the report at the end of an ablation, and log it with its parent run.
+
+    Raises:
+        UserError: see :func:`report_ablation`.
+    """
+    parent = store.get_run(log.run_id)
+    result = compare_ablation(collect(store, parent))
+    with as_warning("no predictions are drawn"):
+        log.figure(draw_sheet(result, store), SHEET)
+    report = report_ablation(store, parent)
+    log.artifact(report.page.parent, "report")
+    runs = sum(len(arm.runs) for arm in result.ablation.arms)
+    log.metrics(summary_metrics(result), step=runs)
+    log.tags({tags.NOTE: note(result), tags.VERDICTS: dict(result.verdicts)})
+    return report
+
+
+def _write(
+    record: Record, result: ComparedAblation | None, folder: Path, reason: str = ""
+) -> Report:
+    """Write ``report.html``, and the figures and numbers of the comparison beside it."""
+    pictures = comparison_figures(result, record.store) if result else {}
+    text, page = render(record, result, pictures, reason), folder / "report.html"
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+        for name, png in pictures.items():
+            (folder / "figures" / f"{name}.png").write_bytes(png)
+        if result is not None:
+            numbers = result.to_json()
+            (folder / "comparison.json").write_text(f"{json_text(numbers)}\n", encoding="utf-8")
+            pd.DataFrame(numbers["arms"]).to_csv(folder / "comparison.csv", index=False)
+            tables.patient_table(result).to_csv(folder / "patients.csv", index=False)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written: {error}") from error
+    return Report(record.experiment, page, result)
+
+
+def render(
+    record: Record, result: ComparedAblation | None, pictures: Mapping[str, bytes], reason: str
+) -> str:
+    """Render the page, which loads nothing from anywhere.
+
+    Args:
+        record: of the experiment.
+        result: the arms to show.
+        pictures: PNG of the comparison by name.
+        reason: why there are no arms, where there is an ablation.
+    """
+    environment = Environment(
+        loader=PackageLoader("seglab.studies.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(sections=sections, scores=scores, tables=tables, tags=tags)
+    environment.globals.update(titles=SECTIONS, sheet=SHEET)
+    return environment.get_template("report.html").render(
+        record=record, result=result, pictures=pictures, reason=reason
+    )
+
+
+def summary_metrics(result: ComparedAblation) -> dict[str, float]:
+    """What the parent shows of its children in the table of runs."""
+    decided = sum(word in ("better", "worse", "equivalent") for word in result.verdicts.values())
+    return {
+        "val/dice": max(row.mean for row in (result.comparison.baseline, *result.rows)),
+        "ablation/largest_difference": max((row.diff for row in result.rows), default=math.nan),
+        "ablation/arms": float(len(result.ablation.arms)),
+        "ablation/arms_decided": float(decided),
+        "ablation/patients": float(result.comparison.n_patients),
+    }
+
+
+def note(result: ComparedAblation) -> str:
+    """The answer in Markdown, as the MLflow UI shows it with the parent run."""
+    parts = [
+        _escape(sections.scope(result)),
+        *(f"> **Note:** {_escape(text)}" for text in sections.notices(result)),
+        "\n".join(f"- {_escape(sections.sentence(result, row))}" for row in result.rows),
+        "*report/report.html has it all*",
+    ]
+    text = "\n\n".join(filter(None, parts))
+    return text if len(text) <= MAX_NOTE else f"{text[:MAX_NOTE]} …"
+
+
+def _escape(text: str) -> str:
+    """Escape what Markdown or the HTML inside it would read as markup; one line."""
+    escaped = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _folder(experiment: str) -> str:
+    """The experiment's name, unless it would lead out of the folder."""
+    return re.sub(r"[^\w .-]+", "_", experiment).strip(". ") or "experiment"
