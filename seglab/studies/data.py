@@ -42,23 +42,23 @@ class SharedData:
 def share_patients(study: Study) -> Study:
     """Have all runs of a study use the same patients: those with every modality any run names.
 
-    Where somebody lacks one, ``data.require`` is set for all of them, so that a run that is
+    Where a patient lacks one, ``data.require`` is set for all runs, so that a run that is
     opened by itself later finds the same patients.
 
     Raises:
         UserError: patients lack a modality, and ``data.on_bad_file`` does not skip them.
     """
     data = study.run.data
-    named = _modalities(study)
+    named: set[str] = {name for config in study.arms.values() for name in config.data.modalities}
+    if study.search and (domain := study.search.space.get("data.modalities")):
+        named |= {name for choice in domain.choices or () for name in str(choice).split("+")}
     if named <= {*data.require} or (len(study.arms) == 1 and study.search is None):
         return study
-    source = open_data_source(data)
-    absent = {
+    lacking = {
         patient.patient_id: sorted(named - patient.images.keys())
-        for patient in source.patients()
-        if set(data.require) <= patient.images.keys()
+        for patient in open_data_source(data).patients()
+        if set(data.require) <= patient.images.keys() and named - patient.images.keys()
     }
-    lacking = {name: modalities for name, modalities in absent.items() if modalities}
     if data.on_bad_file == "fail":
         if lacking:
             raise lacks(lacking)
@@ -67,11 +67,3 @@ def share_patients(study: Study) -> Study:
         print(f"{name} is left out of every run: no {', '.join(modalities)}", file=sys.stderr)
     require = [name for name in MODALITIES if name in named | {*data.require}]
     return resolve_study(merge(study.document, {"data": {"require": require}}))
-
-
-def _modalities(study: Study) -> set[str]:
-    """All that any arm or trial names."""
-    named: set[str] = {name for config in study.arms.values() for name in config.data.modalities}
-    if study.search and (domain := study.search.space.get("data.modalities")):
-        named |= {name for choice in domain.choices or () for name in str(choice).split("+")}
-    return named

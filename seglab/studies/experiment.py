@@ -11,7 +11,6 @@ from typing import Any
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged
-from seglab.evaluation.scores import summarise
 from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
@@ -92,18 +91,15 @@ class OpenRun:
 
     def __init__(self, plan: Plan, data: StudyData, trainer: Trainer, log: RunLog) -> None:
         self.plan, self.data, self.trainer, self.log = plan, data, trainer, log
-        self._ended = False
 
     def __enter__(self) -> OpenRun:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if self._ended:
-            return
-        self.log.__exit__(kind, error, trace)
         # It would diverge again; and weights without the rest of a checkpoint are no start.
         if isinstance(error, TrainingDiverged) or not (self.log.state / LAST).is_file():
             drop_training_state(self.log.state)
+        self.log.__exit__(kind, error, trace)
 
     def epochs(self) -> Iterator[EpochResult]:
         """Train; each result is logged and saved before it is yielded."""
@@ -115,29 +111,22 @@ class OpenRun:
     def prune(self, epoch: int) -> None:
         """End the run at ``epoch``; what it has is logged."""
         log_cost(self.log, self.trainer)
-        self._ended = True
         self.log.prune(epoch)
         drop_training_state(self.log.state)
 
     def conclude(self, *, pictures: bool = True) -> Outcome:
-        """Judge the weights that are kept on the validation patients, log everything, finish.
+        """Judge the kept weights on the validation patients, log everything, finish.
 
         The training is done: a failure to explain or draw what came of it is a warning.
-
-        Args:
-            pictures: draw curves, overlays and the gallery of failures too.
         """
-        self.trainer.load_kept(self.log.state)
-        scores = log_validation(
-            self.log, self.plan.config, self.data, self.trainer, pictures=pictures
-        )
-        cost = log_cost(self.log, self.trainer)
-        summary = {f"val/{key}": value for key, value in summarise(scores).items()}
-        log_checkpoint(self.log, self.plan.config, self.data, self.trainer)
-        self.log.finish()
-        self._ended = True
-        drop_training_state(self.log.state)
-        return self.plan.outcome(self.log.run_id, FINISHED, {**summary, **cost})
+        config, log, trainer = self.plan.config, self.log, self.trainer
+        trainer.load_kept(log.state)
+        scores = log_validation(log, config, self.data, trainer, pictures=pictures)
+        cost = log_cost(log, trainer)
+        log_checkpoint(log, config, self.data, trainer)
+        log.finish()
+        drop_training_state(log.state)
+        return self.plan.outcome(log.run_id, FINISHED, {**scores, **cost})
 
 
 def drop_training_state(state: Path) -> None:

@@ -66,15 +66,10 @@ def log_setting(log: RunLog, config: RunConfig, data: StudyData, context: str) -
 
 def log_validation(
     log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer, *, pictures: bool = True
-) -> list[PatientScore]:
-    """Score every validation patient with the network as it is; log scores and pictures.
+) -> dict[str, float]:
+    """Score every validation patient with the network as it is; log and return the figures.
 
-    Args:
-        log: of the run.
-        config: of the run.
-        data: of the run.
-        trainer: has the network.
-        pictures: curves, overlays and the gallery too, which take longer than the scores.
+    With ``pictures``, which take longer, curves, overlays and the gallery of failures too.
     """
     predictor, cache, names = trainer.predictor, data.cache, data.split.val
     threshold = config.evaluation.threshold
@@ -109,7 +104,7 @@ def log_validation(
             title, overlays = f"{config.name}: validation patients", config.evaluation.overlays
             write_pictures(folder, case, explanations, title=title, overlays=overlays)
         log.artifact(folder)
-    return scores
+    return final
 
 
 def explain_all(names: Sequence[str], case: Cases) -> list[Explanation]:

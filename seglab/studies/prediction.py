@@ -22,8 +22,6 @@ from seglab.figures.pixels import write_png
 from seglab.figures.prediction_sheet import prediction_sheet
 from seglab.learning.bundle import ModelBundle, ModelCard, Segmentation
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Predicted:
@@ -56,23 +54,15 @@ class Predictions:
 
 
 def predict(bundle: ModelBundle, inputs: Sequence[Path], out: Path) -> Predictions:
-    """Predict every patient whose files are given, or lie in a folder.
-
-    One that cannot be predicted does not keep the others from it.
+    """Predict every patient whose files are given, or lie in a folder, as far as they can be.
 
     Args:
         bundle: the model.
         inputs: files and folders.
         out: folder of masks and pictures; made if absent.
-
-    Raises:
-        UserError: ``out`` cannot be written.
     """
     scans, failed = find_scans(inputs, bundle.card.modalities)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {error.strerror}") from error
+    out.mkdir(parents=True, exist_ok=True)
     outputs = []
     for scan in progress(scans, "predict", unit="scan"):
         try:
@@ -94,20 +84,23 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     found = bundle.segment(volume)
     if not found.prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
-    warnings = (*read.remarks, *_gaps(read), *_warnings(bundle, volume, found))
     mask = _transposed(found.mask) if turned else found.mask
-    ml = _millilitres(mask, read)
+    voxel_mm3 = None if read.spacing_mm is None else math.prod(read.spacing_mm)
+    ml = None if voxel_mm3 is None else float(np.count_nonzero(mask) * voxel_mm3 / 1000)
     overlay = out / f"{scan.name}_overlay.png"
-    title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     sheet = prediction_sheet(
-        found.prepared.native_image(found.prepared.patient), found.mask, read.slice_indices,
-        upright=bundle.card.upright, title=title,
-    )  # fmt: skip
+        found.prepared.native_image(found.prepared.patient),
+        found.mask,
+        read.slice_indices,
+        upright=bundle.card.upright,
+        title=f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml"),
+    )
     path = scan.write(mask, read, out)
     try:
         write_png(overlay, sheet)
     except (OSError, cv2.error) as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
+    warnings = (*read.remarks, *_warnings(bundle.card, volume, found))
     return Predicted(scan.path, path, overlay, ml, warnings, scan.seen)
 
 
@@ -122,26 +115,18 @@ def _transposed_volume(volume: Volume) -> Volume:
     )
 
 
-def _transposed(stack: Array) -> Array:
+def _transposed(stack: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.swapaxes(stack, 1, 2))
 
 
-def _gaps(volume: Volume) -> list[str]:
-    there, stack = len(volume.slice_indices), volume.stack_size
-    if there == stack:
-        return []
-    return [f"{there} of {stack} slices are there; the others have no mask"]
-
-
-def _millilitres(mask: NDArray[np.bool_], volume: Volume) -> float | None:
-    if volume.spacing_mm is None:
-        return None
-    return float(np.count_nonzero(mask) * math.prod(volume.spacing_mm) / 1000)
-
-
-def _warnings(bundle: ModelBundle, volume: Volume, found: Segmentation) -> list[str]:
-    card = bundle.card
-    warnings = _identity(card, volume, found.mask)
+def _warnings(card: ModelCard, volume: Volume, found: Segmentation) -> list[str]:
+    warnings = []
+    if len(volume.slice_indices) < volume.stack_size:
+        warnings.append(
+            f"{len(volume.slice_indices)} of {volume.stack_size} slices are there; the others "
+            "have no mask"
+        )
+    warnings += _identity(card, volume, found.mask)
     if card.shared_scale and not volume.shared_scale:
         warnings.append(
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
@@ -155,11 +140,11 @@ def _warnings(bundle: ModelBundle, volume: Volume, found: Segmentation) -> list[
 def _identity(card: ModelCard, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     """Warn of images that are not what they are called; some are told only by their tumour."""
     images, names, axis = volume.images, volume.modalities, card.mirror_axis
-    alone = identify([measure(images, names, mirror_axis=axis)], names)
-    if alone.wrong:
-        return [one.reason for one in alone.wrong]
+    found = identify([measure(images, names, mirror_axis=axis)], names)
+    if found.wrong:
+        return [one.reason for one in found.wrong]
     if not mask.any():
-        return [f"no tumour was found: if there is one, are the names right? {alone.reason}"]
+        return [f"no tumour was found: if there is one, are the names right? {found.reason}"]
     if card.reference is None or "flair" not in names:
         return []
     labels = UNKNOWN_PART * mask.astype(np.uint8)

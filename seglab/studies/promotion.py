@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seglab.core.config import flatten
 from seglab.core.errors import UserError, first_line
+from seglab.core.machine import progress
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint, select_operating_point
@@ -34,8 +34,6 @@ from seglab.studies.sealed_test import (
     OpenedTest,
     SealedResults,
     check_sealed,
-    evaluate_baseline,
-    evaluate_test,
     open_test,
 )
 from seglab.tracking import (
@@ -76,7 +74,7 @@ class Promotion:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``promote --json``."""
-        figures = self.results.frozen
+        figures = self.results.frozen.items()
         return {
             "run_id": self.run_id,
             "promoted_run_id": self.candidates.best.run_id,
@@ -88,8 +86,8 @@ class Promotion:
             "patients_seen_before": self.opened.seen_before,
             "operating_point": self.point.to_dict(),
             "onnx": self.onnx,
-            **{f"test/{name}": figure.value for name, figure in figures.items()},
-            **{f"test/{name}_ci": [figure.low, figure.high] for name, figure in figures.items()},
+            **{f"test/{name}": figure.value for name, figure in figures},
+            **{f"test/{name}_ci": [figure.low, figure.high] for name, figure in figures},
             "test_plain/dice": self.results.plain["dice"].value,
             "test_patients": len(self.results.patients),
         }
@@ -151,7 +149,9 @@ def promote(
             tags.ONNX: onnx,
             "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
         }
-        example = example_images(len(bundle.card.modalities))
+        channels = bundle.card.modalities
+        shape = (2, 64, 64) if len(channels) == 1 else (len(channels), 2, 64, 64)
+        example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
         model = register_champion(store, log, bundle, example, bundle.card.name, version_tags)
         return Promotion(log.run_id, candidates, frozen.point, opened, results, model, onnx)
 
@@ -176,19 +176,14 @@ def _load_baseline(
 
 
 def _find_begun(store: Store, identity: Mapping[str, str | None]) -> RunInfo | None:
-    """Find the newest promotion of the same question that did not end.
-
-    All promotions of this run whose process died are marked as interrupted on the way.
-    """
-    begun: RunInfo | None = None
-    wanted = {tag: str(identity[tag]) for tag in (tags.KIND, tags.PROMOTED_RUN)}
+    """Find the newest promotion of the same question whose process ended before it did."""
+    wanted = {tag: value for tag, value in identity.items() if value is not None}
     for run in store.find_runs(tags=wanted):
-        if run.status == "FINISHED" or not store.may_continue(run):
-            continue
-        store.mark_interrupted(run.run_id, "its process ended")
-        if begun is None and all(run.tags.get(key) == value for key, value in identity.items()):
-            begun = run
-    return begun
+        same = all(run.tags.get(tag) == value for tag, value in identity.items())
+        if same and run.status != "FINISHED" and store.may_continue(run):
+            store.mark_interrupted(run.run_id, "its process ended")
+            return run
+    return None
 
 
 def _open(
@@ -233,12 +228,9 @@ def _log_frozen(
 
 
 def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
-    """Log the model as an ONNX file, if it gives the same on validation patients.
+    """Log the model as an ONNX file, if that gives the same on validation patients.
 
-    Without one the promotion goes on.
-
-    Returns:
-        How the two compare, or why there is no file.
+    Returns how the two compare, or why there is no file; the promotion goes on without one.
     """
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         path = Path(folder) / "model.onnx"
@@ -260,24 +252,15 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
 
 
 def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> SealedResults:
-    patients = evaluate_test(_unsealed(frozen, opened), opened.patients)
-    scores = None if rival is None else evaluate_baseline(_unsealed(rival, opened), opened.patients)
-    return SealedResults(patients, scores)
+    run = _unsealed(frozen, opened)
+    patients = [run.evaluate(name) for name in progress(opened.patients, "test", unit="patient")]
+    if rival is None:
+        return SealedResults(patients, None)
+    run, names = _unsealed(rival, opened), progress(opened.patients, "baseline", unit="patient")
+    return SealedResults(patients, [run.case(name).score for name in names])
 
 
 def _unsealed(frozen: FrozenRun, opened: OpenedTest) -> FrozenRun:
     """The run with the opened patients in reach."""
     data = opened.unseal(frozen.trained.data)
     return replace(frozen, trained=replace(frozen.trained, data=data))
-
-
-def example_images(modalities: int, size: int = 64) -> NDArray[np.float32]:
-    """Draw two raw slices of an ellipse, which show the form of what a model takes.
-
-    Returns:
-        (2, size, size) for one modality, else (modalities, 2, size, size).
-    """
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    image = np.where(np.hypot(x / 0.7, y / 0.85) < 1, 300 + 100 * x * y, 0).astype(np.float32)
-    shape = (2, size, size) if modalities == 1 else (modalities, 2, size, size)
-    return np.broadcast_to(image, shape).copy()

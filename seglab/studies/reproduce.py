@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
-from seglab.core.config import RunConfig
+from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
 from seglab.studies.experiment import Plan, train_one
@@ -26,9 +25,7 @@ from seglab.studies.resolve import (
 )
 from seglab.studies.results import SCORES
 from seglab.tracking import RunInfo, Store, environment_report, tags
-from seglab.tracking.tags import ARM
 
-KIND = "reproduction"
 ENVIRONMENT = "environment.json"
 RESULTS = ("train/", "val/", "lr")
 """Metrics that a rerun must give again; times and memory need not."""
@@ -52,13 +49,7 @@ class Reproduction:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``reproduce --json``."""
-        return {
-            "run_id": self.run_id,
-            "new_run_id": self.new_run_id,
-            "equal": self.equal,
-            "differences": list(self.differences),
-            "environment": list(self.environment),
-        }
+        return asdict(self) | {"equal": self.equal}
 
 
 def reproduce(
@@ -79,20 +70,23 @@ def reproduce(
         UserError: not a finished training run, or the data or split is another.
     """
     run = find_trained(store, name)
-    run_id = run.run_id
-    if run.tags.get(tags.KIND) not in TRAINED:
-        kind = run.tags.get(tags.KIND, "unknown")
-        raise UserError(f"run {run_id} ({run.name}) is of kind {kind}: only trained runs repeat")
+    kind = run.tags.get(tags.KIND, "unknown")
+    if kind not in TRAINED:
+        raise UserError(
+            f"run {run.run_id} ({run.name}) is of kind {kind}: only trained runs repeat"
+        )
     refuse_unfinished(run)
-    before = _environment(store, run)
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        path = fetch(store, run, ENVIRONMENT, Path(folder))
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config = with_threads_of(read_config(store, run, overrides), before)
     data = open_trained_data(run, config)
     environment = compare_environment(before, run)
     tell(environment)
-    plan = Plan(config, run.tags.get(ARM, config.name), KIND, tags={tags.REPRODUCES: run_id})
-    outcome = train_one(plan, store, data, fresh=True)
+    arm, repeats = run.tags.get(tags.ARM, config.name), {tags.REPRODUCES: run.run_id}
+    outcome = train_one(Plan(config, arm, "reproduction", tags=repeats), store, data, fresh=True)
     differences = compare_results(store, run, store.get_run(outcome.run_id))
-    return Reproduction(run_id, outcome.run_id, differences, environment)
+    return Reproduction(run.run_id, outcome.run_id, differences, environment)
 
 
 def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
@@ -101,17 +95,15 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
     found = [compare_metric(store, old, new, name) for name in sorted(names)]
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         ends = {Path(folder) / "old": old, Path(folder) / "new": new}
-        scores = [fetch(store, run, SCORES, end).read_bytes() for end, run in ends.items()]
+        before, after = (fetch(store, run, SCORES, end).read_bytes() for end, run in ends.items())
         weights = _compare_weights(*(fetch(store, run, WEIGHTS, end) for end, run in ends.items()))
-    if scores[0] != scores[1]:
-        found.append(f"{SCORES} differs")
-    return [text for text in [*found, weights] if text is not None]
+    found += [None if before == after else f"{SCORES} differs", weights]
+    return [text for text in found if text is not None]
 
 
 def compare_metric(store: Store, old: RunInfo, new: RunInfo, name: str) -> str | None:
-    """Compare the whole course of a metric; None where it is equal."""
-    before = dict(store.metric_history(old.run_id, name))
-    after = dict(store.metric_history(new.run_id, name))
+    """Compare all steps of a metric; None where they are equal."""
+    before, after = (dict(store.metric_history(run.run_id, name)) for run in (old, new))
     if before == after:
         return None
     if before.keys() != after.keys():
@@ -125,24 +117,15 @@ def compare_metric(store: Store, old: RunInfo, new: RunInfo, name: str) -> str |
 
 def _compare_weights(old: Path, new: Path) -> str | None:
     before, after = load_file(old), load_file(new)
-    if before.keys() != after.keys():
+    shapes = [{name: tensor.shape for name, tensor in one.items()} for one in (before, after)]
+    if shapes[0] != shapes[1]:
         return "the networks have different weights"
-    shapes = [name for name, tensor in before.items() if tensor.shape != after[name].shape]
-    if shapes:
-        return f"weight {shapes[0]} has another shape"
     gaps = [
         float((tensor.double() - after[name].double()).abs().max())
         for name, tensor in before.items()
-        if not torch.equal(tensor, after[name])
+        if not tensor.equal(after[name])
     ]
     return f"{len(gaps)} weights differ, by up to {max(gaps):.3g}" if gaps else None
-
-
-def _environment(store: Store, run: RunInfo) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        path = fetch(store, run, ENVIRONMENT, Path(folder))
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def with_threads_of(config: RunConfig, environment: Mapping[str, Any]) -> RunConfig:
@@ -150,26 +133,18 @@ def with_threads_of(config: RunConfig, environment: Mapping[str, Any]) -> RunCon
 
     Sums are rounded otherwise with another number of threads.
     """
-    cores = environment.get("machine", {}).get("cores", 0)
-    if config.train.threads:
-        return config
+    cores = config.train.threads or environment.get("machine", {}).get("cores", 0)
     train = config.train.model_copy(update={"threads": cores})
     return config.model_copy(update={"train": train})
 
 
 def compare_environment(before: Mapping[str, Any], run: RunInfo) -> list[str]:
     """Say how code, versions and machine differ from those of a run."""
-    device = run.tags.get(tags.DEVICE, "cpu")
-    now: Mapping[str, Any] = environment_report("cpu" if device == "cpu" else device)
-    found = []
-    for part in ("code_hash", "git_commit", "versions", "machine"):
-        old, new = before.get(part), now.get(part)
-        if not isinstance(old, dict) or not isinstance(new, dict):
-            found += [f"{part}: {old} before, {new} now"] if old != new else []
-            continue
-        found += [
-            f"{key}: {old.get(key)} before, {new.get(key)} now"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
-    return found
+    now = environment_report(run.tags.get(tags.DEVICE, "cpu"))
+    parts = ("code_hash", "git_commit", "versions", "machine")
+    old, new = (flatten({part: one.get(part) for part in parts}) for one in (before, now))
+    return [
+        f"{key}: {old.get(key)} before, {new.get(key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

@@ -28,8 +28,7 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = f"{CHECKPOINTS}/*.safetensors"
 """The weights that a run kept; earlier versions called them best.safetensors."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_SAFE = ".safetensors"
-_SUFFIXES = {_SAFE, ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".onnx"}
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".onnx"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ def find_file(name: str) -> Path | None:
     path = Path(name)
     if path.exists():
         return path
-    if not name.startswith("models:/") and (
-        name.startswith((".", "/", "~")) or path.suffix in _SUFFIXES
-    ):
+    if name.startswith((".", "/", "~")) or path.suffix in _SUFFIXES:
         raise UserError(f"{name}: no such checkpoint")
     return None
 
@@ -99,16 +96,15 @@ def find_trained(store: Store, name: str) -> RunInfo:
     Raises:
         UserError: there is nothing of this name, or no run of this store trained it.
     """
-    path = find_file(name)
-    if path is not None:
-        card = read_card(_card_folder(path) if path.is_dir() else path.parent)
+    if (path := find_file(name)) is not None:
+        card = read_card(_weights(path).parent)
         if card.run_id is None:
             raise UserError(f"{name}: its {CARD} names no run")
         return store.get_run(card.run_id)
     found = find(store, name, "run", "model")
-    if found.run is not None:
+    if found.model is None:
+        assert found.run is not None
         return found.run
-    assert found.model is not None
     if tags.PROMOTED_RUN not in found.model.tags:
         raise UserError(
             f"version {found.model.version} of model '{found.model.name}' was not registered by a "
@@ -127,54 +123,35 @@ def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
     Raises:
         UserError: there is nothing of this name, or it is no safetensors checkpoint.
     """
-    path = find_file(name)
-    if path is not None:
-        return _from_folder(path) if path.is_dir() else _from_file(path)
+    if (path := find_file(name)) is not None:
+        return _load(path)
     store = open_store()
     found = find(store, name, "run", "model")
-    with tempfile.TemporaryDirectory(prefix="seglab-") as scratch:
-        folder, run = Path(scratch), found.run
-        if run is None or run.tags.get(tags.KIND) == "promotion":
-            run_id = run.run_id if run else found.model.run_id if found.model else ""
-            return load_bundle(fetch_bundle(store, run_id, folder))
+    run = found.run or store.get_run(found.model.run_id if found.model else "")
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        if run.tags.get(tags.KIND) == "promotion":
+            return _load(fetch_bundle(store, run.run_id, Path(folder)))
         refuse_unfinished(run)
-        download(store, run.run_id, folder, f"{CHECKPOINTS}/*")
-        return _from_folder(folder)
+        download(store, run.run_id, Path(folder), f"{CHECKPOINTS}/*")
+        return _load(Path(folder))
 
 
-def _from_folder(folder: Path) -> ModelBundle:
-    """A model's own folder, an MLflow model around it, or a training run's artifacts."""
-    home = _card_folder(folder)
-    weights = sorted(home.glob(f"*{_SAFE}"))
-    if len(weights) != 1:
+def _load(path: Path) -> ModelBundle:
+    weights = _weights(path)
+    return load_bundle(weights.parent, weights=weights.name)
+
+
+def _weights(path: Path) -> Path:
+    """The one checkpoint in a model's own folder, in an MLflow model or a run's artifacts."""
+    if path.is_file():
+        return path
+    found = [one for card in path.rglob(CARD) for one in card.parent.glob("*.safetensors")]
+    if len(found) != 1:
         raise UserError(
-            f"{home} has {len(weights)} {_SAFE} files beside {CARD}; exactly one makes a model, "
-            "else name the file"
+            f"{path} is no model: it holds {len(found)} safetensors files with a {CARD} beside "
+            "them; name the folder or the file of one"
         )
-    return _from_file(weights[0])
-
-
-def _card_folder(folder: Path) -> Path:
-    cards = sorted(folder.rglob(CARD))
-    if not cards:
-        raise UserError(f"{folder} is no model: it has no {CARD}")
-    if len(cards) > 1:
-        raise UserError(f"{folder} holds {len(cards)} models; name the folder of one")
-    return cards[0].parent
-
-
-def _from_file(path: Path) -> ModelBundle:
-    if path.suffix != _SAFE:
-        raise UserError(
-            f"{path} is not a {_SAFE} checkpoint; other formats can run code when they are "
-            "loaded, and are refused"
-        )
-    if not (path.parent / CARD).is_file():
-        raise UserError(
-            f"{path} has no {CARD} beside it, which says what network and preprocessing it is "
-            "of; a run logs both: python -m seglab artifacts RUN --out DIR"
-        )
-    return load_bundle(path.parent, weights=path.name)
+    return found[0]
 
 
 @dataclass(frozen=True)

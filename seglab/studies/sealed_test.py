@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.core.machine import progress
 from seglab.data.cache import CachedPatient, open_cache
 from seglab.data.sealed import SealBroken
 from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
@@ -75,17 +74,7 @@ def check_sealed(
 ) -> Sequence[Opening]:
     """Refuse early, before any work, what :func:`open_test` would refuse.
 
-    Args:
-        store: where the record is.
-        data: whose split it is.
-        reopen: the reason, where the test was opened before.
-        own: id of the promotion that is continued; that it opened the test is no reason.
-
-    Returns:
-        The openings of this test part by others, oldest first.
-
-    Raises:
-        UserError: see :func:`open_test`.
+    Returns the openings of this test part by other promotions than ``own``, oldest first.
     """
     test_hash = _digest(_test_patients(data))[:_HASH_DIGITS]
     if reopen is not None and not reopen.strip():
@@ -180,6 +169,19 @@ class FrozenRun:
         """Predict a patient; keep all that a picture or an explanation needs."""
         return self._predict(name)[0]
 
+    def evaluate(self, name: str) -> ScoredPatient:
+        """Predict, score and explain an opened patient."""
+        case, frozen, direct = self._predict(name)
+        cache, order = self.trained.data.cache, case.slice_indices
+        patient = cache.by_id[name]
+        return ScoredPatient(
+            frozen=case.score,
+            plain=score(cache, patient, PLAIN.apply(direct, order)),
+            explanation=explain(case),
+            reliability=reliability(frozen, case.truth, case.image > 0),
+            slices=slice_dice(case.prediction, case.truth, order, patient.stack_size),
+        )
+
     def _predict(self, name: str) -> tuple[Case, NDArray[np.float32], NDArray[np.float32]]:
         """Predict a patient; also probabilities (S, H, W) as frozen, and without mirroring."""
         cache, predictor = self.trained.data.cache, self.trained.predictor
@@ -189,21 +191,6 @@ class FrozenRun:
             frozen = predictor.mirrored(cache.mirror_axis).native(cache, patient)
         mask = self.point.apply(frozen, patient.slice_indices)
         return build_case(cache, patient, frozen, mask), frozen, direct
-
-    def evaluate(self, name: str) -> ScoredPatient:
-        """Predict, score and explain an opened patient."""
-        case, frozen, direct = self._predict(name)
-        cache = self.trained.data.cache
-        patient = cache.by_id[name]
-        return ScoredPatient(
-            frozen=case.score,
-            plain=score(cache, patient, PLAIN.apply(direct, patient.slice_indices)),
-            explanation=explain(case),
-            reliability=reliability(frozen, case.truth, case.image > 0),
-            slices=slice_dice(
-                case.prediction, case.truth, patient.slice_indices, patient.stack_size
-            ),
-        )
 
 
 @dataclass(frozen=True)
@@ -281,22 +268,9 @@ class SealedResults:
         """Paired comparison of the promoted run with the baseline; None without one."""
         if self.baseline is None:
             return None
+        names = tuple(score.patient_id for score in self.scores)
         arms = [
-            ArmScores(name, (0,), tuple(s.patient_id for s in scores), _dice(scores))
-            for name, scores in ((BASELINE, self.baseline), (PROMOTED, self.scores))
+            ArmScores(arm, (0,), names, np.array([[score.dice for score in scores]]))
+            for arm, scores in ((BASELINE, self.baseline), (PROMOTED, self.scores))
         ]
         return compare_arms(arms, BASELINE)
-
-
-def _dice(scores: Sequence[PatientScore]) -> NDArray[np.float64]:
-    return np.array([[score.dice for score in scores]])
-
-
-def evaluate_test(frozen: FrozenRun, names: Sequence[str]) -> list[ScoredPatient]:
-    """Predict, score and explain the opened patients."""
-    return [frozen.evaluate(name) for name in progress(names, "test", unit="patient")]
-
-
-def evaluate_baseline(frozen: FrozenRun, names: Sequence[str]) -> list[PatientScore]:
-    """Predict and score the opened patients under the baseline run."""
-    return [frozen.case(name).score for name in progress(names, "baseline", unit="patient")]

@@ -181,7 +181,7 @@ def test_other_versions_are_told_before_anything_is_trained(
         pass
 
     def tell(environment: Any) -> None:
-        assert any(text.startswith("torch: 0.0.1 before, ") for text in environment)
+        assert any(text.startswith("versions.torch: 0.0.1 before, ") for text in environment)
         raise Stop
 
     with pytest.raises(Stop):
