@@ -81,10 +81,8 @@ class Filler:
 
     def __call__(self) -> None:
         """Fill a cache and remove it."""
-        _, prepared = prepare(
-            self.source, self.settings, self.root, workers=0, patients=self.patients
-        )
-        self.bytes = prepared.bytes
+        cache, _ = prepare(self.source, self.settings, self.root, workers=0, patients=self.patients)
+        self.bytes = cache.bytes
         shutil.rmtree(self.root)
 
 

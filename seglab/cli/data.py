@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +87,13 @@ def prepare(given: argparse.Namespace) -> int:
         data = Data(**_options(given))
     except ValidationError as error:
         raise explain(error, Data, "data.") from None
-    cache, prepared = fill_cache(data)
+    start = time.perf_counter()
+    cache, reused = fill_cache(data)
+    seconds = time.perf_counter() - start
     judge_channel(cache)
-    done = "found" if prepared.reused else f"filled in {prepared.seconds:.1f} s"
-    per_slice = prepared.bytes / max(prepared.slices, 1) / 1000
-    text = f"{cache.path}: {prepared.slices} slices, {per_slice:.1f} KB each, {done}"
-    answer(given, {"cache": cache.path, **vars(prepared)}, text)
+    done = "found" if reused else f"filled in {seconds:.1f} s"
+    per_slice = cache.bytes / max(cache.slices, 1) / 1000
+    text = f"{cache.path}: {cache.slices} slices, {per_slice:.1f} KB each, {done}"
+    found = {"cache": cache.path, "slices": cache.slices, "bytes": cache.bytes}
+    answer(given, found | {"seconds": seconds, "reused": reused, "skipped": cache.skipped}, text)
     return DONE

@@ -13,10 +13,10 @@ import numpy as np
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
-from seglab.data.cache import Cache, CachedPatient, CacheSettings, open_cache
+from seglab.data.cache import Cache, CacheSettings, open_cache
 from seglab.data.duplicates import SAME, duplicates, fingerprint
-from seglab.data.identity import Figures, Identity, identify, measure
-from seglab.data.prepare import Prepared, prepare, some_names
+from seglab.data.identity import Identity, identify, measure
+from seglab.data.prepare import prepare, some_names
 from seglab.data.sealed import SealedCache
 from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
@@ -34,7 +34,6 @@ class StudyData:
 
     cache: Cache
     split: Split
-    prepared: Prepared
     identity: Identity
     """Whether the images are what their modalities are called."""
     missing_files: int
@@ -44,17 +43,12 @@ class StudyData:
 def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     """Open the cache of a run and divide its patients; those of the test cannot be read.
 
-    Args:
-        config: of the run.
-        warn: of what a reader should know of the data; what starts a command has warned for
-            its workers.
-
     Raises:
         UserError: bad files, patients that lack a modality, too few patients, or data on which
             nothing can be learnt or scored.
     """
     source = open_data_source(config.data)
-    cache, prepared = fill_cache(config.data, source, warn=warn)
+    cache, _ = fill_cache(config.data, source, warn=warn)
     among = f"of the {len(cache.patients)} patients in {source.root}"
     if not cache.row_brain_px.any():
         raise UserError(f"every image {among} is constant")
@@ -63,30 +57,23 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
         raise UserError(f"none {among} has a pixel of {what}")
     missing = source.missing_files()
     if warn and missing:
-        print(
-            f"warning: {source.root} lacks {len(missing):,} files of its set, {missing[0]} the "
-            "first: the rest is used (data check lists them)",
-            file=sys.stderr,
-        )
+        lost = f"{source.root} lacks {len(missing):,} files of its set, {missing[0]} the first"
+        print(f"warning: {lost}: the rest is used (data check lists them)", file=sys.stderr)
     split = make_split(split_patients(cache, source), config.split)
     if warn and split.redrawn:
         print(split.redrawn, file=sys.stderr)
     sealed = SealedCache(cache, split)
     identity = judge_channel(sealed, warn=warn)
-    return StudyData(sealed, split, prepared, identity, len(missing))
+    return StudyData(sealed, split, identity, len(missing))
 
 
 def fill_cache(
     data: Data, source: Source | None = None, *, warn: bool = True
-) -> tuple[Cache, Prepared]:
-    """Fill the cache, or find it filled; say what a reader should know of it.
-
-    Raises:
-        UserError: see :func:`select_patients` and :func:`seglab.data.cache.prepare`.
-    """
+) -> tuple[Cache, bool]:
+    """Fill the cache, and warn of what a reader should know; see :func:`prepare`."""
     source = source or open_data_source(data)
     patients, left_out = select_patients(data, source)
-    cache, prepared = prepare(
+    cache, reused = prepare(
         source,
         CacheSettings.from_config(data),
         data.cache,
@@ -105,38 +92,31 @@ def fill_cache(
             print(f"{text}: {some_names(names)}", file=sys.stderr)
         for name, reason in cache.skipped:
             print(f"warning: {name} is left out: {reason}", file=sys.stderr)
-    return cache, prepared
+    return cache, reused
 
 
 def select_patients(data: Data, source: Source) -> tuple[list[Patient], dict[str, str]]:
-    """List the patients that have every modality that is named or required.
-
-    Returns:
-        The patients, and the others with the reason.
+    """List the patients that have every named or required modality, and the others with the reason.
 
     Raises:
         UserError: the source holds no such modality; a patient lacks one that is named, and
             neither ``data.require`` nor ``data.on_bad_file`` says that it may be left out.
     """
     wanted = dict.fromkeys((*data.modalities, *data.require))
-    foreign = [name for name in wanted if name not in source.modalities]
-    if foreign:
-        known = ", ".join(source.modalities)
-        raise UserError(f"data.modalities: {source.name} has no {foreign[0]}; it has {known}")
+    for name in wanted:
+        if name not in source.modalities:
+            known = ", ".join(source.modalities)
+            raise UserError(f"data.modalities: {source.name} has no {name}; it has {known}")
     every = source.patients()
-    lacking = {one.patient_id: [name for name in wanted if name not in one.images] for one in every}
-    unforeseen = {
-        name: absent
-        for name, absent in lacking.items()
-        if absent and not set(absent) & set(data.require)
-    }
-    if unforeseen and data.on_bad_file == "fail":
-        raise lacks(unforeseen)
-    left_out = {name: f"no {', '.join(absent)}" for name, absent in lacking.items() if absent}
-    usable = [patient for patient in every if patient.patient_id not in left_out]
+    absent = {one.patient_id: [name for name in wanted if name not in one.images] for one in every}
+    absent = {patient: names for patient, names in absent.items() if names}
+    refused = {one: names for one, names in absent.items() if not {*names} & {*data.require}}
+    if refused and data.on_bad_file == "fail":
+        raise lacks(refused)
+    usable = [patient for patient in every if patient.patient_id not in absent]
     if not usable:
         raise UserError(f"no patient in {source.root} has {', '.join(wanted)}")
-    return usable[: data.patients], left_out
+    return usable[: data.patients], {one: f"no {', '.join(n)}" for one, n in absent.items()}
 
 
 def lacks(absent: Mapping[str, Sequence[str]]) -> UserError:
@@ -154,20 +134,18 @@ def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
 
     Of a sealed cache only those are looked at that may be read.
     """
-    patients = list(cache.by_id.values())
+    patients, names = list(cache.by_id.values()), cache.modalities
     wanted = min(IDENTITY_SAMPLE, len(patients))
-    places = np.linspace(0, len(patients) - 1, wanted).round().astype(int)
-    identity = identify([_figures(cache, patients[i]) for i in places], cache.modalities)
+    figures = []
+    for place in np.linspace(0, len(patients) - 1, wanted).round().astype(int):
+        patient = patients[place]
+        images = np.stack([cache.native_image(patient, index) for index in range(len(names))])
+        labels = cache.native_labels(patient)
+        figures.append(measure(images, names, labels, mirror_axis=cache.mirror_axis))
+    identity = identify(figures, names)
     if warn and identity.wrong:
         print(f"warning: {identity.reason}", file=sys.stderr)
     return identity
-
-
-def _figures(cache: Cache, patient: CachedPatient) -> dict[str, Figures]:
-    names = cache.modalities
-    images = np.stack([cache.native_image(patient, index) for index in range(len(names))])
-    labels = cache.native_labels(patient)
-    return measure(images, names, labels, mirror_axis=cache.mirror_axis)
 
 
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:
@@ -226,6 +204,5 @@ def check_files(data: Data) -> None:
     """
     found = len(open_data_source(data).patients())
     if found < MIN_PATIENTS:
-        raise UserError(
-            f"{data.root} holds {found} patients; a split needs at least {MIN_PATIENTS}"
-        )
+        needed = f"a split needs at least {MIN_PATIENTS}"
+        raise UserError(f"{data.root} holds {found} patients; {needed}")

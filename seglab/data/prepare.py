@@ -7,10 +7,9 @@ leaves each patient in a scratch file, cropped to its own brain, and a second on
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -47,20 +46,6 @@ SMALL_BYTES = 2**25
 """Below so many bytes of files, starting processes takes longer than reading."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What ``prepare`` did."""
-
-    slices: int
-    bytes: int
-    """Of the arrays that the cache reads."""
-    seconds: float
-    reused: bool
-    """Nothing had to be read."""
-    skipped: tuple[tuple[str, str], ...]
-    """(patient id, reason) of those left out."""
-
-
 def prepare(
     source: Source,
     settings: CacheSettings,
@@ -72,7 +57,7 @@ def prepare(
     workers: int = 1,
     on_bad_file: Literal["fail", "skip"] = "fail",
     patients: Sequence[Patient] | None = None,
-) -> tuple[Cache, Prepared]:
+) -> tuple[Cache, bool]:
     """Open the cache of these patients, filling it first with what it lacks.
 
     A cache is known by its settings, its patients, and the names, sizes and times of their
@@ -89,11 +74,13 @@ def prepare(
         on_bad_file: ``skip`` leaves out patients that cannot be used, and says so.
         patients: those to prepare; None takes all of the source.
 
+    Returns:
+        The cache, and whether nothing had to be read.
+
     Raises:
         UserError: a patient that cannot be used, or none that can; a folder that cannot be
             written; a cache that was changed after it was written.
     """
-    start = time.perf_counter()
     found = source.patients() if patients is None else patients
     filler = _Filler(source, settings, found, skip=on_bad_file == "skip")
     path = cache_root / filler.key
@@ -110,15 +97,14 @@ def prepare(
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write the cache in {cache_root}: {reason}") from error
-    opened = Cache(path, modalities, target, require)
-    if opened.skipped and not filler.skip:
-        first = opened.skipped[0][1]
-        names = [name for name, reason in opened.skipped if reason == first]
+    cache = Cache(path, modalities, target, require)
+    if cache.skipped and not filler.skip:
+        first = cache.skipped[0][1]
+        names = [name for name, reason in cache.skipped if reason == first]
         raise _refusal(f"{first}: {some_names(names)}")
-    if not opened.patients:
-        raise UserError(f"{source.root} has no patient that can be used: {opened.skipped[0][1]}")
-    seconds = time.perf_counter() - start
-    return opened, Prepared(opened.slices, opened.bytes, seconds, reused, opened.skipped)
+    if not cache.patients:
+        raise UserError(f"{source.root} has no patient that can be used: {cache.skipped[0][1]}")
+    return cache, reused
 
 
 def _lacking(path: Path, wanted: Sequence[str]) -> list[str]:
@@ -137,18 +123,14 @@ def some_names(names: Sequence[str], limit: int = 8) -> str:
 
 
 class _Filler:
-    """Reads and writes what a cache's folder lacks.
-
-    Attributes:
-        reference: the modality whose brain decides the window: the first that all patients have.
-        key: name of the folder: all that decides what it holds.
-    """
+    """Reads and writes what a cache's folder lacks."""
 
     def __init__(
         self, source: Source, settings: CacheSettings, patients: Sequence[Patient], *, skip: bool
     ) -> None:
         self.source, self.settings, self.patients, self.skip = source, settings, patients, skip
         shared = set(MODALITIES).intersection(*(patient.images for patient in patients))
+        # Its brain decides the window, whatever else is named.
         self.reference = next((name for name in MODALITIES if name in shared), MODALITIES[0])
         self._sizes = {path: _stat(path) for one in patients for path in one.files}
         inputs = {

@@ -52,6 +52,8 @@ def source(tmp_path: Path) -> MemorySource:
 def test_native_masks_come_back_bit_by_bit(
     source: MemorySource, tmp_path: Path, size: int, crop: str, target: str
 ) -> None:
+    odd = memory_volume("odd", 8, shape=(6, 47, 53))
+    source = MemorySource(source.root, {**source.volumes, "odd": odd})
     cache = fill(source, tmp_path / "cache", target=target, image_size=size, crop=crop)
     for name, volume in source.volumes.items():
         patient, mask = cache.by_id[name], target_mask(volume.labels, target)
@@ -88,11 +90,8 @@ def test_rows_say_whose_they_are_and_what_they_hold(source: MemorySource, tmp_pa
         assert (cache.row_slice[patient.rows] == np.arange(6)).all()
         assert (cache.row_brain_px[patient.rows] == patient.brain_px).all()
         assert (cache.row_tumour_px[patient.rows] == patient.tumour_px).all()
-        assert patient.contiguous
-        assert patient.spacing_mm == (1, 1, 1)
     rows = np.array([7, 3, 3])
     assert (cache.masks(rows) == cache.masks(slice(0, 30))[rows]).all()
-    assert set(np.unique(cache.masks(slice(0, 30)))) == {0, 1}
 
 
 def test_cached_masks_lie_on_cached_images_and_return_to_the_truth(
@@ -141,7 +140,6 @@ def test_the_window_does_not_depend_on_what_a_run_names(
     first = fill(source, tmp_path / "a", ("t1ce",))
     second = fill(source, tmp_path / "b", ("flair", "t1"))
     assert [p.box for p in first.patients] == [p.box for p in second.patients]
-    assert (first.masks(slice(None)) == second.masks(slice(None))).all()
     later = fill(source, tmp_path / "b", ("t1ce",))
     assert later.data_hash == first.data_hash
     assert (later.images[0][:] == first.images[0]).all()
@@ -153,17 +151,6 @@ def test_the_reference_is_the_first_modality_that_all_patients_have(tmp_path: Pa
     cache = fill(MemorySource(tmp_path / "data", volumes), tmp_path / "cache", ("t1ce",))
     assert cache.reference == "t1ce"
     assert len(cache.patients) == 3
-
-
-def test_t1ce_keeps_what_flair_would_clip(tmp_path: Path) -> None:
-    source = memory_source(tmp_path / "data", 1)
-    image = source.volumes["P001"].images
-    image[0] = image[2]
-    image[2, 3, 30, 30] = image[0, 3, 30, 30] = 200 + 7 * image[2][image[2] > 0].std()
-    cache = fill(source, tmp_path / "cache", ("flair", "t1ce"))
-    flair, t1ce = (cache.native_image(cache.patients[0], number)[3, 30, 30] for number in (0, 1))
-    assert flair == 255
-    assert t1ce < 250
 
 
 def test_each_volume_is_normalised_by_what_its_slices_share(tmp_path: Path) -> None:
@@ -179,16 +166,6 @@ def test_each_volume_is_normalised_by_what_its_slices_share(tmp_path: Path) -> N
     assert (apart == by_slice.images[0][auto.patients[1].rows]).all()
 
 
-def test_frames_that_are_not_square_and_not_alike(tmp_path: Path) -> None:
-    volumes = {f"P{i}": memory_volume(f"P{i}", i, shape=(6, 50 - i, 60 - 3 * i)) for i in range(4)}
-    for crop in ("brain", "none"):
-        cache = fill(
-            MemorySource(tmp_path / "data", volumes), tmp_path / "c", image_size=48, crop=crop
-        )
-        for name, volume in volumes.items():
-            assert (cache.native_mask(cache.by_id[name]) == (volume.labels > 0)).all()
-
-
 def test_volumes_without_any_tumour_or_brain(tmp_path: Path) -> None:
     volume = memory_volume("P", 1)
     empty = dataclasses.replace(
@@ -200,19 +177,13 @@ def test_volumes_without_any_tumour_or_brain(tmp_path: Path) -> None:
     assert cache.native_image(cache.patients[0]).shape == (6, 60, 60)
 
 
-def test_an_unchanged_cache_is_used_again(source: MemorySource, tmp_path: Path) -> None:
-    first, made = prepare(source, SETTINGS, tmp_path / "cache")
-    second, found = prepare(source, SETTINGS, tmp_path / "cache")
-    assert (made.reused, found.reused) == (False, True)
-    assert (made.slices, made.bytes) == (found.slices, found.bytes) == (30, first.bytes)
-    assert first.path == second.path
-    assert first.data_hash == second.data_hash
-
-
 def test_changed_files_settings_or_patients_make_another_cache(
     source: MemorySource, tmp_path: Path
 ) -> None:
-    first = fill(source, tmp_path / "cache")
+    first, was_filled = prepare(source, SETTINGS, tmp_path / "cache")
+    again, was_found = prepare(source, SETTINGS, tmp_path / "cache")
+    assert (was_filled, was_found) == (False, True)
+    assert (first.path, first.data_hash) == (again.path, again.data_hash)
     fewer, _ = prepare(source, SETTINGS, tmp_path / "cache", patients=source.patients()[:3])
     assert len(fewer.patients) == 3
     caches = [first, fewer, fill(source, tmp_path / "cache", normalise="robust")]
@@ -223,29 +194,20 @@ def test_changed_files_settings_or_patients_make_another_cache(
     assert len({cache.data_hash for cache in caches}) == 3
 
 
-def test_a_moved_cache_opens(source: MemorySource, tmp_path: Path) -> None:
-    cache, moved = fill(source, tmp_path / "cache"), tmp_path / "moved"
-    shutil.copytree(cache.path, moved, copy_function=shutil.copyfile)
-    assert open_cache(moved).data_hash == cache.data_hash
-
-
 def test_content_has_one_hash_wherever_and_however_it_is_made(
     source: MemorySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another folder, other times, worker processes: the same bytes."""
+    """Another folder, other times, worker processes: the same bytes; one pixel changes it."""
     here = fill(source, tmp_path / "cache", ("t1", "flair"))
+    shutil.copytree(here.path, tmp_path / "moved", copy_function=shutil.copyfile)
+    assert open_cache(tmp_path / "moved", ("t1", "flair")).data_hash == here.data_hash
     monkeypatch.setattr(sys.modules[prepare.__module__], "SMALL_BYTES", 0)
     copy = memory_source(tmp_path / "elsewhere")
     there, _ = prepare(copy, SETTINGS, tmp_path / "other", modalities=("t1", "flair"), workers=2)
     assert there.path.name != here.path.name
     assert there.data_hash == here.data_hash
-    assert (there.images[0] == here.images[0]).all()
-
-
-def test_the_hash_changes_with_one_mask_pixel(source: MemorySource, tmp_path: Path) -> None:
-    before = fill(source, tmp_path / "a")
-    source.volumes["P001"].labels[3, 30, 30] ^= 1
-    assert fill(source, tmp_path / "b").data_hash != before.data_hash
+    copy.volumes["P001"].labels[3, 30, 30] ^= 1
+    assert fill(copy, tmp_path / "b", ("t1", "flair")).data_hash != here.data_hash
 
 
 @pytest.mark.real_data
@@ -254,8 +216,8 @@ def test_real_volumes_lose_nothing_but_steps(shared_data: Path, tmp_path: Path) 
     chosen = [p for p in source.patients() if p.patient_id[-3:] in ("132", "237")]
     settings = dataclasses.replace(SETTINGS, image_size=240)
     names = ("flair", "t1ce")
-    cache, prepared = prepare(source, settings, tmp_path, modalities=names, patients=chosen)
-    assert prepared.bytes / prepared.slices < 80_000
+    cache, _ = prepare(source, settings, tmp_path, modalities=names, patients=chosen)
+    assert cache.bytes / cache.slices < 80_000
     for found in chosen:
         volume, patient = source.read(found, names), cache.by_id[found.patient_id]
         assert (cache.native_mask(patient) == (volume.labels > 0)).all()
@@ -275,7 +237,6 @@ def test_heads_with_skull_and_noise(shared_data: Path, tmp_path: Path) -> None:
     source = open_source("lgg-tif", shared_data / "lgg_tif")
     settings = dataclasses.replace(SETTINGS, image_size=128)
     cache, _ = prepare(source, settings, tmp_path, patients=source.patients()[:3])
-    assert cache.upright
     for patient in cache.patients:
         middle = cache.native_image(patient)[patient.count // 2]
         assert 0.2 < (middle > 0).mean() < 0.8

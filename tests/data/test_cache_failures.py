@@ -76,11 +76,11 @@ def test_a_bad_file_can_be_skipped_by_name_and_is_not_forgotten(
 ) -> None:
     source.broken.add((BAD, "flair"))
     for _ in range(2):
-        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache", on_bad_file="skip")
-        assert prepared.skipped == ((BAD, f"{BAD}-flair cannot be read"),)
+        cache, reused = prepare(source, SETTINGS, tmp_path / "cache", on_bad_file="skip")
+        assert cache.skipped == ((BAD, f"{BAD}-flair cannot be read"),)
         assert len(cache.patients) == 4
-        assert prepared.slices == 24
-    assert prepared.reused
+        assert cache.slices == 24
+    assert reused
     with pytest.raises(UserError, match=BAD):
         prepare(source, SETTINGS, tmp_path / "cache")
 
@@ -166,8 +166,8 @@ def test_of_several_at_once_one_works_and_the_others_wait(
     patients = source.patients()
 
     def run(number: int) -> tuple[bool, str]:
-        cache, prepared = prepare(source, SETTINGS, tmp_path / "cache", patients=patients)
-        return prepared.reused, cache.data_hash
+        cache, reused = prepare(source, SETTINGS, tmp_path / "cache", patients=patients)
+        return reused, cache.data_hash
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, range(4)))
@@ -194,8 +194,9 @@ prepare(
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize(
+    ("how", "filled"), [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGINT, False)]
+)
 def test_an_interrupted_prepare_leaves_no_half_cache(
     source: MemorySource, tmp_path: Path, how: signal.Signals, filled: bool
 ) -> None:
@@ -213,22 +214,19 @@ def test_an_interrupted_prepare_leaves_no_half_cache(
     child.wait()
     assert bool(list(root.glob("*/scratch"))) == (how == signal.SIGKILL)
     if filled:
-        assert prepare(source, SETTINGS, root)[1].reused
-    cache, prepared = prepare(source, SETTINGS, root, modalities=("flair", "t1"))
-    assert not prepared.reused
+        assert prepare(source, SETTINGS, root)[1]
+    cache, reused = prepare(source, SETTINGS, root, modalities=("flair", "t1"))
+    assert not reused
     assert visible(root) == [cache.path.name]
     assert not list(root.glob("*/scratch"))
     assert source.reads[BAD, "flair"] == 1
 
 
-def test_a_killed_worker_is_told() -> None:
-    with pytest.raises(UserError, match=r"data\.workers"), worker_pool(2) as pool_map:
-        list(pool_map(os._exit, [1, 1]))
-
-
-def test_processes_return_results_in_order() -> None:
+def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
     with worker_pool(2) as pool_map:
         assert list(pool_map(abs, range(-20, 0))) == list(range(20, 0, -1))
+    with pytest.raises(UserError, match=r"data\.workers"), worker_pool(2) as pool_map:
+        list(pool_map(os._exit, [1, 1]))
 
 
 ORPHANED = """

@@ -16,37 +16,16 @@ from seglab.learning.operating_point import (
     SMALLEST_COMPONENTS_PX,
     THRESHOLDS,
     OperatingPoint,
-    complexity,
     label_components,
     score_settings,
     select,
 )
-
-FLOOD = ndimage.generate_binary_structure(2, 1)
 
 
 def smooth_noise(seed: int, shape: tuple[int, int, int] = (7, 24, 20)) -> np.ndarray:
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.2)
     scaled = (noise - noise.min()) / np.ptp(noise)
     return scaled.astype(np.float32)
-
-
-def flood_filled(mask: np.ndarray) -> np.ndarray:
-    """Fill holes by growing the background in from a border of air."""
-    out = []
-    for plane in mask:
-        air = np.pad(~plane, 1, constant_values=True)
-        seed = np.zeros_like(air)
-        seed[0, 0] = True
-        outside = ndimage.binary_propagation(seed, FLOOD, air)
-        out.append(~outside[1:-1, 1:-1])
-    return np.stack(out)
-
-
-def test_plain_is_a_threshold() -> None:
-    probability = smooth_noise(0)
-    mask = PLAIN.apply(probability, np.arange(7))
-    assert np.array_equal(mask, probability > 0.5)
 
 
 def test_small_components_go_and_large_ones_stay() -> None:
@@ -63,14 +42,6 @@ def test_components_do_not_cross_a_gap() -> None:
     mask = np.ones((3, 2, 2), bool)
     assert label_components(mask, np.array([4, 5, 6])).max() == 1
     assert label_components(mask, np.array([4, 5, 7])).max() == 2
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
-def test_filling_is_flooding_from_outside(seed: int) -> None:
-    probability = smooth_noise(seed)
-    filled = OperatingPoint(0.5, fill_holes=True).apply(probability, np.arange(7))
-    assert np.array_equal(filled, flood_filled(probability > 0.5))
 
 
 @given(st.integers(0, 10_000))
@@ -103,20 +74,20 @@ def test_a_gain_within_one_standard_error_is_not_worth_a_step() -> None:
     assert far.selected.dice == pytest.approx(plain.mean() + 1.1 * error)
 
 
-def test_how_much_patients_differ_does_not_hide_a_gain_that_all_have() -> None:
+def test_what_all_patients_gain_counts_and_a_small_gain_does_not() -> None:
     """Unpaired, the error of these means is 0.15 and nothing would ever be chosen."""
-    plain = np.array([0.1, 0.5, 0.8, 0.9])
-    gain = np.array([0.05, 0.06, 0.05, 0.04])
-    assert select(
-        {PLAIN: plain, OperatingPoint(0.3): plain + gain}
-    ).selected.point == OperatingPoint(0.3)
+    plain, mirrored = np.array([0.1, 0.5, 0.8, 0.9]), OperatingPoint(mirror=True)
+    for gain, point in ((0.05, mirrored), (0.0025, mirrored), (0.0015, PLAIN)):
+        assert select({PLAIN: plain, mirrored: plain + gain}).selected.point == point
 
 
-def test_a_gain_too_small_to_matter_is_left_even_where_all_have_it() -> None:
-    plain = np.array([0.6, 0.8])
-    mirrored = OperatingPoint(mirror=True)
-    assert select({PLAIN: plain, mirrored: plain + 0.0015}).selected.point == PLAIN
-    assert select({PLAIN: plain, mirrored: plain + 0.0025}).selected.point == mirrored
+def test_holes_are_filled_slice_by_slice() -> None:
+    ring = np.zeros((2, 7, 7), np.float32)
+    ring[0, 1:6, 1:6] = ring[1, 1:6, 1:6] = 1
+    ring[0, 2:5, 2:5] = ring[1, 3, 0:4] = 0  # the second is open to the border
+    filled = OperatingPoint(fill_holes=True).apply(ring, np.arange(2))
+    assert filled[0].sum() == 25
+    assert np.array_equal(filled[1], ring[1] > 0)
 
 
 def test_among_good_ones_the_simplest_is_chosen() -> None:
@@ -163,20 +134,6 @@ def test_too_few_patients_choose_nothing(patients: int) -> None:
     assert selection.selected.point == PLAIN
     assert selection.patients == patients
     assert selection.to_json()["standard_error_to_plain"] is None
-
-
-def test_complexity_counts_steps_before_distance() -> None:
-    order = [
-        PLAIN,
-        OperatingPoint(0.6),
-        OperatingPoint(0.9),
-        OperatingPoint(0.5, 10),
-        OperatingPoint(0.5, 500),
-        OperatingPoint(0.5, mirror=True),
-        OperatingPoint(0.5, 10, fill_holes=True),
-    ]
-    shuffled = order[::-1]
-    assert sorted(shuffled, key=complexity) == order
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -33,10 +33,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     write_phantom(folder / "set", patients=6, size=48, slices=8, seed=2, workers=1)
     source = open_source("brats-h5", folder / "set")
     settings = CacheSettings(48, "none", "zscore", "slice")
-    cache, prepared = prepare(source, settings, folder / "cache", workers=1)
+    cache, _ = prepare(source, settings, folder / "cache", workers=1)
     names = tuple(patient.patient_id for patient in cache.patients)
     split = Split(train=names[:3], val=names[3:4], test=names[4:])
-    return StudyData(SealedCache(cache, split), split, prepared, identify([], []), missing_files=0)
+    return StudyData(SealedCache(cache, split), split, identify([], []), missing_files=0)
 
 
 @pytest.fixture(scope="module")
