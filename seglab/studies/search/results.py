@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import yaml
 from optuna.trial import TrialState
 
+from seglab.core.errors import as_warning
 from seglab.core.study import Study
 from seglab.studies.queue import Queue
+from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import BASE_KEY, RUN, THREADS
 from seglab.studies.workers import with_threads
@@ -157,6 +160,31 @@ def write_best(path: Path, study: Study, queue: Queue, best: TrialRow) -> None:
         f"#   python run_experiment.py {shlex.quote(str(here))}\n"
     )
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
+    """Write and log everything that can be said of the study as it stands."""
+    assert study.search is not None
+    outcome = summarise(study, queue, parent.run_id)
+    if outcome.best is None:
+        return outcome
+    folder = parent.store.folder / "searches"
+    folder.mkdir(parents=True, exist_ok=True)
+    best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
+    write_best(best_config, study, queue, outcome.best)
+    parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
+    ended = ended_study(queue)
+    base = outcome.base.values[0] if outcome.base else None
+    second = study.search.second_objective
+    with as_warning("the search has no figures"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is experimental in Optuna, and of few trials
+        report.write_text(search_page(ended, study.name, base, second), encoding="utf-8")
+        parent.artifact(report, "search")
+        columns = ("number", "value", "duration", "params", "state")
+        parent.text(ended.trials_dataframe(columns).to_csv(index=False), "search/trials.csv")
+        for name, figure in pictures(ended, base):
+            parent.figure(figure, f"search/{name}.png")
+    return replace(outcome, best_config=best_config, report=report if report.exists() else None)
 
 
 class SearchProgress:

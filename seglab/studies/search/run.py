@@ -19,8 +19,7 @@ from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.queue import Queue, Worker, open_items
 from seglab.studies.search.confirm import confirm
-from seglab.studies.search.report import publish
-from seglab.studies.search.results import SearchOutcome, SearchProgress
+from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
 from seglab.studies.workers import (
