@@ -65,8 +65,8 @@ def check(given: argparse.Namespace) -> int:
 
 
 def _write_check(report: CheckReport, source: Source, out: Path) -> None:
-    from seglab.figures.identity_sheet import identity_sheet
-    from seglab.figures.pixels import write_png
+    from seglab.figures.sheets import identity_sheet
+    from seglab.figures.style import write_png
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.txt").write_text(report.to_text() + "\n", encoding="utf-8")

@@ -20,8 +20,10 @@ from seglab.figures.style import (
     SKY_BLUE,
     VERMILLION,
     new_figure,
+    plain,
     tidy,
     unit,
+    whole_numbers,
 )
 
 if TYPE_CHECKING:
@@ -74,11 +76,6 @@ class ArmCurves:
     arm: str
     curves: Sequence[Sequence[tuple[int, float]]]
     """(epoch from 1, Dice) of each run."""
-
-
-def plain(text: str) -> str:
-    """Keep Matplotlib from reading dollar signs in a name as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def arm_style(number: int) -> tuple[tuple[float, float, float], str]:
@@ -203,8 +200,6 @@ def arms_learning(arms: Sequence[ArmCurves]) -> Figure:
     Args:
         arms: the baseline first; runs may differ in their number of epochs.
     """
-    from matplotlib.ticker import MaxNLocator
-
     figure = new_figure(WIDTH, 4.4)
     axes = figure.subplots()
     for number, arm in enumerate(arms):
@@ -213,7 +208,7 @@ def arms_learning(arms: Sequence[ArmCurves]) -> Figure:
             axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=1)
         epochs, means = mean_curve(arm.curves)
         axes.plot(epochs, means, color=colour, marker=marker, markersize=4, linewidth=2)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes)
     tidy(axes, x="epoch", y="validation Dice")
     _arm_legend(figure, [arm.arm for arm in arms])
     return figure

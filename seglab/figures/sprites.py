@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.evaluation.metrics import Case
-from seglab.figures.panels import draw_overlay, radiological
-from seglab.figures.window import Window, brain_window, cut
-
-UInt8 = NDArray[np.uint8]
+from seglab.figures.slices import Window, brain_window, cut, draw_overlay, radiological
+from seglab.figures.style import UInt8
 
 LONGEST_SIDE: Final = 192
 """Pixels of a slice in a sprite; larger ones are reduced."""
@@ -106,7 +104,7 @@ def thumbnail(case: Case) -> str:
     window = brain_window(image, THUMBNAIL_ASPECT)
     parts = [cut(array[position], window) for array in (image, truth, prediction)]
     scale = math.ceil(THUMBNAIL_HEIGHT / parts[0].shape[0]) + 1
-    drawn = draw_overlay(parts[0], parts[1], parts[2], upright=True, scale=scale)
+    drawn = draw_overlay(parts[0], parts[1], parts[2], scale)
     size = (round(THUMBNAIL_HEIGHT * THUMBNAIL_ASPECT), THUMBNAIL_HEIGHT)
     small = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
     return _uri(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), 70)

@@ -5,13 +5,19 @@ Palette: Okabe & Ito, "Color Universal Design" (2008).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RGB = tuple[int, int, int]
+UInt8 = NDArray[np.uint8]
 
 BLACK: Final[RGB] = (0, 0, 0)
 ORANGE: Final[RGB] = (230, 159, 0)
@@ -34,6 +40,11 @@ def unit(colour: RGB) -> tuple[float, float, float]:
     return red / 255, green / 255, blue / 255
 
 
+def plain(text: str) -> str:
+    """Keep Matplotlib from reading dollar signs in a name as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure of ``width`` × ``height`` inches without Matplotlib's global state."""
     from matplotlib.figure import Figure
@@ -49,3 +60,25 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Mark whole numbers only along x."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def pixels(figure: Figure) -> UInt8:
+    """Draw a figure: (height, width, 3) RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def write_png(path: Path, image: UInt8) -> None:
+    """Write an RGB picture."""
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {path}")

@@ -25,7 +25,7 @@ from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
 from seglab.figures.overlays import overlay_sheet
-from seglab.figures.pixels import write_png
+from seglab.figures.style import write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, evaluate
@@ -151,7 +151,7 @@ def write_overlays(folder: Path, case: Cases, scores: Sequence[PatientScore], co
     for label, names in chosen.items():
         if names:
             title = f"{label} of {len(scores)} patients"
-            sheet = overlay_sheet([case(name) for name in names], title, [label] * len(names))
+            sheet = overlay_sheet([case(name) for name in names], title, label)
             write_png(folder / f"{label}.png", sheet)
 
 

@@ -18,8 +18,8 @@ from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
 from seglab.data.scans import Scan, find_scans
 from seglab.data.volume import Volume
-from seglab.figures.pixels import write_png
-from seglab.figures.prediction_sheet import prediction_sheet
+from seglab.figures.sheets import prediction_sheet
+from seglab.figures.style import write_png
 from seglab.learning.bundle import ModelBundle, ModelCard, Segmentation
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from seglab.data.check import check
 from seglab.data.sources import open_source
-from seglab.figures.identity_sheet import COLOURS, identity_sheet
+from seglab.figures.sheets import COLOURS, identity_sheet
 from tests.data.test_check import swap
 
 

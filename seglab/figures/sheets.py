@@ -1,0 +1,225 @@
+"""Sheets of slices: patients under every arm, a predicted scan, the modalities of a data set."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.config import MODALITIES
+from seglab.data.check import CheckReport
+from seglab.data.identity import find_head
+from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
+from seglab.data.sources import Source
+from seglab.figures.comparison import WIDTH
+from seglab.figures.slices import (
+    brain_window,
+    cut,
+    draw_overlay,
+    draw_slice,
+    outline,
+    radiological,
+)
+from seglab.figures.style import (
+    AGREEMENT,
+    FALSE_ALARM,
+    GREEN,
+    MISSED,
+    ORANGE,
+    PURPLE,
+    RGB,
+    SKY_BLUE,
+    VERMILLION,
+    YELLOW,
+    UInt8,
+    new_figure,
+    pixels,
+    plain,
+    unit,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCALE: Final = 3
+"""Screen pixels of an image pixel, before the figure is drawn."""
+COLUMNS, PANELS = 4, 8
+"""Of the sheet of a predicted scan."""
+PANEL_INCHES: Final = 3.4
+PARTS: Final[dict[int, tuple[str, RGB]]] = {
+    OEDEMA: ("oedema", ORANGE),
+    NON_ENHANCING: ("core without enhancement", SKY_BLUE),
+    ENHANCING: ("enhancing tumour", PURPLE),
+    UNKNOWN_PART: ("tumour", ORANGE),
+}
+COLOURS: Final = {"proven": GREEN, "not provable": YELLOW, "wrong": VERMILLION}
+
+
+def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
+    """A black figure of empty panels."""
+    figure = new_figure(width, height)
+    figure.set_facecolor("black")
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], facecolor="black")
+        axes.spines[:].set_visible(False)
+    return figure, grid
+
+
+def _show(axes: Axes, picture: UInt8, caption: str) -> None:
+    axes.imshow(picture, interpolation="antialiased")
+    axes.set_xlabel(caption, color="0.85", fontsize=9, labelpad=2)
+
+
+@dataclass(frozen=True)
+class SheetPatient:
+    """One column: a slice, its truth, and the rows' predictions of it."""
+
+    patient_id: str
+    caption: str
+    image: UInt8  # (H, W) as stored in the source, 0 is background
+    truth: UInt8  # (H, W) in {0, 1}
+    predictions: Sequence[UInt8]  # (H, W) in {0, 1}, one an arm
+    labels: Sequence[str]  # written under each prediction
+
+
+def arm_sheet(patients: Sequence[SheetPatient], arms: Sequence[str], upright: bool) -> Figure:
+    """Draw a column a patient: the slice by itself, then each arm's overlay beneath it.
+
+    Args:
+        patients: at least one, each with a prediction for every arm.
+        arms: names of the rows.
+        upright: False where the source stores slices on their side.
+    """
+    from matplotlib.patches import Patch
+
+    rows, columns = len(arms) + 1, len(patients)
+    height = rows * WIDTH / (columns + 0.16) * 1.04 + 0.9
+    figure, grid = _grid(rows, columns, WIDTH, height)
+    for column, patient in enumerate(patients):
+        window = brain_window(radiological(patient.image, upright)[None], 1.0)
+        image, truth, *predictions = (
+            cut(radiological(one, upright), window)
+            for one in (patient.image, patient.truth, *patient.predictions)
+        )
+        name = patient.patient_id
+        short = name if len(name) <= 24 else f"…{name[-23:]}"
+        grid[0, column].set_title(plain(short), color="white", fontsize=9, pad=3)
+        _show(grid[0, column], draw_slice(image, SCALE), patient.caption)
+        below = zip(grid[1:, column], predictions, patient.labels, strict=True)
+        for axes, prediction, label in below:
+            _show(axes, draw_overlay(image, truth, prediction, SCALE), label)
+    for axes, name in zip(grid[:, 0], ("FLAIR", *arms), strict=True):
+        axes.set_ylabel(plain(name), color="white", fontsize=10)
+    handles = [
+        Patch(facecolor="none", edgecolor=unit(AGREEMENT), linewidth=2, label="agreement"),
+        Patch(color=unit(MISSED), label="missed: truth only"),
+        Patch(color=unit(FALSE_ALARM), label="false alarm: prediction only"),
+    ]
+    style: dict[str, Any] = {"frameon": False, "labelcolor": "white", "fontsize": 10}
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, **style)
+    return figure
+
+
+def prediction_sheet(
+    image: UInt8,
+    mask: NDArray[np.bool_],
+    slice_indices: NDArray[np.int32],
+    *,
+    upright: bool,
+    title: str,
+) -> UInt8:
+    """Draw up to eight slices spread over the prediction, or over the brain where there is none.
+
+    Args:
+        image: (S, H, W) levels, 0 is background.
+        mask: (S, H, W) the prediction.
+        slice_indices: (S,) as each slice is called.
+        upright: False where slices lie on their side.
+        title: one line.
+
+    Returns:
+        RGB.
+    """
+    shown = _spread(mask if mask.any() else image > 0)
+    columns = min(COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure, grid = _grid(rows, columns, 2.7 * max(columns, 2), 3 * rows + 0.4)
+    figure.suptitle(plain(title), color="0.85", fontsize=11, x=0.01, ha="left")
+    window = brain_window(radiological(image, upright))
+    for axes, index in zip(grid.flat, shown, strict=False):
+        grey, predicted = (cut(radiological(one[index], upright), window) for one in (image, mask))
+        drawn = draw_slice(grey, SCALE)
+        outline(drawn, predicted, ORANGE, SCALE, 2)
+        count = f", {mask[index].sum()} px" if mask[index].any() else ""
+        _show(axes, drawn, f"slice {slice_indices[index]}{count}")
+    return pixels(figure)
+
+
+def _spread(content: NDArray[np.bool_]) -> list[int]:
+    """Slices at even steps over those with content; the largest is among them."""
+    areas = content.sum(axis=(1, 2))
+    filled = np.flatnonzero(areas)
+    if len(filled) == 0:
+        return [len(content) // 2]
+    places = np.linspace(0, len(filled) - 1, min(PANELS, len(filled))).round().astype(int)
+    chosen = filled[np.unique(places)]
+    largest = int(areas.argmax())
+    chosen[np.abs(chosen - largest).argmin()] = largest
+    return [int(index) for index in np.unique(chosen)]
+
+
+def identity_sheet(source: Source, report: CheckReport) -> UInt8:
+    """Draw all modalities of the slice with most tumour of the checked set, side by side.
+
+    Each modality is framed in the colour of its verdict; below it stand the figures that
+    decided, medians over patients.
+
+    Returns:
+        (height, width, 3) RGB.
+
+    Raises:
+        ValueError: the report has no example, because no file could be read.
+        UserError: the example's files have gone since.
+    """
+    if report.example is None:
+        raise ValueError("no slice could be read, so there is nothing to draw")
+    name, place = report.example
+    patient = next(each for each in source.patients() if each.patient_id == name)
+    volume = source.read(patient, [one for one in MODALITIES if one in patient.images])
+    images = radiological(volume.images[:, place], source.upright)
+    labels = radiological(volume.labels[place], source.upright)
+    window = brain_window(find_head(images[0])[0][None])
+    judged = {one.modality: one for one in report.identity.modalities}
+    columns = len(images)
+    figure, grid = _grid(1, columns, PANEL_INCHES * columns, PANEL_INCHES + 1.9)
+    for axes, image, modality in zip(grid[0], images, volume.modalities, strict=True):
+        drawn = draw_slice(cut(_grey(image), window), SCALE)
+        for part, (_, colour) in PARTS.items():
+            outline(drawn, cut(labels, window) == part, colour, SCALE, 1)
+        one = judged[modality]
+        verdict = unit(COLOURS[one.verdict])
+        _show(axes, drawn, "")
+        axes.spines[:].set(visible=True, color=verdict, linewidth=4)
+        axes.set_title(f"{modality}: {one.verdict}", color=verdict, fontsize=12)
+        words = textwrap.fill(f"{one.reason}; {one.patients} patients", 46)
+        axes.set_xlabel(words, color="0.85", fontsize=9, loc="left")
+    title = f"{plain(name)}, slice {volume.slice_indices[place]} (R: the patient's right)"
+    figure.suptitle(title, color="0.85", fontsize=11, x=0.01, ha="left")
+    for number, part in enumerate(np.unique(labels[labels > 0]), start=1):
+        word, colour = PARTS[part]
+        where = (1 - 0.16 * number, 0.99)
+        figure.text(*where, word, color=unit(colour), fontsize=10, va="top")
+    return pixels(figure)
+
+
+def _grey(image: NDArray[np.float32]) -> UInt8:
+    low, high = np.percentile(image, (1, 99.7))
+    scaled = (image - low) / max(float(high - low), 1e-6)
+    return np.asarray(255 * np.clip(scaled, 0, 1), np.uint8)

@@ -1,0 +1,123 @@
+"""Slices as pictures: oriented, cut to the brain, with truth and prediction drawn on them.
+
+Radiological orientation: anterior at the top, the patient's right (R) at the viewer's
+left. Colours and forms say the same thing twice, for readers who see colours otherwise:
+agreement is a green outline over the untouched image, a missed part a sky-blue area, a false
+alarm a vermillion one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.arrays import bounding_box
+from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB, UInt8
+
+Window = tuple[slice, slice]
+"""Rows and columns; may reach outside the slice."""
+MARGIN: Final = 4
+"""Pixels kept free around the brain."""
+FILL_OPACITY: Final = 0.5
+MARK_COLOUR: Final = (215, 215, 215)
+
+
+def radiological(slices: NDArray[Any], upright: bool) -> NDArray[Any]:
+    """Turn (…, H, W) from the source's storage order into the order of display."""
+    return slices if upright else np.swapaxes(slices, -1, -2)
+
+
+def brain_window(image: NDArray[Any], aspect: float | None = None) -> Window:
+    """Find the window around all that is not background, in any slice.
+
+    Args:
+        image: (S, H, W), 0 is background.
+        aspect: width over height of the window, which is then widened to it.
+
+    Returns:
+        The window with a margin; the whole slice where there is no brain.
+    """
+    whole = tuple(slice(0, side) for side in image.shape[1:])
+    rows, columns = bounding_box((image != 0).any(axis=0)) or whole
+    height, width = (side.stop - side.start + 2 * MARGIN for side in (rows, columns))
+    if aspect is not None:
+        height = max(height, int(np.ceil(width / aspect)))
+        width = round(height * aspect)
+    top = (rows.start + rows.stop - height) // 2
+    left = (columns.start + columns.stop - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
+def cut(array: NDArray[Any], window: Window) -> NDArray[Any]:
+    """Take a window out of (…, H, W), with zeros where it reaches outside."""
+    reach = [
+        max(0, -side.start, side.stop - length)
+        for side, length in zip(window, array.shape[-2:], strict=True)
+    ]
+    padded = np.pad(array, [(0, 0)] * (array.ndim - 2) + [(by, by) for by in reach])
+    rows, columns = (
+        slice(side.start + by, side.stop + by) for side, by in zip(window, reach, strict=True)
+    )
+    return np.ascontiguousarray(padded[..., rows, columns])
+
+
+def draw_slice(image: UInt8, scale: int) -> UInt8:
+    """Draw a slice by itself, with R and L at the patient's sides.
+
+    Args:
+        image: (H, W), radiological.
+        scale: screen pixels per image pixel.
+
+    Returns:
+        (H·scale, W·scale, 3) RGB.
+    """
+    height, width = image.shape
+    size = (width * scale, height * scale)
+    grey = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC)
+    canvas = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    letters = 0.22 * scale
+    (width, height), _ = cv2.getTextSize("R", cv2.FONT_HERSHEY_SIMPLEX, letters, 1)
+    for letter, left in (("R", 2 * scale), ("L", canvas.shape[1] - width - 2 * scale)):
+        style = (cv2.FONT_HERSHEY_SIMPLEX, letters, MARK_COLOUR, 1, cv2.LINE_AA)
+        cv2.putText(canvas, letter, (left, height + 2 * scale), *style)
+    return canvas
+
+
+def draw_overlay(image: UInt8, truth: UInt8, prediction: UInt8, scale: int) -> UInt8:
+    """Draw where prediction and truth agree and differ, on the slice.
+
+    Args:
+        image: (H, W), radiological, as the masks are.
+        truth: (H, W) in {0, 1}.
+        prediction: (H, W) in {0, 1}.
+        scale: screen pixels per image pixel.
+
+    Returns:
+        RGB of the size :func:`draw_slice` gives.
+    """
+    canvas = draw_slice(image, scale)
+    tumour, predicted = truth != 0, prediction != 0
+    wrong = ((tumour & ~predicted, MISSED), (predicted & ~tumour, FALSE_ALARM))
+    for mask, colour in wrong:
+        inside = _enlarge(mask, scale) != 0
+        tint = np.array(colour, dtype=np.float32) * FILL_OPACITY
+        canvas[inside] = (canvas[inside] * (1 - FILL_OPACITY) + tint).astype(np.uint8)
+    for mask, colour in (*wrong, (tumour & predicted, AGREEMENT)):
+        outline(canvas, mask, colour, scale, (scale + 2) // 2)
+    return canvas
+
+
+def outline(
+    canvas: UInt8, mask: NDArray[np.bool_], colour: RGB, scale: int, thickness: int
+) -> None:
+    """Draw the outline of a mask (H, W) on a canvas of ``scale`` times its size."""
+    large = _enlarge(mask, scale)
+    outlines, _ = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, colour, thickness)
+
+
+def _enlarge(mask: NDArray[np.bool_], scale: int) -> UInt8:
+    return mask.astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
