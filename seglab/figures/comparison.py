@@ -54,8 +54,7 @@ class Difference:
     low: float
     high: float
     verdict: str
-    by_patient: Sequence[float]
-    """Arm minus baseline of every patient, seeds averaged."""
+    by_patient: Sequence[float]  # arm minus baseline of every patient, seeds averaged
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class ArmCurves:
     """Validation Dice of an arm over the epochs, a curve a run."""
 
     arm: str
-    curves: Sequence[Sequence[tuple[int, float]]]
-    """(epoch from 1, Dice) of each run."""
+    curves: Sequence[Sequence[tuple[int, float]]]  # (epoch from 1, Dice) of each run
 
 
 def arm_style(number: int) -> tuple[tuple[float, float, float], str]:
@@ -149,12 +147,10 @@ def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[n
     Points of one of 40 bins are placed about the middle, in turn above and below.
     """
     offsets = np.zeros(len(values))
-    span = np.ptp(values) if len(values) else 0.0
-    lowest = values.min() if len(values) else 0.0
-    bins = np.floor((values - lowest) / (span / 40 or 1.0))
-    largest = max((np.count_nonzero(bins == b) for b in np.unique(bins)), default=1)
-    step = min(0.09, 2 * width / max(largest, 1))
-    for number in np.unique(bins):
+    bins = np.floor((values - values.min()) / (np.ptp(values) / 40 or 1.0))
+    numbers, counts = np.unique(bins, return_counts=True)
+    step = min(0.09, 2 * width / counts.max())
+    for number in numbers:
         members = np.flatnonzero(bins == number)
         turns = np.arange(len(members))
         offsets[members] = np.where(turns % 2, 1, -1) * np.ceil(turns / 2) * step
@@ -243,10 +239,8 @@ def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
 def _arm_legend(figure: Figure, names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = []
-    for number in range(len(names)):
-        colour, marker = arm_style(number)
-        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.5))
+    styles = [arm_style(number) for number in range(len(names))]
+    handles = [Line2D([], [], color=c, marker=marker, linewidth=1.5) for c, marker in styles]
     # A leading underscore would hide the entry.
     labels = [f" {plain(name)}" for name in names]
     figure.legend(handles, labels, loc="outside right upper", frameon=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -37,7 +36,7 @@ LEAST_SHARE: Final = 0.01
 
 def write_gallery(
     path: Path, cases: Iterable[Case], analysis: FailureAnalysis, *, title: str
-) -> int:
+) -> None:
     """Write the gallery of explained patients as one HTML file.
 
     Cases are taken one at a time, so an iterator keeps memory small. The page stays below
@@ -49,9 +48,6 @@ def write_gallery(
         cases: every patient of ``analysis``, in any order.
         analysis: the explained patients.
         title: heading of the page; plain text.
-
-    Returns:
-        Bytes written.
 
     Raises:
         KeyError: a case that is not in ``analysis``.
@@ -67,12 +63,9 @@ def write_gallery(
         slices = SLICES_CHOSEN if shown else SLICES_OTHER
         entries[case.patient_id] = _entry(case, explanation, analysis, slices, budget)
     ordered = [entries[name] for name in analysis.explanations if name in entries]
-    page = _page(title, {**_overview(analysis), "cases": ordered}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    partial.write_bytes(page)
-    partial.replace(path)
-    return len(page)
+    page = _page(title, {**_overview(analysis), "cases": ordered})
+    path.write_text(page, encoding="utf-8")
 
 
 def _page(title: str, data: dict[str, Any]) -> str:
@@ -166,12 +159,9 @@ def _slices(case: Case, positions: tuple[int, ...]) -> list[list[int]]:
 def _figures(explanation: Explanation) -> list[list[str]]:
     """Give the rows of the table beside a case: name and value as text."""
     score = explanation.score
-    rows = [
-        ["Dice", _text(score.dice, ".3f")],
-        ["IoU", _text(score.iou, ".3f")],
-        ["precision", _text(score.precision, ".3f")],
-        ["recall", _text(score.recall, ".3f")],
-    ]
+    named = {"Dice": score.dice, "IoU": score.iou, "precision": score.precision}
+    named["recall"] = score.recall
+    rows = [[name, _text(value, ".3f")] for name, value in named.items()]
     if np.isfinite(score.truth_ml):
         rows += [["tumour", f"{score.truth_ml:.1f} ml"], ["predicted", f"{score.pred_ml:.1f} ml"]]
     else:

@@ -1,6 +1,6 @@
 """Many slices in one picture, small enough to travel inside a page.
 
-FLAIR goes into a lossy WebP. Truth, prediction and probability go into a lossless one:
+The image goes into a lossy WebP. Truth, prediction and probability go into a lossless one:
 each grey level holds the truth in bit 7, the prediction in bit 6 and the probability in
 16 steps in bits 2 to 5.
 """
@@ -35,15 +35,12 @@ FEWEST_SLICES: Final = 8
 class Sprites:
     """The slices of one case, side by side, row after row."""
 
-    positions: tuple[int, ...]
-    """Which slices of the case, ascending."""
-    width: int
+    positions: tuple[int, ...]  # which slices of the case, ascending
+    width: int  # of one slice, in pixels of the sprite
     height: int
-    """Of one slice, in pixels of the sprite."""
     columns: int
-    flair: str
+    flair: str  # data URIs
     labels: str
-    """Data URIs."""
 
     @property
     def size(self) -> int:
@@ -97,14 +94,14 @@ def choose_positions(case: Case, most: int) -> tuple[int, ...]:
 
 def thumbnail(case: Case) -> str:
     """Draw the overlay of the slice with most wrong pixels (largest tumour if none) as a URI."""
-    image, truth, prediction = (
-        radiological(array, case.upright) for array in (case.image, case.truth, case.prediction)
-    )
     position = worst_position(case)
-    window = brain_window(image, THUMBNAIL_ASPECT)
-    parts = [cut(array[position], window) for array in (image, truth, prediction)]
-    scale = math.ceil(THUMBNAIL_HEIGHT / parts[0].shape[0]) + 1
-    drawn = draw_overlay(parts[0], parts[1], parts[2], scale)
+    window = brain_window(radiological(case.image, case.upright), THUMBNAIL_ASPECT)
+    image, truth, prediction = (
+        cut(radiological(array[position], case.upright), window)
+        for array in (case.image, case.truth, case.prediction)
+    )
+    scale = math.ceil(THUMBNAIL_HEIGHT / image.shape[0]) + 1
+    drawn = draw_overlay(image, truth, prediction, scale)
     size = (round(THUMBNAIL_HEIGHT * THUMBNAIL_ASPECT), THUMBNAIL_HEIGHT)
     small = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
     return _uri(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), 70)
@@ -118,8 +115,11 @@ def worst_position(case: Case) -> int:
 
 def _encode(case: Case, positions: tuple[int, ...], window: Window) -> Sprites:
     chosen = list(positions)
+    truth = (case.truth[chosen] != 0).astype(np.uint8) << 7
+    prediction = (case.prediction[chosen] != 0).astype(np.uint8) << 6
+    packed = truth | prediction | ((case.probability[chosen] >> 4) << 2)
     flair = _shown(case.image[chosen], case.upright, window, cv2.INTER_AREA)
-    labels = _shown(_pack(case, chosen), case.upright, window, cv2.INTER_NEAREST)
+    labels = _shown(packed, case.upright, window, cv2.INTER_NEAREST)
     count, height, width = flair.shape
     columns = max(1, round(math.sqrt(count * height / width)))
     return Sprites(
@@ -132,13 +132,6 @@ def _encode(case: Case, positions: tuple[int, ...], window: Window) -> Sprites:
     )
 
 
-def _pack(case: Case, chosen: list[int]) -> UInt8:
-    truth = (case.truth[chosen] != 0).astype(np.uint8) << 7
-    prediction = (case.prediction[chosen] != 0).astype(np.uint8) << 6
-    packed: UInt8 = truth | prediction | ((case.probability[chosen] >> 4) << 2)
-    return packed
-
-
 def _shown(slices: UInt8, upright: bool, window: Window, interpolation: int) -> UInt8:
     seen = cut(radiological(slices, upright), window)
     height, width = seen.shape[1:]
@@ -148,12 +141,9 @@ def _shown(slices: UInt8, upright: bool, window: Window, interpolation: int) -> 
 
 
 def _tile(slices: UInt8, columns: int) -> UInt8:
-    count, height, width = slices.shape
-    rows = math.ceil(count / columns)
-    sheet = np.zeros((rows * columns, height, width), dtype=np.uint8)
-    sheet[:count] = slices
-    tiled = sheet.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(tiled.reshape(rows * height, columns * width))
+    blank = np.zeros((-len(slices) % columns, *slices.shape[1:]), dtype=np.uint8)
+    rows = np.concatenate([slices, blank]).reshape(-1, columns, *slices.shape[1:])
+    return np.vstack([np.hstack(row) for row in rows])
 
 
 def _uri(image: NDArray[Any], quality: int) -> str:

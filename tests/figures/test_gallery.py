@@ -30,8 +30,7 @@ HOSTILE = "</script><script>document.title='owned'</script><b>&\"'"
 
 def written(folder: Path, cases: list[Case], title: str = "Failures") -> str:
     path = folder / "gallery" / "index.html"
-    size = write_gallery(path, iter(cases), analyse([explain(c) for c in cases]), title=title)
-    assert path.stat().st_size == size
+    write_gallery(path, iter(cases), analyse([explain(c) for c in cases]), title=title)
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
     return path.read_text(encoding="utf-8")
 
@@ -158,8 +157,10 @@ def test_sixty_full_volumes_fit_fifteen_megabytes(tmp_path: Path) -> None:
     )
     path = tmp_path / "index.html"
     few = [replace(case, patient_id=name) for name in names[:3]]
-    overhead = write_gallery(path, [], everybody, title="sixty")
-    each = (write_gallery(path, few, everybody, title="sixty") - overhead) / len(few)
+    write_gallery(path, [], everybody, title="sixty")
+    overhead = path.stat().st_size
+    write_gallery(path, few, everybody, title="sixty")
+    each = (path.stat().st_size - overhead) / len(few)
     assert overhead + 60 * each <= 15_000_000
     assert min(len(entry["slices"]) for entry in data_of(path.read_text())["cases"]) >= 30
 
