@@ -118,6 +118,11 @@ def test_a_rim_of_one_pixel_is_the_boundary_however_large_pixels_are() -> None:
     assert explain(case(LARGE, deep, spacing=coarse)).shares.get(Cause.BOUNDARY, 0) < 0.1
 
 
+def test_where_nothing_is_predicted_the_highest_probability_says_why() -> None:
+    text = paragraph(explain(case(LARGE, NOTHING, probability=0.31)))
+    assert "nothing was predicted: the highest probability is 31% (Dice 0.00)" in text
+
+
 @pytest.mark.parametrize("name", SCENES)
 def test_a_scene_gets_its_cause_and_a_paragraph_of_what_was_measured(name: str) -> None:
     expected, scene = SCENES[name]
@@ -157,11 +162,6 @@ def test_a_perfect_prediction_has_no_cause() -> None:
 def test_contrast_is_in_standard_deviations_of_the_tissue_around() -> None:
     contrast = explain(case(LARGE, NOTHING)).tumour_contrast
     assert contrast == pytest.approx((TUMOUR - TISSUE) / NOISE, rel=0.1)
-
-
-def test_where_nothing_is_predicted_the_highest_probability_says_why() -> None:
-    text = paragraph(explain(case(LARGE, NOTHING, probability=0.31)))
-    assert "nothing was predicted: the highest probability is 31% (Dice 0.00)" in text
 
 
 def test_without_spacing_everything_is_in_pixels_and_gaps_part_slices() -> None:

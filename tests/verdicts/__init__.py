@@ -1,1 +1,1 @@
-"""How often verdicts are wrong, by simulation; see ``python -m tests.verdicts --help``."""
+"""How often verdicts are wrong, by simulation."""
