@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from seglab.figures.style import (
     plain,
     tidy,
     unit,
-    whole_numbers,
 )
 
 if TYPE_CHECKING:
@@ -114,21 +113,16 @@ def patient_swarm(
 ) -> Figure:
     """Draw every patient's difference to the baseline, a row an arm.
 
-    Args:
-        rows: arms, each with a difference for every patient.
-        sizes: ``small``, ``medium`` or ``large`` for each patient, in the same order.
-        baseline: its name.
-        margin: difference too small to matter.
+    ``sizes`` are ``small``, ``medium`` or ``large``, in the order of ``by_patient``.
     """
     figure = new_figure(WIDTH, 1.7 + 1.6 * ROW * len(rows))
     axes = figure.subplots()
     _zero_and_margin(axes, margin)
-    sizes_array = np.array(sizes)
     for place, row in enumerate(rows):
         values = np.array(row.by_patient)
         heights = place + swarm_offsets(values)
         for size, colour in SIZE_COLOURS.items():
-            mine = sizes_array == size
+            mine = np.array(sizes) == size
             label = f"{size} tumour" if place == 0 and mine.any() else None
             axes.scatter(
                 values[mine], heights[mine], s=20, color=unit(colour), alpha=0.75, label=label
@@ -193,18 +187,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 def arms_learning(arms: Sequence[ArmCurves]) -> Figure:
     """Draw validation Dice over epochs: a thin line a run, a thick one for the arm's mean.
 
-    Args:
-        arms: the baseline first; runs may differ in their number of epochs.
+    The baseline comes first; runs may differ in their number of epochs.
     """
     figure = new_figure(WIDTH, 4.4)
-    axes = figure.subplots()
+    axes: Any = figure.subplots()
     for number, arm in enumerate(arms):
         colour, marker = arm_style(number)
         for curve in arm.curves:
             axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=1)
         epochs, means = mean_curve(arm.curves)
         axes.plot(epochs, means, color=colour, marker=marker, markersize=4, linewidth=2)
-    whole_numbers(axes)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     tidy(axes, x="epoch", y="validation Dice")
     _arm_legend(figure, [arm.arm for arm in arms])
     return figure

@@ -13,16 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def learning_curves(
-    history: Sequence[Mapping[str, float]], kept_epoch: int | None = None
-) -> Figure:
+def learning_curves(history: Sequence[Mapping[str, float]], kept_epoch: int) -> Figure:
     """Draw loss, validation Dice and IoU, and learning rate over the epochs.
 
     Args:
         history: one mapping an epoch, with any of ``train/loss``, ``val/loss``, ``val/dice``,
             ``val/iou`` and ``lr``; ``epoch`` gives its number, else it is its position from 1.
             Missing and non-finite values leave a gap.
-        kept_epoch: whose weights are kept; None takes that of the best validation Dice.
+        kept_epoch: whose weights are kept.
 
     Returns:
         A figure of three panels; a dashed line marks the epoch whose weights are kept.
@@ -56,7 +54,7 @@ def learning_curves(
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     dice = drawn["val/dice"]
     if np.isfinite(dice).any():
-        kept = int(np.nanargmax(dice)) if kept_epoch is None else epochs.tolist().index(kept_epoch)
+        kept = epochs.tolist().index(kept_epoch)
         label = f"kept: {dice[kept]:.3f} at epoch {epochs[kept]:g}"
         star = {"marker": "*", "markersize": 13, "linestyle": "none", "color": unit(VERMILLION)}
         score.plot(epochs[kept], dice[kept], label=label, **star)

@@ -62,13 +62,6 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.set_axisbelow(True)
 
 
-def whole_numbers(axes: Axes) -> None:
-    """Mark whole numbers only along x."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 def pixels(figure: Figure) -> UInt8:
     """Draw a figure: (height, width, 3) RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

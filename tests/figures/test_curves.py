@@ -27,40 +27,32 @@ def line(axes: Axes, label: str) -> np.ndarray:
 
 
 def test_values_are_drawn_and_gaps_left() -> None:
-    loss, score, rate = learning_curves(HISTORY).axes
+    loss, score, rate = learning_curves(HISTORY, 2).axes
     assert line(loss, "training") == pytest.approx([0.9, 0.5, 0.4])
     assert line(loss, "validation") == pytest.approx([1.0, np.nan, 0.7], nan_ok=True)
     assert line(score, "IoU") == pytest.approx([0.1, 0.7, 0.6])
     assert rate.get_lines()[0].get_ydata() == pytest.approx([1e-3, 5e-4, 1e-4])
 
 
-@pytest.mark.parametrize(
-    ("kept", "label"), [(None, "kept: 0.800 at epoch 2"), (1, "kept: 0.200 at epoch 1")]
-)
-def test_the_epoch_kept_is_marked(kept: int | None, label: str) -> None:
-    score = learning_curves(HISTORY, kept).axes[1]
-    assert label in [text.get_text() for text in score.get_legend().get_texts()]
-
-
 def test_an_epoch_may_say_its_number() -> None:
-    score = learning_curves([{"epoch": 7, "val/dice": 0.5}]).axes[1]
+    score = learning_curves([{"epoch": 7, "val/dice": 0.5}], 7).axes[1]
     labels = [text.get_text() for text in score.get_legend().get_texts()]
     assert "kept: 0.500 at epoch 7" in labels
 
 
 def test_missing_scores_are_no_error(tmp_path) -> None:
-    learning_curves([{"train/loss": 1.0}]).savefig(tmp_path / "curves.png")
+    learning_curves([{"train/loss": 1.0}], 1).savefig(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_no_epochs_is_an_error() -> None:
     with pytest.raises(ValueError, match="no epochs"):
-        learning_curves([])
+        learning_curves([], 1)
 
 
 def test_a_backend_inherited_from_a_notebook_does_no_harm(tmp_path: Path) -> None:
     code = "from seglab.figures.curves import learning_curves\n"
-    code += "learning_curves([{'val/dice': 0.5}]).savefig('curves.png')"
+    code += "learning_curves([{'val/dice': 0.5}], 1).savefig('curves.png')"
     environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)

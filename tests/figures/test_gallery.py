@@ -77,27 +77,6 @@ def test_labels_travel_without_loss(make_case: MakeCase, upright: bool) -> None:
     assert predicted == case.prediction.sum()
 
 
-def test_a_budget_is_kept_by_fewer_slices(make_case: MakeCase) -> None:
-    case = make_case(slices=60, side=96)
-    whole = encode(case, 100, 10**9)
-    half = encode(case, 100, whole.size // 2)
-    assert half.size <= whole.size // 2
-    assert len(half.positions) < len(whole.positions)
-
-
-def test_thinning_out_keeps_the_telling_slices(make_case: MakeCase) -> None:
-    case = make_case(slices=60)
-    truth = case.truth.copy()
-    truth[23, :9] = 1
-    case = replace(case, truth=truth)
-    kept = choose_positions(case, 9)
-    assert len(kept) <= 9
-    assert 23 in kept
-    marked = np.flatnonzero((truth | case.prediction).any(axis=(1, 2)))
-    assert kept[0] < marked[0]
-    assert kept[-1] > marked[-1]
-
-
 def test_the_page_holds_every_patient_and_cause(make_case: MakeCase, tmp_path: Path) -> None:
     cases = [make_case(f"P{off}", off=off, seed=off) for off in (0, 2, 4, 9)]
     analysis = analyse([explain(case) for case in cases])
