@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.evaluation.scores import half_widths, spread
 from seglab.evaluation.statistics import (
     RESAMPLES,
+    FloatArray,
     PairedTest,
     paired_test,
     patients_to_decide,
     seed_variance,
 )
 
-FloatArray = NDArray[np.float64]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 MARGIN = 0.01
 LEVEL = 0.05

@@ -13,16 +13,11 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.regions import SMALL_LESION
 
 SHOWN_PER_RULE: Final = 5
-FEWEST_WORST: Final = 3
-"""Shown as worst even in a small set, where they may be the best too."""
+FEWEST_WORST: Final = 3  # shown even in a small set, where they may be the best too
 ONLY_BOUNDARY: Final = 0.8
-OVER: Final = 1.25
-UNDER: Final = 0.8
-"""Predicted over true volume beyond which a patient counts as over- or under-segmented."""
-FEWEST_TOLD: Final = 0.5
-"""Below this recall most of the tumour was missed."""
-LEAST_SHARE: Final = 0.05
-"""Of the wrong voxels: causes below it are left out of a sentence."""
+OVER, UNDER = 1.25, 0.8  # predicted over true volume: over- and under-segmented beyond
+FEWEST_TOLD: Final = 0.5  # below this recall most of the tumour was missed
+LEAST_SHARE: Final = 0.05  # of the wrong voxels: causes below it are left out of a sentence
 
 THINGS: Final[Mapping[str, str]] = {
     "false lesion": "A false alarm of {size}",
@@ -124,13 +119,11 @@ class CauseCost:
 class FailureAnalysis:
     """All patients explained, the causes counted, the cases to look at chosen."""
 
-    explanations: Mapping[str, Explanation]
-    """By patient id, lowest Dice first; patients without a Dice last."""
-    costs: tuple[CauseCost, ...]
-    """Every cause that occurs, costliest first."""
-    selection: Mapping[str, tuple[str, ...]]
-    """Ids chosen by each rule of :data:`MEANINGS`, in the rule's order; a patient may be
-    chosen by several."""
+    explanations: Mapping[str, Explanation]  # by patient id, lowest Dice first, without one last
+    costs: tuple[CauseCost, ...]  # every cause that occurs, costliest first
+    selection: Mapping[
+        str, tuple[str, ...]
+    ]  # ids by rule of ``MEANINGS``, in its order
 
     def rules_of(self, patient_id: str) -> list[str]:
         """The rules that chose a patient."""

@@ -37,20 +37,15 @@ RULES: Final[Mapping[Cause, str]] = {
 }
 """What each cause means, for a reader."""
 
+# Standard deviations; of 18 volumes of BraTS 2020, whole tumours measure 1.7 and more in 17.
 FAINT: Final = 1.25
-"""Standard deviations; of 18 volumes of BraTS 2020, whole tumours measure 1.7 and more in 17."""
-ALIKE: Final = 1.0
+ALIKE: Final = 1.0  # standard deviations, as the next
 BRIGHT: Final = 0.5
-"""Standard deviations."""
-FAR: Final = 5.0
-"""mm or px."""
+FAR: Final = 5.0  # mm or px
 CONFIDENT: Final = 0.8
-NOTABLE: Final = 0.2
-"""A cause that explains this share of a patient's lost Dice is named before the boundary."""
-RING: Final = (2.0, 7.0)
-"""mm or px: tissue nearer than 2 is blurred into the region, beyond 7 it is elsewhere."""
-MOST_SLICES: Final = 7
-"""Spread evenly over a region's slices; more would not change the contrast."""
+NOTABLE: Final = 0.2  # a cause of this share of the lost Dice is named before the boundary
+RING: Final = (2.0, 7.0)  # mm or px: nearer is blurred into the region, beyond is elsewhere
+MOST_SLICES: Final = 7  # spread evenly over a region's; more would not change the contrast
 FEWEST_RING_VOXELS: Final = 30
 
 
@@ -85,10 +80,8 @@ class Explanation:
     tumour_contrast: float  # as ``Finding.contrast``, of the whole truth; NaN without tumour
     highest_probability: float
     findings: tuple[Finding, ...]  # costliest first
-    shares: Mapping[Cause, float]
-    """Share of the wrong voxels each cause explains, largest first; adds up to 1, or empty."""
-    cause: Cause | None
-    """The cause to name first; None where nothing is wrong."""
+    shares: Mapping[Cause, float]  # of the wrong voxels, largest first; 1 in all, or empty
+    cause: Cause | None  # to be named first; None where nothing is wrong
 
     @property
     def patient_id(self) -> str:
@@ -133,9 +126,8 @@ def _lost(score: PatientScore) -> float:
 def _first_cause(shares: Mapping[Cause, float], volume: float) -> Cause:
     """Choose the cause to name first, from the share each explains.
 
-    Disagreement at the boundary is what two experts also show, so it comes first only where
-    no other cause explains a fifth of the loss. A tumour below 1 ml is itself the cause: what
-    is wrong elsewhere would cost a large one little (Reinke et al. 2024).
+    Experts disagree at the boundary too, so it comes first only where no other cause explains a
+    fifth of the loss. What costs a tiny tumour much would cost a large one little (Reinke 2024).
     """
     if 0 < volume < SMALL_LESION:
         return Cause.SMALL
@@ -229,11 +221,10 @@ def _findings(tissue: _Tissue, partition: Partition, lost: float) -> Iterator[Fi
 
 def _cause(region: Finding, tumour_contrast: float) -> Cause:
     """Choose the cause of one region: the first rule that fits."""
+    is_small = region.kind == "missed lesion" and region.volume < SMALL_LESION
     if region.kind == "boundary":
         return Cause.BOUNDARY
-    if region.kind == "small lesion":
-        return Cause.SMALL
-    if region.kind == "missed lesion" and region.volume < SMALL_LESION:
+    if region.kind == "small lesion" or is_small:
         return Cause.SMALL
     if region.kind in ("missed lesion", "missed part") and region.contrast < FAINT:
         return Cause.FAINT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,18 +23,16 @@ UInt8 = NDArray[np.uint8]
 MM3_PER_ML = 1000.0
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Pixels agreed and disagreed on; four int64 arrays of one shape, 0-d for a total."""
+class Counts(NamedTuple):
+    """Pixels agreed and disagreed on; int64 arrays of one shape, 0-d for a total."""
 
     tp: IntArray
     fp: IntArray
     fn: IntArray
-    tn: IntArray
 
     def total(self) -> Counts:
         """Sum over all elements."""
-        return Counts(self.tp.sum(), self.fp.sum(), self.fn.sum(), self.tn.sum())
+        return Counts(*(part.sum() for part in self))
 
 
 def slice_counts(pred: NDArray[np.generic], truth: NDArray[np.generic]) -> Counts:
@@ -51,10 +50,7 @@ def slice_counts(pred: NDArray[np.generic], truth: NDArray[np.generic]) -> Count
     """
     pred, truth = _as_masks(pred, truth)
     tp = _per_slice(pred & truth)
-    fp = _per_slice(pred) - tp
-    fn = _per_slice(truth) - tp
-    pixels = pred.shape[1] * pred.shape[2]
-    return Counts(tp=tp, fp=fp, fn=fn, tn=pixels - tp - fp - fn)
+    return Counts(tp=tp, fp=_per_slice(pred) - tp, fn=_per_slice(truth) - tp)
 
 
 def dice(counts: Counts) -> FloatArray:

@@ -18,32 +18,20 @@ from seglab.evaluation.surface import distances
 
 Bool = NDArray[np.bool_]
 Labels = NDArray[np.int32]
-Kind = Literal[
-    "false lesion",
-    "missed lesion",
-    "small lesion",
-    "missed part",
-    "false part",
-    "boundary",
-    "scattered",
-]
+Lesion = Literal["false lesion", "missed lesion", "small lesion"]
+Kind = Lesion | Literal["missed part", "false part", "boundary", "scattered"]
 
+# Where spacing is unknown, a slice is taken to be as thick as five pixels are wide: the usual
+# shape of a clinical FLAIR voxel. Distances are then in pixels.
 UNKNOWN_SLICE_STEP_PX: Final = 5.0
-"""Where spacing is unknown, a slice is taken to be as thick as five pixels are wide: the
-usual shape of a clinical FLAIR voxel. Distances are then in pixels."""
-RIM: Final = 2.0
-"""mm or px: two experts differ by as much."""
-SEPARATE: Final = 1e6
-"""Distance between slices that are not neighbours in the stack."""
-SMALL_LESION: Final = 1000.0
-"""mm³ or px³, a sphere of 12 mm across: near RANO's limit of measurable disease (10 mm)."""
-MISSED_RECALL: Final = 0.1
-"""A lesion of which less than this share was found counts as missed."""
-SPECK: Final = 10
-"""Voxels; a smaller piece is no region of its own."""
+RIM: Final = 2.0  # mm or px: two experts differ by as much
+SEPARATE: Final = 1e6  # between slices that are not neighbours in the stack
+SMALL_LESION: Final = 1000.0  # mm³ or px³: 12 mm across, near RANO's limit of measurable disease
+MISSED_RECALL: Final = 0.1  # a lesion of which a smaller share was found counts as missed
+SPECK: Final = 10  # voxels; a smaller piece is no region of its own
+# Regions of one kind, largest first; the rest is scattered. It bounds the work for the prediction
+# of an untrained network.
 MOST_PIECES: Final = 30
-"""Regions of one kind, largest first; the rest is scattered. It bounds the work for the
-prediction of an untrained network."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +70,16 @@ class Partition:
     """The wrong voxels of a patient, divided; what one region has taken, no later one gets."""
 
     def __init__(self, truth: Bool, prediction: Bool, space: Space) -> None:
-        self.kinds: list[Kind] = []
-        """Kind of region 1, 2, …"""
+        self.kinds: list[Kind] = []  # of region 1, 2, …
+        # (S, H, W); 0 where prediction and truth agree, else the number of a region.
         self.labels: Labels = np.zeros(truth.shape, dtype=np.int32)
-        """(S, H, W); 0 where prediction and truth agree, else the number of a region."""
+        # (S, H, W): how deep a missed voxel lies in the truth, or how far a false one outside.
         self.reach = np.zeros(truth.shape)
-        """(S, H, W): how deep a missed voxel lies in the truth, or how far a false one outside."""
         missed, false = truth & ~prediction, prediction & ~truth
         self.reach[missed] = space.distances(missed, ~truth)
         self.reach[false] = space.distances(false, truth)
         self.free = missed | false
-        self.lesions = 0
-        """Separate lesions in the truth, specks left out."""
+        self.lesions = 0  # separate ones in the truth, specks left out
 
     def take(self, pieces: NDArray[np.integer | np.bool_], kind: Kind, fewest: int = SPECK) -> None:
         """Make the free voxels of each piece (numbered from 1) a region, largest first."""
@@ -118,11 +104,6 @@ def divide(truth: Bool, prediction: Bool, space: Space) -> Partition:
     3. missed parts and false parts: pieces deeper than the rim, with their own rims
     4. the boundary: what else lies within the rim of the truth's surface
     5. scattered specks
-
-    Args:
-        truth: (S, H, W).
-        prediction: (S, H, W).
-        space: the patient's grid.
     """
     found = Partition(truth, prediction, space)
     pieces, count = label_pieces(prediction, space.contiguous)

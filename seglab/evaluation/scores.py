@@ -22,8 +22,6 @@ Parts = Callable[[PatientScore], tuple[float, float]]
 CONFIDENCE: Final = 0.95
 FEWEST_RESAMPLED: Final = 8
 SIZES: Final = ("small", "medium", "large")
-MOST_PIXELS = 2**40
-"""Counts beyond it are no patient's, and their sums would not fit 64 bits."""
 BINS = 10
 
 
@@ -54,9 +52,8 @@ def summarise(scores: Sequence[PatientScore]) -> dict[str, float]:
 
 def intervals(scores: Sequence[PatientScore]) -> dict[str, Interval]:
     """Give each of :data:`FIGURES` its interval; shares stay within [0, 1], others above 0."""
-    return {
-        name: interval(_table(scores, parts), largest) for name, (parts, largest) in FIGURES.items()
-    }
+    figures = FIGURES.items()
+    return {name: interval(_table(scores, parts), most) for name, (parts, most) in figures}
 
 
 def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
@@ -172,18 +169,11 @@ def _parse(where: str, row: dict[str, str]) -> PatientScore:
     return PatientScore(**values)
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if not 0 <= count < MOST_PIXELS:
-        raise ValueError(f"{count} pixels or slices")
-    return count
-
-
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "str": str,
     "str | None": lambda text: text or None,
     "float": float,
-    "int": _count,
+    "int": int,
 }
 
 

@@ -32,12 +32,7 @@ UNDEFINED = SurfaceScores(hd95_mm=float("nan"), nsd_2mm=float("nan"))
 
 
 def surface_scores(pred: BoolArray, truth: BoolArray, spacing_mm: Spacing) -> SurfaceScores:
-    """Compare the surfaces of two masks.
-
-    Args:
-        pred: (S, H, W) bool.
-        truth: (S, H, W) bool.
-        spacing_mm: (slice, row, column), all above 0.
+    """Compare the surfaces of two masks (S, H, W); spacing is (slice, row, column).
 
     Returns:
         HD95, the larger of the two directed 95th percentiles (linear interpolation) of the
@@ -75,13 +70,8 @@ def distances(points: BoolArray, mask: BoolArray, spacing_mm: Spacing) -> FloatA
     many do, as in the prediction of an untrained network, one distance transform bounds the
     work to about a second for a volume of 9 million voxels.
 
-    Args:
-        points: (S, H, W) bool.
-        mask: (S, H, W) bool.
-        spacing_mm: (slice, row, column).
-
     Returns:
-        (n,) for the n points in C order; infinite where ``mask`` is empty.
+        (n,) for the n points of (S, H, W) in C order; infinite where ``mask`` is empty.
     """
     from scipy.ndimage import distance_transform_edt
     from scipy.spatial import KDTree
