@@ -121,9 +121,7 @@ class FailureAnalysis:
 
     explanations: Mapping[str, Explanation]  # by patient id, lowest Dice first, without one last
     costs: tuple[CauseCost, ...]  # every cause that occurs, costliest first
-    selection: Mapping[
-        str, tuple[str, ...]
-    ]  # ids by rule of ``MEANINGS``, in its order
+    selection: Mapping[str, tuple[str, ...]]  # ids by rule of ``MEANINGS``, in its order
 
     def rules_of(self, patient_id: str) -> list[str]:
         """The rules that chose a patient."""

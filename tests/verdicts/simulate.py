@@ -22,22 +22,17 @@ class Setting:
     arms: int = 2
     seeds: int = 1
     patients: int = 55
+    # Of the differences of patients. ``dice``: differences of logits with heavy tails, of
+    # patients who differ in difficulty; others: normal, Laplace, exponential (skewed).
     shape: Shape = "dice"
-    """Of the differences of patients. ``dice``: differences of logits with heavy tails, of
-    patients who differ in difficulty; others: normal, Laplace, exponential (skewed)."""
-    sd_run: float = 0.0
-    """What a seed alone does to the mean Dice of a run."""
-    noise: float = 0.25
-    """Share of the variance of differences that is the noise of single runs."""
-    difference: float = 0.0
-    """Of every arm to the baseline."""
-    epochs: int = 1
-    """The best of so many, each with luck and noise of its own, is kept: ``train.keep: best``."""
-    rates: int = 1
-    """The best of so many learning rates, by one run each on the same patients, is trained."""
+    sd_run: float = 0.0  # what a seed alone does to the mean Dice of a run
+    noise: float = 0.25  # share of the variance of differences that is the noise of single runs
+    difference: float = 0.0  # of every arm to the baseline
+    epochs: int = 1  # the best of so many, each with noise of its own, is kept
+    rates: int = 1  # the best of so many learning rates, by one run each, is trained
+    # Spread of the true mean Dice over learning rates, the same for every arm; beside it every
+    # rate suits some patients better, with an SD of 0.02.
     sd_rate: float = 0.0
-    """Spread of the true mean Dice over learning rates, the same for every arm; beside it
-    every rate suits some patients better, with an SD of 0.02."""
     sd: float = SD
 
 
