@@ -89,7 +89,7 @@ class Comparison:
     patients: tuple[str, ...]
     left_out: tuple[str, ...]  # patients without a score
     sd_run: float
-    """Spread that a seed alone gives to an arm's mean, over all arms; NaN: one seed."""
+    """Spread that seeds give to an arm's mean, over all arms; NaN: one seed."""
     margin: float
     confidence: float  # of the intervals of differences; see the module
     resamples: int

@@ -274,4 +274,4 @@ CAVEAT = (
     "lies, and not which method is better."
 )
 IMPLAUSIBLE_DICE = 0.92
-"""A 2-D network on FLAIR alone above it has a leak or averages empty slices."""
+"""A 2-D network with FLAIR as its only input above it has a leak or averages empty slices."""

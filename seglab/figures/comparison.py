@@ -225,8 +225,8 @@ def _arm_rows(axes: Axes, names: Sequence[str]) -> None:
 def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
     finite = [value for value in values if np.isfinite(value)]
     low, high = min([*finite, -margin]), max([*finite, margin])
-    room = 0.06 * (high - low)
-    return low - room, high + room
+    beside = 0.06 * (high - low)
+    return low - beside, high + beside
 
 
 def _arm_legend(figure: Figure, names: Sequence[str]) -> None:

@@ -91,8 +91,8 @@ def test_equal_arms_of_many_patients_are_equivalent_unless_seeds_differ() -> Non
     base = rng.beta(8, 2, 300)
     near = np.stack([base, base + rng.normal(0, 0.02, 300)])
     assert compare(near[:, None]).rows[0].verdict == "equivalent"
-    luck = np.array([[-0.02], [0.02]])
-    apart = compare(np.stack([base + luck, base + luck])).rows[0]
+    between = np.array([[-0.02], [0.02]])
+    apart = compare(np.stack([base + between, base + between])).rows[0]
     assert apart.verdict == "undecided"
     assert apart.needs_seeds
 

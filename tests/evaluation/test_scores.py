@@ -180,10 +180,10 @@ def test_shares_stay_shares_and_nothing_is_made_of_nothing() -> None:
     perfect = interval([(1.0, 1.0), (0.9, 1.0)], 1.0)
     assert perfect.high == 1.0
     assert perfect.low == 0.0 or perfect.low < 0.95
-    alone = interval([(0.5, 1.0), (0.0, 0.0)], 1.0)
-    assert alone.value == 0.5
-    assert alone.patients == 1
-    assert math.isnan(alone.low)
+    single = interval([(0.5, 1.0), (0.0, 0.0)], 1.0)
+    assert single.value == 0.5
+    assert single.patients == 1
+    assert math.isnan(single.low)
     assert math.isnan(interval([(0.0, 0.0)]).value)
 
 

@@ -125,20 +125,20 @@ def test_undefined_scores_are_valid_json(make_case: MakeCase, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_sixty_full_volumes_fit_fifteen_megabytes(tmp_path: Path) -> None:
-    """The hardest case: every rule chose everybody, and predictions are ragged."""
+    """The hardest case: every rule chose everyone, and predictions are ragged."""
     case = full_volume()
     explained = explain(case)
     names = [f"P{number:02d}" for number in range(60)]
     scores = [replace(case.score, patient_id=name) for name in names]
     analysis = analyse([replace(explained, score=score) for score in scores])
-    everybody: FailureAnalysis = replace(
+    everyone: FailureAnalysis = replace(
         analysis, selection=dict.fromkeys(analysis.selection, tuple(names))
     )
     path = tmp_path / "index.html"
     few = [replace(case, patient_id=name) for name in names[:3]]
-    write_gallery(path, [], everybody, title="sixty")
+    write_gallery(path, [], everyone, title="sixty")
     overhead = path.stat().st_size
-    write_gallery(path, few, everybody, title="sixty")
+    write_gallery(path, few, everyone, title="sixty")
     each = (path.stat().st_size - overhead) / len(few)
     assert overhead + 60 * each <= 15_000_000
     assert min(len(entry["slices"]) for entry in data_of(path.read_text())["cases"]) >= 30
@@ -226,7 +226,7 @@ def test_it_works_in_a_sandboxed_frame(make_case: MakeCase, tmp_path: Path, brow
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_a_cause_shows_everybody_who_has_it(
+def test_a_cause_shows_everyone_who_has_it(
     make_case: MakeCase, tmp_path: Path, browser: Any
 ) -> None:
     """Also where another is named first; the count beside a cause is that of its patients."""

@@ -25,7 +25,7 @@ class Setting:
     # Of the differences of patients. ``dice``: differences of logits with heavy tails, of
     # patients who differ in difficulty; others: normal, Laplace, exponential (skewed).
     shape: Shape = "dice"
-    sd_run: float = 0.0  # what a seed alone does to the mean Dice of a run
+    sd_run: float = 0.0  # what seeds do to the mean Dice of a run
     noise: float = 0.25  # share of the variance of differences that is the noise of single runs
     difference: float = 0.0  # of every arm to the baseline
     epochs: int = 1  # the best of so many, each with noise of its own, is kept

@@ -25,7 +25,7 @@ def judge(values: Array, rng: np.random.Generator) -> PairedTest:
 
 
 def rates(setting: Setting) -> dict[str, float]:
-    """Share of experiments with some claim, and with one for the first arm; of arms the rest."""
+    """Shares of experiments (some arm called different, the first arm better) and of arms."""
     rng, others = np.random.default_rng(1), setting.arms - 1
     rows: dict[str, list[Array]] = {"any": [], "found": [], "covered": [], "equivalent": []}
     for _ in range(EXPERIMENTS // BATCH):
