@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from seglab.core.errors import as_warning
 from seglab.data.cache import Cache
 from seglab.evaluation.scores import stratify
-from seglab.figures.arm_sheet import SheetPatient, arm_sheet
 from seglab.figures.comparison import (
     ArmCurves,
     Costed,
@@ -22,6 +21,7 @@ from seglab.figures.comparison import (
     pareto,
     patient_swarm,
 )
+from seglab.figures.sheets import SheetPatient, arm_sheet
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.results import Arm
