@@ -9,7 +9,7 @@ import pytest
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.studies.candidates import find_baseline, find_candidates
-from seglab.studies.report.record import read_record
+from seglab.studies.resolve import open_model
 from seglab.tracking import Store, start_run
 
 pytestmark = pytest.mark.usefixtures("this_store")
@@ -19,11 +19,55 @@ def finished(
     store: Store, experiment: str, dice: float, parent: str | None = None, **tags: Any
 ) -> str:
     """Run id of a finished run with this validation Dice."""
-    all_tags = {"seglab.kind": "train"} | {f"seglab.{key}": str(tags[key]) for key in tags}
-    with start_run(store, experiment, f"{dice}", all_tags, parent) as run:
-        run.params({"name": experiment})
+    all_tags = {f"seglab.{key}": str(tags[key]) for key in tags}
+    with start_run(
+        store, experiment, f"{dice}", {"seglab.kind": "train"} | all_tags, parent
+    ) as run:
         run.metrics({"val/dice": dice}, step=1)
     return run.run_id
+
+
+def begun(store: Store, experiment: str, kind: str, **tags: str) -> str:
+    """Run id of a parent."""
+    all_tags = {"seglab.kind": kind} | {f"seglab.{key}": tags[key] for key in tags}
+    return start_run(store, experiment, "parent", all_tags).run_id
+
+
+def test_candidates_are_ranked_and_the_baseline_is_the_same_seed(store: Store) -> None:
+    parent = begun(store, "ranked", "ablation", baseline="base")
+    made = {
+        (arm, seed): finished(store, "ranked", dice, parent, arm=arm, seed=seed)
+        for arm, seed, dice in (("base", 0, 0.5), ("base", 1, 0.7), ("x", 0, 0.9), ("x", 1, 0.6))
+    }
+    start_run(store, "ranked", "lost", {"seglab.kind": "train"}, parent).fail("x")
+    for name in ("ranked", parent):
+        found = find_candidates(store, name)
+        assert [run.metrics["val/dice"] for run in found.ranked] == [0.9, 0.7, 0.6, 0.5]
+        assert found.best.run_id == made["x", 0]
+        assert found.unfinished == 1
+        assert "highest of 4" in found.reason
+    base = find_baseline(store, found.best)
+    assert base is not None
+    assert base.run_id == made["base", 0]
+    assert find_baseline(store, base) is None
+
+
+def test_folds_are_ranked_by_all_patients_not_by_the_easiest(store: Store) -> None:
+    """Fold 1 is easy for all arms: arm a has the highest single Dice, arm b is the better one."""
+    parent = begun(store, "folded", "ablation")
+    dice = {"a": {0: 0.60, 1: 0.95}, "b": {0: 0.75, 1: 0.90}, "lacks": {1: 0.99}}
+    made = {
+        (arm, fold): finished(store, "folded", value, parent, arm=arm, seed=0, fold=fold)
+        for arm, values in dice.items()
+        for fold, value in values.items()
+    }
+    found = find_candidates(store, "folded")
+    # Of b's folds: 0.75 against a mean of 0.675 is more than 0.90 against one of 0.947.
+    order = [("b", 0), ("b", 1), ("a", 1), ("a", 0), ("lacks", 1)]
+    assert [run.run_id for run in found.ranked] == [made[one] for one in order]
+    assert found.out_of_fold[found.best.run_id] == pytest.approx(0.825)
+    assert "0.8250 out of fold, the highest of 3" in found.reason
+    assert find_candidates(store, made["a", 1]).best.run_id == made["a", 1]
 
 
 def test_runs_of_different_splits_are_not_ranked_together(
@@ -53,17 +97,6 @@ def test_folds_of_one_split_are_ranked_together_and_of_two_are_not(store: Store)
         find_candidates(store, "folds")
 
 
-def test_the_report_names_the_run_that_a_promotion_would_take(store: Store) -> None:
-    """Under folds not the one of the highest Dice, which has the easiest patients."""
-    for arm, values in {"a": (0.60, 0.95), "b": (0.75, 0.90)}.items():
-        for fold, dice in enumerate(values):
-            finished(store, "reported", dice, fold=fold, seed=0, arm=arm, split_hash=fold)
-    best = read_record(store, "reported").best
-    assert best is not None
-    assert best.tags["seglab.arm"] == "b"
-    assert best.run_id == find_candidates(store, "reported").best.run_id
-
-
 def test_what_is_no_training_run_is_not_promoted(store: Store) -> None:
     run_id = finished(store, "again", 0.5, kind="reproduction", reproduces="x")
     with pytest.raises(UserError, match="kind reproduction: only runs of kind train or trial"):
@@ -71,19 +104,34 @@ def test_what_is_no_training_run_is_not_promoted(store: Store) -> None:
 
 
 def test_the_baseline_of_a_search_is_its_base_config(store: Store) -> None:
-    parents = [start_run(store, "search", "sweep", {"seglab.kind": "sweep"}) for _ in range(2)]
+    parents = [begun(store, "search", "sweep") for _ in range(2)]
     trials = [
-        finished(store, "search", dice, parents[0].run_id, kind="trial", trial=number)
+        finished(store, "search", dice, parents[0], kind="trial", trial=number)
         for number, dice in enumerate((0.5, 0.8, 0.6))
     ]
-    lost = start_run(
-        store, "search", "trial", {"seglab.kind": "trial", "seglab.trial": "0"}, parents[1].run_id
-    )
-    lost.fail("out of memory")
-    alone = finished(store, "search", 0.7, parents[1].run_id, kind="trial", trial=1)
-    for name in ("search", parents[0].run_id, trials[1]):
+    lost = {"seglab.kind": "trial", "seglab.trial": "0"}
+    start_run(store, "search", "trial", lost, parents[1]).fail("out of memory")
+    other = finished(store, "search", 0.7, parents[1], kind="trial", trial=1)
+    for name in ("search", parents[0], trials[1]):
         base = find_baseline(store, find_candidates(store, name).best)
         assert base is not None
         assert base.run_id == trials[0]
     assert find_baseline(store, store.get_run(trials[0])) is None
-    assert find_baseline(store, store.get_run(alone)) is None
+    assert find_baseline(store, store.get_run(other)) is None
+
+
+def test_names_of_nothing_are_told_in_one_line(store: Store, capsys: Any) -> None:
+    finished(store, "small", 0.5)
+    store.client.create_registered_model("bare")
+    with pytest.raises(UserError, match="no champion; its aliases: none"):
+        open_model("bare", lambda: store)
+    for given, told in (
+        (["promote", "smal"], "unknown experiment or run 'smal' (did you mean 'small'?)"),
+        (["reproduce", "0" * 32], "no run '000"),
+        (["predict", "bare@champion", "x.nii", "--out", "o"], "no champion"),
+        (["predict", "bar", "x.nii", "--out", "o"], "did you mean 'bare'"),
+    ):
+        assert main(given) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ")
+        assert told in line

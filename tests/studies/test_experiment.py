@@ -77,17 +77,6 @@ def test_a_run_that_failed_after_its_epochs_is_finished_by_the_same_command(
     assert not list((tmp_path / "mlruns/state").glob("*"))
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(
-    small_config: Build, store: Store
-) -> None:
-    plan = Plan(small_config(name="early"), "early")
-    with pytest.raises(UserError), open_run(plan, store, open_data(plan.config)):
-        raise UserError("stopped before its first epoch")
-    outcome = train_one(plan, store)
-    assert sorted(run.status for run in store.find_runs("early")) == ["FAILED", "FINISHED"]
-    assert store.get_run(outcome.run_id).status == "FINISHED"
-
-
 def test_weights_without_a_checkpoint_are_no_start_and_do_not_stay(
     small_config: Build, store: Store, mount: Mount
 ) -> None:

@@ -1,10 +1,10 @@
-"""Runs of every kind, trained again from the store; and one model by all its names."""
+"""Runs trained again from the store; and one model by all its names, whose code is never run."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import yaml
 
-from seglab.cli import train
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.sources import open_source
@@ -23,8 +22,9 @@ from seglab.studies.candidates import find_candidates
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
 from seglab.studies.resolve import find_trained, load_trained, open_model
-from seglab.tracking import RunInfo, Store, download, start_run
+from seglab.tracking import Store, download, start_run
 from seglab.tracking.tags import PROMOTED_RUN
+from tests.studies.bright_front import make_bundle
 
 Build = Callable[..., RunConfig]
 CHECKPOINT = f"checkpoints/{WEIGHTS}"
@@ -36,22 +36,6 @@ pytestmark = pytest.mark.usefixtures("this_store")
 def trained(store: Store, config: RunConfig) -> str:
     """Run id of a finished run of this config; trained once in this module."""
     return train_one(Plan(config, "a"), store).run_id
-
-
-def study_file(build: Build, folder: Path, **study: Any) -> str:
-    """An experiment of one epoch with arms or a search."""
-    path = folder / "study.yaml"
-    document = build(train={"epochs": 1}, name="kinds").to_dict()
-    document.pop("seed")
-    path.write_text(yaml.safe_dump(document | study, sort_keys=False))
-    return str(path)
-
-
-def assert_repeats(store: Store, run: RunInfo) -> None:
-    found = reproduce(store, run.run_id)
-    assert found.differences == []
-    assert found.equal
-    assert store.get_run(found.new_run_id).tags["seglab.reproduces"] == run.run_id
 
 
 def test_a_rerun_is_equal_to_the_bit(small_config: Build, store: Store) -> None:
@@ -74,27 +58,6 @@ def test_a_rerun_takes_as_many_threads_as_the_run_did(
         found = reproduce(store, run_id)
     assert store.get_run(found.new_run_id).params["train.threads"] == "3"
     assert found.equal, found.differences
-
-
-def test_children_of_an_ablation_repeat(small_config: Build, store: Store, tmp_path: Path) -> None:
-    arms = {"a": {}, "b": {"loss": {"name": "bce"}, "augment": {"name": "none"}}}
-    path = study_file(small_config, tmp_path, arms=arms, baseline="a", seeds=[3])
-    assert train.main([path]) == 0
-    children = store.find_runs("kinds", {"seglab.kind": "train", "seglab.arm": "b"})
-    assert_repeats(store, children[0])
-    (parent,) = store.find_runs("kinds", {"seglab.kind": "ablation"})
-    with pytest.raises(UserError, match="kind ablation: only trained runs repeat"):
-        reproduce(store, parent.run_id)
-
-
-def test_trials_repeat(small_config: Build, store: Store, tmp_path: Path) -> None:
-    search = {"trials": 1, "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}}}
-    path = study_file(
-        small_config, tmp_path, name="trials", search=search | {"confirm": {"top": 0}}
-    )
-    assert train.sweep([path]) == 0
-    (trial,) = store.find_runs("trials", {"seglab.kind": "trial"})
-    assert_repeats(store, trial)
 
 
 @pytest.mark.parametrize(
@@ -156,16 +119,6 @@ def test_a_run_of_an_earlier_version_kept_its_best_epoch(small_config: Build, st
     assert open_model(run.run_id, lambda: store).card.run_id == run.run_id
 
 
-def test_weights_alone_are_no_model(small_config: Build, store: Store, tmp_path: Path) -> None:
-    run_id = trained(store, small_config())
-    download(store, run_id, tmp_path)
-    alone = tmp_path / "alone" / "weights.safetensors"
-    alone.parent.mkdir()
-    shutil.copy(tmp_path / CHECKPOINT, alone)
-    with pytest.raises(UserError, match=CARD):
-        open_model(str(alone), lambda: store)
-
-
 def test_other_versions_are_told_before_anything_is_trained(
     small_config: Build, store: Store, tmp_path: Path
 ) -> None:
@@ -223,3 +176,40 @@ def test_a_checkpoint_names_the_run_to_repeat(
         reproduce(store, str(tmp_path / CHECKPOINT))
     with pytest.raises(UserError, match="no such checkpoint"):
         reproduce(store, "./absent.safetensors")
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "best.ckpt", "best.safetensors", "model.pkl"])
+def test_a_pickle_is_refused_and_its_code_not_run(tmp_path: Path, name: str) -> None:
+    make_bundle().save(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    checkpoint = tmp_path / name
+    checkpoint.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+
+    def no_store() -> Any:
+        raise AssertionError("a file needs no store")
+
+    with pytest.raises(UserError, match="safetensors"):
+        open_model(str(checkpoint), no_store)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+    def no_store() -> Any:
+        raise AssertionError("a path needs no store")
+
+    for name, reason in ((str(tmp_path), "no model"), ("./absent.safetensors", "no such")):
+        with pytest.raises(UserError, match=reason):
+            open_model(name, no_store)
+    (tmp_path / "model.json").write_text('{"format": 1, "model": "__import__"}')
+    with pytest.raises(UserError, match=r"model\.json"):
+        open_model(str(tmp_path), no_store)

@@ -1,28 +1,39 @@
-"""The seal by itself: what is written before anything is handed out, and to whom it opens."""
+"""The sealed test: who gets to its patients, what is written before, and for whom it opens."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
+from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.cache import CacheSettings
+from seglab.data.cache import Cache, CacheSettings, open_cache, prepare
 from seglab.data.identity import identify
+from seglab.data.loader import gather
 from seglab.data.phantom import write_phantom
-from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, SealedCache
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
-from seglab.studies.data import StudyData
+from seglab.studies import promotion
+from seglab.studies.data import StudyData, open_data
+from seglab.studies.experiment import Plan, train_one
+from seglab.studies.promotion import promote
 from seglab.studies.sealed_test import check_sealed, open_test
 from seglab.tracking import RunLog, Store, open_store, start_run
 from seglab.tracking.openings import openings
 
+PACKAGE = Path(__file__).resolve().parents[2] / "seglab"
+SPLIT = {"fractions": [0.4, 0.3, 0.3]}
+Build = Callable[..., RunConfig]
 NOW = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 
 
@@ -160,28 +171,92 @@ def test_without_a_test_part_or_a_tumour_in_it_nothing_opens(store: Store, data:
     check_sealed(store, healthy, None)  # one with tumour is enough
 
 
-def test_opened_patients_can_be_read_and_sealed_ones_cannot(store: Store, data: StudyData) -> None:
+def test_an_opened_patient_can_be_read(store: Store, data: StudyData) -> None:
     with begin(store) as log:
         free = open_test(store, log, data, None).unseal(data).cache
-    sealed = data.cache
-    (hidden,), (image,) = sealed.images, free.images
-    assert (len(hidden), hidden.shape, hidden.dtype) == (len(image), image.shape, image.dtype)
-    allowed = next(iter(sealed.by_id.values())).first
-    for patient in free.patients:
-        rows = np.arange(patient.first, patient.first + patient.count)
-        if patient.patient_id in data.split.test:
-            assert patient.patient_id not in sealed.by_id
-            for row in rows:
-                for array in (hidden, sealed.masks_packed):
-                    with pytest.raises(SealBroken, match="a slice of a test patient"):
-                        array[row]
-                    with pytest.raises(SealBroken):
-                        array[row, allowed]
-            with pytest.raises(SealBroken, match=f"test patient {patient.patient_id}"):
-                sealed.native_mask(patient)
-        else:
-            assert sealed.by_id[patient.patient_id] is not None
-            assert np.array_equal(hidden[rows], image[rows])
-            assert np.array_equal(sealed.masks_packed[rows], free.masks_packed[rows])
-            assert np.array_equal(hidden[rows, 1:2], image[rows, 1:2])
-            assert np.array_equal(sealed.native_mask(patient), free.native_mask(patient))
+    for name in data.split.test:
+        assert name not in data.cache.by_id
+        assert free.images[0][free.by_id[name].rows].any()
+        free.native_mask(free.by_id[name])
+
+
+def test_the_channel_is_judged_without_the_test_patients(
+    config: RunConfig, phantoms: Path, tmp_path: Path
+) -> None:
+    data = open_data(config)
+    shutil.copytree(phantoms, root := tmp_path / "other")
+    for name in data.split.test:
+        for path in root.rglob(f"volume_{int(name[-3:])}_slice_*.h5"):
+            with h5py.File(path, "r+") as file:
+                file["image"][...] = -file["image"][...]
+    other = open_data(
+        config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    )
+    assert other.split == data.split
+    assert other.cache.data_hash != data.cache.data_hash
+    assert other.identity == data.identity
+
+
+def test_no_pixel_of_a_test_patient_can_be_read(config: RunConfig) -> None:
+    data = open_data(config)
+    free = open_cache(data.cache.path)
+    patient, rows = free.by_id[data.split.test[0]], np.array([0, 0])
+    rows[1] = patient.first
+    ways: tuple[Callable[[Cache], Any], ...] = (
+        lambda cache: cache.images[0][patient.rows],
+        lambda cache: cache.images[0][rows],
+        lambda cache: cache.images[0][patient.first],
+        lambda cache: cache.images[0][patient.first - len(cache.row_slice)],
+        lambda cache: cache.images[0][patient.first : patient.first + 1, :, :],
+        lambda cache: cache.images[0][..., 0],
+        lambda cache: cache.images[0][:, 0],
+        lambda cache: cache.images[0][np.arange(len(cache.row_slice)) == patient.first],
+        lambda cache: np.asarray(cache.images[0]),
+        lambda cache: list(cache.images[0]),
+        lambda cache: cache.masks(patient.rows),
+        lambda cache: cache.native_mask(patient),
+        lambda cache: cache.native_image(patient),
+        lambda cache: gather(cache, rows, 1),
+    )
+    for read in ways:
+        read(free)
+        with pytest.raises(SealBroken):
+            read(data.cache)
+    assert not set(data.split.test) & data.cache.by_id.keys()
+
+
+def test_a_promotion_that_looks_before_it_opens_breaks(
+    config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A rule that would choose on the test finds nothing to choose on."""
+    from seglab.learning.operating_point import select_operating_point
+
+    def peek(predictor: Any, cache: Cache, validation: Any) -> Any:
+        others = [p.patient_id for p in cache.patients if p.patient_id not in set(validation)]
+        return select_operating_point(predictor, cache, others)
+
+    fresh = open_store(tmp_path / "mlruns")
+    run_id = train_one(Plan(config, "a"), fresh).run_id
+    monkeypatch.setattr(promotion, "select_operating_point", peek)
+    with pytest.raises(KeyError):
+        promote(fresh, run_id)
+
+
+def readers_and_openers(path: Path) -> tuple[bool, bool]:
+    """Whether a file has an attribute or a key called ``test``, and whether it opens the seal."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {getattr(node, "attr", getattr(node, "name", "")) for node in nodes}
+    keys = {getattr(node.slice, "value", "") for node in nodes if isinstance(node, ast.Subscript)}
+    return "test" in names | keys, bool({"open_test", "unseal"} & names)
+
+
+def test_only_promotion_opens_the_seal_and_only_the_seal_reads_the_test_part() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix(): readers_and_openers(path)
+        for path in PACKAGE.rglob("*.py")
+    }
+    seal = "studies/sealed_test.py"
+    readers = {name for name, (reads, _) in found.items() if reads}
+    hides, counts = {"data/sealed.py"}, {"studies/plan.py"}
+    assert readers <= {"data/splits.py", seal} | hides | counts, readers
+    assert {name for name, (_, opens) in found.items() if opens} == {seal, "studies/promotion.py"}
