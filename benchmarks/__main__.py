@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seglab.cli.data import SOURCE_HELP
-from seglab.cli.shell import DONE, Parser, add_json, print_json, run_command
+from seglab.cli.shell import DONE, Parser, add_json, run_command
+from seglab.core.documents import json_text
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
 
@@ -70,7 +71,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if picture is not None:
         print(f"\nwhere the time goes: {picture}", file=sys.stderr)
     if arguments.json:
-        print_json({"machine": machine, "stages": [row.to_json() for row in rows]})
+        print(json_text({"machine": machine, "stages": [row.to_json() for row in rows]}))
     return DONE
 
 

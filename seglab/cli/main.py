@@ -21,34 +21,21 @@ Argument = tuple[str, dict[str, Any]]
 
 
 class Command:
-    """What a command does, and what it is given.
-
-    Args:
-        do: the command; returns its exit status.
-        text: its description; the first line stands in the list of commands.
-        examples: one a line, without the program's name.
-        arguments: made by :func:`_argument`.
-        json: whether there is ``--json``.
-    """
+    """What a command does, described by ``text``, whose first line stands in the list of all."""
 
     def __init__(
-        self,
-        do: Callable[[argparse.Namespace], int],
-        text: str,
-        examples: str,
-        *arguments: Argument,
-        json: bool = True,
+        self, do: Callable[[argparse.Namespace], int], text: str, examples: str, *given: Argument
     ) -> None:
-        self.do, self.text, self.arguments, self.json = do, text, arguments, json
+        self.do, self.text, self.arguments = do, text, given
         self.examples = [f"  {PROGRAM} {line}" for line in examples.splitlines()]
 
     def run(self, name: str, argv: Sequence[str]) -> int:
-        """Read the arguments and do it."""
+        """Read the arguments and do it; returns the exit status."""
         epilog = "\n".join(["examples:", *self.examples])
         parser = Parser(prog=f"{PROGRAM} {name}", description=self.text, epilog=epilog)
         for flag, options in self.arguments:
             parser.add_argument(flag, **options)
-        if self.json:
+        if self.do not in (study.ui, study.demo):
             add_json(parser)
         return self.do(parser.parse_intermixed_args(argv))
 
@@ -65,15 +52,11 @@ def _number(flag: str, help: str, default: int, **options: Any) -> Argument:
     return _argument(flag, help, type=int, default=default, **options)
 
 
-def _folder(flag: str, **options: Any) -> Argument:
-    return _argument(flag, type=Path, metavar="DIR", **options)
-
-
 WORKERS = _number("--workers", "processes (default: one a core)", 0)
 MODALITIES = "of flair, t1, t1ce, t2: those that every patient must have (default flair)"
 SET = (
     _argument("--source", data.SOURCE_HELP, required=True),
-    _folder("--root", required=True),
+    _argument("--root", type=Path, metavar="DIR", required=True),
     _argument("--modalities", MODALITIES, nargs="+", metavar="NAME", default=["flair"]),
     _argument("--labels", "as data.labels (default auto)", default="auto"),
     _argument("--persons", "as data.persons", type=Path, metavar="CSV"),
@@ -121,7 +104,7 @@ COMMANDS = {
         "Read every file once into a packed cache; training does it too if needed.",
         "data prepare --source brats-h5 --root brats2020",
         *SET,
-        _folder("--cache", default=Path(".cache")),
+        _argument("--cache", type=Path, metavar="DIR", default=Path(".cache")),
         _number("--size", "data.image_size (default 128)", 128, dest="image_size", metavar="SIZE"),
         _argument("--crop", choices=("brain", "none"), default="brain"),
         _argument("--on-bad-file", choices=("fail", "skip"), default="fail"),
@@ -195,13 +178,11 @@ COMMANDS = {
         "ui --port 5001",
         _argument("--host", "default 127.0.0.1: this machine only", default="127.0.0.1"),
         _number("--port", "default 5000", 5000),
-        json=False,
     ),
     "demo": Command(
         study.demo,
         "Make phantoms, compare losses, search, promote the best run, report.",
         "demo",
-        json=False,
     ),
 }
 

@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -106,17 +106,10 @@ def print_text(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_json(values: Any) -> None:
-    """Print one JSON object; a number that does not exist is null."""
-    print_text(json_text(values))
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out rows in columns; a column without any value is left out."""
+    import pandas
 
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out text in columns; the first is flush left, the others right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    frame = pandas.DataFrame(rows).dropna(axis="columns", how="all")
+    text: str = frame.to_string(index=False, na_rep="–", float_format="{:.4f}".format)
+    return text

@@ -75,19 +75,17 @@ def promote(given: argparse.Namespace) -> int:
 
 def leaderboard(candidates: Candidates) -> str:
     """List the best finished runs, best first."""
-    out_of_fold = candidates.out_of_fold
-    header = ("candidate", "run", "val Dice", *(["out of fold"] if out_of_fold else []))
     rows = [
-        (
-            run.name,
-            run.run_id[:8],
-            f"{run.metrics['val/dice']:.4f}",
-            *([f"{out_of_fold.get(run.run_id, math.nan):.4f}"] if out_of_fold else []),
-        )
+        {
+            "candidate": run.name,
+            "run": run.run_id[:8],
+            "val Dice": run.metrics["val/dice"],
+            "out of fold": candidates.out_of_fold.get(run.run_id),
+        }
         for run in candidates.ranked[:CANDIDATES_SHOWN]
     ]
     more = len(candidates.ranked) - len(rows)
-    return table(header, rows) + (f"\nand {more} more" if more else "")
+    return table(rows) + (f"\nand {more} more" if more else "")
 
 
 def _describe_promotion(promotion: Promotion) -> str:

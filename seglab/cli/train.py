@@ -115,27 +115,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(outcome: StudyOutcome) -> str:
-    folded = any(run.fold is not None for run in outcome.runs)
-    scores = ("val Dice", "val IoU", "HD95 mm", "train s", "MB", "status")
-    header = ("run", "seed", *(["split.fold"] if folded else []), *scores)
     rows = [
-        (
-            run.arm,
-            str(run.seed),
-            *([str(run.fold)] if folded else []),
-            _with_spread(run.metrics, "val/dice"),
-            _with_spread(run.metrics, "val/iou"),
-            _number(run.metrics.get("val/hd95_mm"), 1),
-            _number(run.metrics.get("cost/train_seconds"), 0),
-            _number(run.metrics.get("cost/peak_memory_mb"), 0),
-            run.status + (" (done before)" if run.reused else ""),
-        )
+        {
+            "run": run.arm,
+            "seed": run.seed,
+            "split.fold": run.fold,
+            "val Dice": _with_spread(run.metrics, "val/dice"),
+            "val IoU": _with_spread(run.metrics, "val/iou"),
+            "HD95 mm": _number(run.metrics.get("val/hd95_mm"), 1),
+            "train s": _number(run.metrics.get("cost/train_seconds"), 0),
+            "MB": _number(run.metrics.get("cost/peak_memory_mb"), 0),
+            "status": run.status + (" (done before)" if run.reused else ""),
+        }
         for run in outcome.runs
     ]
     parent = outcome.parent_run_id
     where = f"run {outcome.runs[0].run_id}" if parent is None else f"parent run {parent}"
     lines = [
-        table(header, rows),
+        table(rows),
         "Dice and IoU: mean ± standard deviation over patients",
         "",
         f"experiment '{outcome.experiment}', {where}; look: make ui",
