@@ -46,7 +46,7 @@ from seglab.tracking import (
     start_run,
     tags,
 )
-from seglab.tracking.registry import CHAMPION, Registered, register_champion
+from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
 
 INHERITED = (
     tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH,

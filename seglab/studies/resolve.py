@@ -21,7 +21,7 @@ from seglab.learning.operating_point import OperatingPoint
 from seglab.models import build_model
 from seglab.studies.data import StudyData, open_data
 from seglab.tracking import RunInfo, Store, UnknownRun, download, tags
-from seglab.tracking.registry import Registered, fetch_bundle, find_registered, registered_models
+from seglab.tracking.artifacts import Registered, fetch_bundle, find_registered, registered_models
 
 CHECKPOINTS = "checkpoints"
 """Artifact folder of a run that holds its weights and their card."""

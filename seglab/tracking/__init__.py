@@ -5,11 +5,10 @@ importing this package is free.
 """
 
 from seglab.tracking.artifacts import DownloadReport, download
-from seglab.tracking.connect import default_uri, open_store
+from seglab.tracking.connect import default_uri, open_store, serve_ui
 from seglab.tracking.environment import code_hash, environment_report, environment_tags
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, RunInUse, Store, UnknownRun
-from seglab.tracking.ui import serve_ui
 
 __all__ = [
     "DownloadReport",

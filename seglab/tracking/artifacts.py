@@ -1,20 +1,44 @@
-"""Download what a run logged, without ever leaving the folder that was asked for."""
+"""Files of runs: downloads that never leave their folder, and registered models."""
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from seglab.core.errors import UserError
+import numpy as np
+from numpy.typing import NDArray
+
+from seglab.core.errors import UserError, unknown_name
 from seglab.core.machine import progress
+from seglab.learning.bundle import CARD, WEIGHTS, ModelBundle
+from seglab.tracking.environment import PACKAGE
 from seglab.tracking.errors import as_user_error
 from seglab.tracking.store import Store
 
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from seglab.tracking.run import RunLog
+
 RECORD = ".seglab-run"
 """File in the folder of a download: the id of the run whose files these are."""
+CHAMPION = "champion"
+FOLDER = "model"
+"""Artifact folder of a promotion run that holds its model."""
+REQUIRED = (
+    "torch", "torchvision", "segmentation-models-pytorch", "albumentations",
+    "opencv-python-headless", "numpy", "scipy", "h5py", "nibabel", "pillow", "pydantic", "PyYAML",
+    "safetensors", "tqdm",
+)  # fmt: skip
+"""Packages that a registered model needs where it is served."""
+_URI = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
@@ -42,83 +66,201 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
             ``out`` holds another run's files or cannot be written.
     """
     run_id = store.find_run(run_id).run_id
-    wanted = [name for name in list_artifacts(store, run_id) if _matches(name, pattern)]
+    wanted = [
+        name
+        for name in list_artifacts(store, run_id)
+        if pattern is None or any(fnmatchcase(n, pattern) for n in (name, Path(name).name))
+    ]
     if not wanted and pattern is not None:
         raise UserError(f"no artifact of run {run_id} matches '{pattern}'")
+    targets = {name: safe_target(out, name) for name in wanted}
     with as_user_error(str(out)):
         _reserve(out, run_id)
-        targets = {name: safe_target(out, name) for name in wanted}
         for name, target in progress(targets.items(), "download", unit="file"):
+            target.parent.mkdir(parents=True, exist_ok=True)
             _fetch(store, run_id, name, target)
     total = sum(target.stat().st_size for target in targets.values())
     return DownloadReport(run_id, tuple(wanted), total)
 
 
-def _reserve(out: Path, run_id: str) -> None:
-    """Mark ``out`` as the folder of a run.
+def _fetch(store: Store, run_id: str, name: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
+        fetched = store.call(lambda: store.client.download_artifacts(run_id, name, folder))
+        Path(fetched).replace(target)  # whole, and not through a link
 
-    Raises:
-        UserError: it is another run's.
-    """
+
+def _reserve(out: Path, run_id: str) -> None:
+    """Mark ``out`` as the folder of a run; ``UserError`` if it is another run's."""
     record = out / RECORD
-    known = ""
-    if record.is_file() and not record.is_symlink():
-        known = record.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-    if known == run_id:
-        return
-    if known:
+    known = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else run_id
+    if known != run_id:
         raise UserError(
             f"{out} holds files of run {known[:40]}: choose another folder for run {run_id}"
         )
     out.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
-    with record.open("x", encoding="utf-8") as file:  # follows no link
-        file.write(run_id)
+    record.write_text(run_id, encoding="utf-8")
 
 
 def list_artifacts(store: Store, run_id: str) -> list[str]:
     """Return the path of every file that the run logged, sorted."""
-    return sorted(name for name in _walk(store, run_id, "") if name != RECORD)
-
-
-def _walk(store: Store, run_id: str, folder: str) -> Iterator[str]:
-    for entry in store.call(lambda: store.client.list_artifacts(run_id, folder or None)):
-        if PurePosixPath(entry.path).parent != PurePosixPath(folder):
-            raise UserError(f"artifact '{entry.path}' of run {run_id} is not inside '{folder}'")
-        if entry.is_dir:
-            yield from _walk(store, run_id, entry.path)
-        else:
-            yield str(entry.path)
+    files: list[str] = []
+    folders = [""]
+    while folders:
+        folder = folders.pop() or None
+        for entry in store.call(lambda at=folder: store.client.list_artifacts(run_id, at)):  # type: ignore[misc]
+            (folders if entry.is_dir else files).append(str(entry.path))
+    return sorted(name for name in files if name != RECORD)
 
 
 def safe_target(out: Path, name: str) -> Path:
     """Return where the artifact ``name`` goes below ``out``.
 
     Raises:
-        UserError: the name is absolute, has ``..``, a drive or a control character, or
-            a link in ``out`` would lead outside.
+        UserError: the name is absolute or has ``..``, or a link in ``out`` leads outside.
     """
-    parts = PurePosixPath(name).parts
-    windows = PureWindowsPath(name)
-    odd = any(ord(letter) < 32 for letter in name) or "\\" in name
-    if not parts or odd or ".." in parts or name.startswith("/") or windows.drive:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or {".."} & set(path.parts) or set(name) & set("\\\0\n"):
         raise UserError(f"artifact {name!r} has a name that is not safe to write")
-    target = out.joinpath(*parts)
+    target = out / path
     if not target.parent.resolve().is_relative_to(out.resolve()):
         raise UserError(f"artifact '{name}' would be written outside {out}: {target.parent} links")
     return target
 
 
-def _matches(path: str, pattern: str | None) -> bool:
-    return (
-        pattern is None
-        or fnmatchcase(path, pattern)
-        or fnmatchcase(PurePosixPath(path).name, pattern)
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str
+    """The promotion run that made it."""
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """As ``mlflow.pyfunc.load_model`` takes it."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def register_champion(
+    store: Store, log: RunLog, bundle: ModelBundle, example: NDArray[np.float32], name: str,
+    tags: Mapping[str, str],
+) -> Registered:  # fmt: skip
+    """Log the model as an artifact of the open run, and register it under ``champion``.
+
+    Args:
+        store: whose registry.
+        log: the promotion run.
+        bundle: network, preprocessing and operating point.
+        example: raw slices as the model takes them, (S, H, W) or (M, S, H, W).
+        name: of the registered model; made if absent.
+        tags: of the version.
+    """
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        save_served(bundle, example, Path(folder) / FOLDER)
+        log.artifact(Path(folder) / FOLDER, FOLDER)
+    return store.call(lambda: _register(store, log.run_id, name, dict(tags)))
+
+
+def save_served(bundle: ModelBundle, example: NDArray[np.float32], folder: Path) -> None:
+    """Write an MLflow model: the bundle's folder, the package's source, and a signature."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    # Versions without the local part (+cpu), which no package index has.
+    versions = {name: metadata.version(name).partition("+")[0] for name in REQUIRED}
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1,) * example.ndim)]),
+        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
     )
+    with tempfile.TemporaryDirectory(prefix="seglab-") as scratch:
+        data = Path(scratch) / "segmenter"
+        bundle.save(data)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            loader_module="seglab.tracking.served_model",
+            data_path=str(data),
+            code_paths=[str(PACKAGE)],
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
+        )
 
 
-def _fetch(store: Store, run_id: str, name: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-        fetched = store.call(lambda: store.client.download_artifacts(run_id, name, folder))
-        Path(fetched).replace(target)
+def _register(store: Store, run_id: str, name: str, tags: dict[str, str]) -> Registered:
+    from mlflow.exceptions import MlflowException
+
+    client = store.client
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    # A promotion that was interrupted here has made its version already.
+    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    made = known[0] if known else client.create_model_version(name, source, run_id, tags=tags)
+    client.set_registered_model_alias(name, CHAMPION, made.version)
+    return _registered(made)
+
+
+def find_registered(store: Store, text: str) -> Registered:
+    """Find ``name``, ``name@alias``, ``name/version``, each also after ``models:/``.
+
+    A bare name is its champion.
+
+    Raises:
+        UserError: no such model, alias or version; names those that there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    match = _URI.fullmatch(text)
+    if match is None:
+        raise UserError(f"'{text}' is not the name of a registered model (name@{CHAMPION})")
+    name, alias, version = match["name"], match["alias"] or CHAMPION, match["version"]
+    client = store.client
+    try:
+        if version is not None:
+            return _registered(store.call(lambda: client.get_model_version(name, version)))
+        return _registered(store.call(lambda: client.get_model_version_by_alias(name, alias)))
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+    known = registered_models(store)
+    if not known:
+        raise UserError(
+            f"no model is registered, so there is no '{name}'; python -m seglab promote makes one"
+        )
+    if name not in known:
+        raise unknown_name("model", name, known)
+    absent = alias if version is None else f"version {version}"
+    aliases = ", ".join(known[name]) or "none"
+    raise UserError(f"model '{name}' has no {absent}; its aliases: {aliases}")
+
+
+def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:
+    """Download weights and description, and nothing else, of a promotion's model.
+
+    Returns:
+        A folder for :func:`seglab.learning.bundle.load_bundle`.
+
+    Raises:
+        UserError: the run has no such model.
+    """
+    for name in (CARD, WEIGHTS):
+        download(store, run_id, out, f"{FOLDER}/*{name}")
+    return next(out.rglob(CARD)).parent
+
+
+def registered_models(store: Store) -> dict[str, list[str]]:
+    """Return the aliases of every registered model by its name."""
+    found: list[Any] = store.call(lambda: list(store.client.search_registered_models()))
+    return {str(model.name): sorted(model.aliases) for model in found}
+
+
+def _registered(version: ModelVersion) -> Registered:
+    name, number, run_id = map(str, (version.name, version.version, version.run_id))
+    return Registered(name, number, run_id, dict(version.tags))

@@ -1,32 +1,63 @@
-"""Open the store: SQLite under ``mlruns/``, or the server that the environment names."""
+"""Open the store, SQLite under ``mlruns/`` or the server that the environment names; serve it.
+
+MLflow stores absolute artifact locations. The folder they were written for is kept in the SQLite
+database, so that opening a moved or copied folder rewrites its locations, in one transaction.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from filelock import FileLock
 
 from seglab.core.errors import UserError, first_line
-from seglab.tracking.database import DATABASE, SQLITE, prepare_database, sqlite_uri
 from seglab.tracking.errors import as_user_error, redact, retry_locked, unreachable
-from seglab.tracking.store import Store
+from seglab.tracking.store import ARTIFACTS, SQLITE, Store, runs_link
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+DATABASE = "mlflow.db"
 _MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_LOG_LEVELS = {
+    "alembic": logging.WARNING,
+    # Logs a traceback for every locked database, which is retried and reported here in one line.
+    "mlflow.store.db.utils": logging.CRITICAL,
+    # Warns where a store is away, which the run itself reports.
+    "mlflow.system_metrics": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,
+}
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_BUSY_S = 60
+_LOCK_S = 120
+_STOP_S = 10
 
 
 def default_uri(folder: Path = Path("mlruns")) -> str:
     """Return ``MLFLOW_TRACKING_URI`` if set, else the SQLite database under ``folder``."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    return given or sqlite_uri(folder.absolute() / DATABASE)
+    return given or f"{SQLITE}{folder.absolute() / DATABASE}"
 
 
 def open_store(folder: Path = Path("mlruns")) -> Store:
@@ -44,9 +75,10 @@ def open_store(folder: Path = Path("mlruns")) -> Store:
     uri = default_uri(folder)
     if uri.startswith(SQLITE):
         return _open_local(Path(uri.removeprefix(SQLITE)).absolute())
+    where = f"MLFLOW_TRACKING_URI={redact(uri)}"
     if (reason := unreachable(uri)) is not None:
-        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} cannot be reached: {reason}")
-    return Store(uri, folder.resolve(), _client(uri, f"MLFLOW_TRACKING_URI={redact(uri)}"))
+        raise UserError(f"{where} cannot be reached: {reason}")
+    return Store(uri, folder.resolve(), _client(uri, where))
 
 
 def configure_mlflow() -> None:
@@ -56,10 +88,8 @@ def configure_mlflow() -> None:
     """
     for name, value in _MLFLOW_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Logs a traceback for every locked database, which is retried and reported here in one line.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _open_local(database: Path) -> Store:
@@ -71,16 +101,12 @@ def _open_local(database: Path) -> Store:
         retry_locked(lambda: prepare_database(database))
         if not (os.access(folder, os.W_OK) and os.access(database, os.W_OK)):
             raise UserError(f"{folder} cannot be used: permission is denied")
-    uri = sqlite_uri(database)
+    uri = f"{SQLITE}{database}"
     return Store(uri, folder, _client(uri, str(database)))
 
 
 def _client(uri: str, where: str) -> MlflowClient:
-    """A client of a store that answers.
-
-    Raises:
-        UserError: it does not, or is of another version of MLflow.
-    """
+    """A client of a store that answers; ``UserError`` if it does not or is of another version."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -94,3 +120,134 @@ def _client(uri: str, where: str) -> MlflowClient:
             return retry_locked(connect)
     except MlflowException as error:
         raise UserError(f"{where} cannot be used: {redact(first_line(error))}") from error
+
+
+def prepare_database(database: Path) -> None:
+    """Make ``database`` ready for this folder; safe for many processes at once.
+
+    Creates it when absent, takes over one that MLflow made, and follows the
+    folder when it was moved or copied. Nothing half-made is ever visible under
+    the database's name.
+
+    Raises:
+        OSError, sqlite3.Error: the folder or database cannot be written.
+    """
+    folder = str(database.parent)
+    if database.exists() and _home(database) == folder:
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.parent / ".lock", timeout=_LOCK_S):
+        if not database.exists():
+            _create(database)
+        elif (home := _home(database)) != folder:
+            with _connect(database) as connection, connection:
+                connection.execute("BEGIN IMMEDIATE")
+                if home is not None:
+                    _relocate(connection, home, folder)
+                _set_home(connection, folder)
+
+
+def _connect(database: Path) -> closing[sqlite3.Connection]:
+    # mode=rw never creates the file, unlike a plain path.
+    uri = f"file:{quote(str(database))}?mode=rw"
+    return closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S))
+
+
+def _home(database: Path) -> str | None:
+    """Return the folder the stored locations were written for, None if never recorded."""
+    with _connect(database) as connection:
+        known = "SELECT name FROM sqlite_master WHERE name = 'seglab_home'"
+        if connection.execute(known).fetchone() is None:
+            return None
+        row = connection.execute("SELECT folder FROM seglab_home").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _create(database: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for leftover in database.parent.glob(f".{DATABASE}.new-*"):
+        leftover.unlink()
+    draft = database.parent / f".{DATABASE}.new-{os.getpid()}"
+    try:
+        open_draft: Any = SqlAlchemyStore  # untyped in MLflow
+        open_draft(f"{SQLITE}{draft}", str(database.parent / ARTIFACTS)).engine.dispose()
+        with _connect(draft) as connection, connection:
+            # Readers (the UI) and writers no longer wait for each other.
+            connection.execute("PRAGMA journal_mode=WAL")
+            _set_home(connection, str(database.parent))
+        draft.replace(database)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _set_home(connection: sqlite3.Connection, folder: str) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS seglab_home (folder TEXT NOT NULL)")
+    connection.execute("DELETE FROM seglab_home")
+    connection.execute("INSERT INTO seglab_home VALUES (?)", (folder,))
+
+
+def _relocate(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Rewrite the locations below the folder ``old``, plain paths and ``file://`` addresses."""
+    for table, column in _LOCATIONS:
+        for before, after in ((old, new), (f"file://{quote(old)}", f"file://{quote(new)}")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (after, len(before) + 1, len(before) + 1, before + "/"),
+            )
+
+
+def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
+    """Serve the MLflow UI until Ctrl-C and return its exit status.
+
+    A remote server has its own UI: then only its address is printed.
+
+    Raises:
+        UserError: the port is taken, or the address is not of this machine.
+    """
+    if store.uri.startswith("http"):
+        print(redact(store.uri))
+        return 0
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise UserError(f"cannot serve on {host}:{port}: {error.strerror}; try --port") from None
+    address = f"http://{host}:{port}"
+    print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr)
+    for experiment_id, name in store.experiments().items():
+        print(f"  {name}: {runs_link(address, experiment_id)}", file=sys.stderr)
+    server = subprocess.Popen(server_command(host, port), env=server_environment(store))
+    try:
+        return server.wait()
+    finally:
+        server.terminate()  # on Ctrl-C the terminal has told it already
+        try:
+            server.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def server_command(host: str, port: int) -> list[str]:
+    """Return the command of a small server; which store it serves is in its environment."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", host, "--port", str(port)),
+        *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
+    ]
+
+
+def server_environment(store: Store) -> dict[str, str]:
+    """Return the environment of a server of ``store``.
+
+    The address of the store may hold a password, which a command line would show
+    to every user of the machine.
+    """
+    of_clients = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    inherited = {key: value for key, value in os.environ.items() if key not in of_clients}
+    return inherited | {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.folder / ARTIFACTS),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }

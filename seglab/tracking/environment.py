@@ -6,10 +6,10 @@ import ast
 import hashlib
 import platform
 import subprocess
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from seglab.core.machine import available_cores
 from seglab.tracking import tags
@@ -18,16 +18,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 RESULT_CODE = ("core/config.py", "core/study.py", "core/search.py", "data", "augment", "models",
                "losses", "losses.py", "learning", "evaluation")  # fmt: skip
 """Files and folders whose code can change a result."""
-RESULT_PACKAGES = (
-    "torch", "segmentation-models-pytorch", "timm", "numpy", "opencv-python-headless",
-    "albumentations",
-)  # fmt: skip
+RESULT_PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "numpy",
+                   "opencv-python-headless", "albumentations")  # fmt: skip
 """Packages whose version can change a result."""
-_GIT_S = 10
+OTHER_PACKAGES = ("torchvision", "scipy", "h5py", "nibabel", "pydantic", "mlflow", "optuna")
 
 
-@dataclass(frozen=True)
-class GitState:
+class GitState(NamedTuple):
     """The checkout that the running code belongs to."""
 
     commit: str
@@ -50,14 +47,9 @@ def git_state(package: Path = PACKAGE) -> GitState | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_S,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -85,18 +77,14 @@ def _code(source: str) -> str:
     """Dump the syntax tree of ``source`` without docstrings and attribute descriptions."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
+        if isinstance(body := getattr(node, "body", None), list):
             node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
     return ast.dump(tree)
 
 
 def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -111,10 +99,7 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of every package that a result depends on."""
-    return {"python": platform.python_version()} | _versions(RESULT_PACKAGES + _OTHERS)
-
-
-_OTHERS = ("torchvision", "scipy", "h5py", "nibabel", "pydantic", "mlflow", "optuna")
+    return {"python": platform.python_version()} | _versions(RESULT_PACKAGES + OTHER_PACKAGES)
 
 
 def machine(device: str = "cpu") -> dict[str, str | int]:

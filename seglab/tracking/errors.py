@@ -1,7 +1,6 @@
 """What went wrong with a store: unavailable for a while, or something the user must correct.
 
-Errors are told apart by their types and codes. MLflow wraps what its database and its HTTP
-client raise, so the whole chain of causes is looked at.
+Errors are told apart by type and code, over the whole chain of causes that MLflow wraps.
 """
 
 from __future__ import annotations
@@ -75,10 +74,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _sqlite_code(error: BaseException) -> int | None:
-    """Primary result code of SQLite; None for other errors."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
+def _sqlite_code(error: BaseException) -> int:
+    """Primary result code of SQLite; 0 for other errors."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def _reason(cause: BaseException) -> str | None:
+    """What the user can correct about one error, in a few words."""
+    if type(cause).__module__.startswith("alembic."):
+        return f"it was made by another version of MLflow ({first_line(cause)})"
+    if isinstance(cause, OSError):
+        return _ERRNO.get(cause.errno or 0)
+    return _SQLITE.get(_sqlite_code(cause))
 
 
 def is_locked_database(error: BaseException) -> bool:
@@ -86,38 +93,19 @@ def is_locked_database(error: BaseException) -> bool:
     return any(_sqlite_code(cause) in _LOCKED for cause in _chain(error))
 
 
-def is_unavailable(error: BaseException) -> bool:
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether ``error``, or one that led to it, is of a disk or a quota that is full."""
+    return any(_reason(cause) == _FULL for cause in _chain(error))
+
+
+def _is_unavailable(error: BaseException) -> bool:
     """Whether the store may answer later: a lost connection, a timeout, a locked database."""
     from requests.exceptions import RequestException
     from sqlalchemy.exc import OperationalError
 
-    if known_reason(error) is not None:
-        return False
-    for cause in _chain(error):
-        if isinstance(cause, ConnectionError | TimeoutError | RequestException | OperationalError):
-            return True
-        if getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
-            return True
-    return is_locked_database(error)
-
-
-def known_reason(error: BaseException) -> str | None:
-    """Say in a few words what the user can correct; None for a fault that is not theirs."""
-    for cause in _chain(error):
-        if (reason := _SQLITE.get(_sqlite_code(cause) or 0)) is not None:
-            return reason
-        if isinstance(cause, OSError) and (reason := _ERRNO.get(cause.errno or 0)) is not None:
-            return reason
-        if type(cause).__module__.startswith("alembic."):
-            return f"it was made by another version of MLflow ({first_line(cause)})"
-    return None
-
-
-def is_out_of_space(error: BaseException) -> bool:
-    """Whether ``error``, or one that led to it, is of a disk or a quota that is full."""
-    return any(
-        _ERRNO.get(getattr(cause, "errno", None) or 0) == _FULL
-        or _SQLITE.get(_sqlite_code(cause) or 0) == _FULL
+    kinds = (ConnectionError, TimeoutError, RequestException, OperationalError)
+    return is_locked_database(error) or any(
+        isinstance(cause, kinds) or getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
         for cause in _chain(error)
     )
 
@@ -151,10 +139,10 @@ def as_user_error(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = known_reason(error)
-        if reason is not None:
-            raise UserError(f"{redact(where)} cannot be used: {reason}") from error
-        if is_unavailable(error):
+        reasons = [reason for cause in _chain(error) if (reason := _reason(cause))]
+        if reasons:
+            raise UserError(f"{redact(where)} cannot be used: {reasons[0]}") from error
+        if _is_unavailable(error):
             raise StoreUnavailable(f"{redact(where)} does not answer") from error
         raise
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from seglab.core.errors import UserError
 from seglab.tracking import tags
 from seglab.tracking.store import AlreadyThere, Store
-from seglab.tracking.ui import EXPERIMENT_TAGS
 
 _TAG_LENGTH = 5_000
 """Characters that MLflow keeps of a tag's value."""
@@ -81,7 +80,7 @@ def record_opening(
         **{f"{tags.TEST_PATIENTS}.{i}": text for i, text in enumerate(_chunks(patients))},
     }
     try:
-        store.call(lambda: store.create_experiment(name, EXPERIMENT_TAGS | content))
+        store.call(lambda: store.create_experiment(name, tags.EXPERIMENT_TAGS | content))
     except AlreadyThere:
         raise UserError("another promotion opens the same test patients now: try again") from None
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from seglab.tracking import tags as names
 from seglab.tracking.errors import StoreUnavailable, redact
 from seglab.tracking.store import Store
@@ -27,6 +25,8 @@ _BATCH = 100
 """Params or tags that MLflow takes in one call."""
 _MAX_ERROR = 2000
 _MAX_DIGEST = 36
+COORDINATORS = ("ablation", "sweep")
+"""Kinds of runs that compute nothing, and that several machines may have open at once."""
 
 
 class RunLog:
@@ -36,18 +36,36 @@ class RunLog:
     interrupted on Ctrl-C or where the store became unavailable, FAILED on any other exception.
 
     After a resume, a metric that the store has for a step is not logged for it again, and a
-    param keeps its first value.
+    param keeps its first value. A thread of MLflow logs ``system/…`` (processor, memory, GPU)
+    every ten seconds, but not for runs that only coordinate others.
     """
 
-    def __init__(self, store: Store, run_id: str, lock: FileLock) -> None:
+    def __init__(
+        self, store: Store, run_id: str, tags: Mapping[str, str], *, resumed: bool = False
+    ) -> None:
         self.store = store
         self.run_id = run_id
         self.state = store.state(run_id)
-        self._lock = lock
+        self._lock = store.acquire(run_id)
         self._steps: dict[str, set[int]] = {}
         self._known_params: frozenset[str] = frozenset()
-        self._resumed = False
+        self._resumed = resumed
         self._ended = False
+        self._monitor: Any = None
+        self._is_coordinator = tags.get(names.KIND) in COORDINATORS
+
+    def _start_monitor(self) -> None:
+        from mlflow import environment_variables as variables
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        is_on: Any = variables.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+        if self._is_coordinator or not is_on.get():
+            return
+        monitor: Any = SystemMetricsMonitor  # untyped in MLflow
+        self._monitor = monitor(
+            self.run_id, resume_logging=self._resumed, tracking_uri=self.store.uri
+        )
+        self._monitor.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params, as text; those that the run already has are left as they are."""
@@ -174,6 +192,8 @@ class RunLog:
         if self._ended:
             return
         self._ended = True
+        if self._monitor is not None:
+            self._monitor.finish()
         try:
             if tags:
                 self.tags(tags)
@@ -209,6 +229,7 @@ class RunLog:
         if error is None:
             self.finish()
         elif isinstance(error, StoreUnavailable):
+            self._monitor = None  # its thread ends by itself: it finds no store either
             with suppress(StoreUnavailable):  # else it is found as interrupted by its lock file
                 self.interrupt(str(error))
         elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
@@ -223,7 +244,7 @@ class RunLog:
             self._remove_tag(key)
         self._call(lambda client: client.update_run(self.run_id, status="RUNNING"))
         self._known_params = frozenset(run.params)
-        self._resumed = True
+        self._start_monitor()
 
 
 def start_run(
@@ -245,8 +266,9 @@ def start_run(
         texts[names.PARENT] = parent_run_id
     experiment_id = store.experiment(experiment)
     run = store.call(lambda: store.client.create_run(experiment_id, tags=texts, run_name=run_name))
-    run_id = str(run.info.run_id)
-    return RunLog(store, run_id, store.acquire(run_id))
+    log = RunLog(store, str(run.info.run_id), texts)
+    log._start_monitor()
+    return log
 
 
 def resume_run(store: Store, run_id: str) -> RunLog:
@@ -256,14 +278,11 @@ def resume_run(store: Store, run_id: str) -> RunLog:
         UnknownRun: no such run.
         RunInUse: a living process has it open.
     """
-    store.get_run(run_id)
-    lock = store.acquire(run_id)
-    log = RunLog(store, run_id, lock)
+    log = RunLog(store, run_id, store.get_run(run_id).tags, resumed=True)
     try:
         log._reopen()
     except BaseException as error:
-        # It may be on record as running by now.
-        with suppress(Exception):
+        with suppress(Exception):  # it may be on record as running by now
             log.interrupt(f"{type(error).__name__} while it was opened again")
         raise
     return log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,8 @@ from filelock import FileLock, Timeout
 
 from seglab.core.errors import UserError
 from seglab.core.machine import is_locked
-from seglab.tracking import tags
-from seglab.tracking.database import ARTIFACTS, SQLITE
+from seglab.tracking import tags as names
 from seglab.tracking.errors import as_user_error, redact, retry_locked
-from seglab.tracking.tags import PARENT
-from seglab.tracking.ui import EXPERIMENT_TAGS, LOCAL_UI, run_link
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -28,7 +25,10 @@ if TYPE_CHECKING:
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Result = TypeVar("Result")
 
-LOCK = "lock"
+SQLITE = "sqlite:///"
+ARTIFACTS = "artifacts"
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where ``make ui`` serves a store of this machine."""
 NEW_RUN_S = 60
 """A run without a lock that is younger than this is just being created."""
 ACQUIRE_S = 2.0
@@ -42,6 +42,10 @@ class UnknownRun(UserError):
 
 class RunInUse(UserError):
     """Another living process of this machine has the run open."""
+
+
+class AlreadyThere(Exception):
+    """The store has an experiment of this name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class RunInfo:
     @property
     def parent_run_id(self) -> str | None:
         """The ablation or sweep that this run is part of."""
-        return self.tags.get(tags.PARENT)
+        return self.tags.get(names.PARENT)
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,16 @@ class Store:
             return retry_locked(action)
 
     def state(self, run_id: str) -> Path:
-        """Folder on this machine for what a run needs to continue: lock and checkpoints."""
+        """Folder on this machine for what a run needs to continue: its checkpoints."""
         return self.folder / "state" / run_id
+
+    def _lock(self, run_id: str) -> Path:
+        """Lock file of a run; where it lies unlocked, the run died here."""
+        return self.folder / "state" / f"{run_id}.lock"
 
     def in_use(self, run_id: str) -> bool:
         """Whether a living process of this machine has the run open."""
-        return is_locked(self.state(run_id) / LOCK)
+        return is_locked(self._lock(run_id))
 
     def may_continue(self, run: RunInfo) -> bool:
         """Whether this machine may continue a run that did not end by itself.
@@ -107,10 +115,49 @@ class Store:
         """
         if self.in_use(run.run_id) or self.get_run(run.run_id).status != run.status:
             return False
-        if run.status != "RUNNING" or (self.state(run.run_id) / LOCK).exists():
+        if run.status != "RUNNING" or self._lock(run.run_id).exists():
             return True
         # A clock that was set back has runs begin in the future.
         return self.is_local and abs(time.time() - run.start_time) > NEW_RUN_S
+
+    def mark_interrupted(self, run_id: str, reason: str, *, dead: bool = False) -> bool:
+        """Give a run whose process died its true status; False if it ended or may still live.
+
+        A run of a shared server that was started elsewhere may live there: it is only
+        marked when the caller knows better (``dead``: its heartbeat stopped).
+        """
+        started_here = self.is_local or self._lock(run_id).exists()
+        # The status last: a run puts its end on record before it releases its lock.
+        if self.in_use(run_id) or not (started_here or dead):
+            return False
+        if self.get_run(run_id).status != "RUNNING":
+            return False
+        self.call(lambda: self.client.set_tag(run_id, names.INTERRUPTED, redact(reason)))
+        self.call(lambda: self.client.set_terminated(run_id, "KILLED"))
+        return True
+
+    def acquire(self, run_id: str) -> FileLock:
+        """Lock a run for this process, until :meth:`release` or its death.
+
+        Raises:
+            RunInUse: another living process of this machine has it.
+            UserError: nothing can be written there.
+        """
+        lock = FileLock(self._lock(run_id), timeout=ACQUIRE_S)
+        with as_user_error(str(self.folder)):
+            try:
+                lock.acquire()
+            except Timeout:
+                raise RunInUse(f"run {run_id} is open in another process") from None
+        return lock
+
+    def release(self, lock: FileLock) -> None:
+        """Release a run's lock, and remove its state folder unless something is kept there."""
+        path = Path(lock.lock_file)
+        path.unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            path.with_suffix("").rmdir()
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment ``name``: found, restored from deletion, or created."""
@@ -122,7 +169,7 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             with suppress(AlreadyThere):  # another process was faster
-                return self.create_experiment(name, EXPERIMENT_TAGS)
+                return self.create_experiment(name, names.EXPERIMENT_TAGS)
             found = self.client.get_experiment_by_name(name)
         assert found is not None
         if found.lifecycle_stage == "deleted":
@@ -138,13 +185,35 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
-        location = str(self.folder / ARTIFACTS / _folder_name(name)) if self.is_local else None
+        folder = re.sub(r"[^\w.-]+", "_", name).strip("._") or "experiment"
+        location = str(self.folder / ARTIFACTS / folder) if self.is_local else None
         try:
             return str(self.client.create_experiment(name, location, tags=dict(with_tags)))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             raise AlreadyThere(name) from None
+
+    def experiments(self) -> dict[str, str]:
+        """Return every experiment's name by its id, oldest first."""
+        return {str(e.experiment_id): str(e.name) for e in reversed(self._experiments())}
+
+    def experiment_tags(self, key: str) -> list[dict[str, str]]:
+        """Tags of every experiment, deleted ones included, that carries ``key``."""
+        return [dict(e.tags) for e in self._experiments(deleted=True) if key in e.tags]
+
+    def _experiments(self, *, deleted: bool = False) -> list[Experiment]:
+        search, view = self.client.search_experiments, _view(deleted)
+        return self._pages(lambda token: search(view, max_results=1000, page_token=token))
+
+    def _pages(self, search: Callable[[str | None], Any]) -> list[Any]:
+        """Everything that a search by pages finds."""
+        page = self.call(lambda: search(None))
+        found = list(page)
+        while token := page.token:
+            page = self.call(lambda token=token: search(token))  # type: ignore[misc]
+            found.extend(page)
+        return found
 
     def find_runs(
         self,
@@ -164,64 +233,33 @@ class Store:
             parent_run_id: only the children of this run.
             deleted: also those that were deleted, alone or with their experiment.
         """
-        wanted = dict(tags or {}) | ({PARENT: parent_run_id} if parent_run_id else {})
-        runs = self.call(lambda: list(self._search(experiment, wanted, deleted)))
+        wanted = dict(tags or {}) | ({names.PARENT: parent_run_id} if parent_run_id else {})
+        ids = [
+            str(found.experiment_id)
+            for found in self._experiments(deleted=deleted)
+            if experiment is None or found.name == experiment
+        ]
+        if not ids:
+            return []
+        # Narrowed where MLflow's filter language can quote the value; checked again below.
+        narrow = " and ".join(
+            f"tags.`{key}` = '{value}'"
+            for key, value in wanted.items()
+            if not set("'`\\%") & set(key + value)
+        )
+        search, view = self.client.search_runs, _view(deleted)
+        runs = self._pages(
+            lambda token: search(ids, narrow, view, max_results=1000, page_token=token)
+        )
         return [
             run
-            for run in runs
+            for run in map(_run_info, runs)
             if (statuses is None or run.status in statuses)
             and all(run.tags.get(key) == value for key, value in wanted.items())
         ]
 
-    def _search(
-        self, experiment: str | None, wanted: Mapping[str, str], deleted: bool
-    ) -> Iterator[RunInfo]:
-        from mlflow.entities import ViewType
-
-        view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
-        ids = [
-            str(found.experiment_id)
-            for found in self._experiments(view)
-            if experiment is None or found.name == experiment
-        ]
-        token: str | None = None
-        while ids:
-            page = self.client.search_runs(
-                ids, _tag_filter(wanted), view, max_results=1000, page_token=token
-            )
-            yield from map(_run_info, page)
-            token = page.token
-            if not token:
-                return
-
-    def experiments(self) -> dict[str, str]:
-        """Return every experiment's name by its id, oldest first."""
-        found = self.call(lambda: self._experiments(_active()))
-        return {str(e.experiment_id): str(e.name) for e in reversed(found)}
-
-    def experiment_tags(self, key: str) -> list[dict[str, str]]:
-        """Tags of every experiment, deleted ones included, that carries ``key``."""
-        from mlflow.entities import ViewType
-
-        found = self.call(lambda: self._experiments(ViewType.ALL))
-        return [dict(one.tags) for one in found if key in one.tags]
-
-    def _experiments(self, view: int) -> list[Experiment]:
-        found: list[Experiment] = []
-        token: str | None = None
-        while True:
-            page = self.client.search_experiments(view, max_results=1000, page_token=token)
-            found.extend(page)
-            token = page.token
-            if not token:
-                return found
-
     def get_run(self, run_id: str) -> RunInfo:
-        """Return one run.
-
-        Raises:
-            UnknownRun: there is no such run.
-        """
+        """Return one run; ``UnknownRun`` if there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -246,8 +284,8 @@ class Store:
 
     def page(self, run: RunInfo) -> str:
         """Return the address of a run's page: ``make ui``'s, or the server's without a password."""
-        address = LOCAL_UI if self.is_local else redact(self.uri).replace("***@", "")
-        return run_link(address.rstrip("/"), run.experiment_id, run.run_id)
+        address = LOCAL_UI if self.is_local else redact(self.uri).replace("***@", "").rstrip("/")
+        return f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """Return every ``(step, value)`` of one metric, by step."""
@@ -268,78 +306,17 @@ class Store:
             for data in found
         ]
 
-    def mark_interrupted(self, run_id: str, reason: str, *, dead: bool = False) -> bool:
-        """Give a run whose process died its true status; False if it ended or may still live.
 
-        A run of a shared server that was started elsewhere may live there: it is only
-        marked when the caller knows better (``dead``: its heartbeat stopped).
-        """
-        started_here = self.is_local or (self.state(run_id) / LOCK).exists()
-        # The status last: a run puts its end on record before it releases its lock.
-        if self.in_use(run_id) or not (started_here or dead):
-            return False
-        if self.get_run(run_id).status != "RUNNING":
-            return False
-        self.call(lambda: self.client.set_tag(run_id, tags.INTERRUPTED, redact(reason)))
-        self.call(lambda: self.client.set_terminated(run_id, "KILLED"))
-        return True
-
-    def acquire(self, run_id: str) -> FileLock:
-        """Lock a run for this process, until :meth:`release` or its death.
-
-        Raises:
-            RunInUse: another living process of this machine has it.
-            UserError: nothing can be written there.
-        """
-        with as_user_error(str(self.folder)):
-            folder, deadline = self.state(run_id), time.monotonic() + ACQUIRE_S
-            while True:
-                lock = FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic()))
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    lock.acquire()
-                except Timeout:
-                    raise RunInUse(f"run {run_id} is open in another process") from None
-                except (FileExistsError, FileNotFoundError):
-                    # Its last holder was just removing the folder.
-                    if folder.is_file() or time.monotonic() > deadline:
-                        raise
-                else:
-                    if (folder / LOCK).exists():
-                        return lock
-                    lock.release()  # of a file that its last holder has removed since
-
-    def release(self, lock: FileLock) -> None:
-        """Release a run's lock, and remove its state folder unless something is kept there."""
-        path = Path(lock.lock_file)
-        path.unlink(missing_ok=True)
-        lock.release()
-        path.unlink(missing_ok=True)
-        with suppress(OSError):
-            path.parent.rmdir()
+def runs_link(address: str, experiment_id: str) -> str:
+    """Return the link that opens an experiment's table of runs with the columns people need."""
+    view = f"viewStateShareKey={names.VIEW}&workflowType=machine_learning"
+    return f"{address}/#/experiments/{experiment_id}/runs?{view}"
 
 
-class AlreadyThere(Exception):
-    """The store has an experiment of this name."""
-
-
-def _active() -> int:
+def _view(deleted: bool) -> int:
     from mlflow.entities import ViewType
 
-    return int(ViewType.ACTIVE_ONLY)
-
-
-def _folder_name(experiment: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", experiment).strip("._") or "experiment"
-
-
-def _tag_filter(wanted: Mapping[str, str]) -> str:
-    """Narrow the search where MLflow's filter language can quote the value; checked again after."""
-    return " and ".join(
-        f"tags.`{key}` = '{value}'"
-        for key, value in wanted.items()
-        if not set("'`\\%") & set(key + value)
-    )
+    return int(ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)
 
 
 def _run_info(run: Run) -> RunInfo:

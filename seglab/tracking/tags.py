@@ -6,6 +6,8 @@ here orphans what older versions logged.
 
 from __future__ import annotations
 
+import json
+
 KIND = "seglab.kind"
 """train, tuning, ablation, trial, sweep, promotion or evaluation."""
 TUNING = "tuning"
@@ -66,3 +68,43 @@ USER, COMMIT = "mlflow.user", "mlflow.source.git.commit"
 SOURCE, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
 DATA_CONTEXT = "mlflow.data.context"
 EXPERIMENT_KIND = "mlflow.experimentKind"
+
+# How an experiment opens in the UI.
+VIEW = "seglab"
+"""Key of the view in a link: ``…/runs?viewStateShareKey=seglab``."""
+COLUMNS = (
+    "attributes.`Created`",
+    "attributes.`Duration`",
+    "metrics.`val/dice`",
+    "metrics.`val/iou`",
+    "metrics.`val/hd95_mm`",
+    "metrics.`test/dice`",
+    "metrics.`cost/train_seconds`",
+    "params.`arm`",
+    "params.`seed`",
+    "params.`model.name`",
+    "params.`loss.name`",
+    "params.`optim.lr`",
+    "params.`data.modalities`",
+    "tags.`seglab.kind`",
+)
+_STATE = {
+    "searchFilter": "",
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+    "selectedColumns": list(COLUMNS),
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+}
+EXPERIMENT_TAGS = {
+    # Without a kind the UI opens on a page about language models.
+    EXPERIMENT_KIND: "custom_model_development",
+    # The UI keeps shared views as JSON in a tag of the experiment; MLflow has no call for it.
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(_STATE),
+}
+"""Tags of every experiment: how it opens in the UI."""

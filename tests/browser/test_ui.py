@@ -101,7 +101,7 @@ def api(ui: str) -> tuple[str, list[str]]:
 
 
 def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str) -> None:
-    from seglab.tracking.ui import runs_link
+    from seglab.tracking.store import runs_link
 
     experiment, runs = api(ui)
     browser.get(runs_link(ui, experiment))

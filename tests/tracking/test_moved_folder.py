@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from seglab.tracking import Store, open_store, start_run
-from seglab.tracking.database import prepare_database
-from seglab.tracking.ui import server_command, server_environment
+from seglab.tracking.connect import prepare_database, server_command, server_environment
 from tests.faults.servers import Server, free_port
 
 

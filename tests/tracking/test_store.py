@@ -23,7 +23,7 @@ from seglab.tracking import (
     open_store,
     start_run,
 )
-from seglab.tracking.database import prepare_database
+from seglab.tracking.connect import prepare_database
 from seglab.tracking.errors import redact
 
 

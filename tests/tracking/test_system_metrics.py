@@ -1,0 +1,84 @@
+"""MLflow's own system metrics: on by default, once a step, and no thread is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from seglab.tracking import RunLog, Store, resume_run, start_run
+
+KEY = "system/cpu_utilization_percentage"
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+
+
+def samplers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "SystemMetrics" in thread.name]
+
+
+def wait_for_samples(run: RunLog, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(run.store.metric_history(run.run_id, KEY)) < count:
+        assert time.monotonic() < deadline, "no samples"
+        time.sleep(0.1)
+
+
+def steps(store: Store, run_id: str) -> list[int]:
+    return [step for step, _ in store.metric_history(run_id, KEY)]
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_a_run_is_sampled_until_it_ends(store: Store, error: type[BaseException] | None) -> None:
+    try:
+        with start_run(store, "sampled", "run", {"seglab.kind": "train"}) as run:
+            wait_for_samples(run, 2)
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+    assert not samplers()
+    found = steps(store, run.run_id)
+    assert found == list(range(len(found)))
+    assert "system/system_memory_usage_megabytes" in store.get_run(run.run_id).metrics
+
+
+def test_a_run_that_was_killed_goes_on_with_the_next_step(store: Store) -> None:
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        run = start_run(store, "sampled", "killed")
+        wait_for_samples(run, 2)
+        os.write(writing, run.run_id.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_id = os.read(reading, 32).decode()
+    os.waitpid(child, 0)
+    before = len(steps(store, run_id))
+    with resume_run(store, run_id) as run:
+        wait_for_samples(run, before + 2)
+    found = steps(store, run_id)
+    assert found == list(range(len(found)))
+
+
+def test_a_sample_costs_a_thousandth_of_its_ten_seconds(store: Store) -> None:
+    with start_run(store, "sampled", "cost") as run:
+        wait_for_samples(run, 1)
+        before, count = time.process_time(), len(steps(store, run.run_id))
+        wait_for_samples(run, count + 20)
+        spent = time.process_time() - before  # with the reading of this test
+    assert spent / 20 < 0.1
+
+
+def test_runs_that_coordinate_are_not_sampled(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start_run(store, "sampled", "parent", {"seglab.kind": "sweep"}):
+        assert not samplers()
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    with start_run(store, "sampled", "off"):
+        assert not samplers()
