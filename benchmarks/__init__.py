@@ -1,0 +1,1 @@
+"""How fast each stage is on this machine, against the way most people write it."""
