@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 
 from benchmarks.stage import STAGES, Bench, Measurement, Stage, Unavailable
-from seglab.cli.shell import DONE, Parser, add_json, print_json, run_command
+from seglab.cli.shell import DONE, Parser, add_json, run_command
+from seglab.core.documents import json_text
 from seglab.core.errors import UserError, unknown_name
 
 COLUMNS = "{:<20}{:>12}{:>12}  {:<11}{:>8}{:>15}  {}"
@@ -184,7 +185,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and (picture := draw_time(rows, arguments.out)):
         print(f"where the time goes: {picture}", file=sys.stderr)
     if arguments.json:
-        print_json({"machine": machine, "stages": [row.to_json() for row in rows]})
+        print(json_text({"machine": machine, "stages": [row.to_json() for row in rows]}))
     return DONE
 
 
