@@ -24,6 +24,7 @@ SAME = 0.93
 volumes at most 0.82, 14 of the LGG set 0.56, single BraTS slices 0.90. A volume against itself
 after a linear or power change of scale, a shift of one voxel along one or two axes, or 1 % of
 its voxels replaced: at least 0.98."""
+_BLANK = np.zeros(SIDE * SIDE, np.float16)
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,21 @@ def fingerprint(
     patient_id: str, image: NDArray[np.generic], slice_indices: NDArray[np.int32]
 ) -> Fingerprint:
     """Reduce a volume (S, H, W) to what :func:`duplicates` compares."""
-    thumbs = {}
-    for index, one in zip(slice_indices.tolist(), image, strict=True):
-        low, high = np.percentile(one[::2, ::2].astype(np.float32), (1, 99.5))
-        if high > low:
-            clipped = (np.clip(one.astype(np.float32), low, high) - low) / np.float32(high - low)
-            thumbs[index] = _thumbnail(clipped.astype(np.float32))
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(slice_indices.tobytes())
-    shown = {index: thumb for index, thumb in thumbs.items() if thumb.any()}
+    thumbs = zip(slice_indices.tolist(), map(_thumbnail, image), strict=True)
+    shown = {index: thumb for index, thumb in thumbs if thumb.any()}
     return Fingerprint(patient_id, shown, digest.hexdigest())
 
 
-def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.float16]:
-    """(SIDE²,) of norm 1 of a slice (H, W) in [0, 1]."""
-    small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+def _thumbnail(image: NDArray[np.generic]) -> NDArray[np.float16]:
+    """(SIDE²,) of norm 1, or zeros where the slice (H, W) is flat."""
+    wide = image.astype(np.float32)
+    low, high = np.percentile(wide[::2, ::2], (1, 99.5))
+    if not high > low:
+        return _BLANK
+    clipped = (np.clip(wide, low, high) - low) / np.float32(high - low)
+    small = cv2.resize(clipped.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     fast = small - cv2.GaussianBlur(small, (0, 0), SLOW)
     return np.asarray(fast / max(float(np.linalg.norm(fast)), 1e-6), np.float16).ravel()
 
@@ -77,7 +78,7 @@ def duplicates(fingerprints: Sequence[Fingerprint]) -> tuple[Duplicate, ...]:
     best: dict[tuple[int, int], Duplicate] = {}
     for shift in (0, 1):
         similar, slices = _mean_correlation(fingerprints, shift)
-        for i, j in np.argwhere(similar >= SAME):
+        for i, j in np.argwhere(similar >= SAME).tolist():
             pair = (min(i, j), max(i, j))
             if i == j or (pair in best and best[pair].similarity >= similar[i, j]):
                 continue
@@ -93,17 +94,15 @@ def duplicates(fingerprints: Sequence[Fingerprint]) -> tuple[Duplicate, ...]:
 
 def _mean_correlation(
     fingerprints: Sequence[Fingerprint], shift: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(P, P) mean correlation where the second stack is moved by ``shift``; (P, P) slices."""
-    count = len(fingerprints)
-    total, slices = np.zeros((count, count)), np.zeros((count, count), np.int64)
+    total, slices = np.zeros((2, len(fingerprints), len(fingerprints)))
     for index in {index for one in fingerprints for index in one.thumbs}:
-        rows = [k for k, one in enumerate(fingerprints) if index in one.thumbs]
-        moved = [k for k, one in enumerate(fingerprints) if index + shift in one.thumbs]
-        if moved:
-            # Wide only here: in float32 the thumbnails of a full set would fill 250 MB.
-            ours = np.stack([fingerprints[k].thumbs[index] for k in rows]).astype(np.float32)
-            theirs = np.stack([fingerprints[k].thumbs[index + shift] for k in moved])
-            total[np.ix_(rows, moved)] += ours @ theirs.T.astype(np.float32)
-            slices[np.ix_(rows, moved)] += 1
+        # Wide only here: in float32 the thumbnails of a full set would fill 250 MB.
+        ours, theirs = (
+            np.array([one.thumbs.get(at, _BLANK) for one in fingerprints]).astype(np.float32)
+            for at in (index, index + shift)
+        )
+        total += ours @ theirs.T
+        slices += np.outer(ours.any(axis=1), theirs.any(axis=1))
     return total / np.maximum(slices, 1), slices

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.errors import UserError, unknown_name
+from seglab.core.errors import UserError
 from seglab.data.normalise import EXACT_SHARE, brain_mask
 
 Labels = NDArray[np.uint8]
@@ -82,8 +82,6 @@ class LabelMap:
 
 def target_mask(labels: Labels, target: str) -> Labels:
     """Mark a target, one of ``TARGETS``, in a canonical label map: (S, H, W) in {0, 1}."""
-    if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
     marked = np.zeros(256, np.uint8)
     marked[list(TARGETS[target])] = 1
     return marked[labels]

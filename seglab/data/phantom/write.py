@@ -18,8 +18,7 @@ import numpy as np
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores, progress
 from seglab.data.phantom.anatomy import Array, Point
-from seglab.data.phantom.lesions import ENHANCING, NECROSIS, OEDEMA, Labels
-from seglab.data.phantom.patient import MODALITIES, PhantomPatient, make_patient
+from seglab.data.phantom.patient import MODALITIES, PARTS, Labels, PhantomPatient, make_patient
 from seglab.data.workers import worker_pool
 
 Layout = Literal["h5", "nifti"]  # as on Kaggle, a file a slice; as in BraTS, a file a modality
@@ -140,7 +139,7 @@ def _write_patient(folder: Path, wanted: dict[str, Any], number: int) -> tuple[A
         name = f"volume_{number}_slice_{index}.h5"
         if wanted["layout"] == "h5":
             write_slice(folder / name, image, labels, patient.spacing_mm)
-        pixels = [np.count_nonzero(labels == label) for label in (NECROSIS, OEDEMA, ENHANCING)]
+        pixels = [np.count_nonzero(labels == label) for label in PARTS]
         background = 1 - sum(pixels) / labels.size
         # The table of the original names a folder of Kaggle's machines.
         rows.append((f"/content/data/{name}", int(any(pixels)), number, index, *pixels, background))
@@ -156,7 +155,7 @@ def write_slice(path: Path, image: Array, labels: Labels, spacing_mm: Point) -> 
     wide = image.astype(np.float64)
     spread = wide.std((0, 1))
     scores = (wide - wide.mean((0, 1))) / np.where(spread > 0, spread, 1)
-    planes = [labels == label for label in (NECROSIS, OEDEMA, ENHANCING)]
+    planes = [labels == label for label in PARTS]
     mask = np.stack(planes, axis=-1).astype(np.uint8)
     with h5py.File(path, "w") as file:
         for key, values, depth in ("image", scores, 1), ("mask", mask, 2):
