@@ -118,12 +118,12 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
     """
     experiment = store.experiments()[parent.experiment_id]
     hashes: dict[str, str] = json.loads(parent.tags.get(tags.ARMS, "{}"))
-    children = [
+    found = [
         run
         for run in store.find_runs(parent_run_id=parent.run_id)
         if hashes.get(_arm_of(run)) == run.tags.get(tags.ARM_HASH)
     ]
-    runs = _newest([run for run in children if run.tags.get(tags.KIND) == "train"])
+    runs = _newest([run for run in found if run.tags.get(tags.KIND) == "train"])
     finished = [run for run in runs if run.status == "FINISHED"]
     _refuse_mixed_data(finished)
     folds = {int(run.tags.get(tags.FOLD, 0)) for run in runs}
@@ -149,7 +149,7 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
         unit="seconds" if parent.tags.get(tags.BUDGET) == "seconds" else "samples",
         arms=arms,
         unfinished=[run for run in runs if run.status != "FINISHED"],
-        trials={name: [r for r in children if r.tags.get(tags.TUNES) == name] for name in hashes},
+        trials={name: [r for r in found if r.tags.get(tags.TUNES) == name] for name in hashes},
         warnings=warnings,
     )
 

@@ -158,9 +158,9 @@ def test_an_arm_of_another_target_is_shown_without_a_verdict(
         params={"enhancing": {"data.target": "enhancing"}},
     )
     result = compared(store, parent)
-    alone = log_ablation(store, {"base": 0, "up": 0.1})
+    other = log_ablation(store, {"base": 0, "up": 0.1})
     assert result.verdicts == {"up": "better", "enhancing": "other target"}
-    assert len(result.comparison.rows) == len(compared(store, alone).comparison.rows) == 1
+    assert len(result.comparison.rows) == len(compared(store, other).comparison.rows) == 1
     assert "enhancing segments enhancing, not the baseline's" in " ".join(result.warnings)
     capsys.readouterr()
     assert main(["compare", parent.run_id, "--json"]) == 0

@@ -96,9 +96,9 @@ def test_failures_cost_and_environment_are_those_of_the_runs(
     told: tuple[Store, str], page: Page
 ) -> None:
     store, promotion = told
-    children = store.find_runs("tiny", {"seglab.kind": "train"})
+    trained = store.find_runs("tiny", {"seglab.kind": "train"})
     training = next(row for row in page["Cost"].tables[0] if row[0] == "training")
-    images = sum(run.metrics["cost/images"] for run in children)
+    images = sum(run.metrics["cost/images"] for run in trained)
     assert training[1:4] == ["2", "2", f"{images:,.0f}"]
     failures = page["Failures"]
     shares = [int(row["share of the lost Dice"].rstrip("%")) for row in failures.table("cause")]

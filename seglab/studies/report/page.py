@@ -164,7 +164,7 @@ def render(
 
 
 def summary_metrics(result: ComparedAblation) -> dict[str, float]:
-    """What the parent shows of its children in the table of runs."""
+    """What the parent run shows in the table of runs."""
     decided = sum(word in ("better", "worse", "equivalent") for word in result.verdicts.values())
     return {
         "val/dice": max(row.mean for row in (result.comparison.baseline, *result.rows)),
