@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from seglab.evaluation.failures import Cause, Explanation, Finding
+from seglab.evaluation.failures import RULES, Cause, Explanation, Finding
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.regions import SMALL_LESION
 
@@ -126,6 +126,28 @@ class FailureAnalysis:
     def rules_of(self, patient_id: str) -> list[str]:
         """The rules that chose a patient."""
         return [rule for rule, names in self.selection.items() if patient_id in names]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the gallery says in words and figures, as ``failures.json`` holds it."""
+        explanations = list(self.explanations.values())
+        dice = [one.score.dice for one in explanations if np.isfinite(one.score.dice)]
+        cases = [
+            {
+                "patient_id": one.patient_id,
+                "dice": one.score.dice,
+                "cause": one.cause,
+                "causes": dict(one.shares),
+                "rules": self.rules_of(one.patient_id),
+                "text": paragraph(one),
+            }
+            for one in explanations
+        ]
+        return {
+            "patients": len(cases),
+            "mean_dice": sum(dice) / len(dice) if dice else None,
+            "causes": [{**vars(cost), "rule": RULES[cost.cause]} for cost in self.costs],
+            "cases": cases,
+        }
 
 
 def analyse(explanations: Sequence[Explanation], count: int = SHOWN_PER_RULE) -> FailureAnalysis:

@@ -96,7 +96,7 @@ def find_candidates(store: Store, name: str) -> Candidates:
     if not scored:
         states = ", ".join(sorted({run.status for run in trained})) or "none was started"
         raise UserError(f"{what} has no finished run with a {DICE} to promote ({states})")
-    _refuse_mixed_splits(scored, what)
+    _refuse_mixed(scored, what)
     return rank(scored, unfinished=len(trained) - len(finished))
 
 
@@ -121,26 +121,22 @@ def _of_run(store: Store, run: RunInfo) -> Sequence[RunInfo]:
     return [run]
 
 
-def _refuse_mixed_splits(runs: Sequence[RunInfo], what: str) -> None:
-    """Refuse runs of one fold on different splits or targets: the easiest would win."""
-    targets = sorted({target_of(run) for run in runs})
-    if len(targets) > 1:
-        raise UserError(
-            f"{what} has runs of different targets: {', '.join(targets)}. Each was scored against "
-            "a truth of its own, so none is the best; name a RUN to promote instead"
-        )
+def _refuse_mixed(runs: Sequence[RunInfo], what: str) -> None:
+    """Refuse runs of several targets, or of one fold on several splits: the easiest would win."""
     folds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
-        folds[_fold(run)][run.tags.get(tags.SPLIT_HASH, "unknown")] += 1
-    for splits in folds.values():
-        if len(splits) > 1:
+        folds["targets"][target_of(run)] += 1
+        folds[_fold(run)][run.tags.get(tags.SPLIT_HASH, "unknown")[:8]] += 1
+    for fold, found in folds.items():
+        if len(found) > 1:
             told = ", ".join(
-                f"{split[:8]} ({count} run{'s' if count > 1 else ''})"
-                for split, count in splits.most_common()
+                f"{name} ({count} run{'s' if count > 1 else ''})"
+                for name, count in sorted(found.items())
             )
+            noun = "targets" if fold == "targets" else "splits"
             raise UserError(
-                f"{what} has runs of {len(splits)} different splits: {told}. Each was validated "
-                "on patients of its own, so none is the best; name a RUN to promote instead"
+                f"{what} has runs of {len(found)} different {noun}: {told}. Each was validated on "
+                "patients or labels of its own, so none is the best; name a RUN to promote instead"
             )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -18,8 +16,8 @@ from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
 from seglab.core.machine import progress
 from seglab.data.splits import save_split
-from seglab.evaluation.failure_report import FailureAnalysis, analyse, best_median_worst, paragraph
-from seglab.evaluation.failures import RULES, Explanation, explain
+from seglab.evaluation.failure_report import analyse, best_median_worst
+from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
@@ -135,7 +133,7 @@ def write_pictures(
     scores = [explanation.score for explanation in explanations]
     analysis = analyse(explanations)
     with as_warning("failures.json is not written"):
-        text = json_text(failures(analysis))
+        text = json_text(analysis.to_json())
         (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
     with as_warning("overlays are not drawn"):
         write_overlays(folder / "overlays", case, scores, overlays)
@@ -158,29 +156,6 @@ def write_overlays(folder: Path, case: Cases, scores: Sequence[PatientScore], co
 def fair_share(patients: int) -> int:
     """Patients a sheet, so that with three and more patients no sheet is empty."""
     return min(-(-patients // 3), max(1, (patients - 1) // 2))
-
-
-def failures(analysis: FailureAnalysis) -> dict[str, Any]:
-    """What the gallery says in words and figures, as ``failures.json`` holds it.
-
-    Cases are ordered by their Dice, lowest first. Without a Dice or a share of one: None.
-    """
-    explanations = list(analysis.explanations.values())
-    dice = [one.score.dice for one in explanations if not math.isnan(one.score.dice)]
-    causes = [{**vars(cost), "rule": RULES[cost.cause]} for cost in analysis.costs]
-    cases = [
-        {
-            "patient_id": one.patient_id,
-            "dice": one.score.dice,
-            "cause": one.cause,
-            "causes": dict(one.shares),
-            "rules": analysis.rules_of(one.patient_id),
-            "text": paragraph(one),
-        }
-        for one in explanations
-    ]
-    mean = sum(dice) / len(dice) if dice else None
-    return {"patients": len(cases), "mean_dice": mean, "causes": causes, "cases": cases}
 
 
 def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:

@@ -108,13 +108,14 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
             now, or there is no test part, or no tumour in it.
     """
     before = check_sealed(store, data, reopen, log.run_id)
-    patients, found = _test_patients(data), openings(store)
+    patients = _test_patients(data)
     test_hash = _digest(patients)[:_HASH_DIGITS]
     digests = {_digest([patient])[:_PATIENT_DIGITS] for patient in patients}
-    if not any(one.opened_by == log.run_id for one in found):
+    if not any(one.opened_by == log.run_id for one in openings(store)):
         record_opening(store, test_hash, log.run_id, digests, reopen)
+    # Read again: another promotion may have opened them at the same time.
+    others = [one.patients for one in openings(store) if one.opened_by != log.run_id]
     # An opening of this very test showed all of them, also one that is on record without names.
-    others = [one.patients for one in found if one.opened_by != log.run_id]
     seen = len(digests if before else digests & frozenset().union(*others))
     log.tags({tags.TEST_HASH: test_hash, tags.REOPEN_REASON: reopen})
     log.tags({tags.CONFIRMATORY: str(not seen).lower()})
