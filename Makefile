@@ -15,7 +15,7 @@ env: .venv/ready
 	@touch $@
 
 test: env
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not browser and not postgres"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (slow or real_data or browser or postgres)" $(ARGS)
 
 bench: env
 	$(BIN)/python -m benchmarks

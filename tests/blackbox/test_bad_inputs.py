@@ -13,6 +13,8 @@ import pytest
 
 from tests.blackbox.commands import Ended, Study, run, write_files
 
+pytestmark = pytest.mark.slow
+
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 MISTAKES = {

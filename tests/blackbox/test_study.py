@@ -15,6 +15,8 @@ from mlflow.entities import Run
 
 from tests.blackbox.commands import FILES, SMALL, Store, Study
 
+pytestmark = pytest.mark.slow
+
 TRIALS = FILES["sweep"]["search"]["trials"]
 EPOCHS = list(range(1, SMALL["train"]["epochs"] + 1))
 TYPES = {

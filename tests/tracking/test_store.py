@@ -34,6 +34,7 @@ def _one_of_eight(folder: Path, barrier: Any, number: int) -> None:
             run.metrics({"val/dice": number + step / 10}, step)
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once_on_an_empty_folder(tmp_path: Path) -> None:
     import mlflow  # noqa: F401  (forked children start at the same instant, without importing)
 
