@@ -16,10 +16,11 @@ import pytest
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.cache import Cache, CacheSettings, open_cache, prepare
+from seglab.data.cache import Cache, CacheSettings, open_cache
 from seglab.data.identity import identify
 from seglab.data.loader import gather
 from seglab.data.phantom import write_phantom
+from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, SealedCache
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
