@@ -53,5 +53,5 @@ def test_it_runs_and_reports(name: str, phantoms: Path, shared_cache: Path, stor
     ]
     if study.is_ablation:
         page = Path(str(outcome.report)).read_text(encoding="utf-8")
-        assert "The same patients under every arm" in page
+        assert "Five patients segmented by every arm" in page
         assert "Not ranked" not in page

@@ -65,7 +65,7 @@ def test_arms_by_seeds_under_one_parent_each_child_once(
         ("broken", 1, "FAILED"),
     ]
     page = Path(str(first.report)).read_text()
-    assert "The same patients under every arm" in page
+    assert "Five patients segmented by every arm" in page
     assert "broken" in page
     assert "absent.safetensors" in page or "divisible" in page or "multiple" in page
     assert "wins : losses" in capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_tuning_gives_every_arm_the_same_tries_and_logs_them(build: Build, store
         best = max(trials, key=lambda trial: trial.metrics["val/dice"])
         assert json.loads(best.tags["seglab.values"]) == chosen[run.arm]
         assert store.get_run(run.run_id).params["optim.lr"] == best.params["optim.lr"]
-    assert "tuning trials" in Path(str(outcome.report)).read_text()
+    assert "tuning runs" in Path(str(outcome.report)).read_text()
 
 
 def test_no_arm_finished_is_told_by_the_parent(build: Build, store: Store) -> None:
