@@ -7,8 +7,7 @@ equal these where both are defined (tests/test_losses.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +31,6 @@ Smooth = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Pixels added to numerator and denominator alike."""
 
 PositiveWeight = Annotated[float, Field(gt=0, le=1e4)]
-"""How many times a tumour pixel counts."""
 MissWeight = Annotated[float, Field(ge=0, le=1)]
 
 LOSSES.retire("boundary", "its gradient was 300 times smaller than that of the Dice loss beside it")
@@ -71,8 +69,7 @@ def focal(
     return loss
 
 
-@dataclass(frozen=True)
-class SoftCounts:
+class SoftCounts(NamedTuple):
     """Expected confusion counts of each pool, in pixels, (P,); probabilities, not decisions."""
 
     tp: Tensor
@@ -81,27 +78,19 @@ class SoftCounts:
     tn: Tensor
 
 
-def soft_counts(logits: Tensor, mask: Tensor, pool: Pool) -> SoftCounts:
-    """Count with p = sigmoid(logits): tp = Σ p·m, fp = Σ p·(1-m), …
-
-    Each term is a sum of non-negative numbers: rounding cannot make a count negative.
-    """
-    probs, truth = flatten_pools(logits.sigmoid(), pool), flatten_pools(mask, pool)
-    both = probs * truth
-    return SoftCounts(
-        tp=both.sum(1),
-        fp=(probs - both).sum(1),
-        fn=(truth - both).sum(1),
-        tn=((1 - probs) * (1 - truth)).sum(1),
-    )
-
-
 def one_minus(score: Callable[[SoftCounts], Tensor], pool: Pool, empty: Empty) -> Loss:
-    """Make the loss of a score of each pool that is 1 at a perfect overlap."""
+    """Make the loss of a score of each pool that is 1 at a perfect overlap.
+
+    Counts are those of p = sigmoid(logits): tp = Σ p·m, fp = Σ p·(1-m), …; each a sum of
+    non-negative numbers, which rounding cannot make negative.
+    """
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
         logits, mask = widen(logits, mask)
-        counts = soft_counts(logits, mask, pool)
+        probs, truth = flatten_pools(logits.sigmoid(), pool), flatten_pools(mask, pool)
+        both, neither = probs * truth, (1 - probs) * (1 - truth)
+        sums = (both.sum(1), (probs - both).sum(1), (truth - both).sum(1), neither.sum(1))
+        counts = SoftCounts(*sums)
         return average_pools(1 - score(counts), counts.tp + counts.fn, empty)
 
     return loss
@@ -110,11 +99,7 @@ def one_minus(score: Callable[[SoftCounts], Tensor], pool: Pool, empty: Empty) -
 @LOSSES.register("dice")
 def dice(*, pool: Pool = "batch", smooth: Smooth = 1.0, empty: Empty = "penalise") -> Loss:
     """1 - Dice, (2 tp + smooth) / (2 tp + fp + fn + smooth); Drozdzal 2016, Sudre 2017."""
-
-    def score(n: SoftCounts) -> Tensor:
-        return (2 * n.tp + smooth) / (2 * n.tp + n.fp + n.fn + smooth)
-
-    return one_minus(score, pool, empty)
+    return one_minus(lambda n: (2 * n.tp + smooth) / (2 * n.tp + n.fp + n.fn + smooth), pool, empty)
 
 
 @LOSSES.register("bce_dice")
@@ -139,11 +124,7 @@ def bce_dice(
 @LOSSES.register("jaccard")
 def jaccard(*, pool: Pool = "batch", smooth: Smooth = 1.0, empty: Empty = "penalise") -> Loss:
     """1 - Jaccard (IoU), (tp + smooth) / (tp + fp + fn + smooth); Rahman 2016."""
-
-    def score(n: SoftCounts) -> Tensor:
-        return (n.tp + smooth) / (n.tp + n.fp + n.fn + smooth)
-
-    return one_minus(score, pool, empty)
+    return one_minus(lambda n: (n.tp + smooth) / (n.tp + n.fp + n.fn + smooth), pool, empty)
 
 
 def tversky_index(n: SoftCounts, alpha: float, smooth: float) -> Tensor:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from seglab.core.config import CHANNELS, Model, RunConfig, Train
 from seglab.core.errors import UserError
@@ -70,34 +70,30 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """As ``model.json`` holds it."""
-        return {
-            "format": FORMAT,
-            **vars(self),
-            "model": self.model.model_dump(mode="json"),
-            "settings": vars(self.settings),
-            "point": self.point.to_dict(),
-            "reference": vars(self.reference) if self.reference else None,
-        }
+        return {"format": FORMAT, **asdict(self), "model": self.model.model_dump(mode="json")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
         """Read what :meth:`to_json` gave; raises KeyError, TypeError or ValueError if it is not."""
-        values = dict(values)
-        version = values.pop("format")
+        version = values["format"]
         if version == 1:
             values = _from_format_1(values)
         elif version != FORMAT:
             raise ValueError(f"its format is {version}; this version of seglab reads 1 to {FORMAT}")
-        reference = values["reference"]
-        typed = {
-            "model": Model.model_validate(values["model"]),
-            "modalities": tuple(values["modalities"]),
-            "settings": CacheSettings(**values["settings"]),
-            "shape": (int(values["shape"][0]), int(values["shape"][1])),
-            "point": OperatingPoint(**values["point"]),
-            "reference": Reference.from_dict(reference) if reference else None,
-        }
-        return cls(**(values | typed))
+        return TypeAdapter(cls).validate_python(values)
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Bring a description of the time of one channel and one merged mask to today's form."""
+    settings = dict(values["settings"])
+    source = "lgg-tif" if values["upright"] else "brats-h5"  # slices of others are not upright
+    return values | {
+        "modalities": [CHANNELS[source][settings.pop("channel")]],
+        "settings": settings,
+        "target": "whole",
+        "shared_scale": values["keeps_volume_scale"],
+        "range_modality": "flair",  # one range served every channel
+    }
 
 
 def make_card(
@@ -108,15 +104,9 @@ def make_card(
     run_id: str,
     point: OperatingPoint | None = None,
 ) -> ModelCard:
-    """Describe the model that a run trained.
+    """Describe the model that a run trained on the patients ``train``, who are measured.
 
-    Args:
-        config: of the run.
-        cache: of the run.
-        train: its training patients, who are measured.
-        precision: of the forward pass.
-        run_id: of the run.
-        point: None takes the config's threshold, without further steps.
+    ``point`` None takes the config's threshold, without further steps.
     """
     scales = (cache.scale[0, cache.by_id[name].rows] for name in train)
     return ModelCard(
@@ -137,22 +127,6 @@ def make_card(
     )
 
 
-def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Bring a description of the time of one channel and one merged mask to today's form."""
-    settings = dict(values["settings"])
-    # Slices of the LGG set alone lie upright.
-    names = CHANNELS["lgg-tif" if values["upright"] else "brats-h5"]
-    modality = names[settings.pop("channel")]
-    kept = {field.name for field in fields(ModelCard)} & values.keys()
-    return {name: values[name] for name in kept} | {
-        "settings": settings,
-        "modalities": [modality],
-        "target": "whole",
-        "shared_scale": values["keeps_volume_scale"],
-        "range_modality": "flair",  # one range served every channel
-    }
-
-
 @dataclass(frozen=True)
 class Segmentation:
     """What the model makes of one volume."""
@@ -171,11 +145,7 @@ class ModelBundle:
 
     card: ModelCard
     predictor: Predictor
-
-    @cached_property
-    def _predictor(self) -> Predictor:
-        card = self.card
-        return self.predictor.mirrored(card.mirror_axis) if card.point.mirror else self.predictor
+    """Without mirroring, whatever the operating point asks for."""
 
     def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume, whose slices lie as the training's did (``card.upright``).
@@ -187,12 +157,6 @@ class ModelBundle:
         Raises:
             UserError: a modality is missing.
         """
-        prepared = self._prepare(volume)
-        probability = self._predictor.native(prepared, prepared.patient)
-        mask = self.card.point.apply(probability, volume.slice_indices)
-        return Segmentation(probability, mask, prepared)
-
-    def _prepare(self, volume: Volume) -> SingleVolume:
         card, given = self.card, volume.modalities
         missing = [name for name in card.modalities if name not in given]
         if missing:
@@ -207,7 +171,12 @@ class ModelBundle:
             modalities=tuple(card.range_modality or name for name in card.modalities),
             shared_scales=tuple(volume.shared_scales[place] for place in places),
         )
-        return SingleVolume(chosen, card.settings, card.shape)
+        prepared = SingleVolume(chosen, card.settings, card.shape)
+        mirrors = card.point.mirror
+        predictor = self.predictor.mirrored(card.mirror_axis) if mirrors else self.predictor
+        probability = predictor.native(prepared, prepared.patient)
+        mask = card.point.apply(probability, volume.slice_indices)
+        return Segmentation(probability, mask, prepared)
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.bool_]:
         """Segment raw slices of one stack, ascending, without gaps, lying as in training.
@@ -224,16 +193,14 @@ class ModelBundle:
         if stacks.ndim == 3 and len(names) == 1:
             stacks = stacks[None]
         if stacks.ndim != 4 or len(stacks) != len(names) or 0 in stacks.shape:
-            axes = "slices, rows, columns"
-            expected = f"({axes}) of {names[0]}"
-            if len(names) > 1:
-                expected = f"({len(names)}, {axes}) of {', '.join(names)} in this order"
-            raise UserError(f"expected raw images {expected}; got the shape {np.shape(images)}")
-        unfit = [
-            name for name, one in zip(names, stacks, strict=True) if not np.isfinite(one).all()
-        ]
-        if unfit:
-            raise UserError(f"NaN or infinite values in the images of {', '.join(unfit)}")
+            number = f"{len(names)}, " if len(names) > 1 else ""
+            raise UserError(
+                f"expected raw images ({number}slices, rows, columns) of {', '.join(names)} in "
+                f"this order; got the shape {np.shape(images)}"
+            )
+        for name, one in zip(names, stacks, strict=True):
+            if not np.isfinite(one).all():
+                raise UserError(f"NaN or infinite values in the images of {name}")
         return self.segment(as_volume(stacks, names, shared_scale=self.card.shared_scale)).mask
 
     def save(self, folder: Path) -> None:
@@ -278,8 +245,9 @@ def read_card(folder: Path) -> ModelCard:
         return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a model: it has no {CARD}") from None
-    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} is not a model's description: {error}") from None
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} is not a model's description: {told}") from None
 
 
 def as_volume(
@@ -296,11 +264,8 @@ def as_volume(
         images=images,
         modalities=tuple(modalities),
         labels=np.zeros(images.shape[1:], np.uint8),
-        parts_known=False,
         slice_indices=np.arange(count, dtype=np.int32),
         stack_size=count,
-        spacing_mm=None,
-        affine=None,
         shared_scales=(shared_scale,) * len(images),
         grade=None,
     )

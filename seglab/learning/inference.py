@@ -75,15 +75,28 @@ class Predictor:
                 logits = self.network(images)[: len(part)]
             yield part, logits.float()
 
-    def native(self, cache: Cache, patient: CachedPatient) -> Float32:
-        """Predict a patient: probabilities (S, H, W) float32 on the native grid.
+    def maps(
+        self, cache: Cache, patient: CachedPatient, loss: Loss | None = None
+    ) -> tuple[Float32, float | None]:
+        """Predict a patient: probabilities (S, h, w) at cache scale, and the loss if one is given.
 
-        Slices without brain are not shown to the network: nothing is there to find.
+        Slices without brain are not shown to the network: nothing is there to find. The loss is
+        computed once over all others: losses that pool pixels pool them as val/dice does, so that
+        it falls when that rises. Slice by slice, those without tumour would rule it.
         """
+        rows = brain_rows(cache, patient)
         maps = np.zeros((patient.count, *cache.shape), np.float32)
-        for rows, logits in self.logits(cache, brain_rows(cache, patient)):
-            maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
-        return to_native(maps, patient)
+        if len(rows) == 0:
+            return maps, None
+        logits = torch.cat([part for _, part in self.logits(cache, rows)])
+        maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
+        if loss is None:
+            return maps, None
+        return maps, float(loss(logits, self.compute.masks(cache.masks(rows))))
+
+    def native(self, cache: Cache, patient: CachedPatient) -> Float32:
+        """Predict a patient: probabilities (S, H, W) float32 on the native grid."""
+        return to_native(self.maps(cache, patient)[0], patient)
 
 
 def brain_rows(cache: Cache, patient: CachedPatient) -> Rows:
@@ -107,53 +120,31 @@ def score(
     )
 
 
-def evaluate(
+def validate(
     predictor: Predictor,
     cache: Cache,
     patients: Iterable[str],
     threshold: float,
     *,
+    loss: Loss | None = None,
     surface: bool = True,
-) -> list[PatientScore]:
-    """Score every patient named, in that order."""
-    found = (cache.by_id[name] for name in patients)
-    predicted = ((patient, predictor.native(cache, patient)) for patient in found)
-
-    def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
-        patient, probability = each
-        return score(cache, patient, probability > threshold, surface=surface)
-
-    return list(prefetch(scored, predicted, predictor.compute.threads))
-
-
-def validate(
-    predictor: Predictor, cache: Cache, patients: Iterable[str], threshold: float, loss: Loss
 ) -> tuple[list[PatientScore], float]:
-    """Score patients by overlap alone, with their mean loss, in one pass.
-
-    The loss is computed once a patient, over all slices that show brain: losses that pool pixels
-    pool them as val/dice does, so that it falls when that rises. Computed slice by slice, or on
-    neighbouring slices, it would be ruled by those without tumour.
+    """Score every patient named, in that order; threads score while the next is predicted.
 
     Returns:
-        One score a patient, and the loss averaged over patients.
+        One score a patient, and the loss averaged over patients with brain; 0 without one.
     """
     losses: list[float] = []
 
     def predicted() -> Iterator[tuple[CachedPatient, Float32]]:
         for name in progress(patients, "validation", unit="patient"):
-            patient = cache.by_id[name]
-            rows = brain_rows(cache, patient)
-            maps = np.zeros((patient.count, *cache.shape), np.float32)
-            if len(rows):
-                logits = torch.cat([part for _, part in predictor.logits(cache, rows)])
-                losses.append(float(loss(logits, predictor.compute.masks(cache.masks(rows)))))
-                maps[rows - patient.first] = torch.sigmoid(logits[:, 0]).cpu().numpy()
-            yield patient, maps
+            maps, value = predictor.maps(cache, cache.by_id[name], loss)
+            losses.extend([] if value is None else [value])
+            yield cache.by_id[name], maps
 
     def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
         patient, maps = each
-        return score(cache, patient, to_native(maps, patient) > threshold, surface=False)
+        return score(cache, patient, to_native(maps, patient) > threshold, surface=surface)
 
     scores = list(prefetch(scored, predicted(), predictor.compute.threads))
     return scores, sum(losses) / max(len(losses), 1)

@@ -11,9 +11,8 @@ import copy
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class OnnxCheck:
     worst: float
     """Largest |difference| / (1 + |logit|)."""
     mask_px: int
-    """Pixels that are tumour in one alone, at the frozen threshold."""
+    """Pixels that are tumour in only one of the two, at the frozen threshold."""
 
     @property
     def equal(self) -> bool:
@@ -71,10 +70,9 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
     import onnx
 
     card = bundle.card
-    example = torch.zeros(2, len(card.channels), *card.shape)
     torch.onnx.export(
         _in_float32(bundle).network,
-        (example,),
+        (torch.zeros(2, len(card.channels), *card.shape),),
         path,
         input_names=[INPUT],
         output_names=[OUTPUT],
@@ -91,19 +89,24 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
 def describe(card: ModelCard) -> dict[str, str]:
     """Say what goes in and what to do with what comes out, as the file's metadata."""
     point, settings = card.point, card.settings
-    height, width = card.shape
+    ranges = {
+        name: range_ends(settings.normalise, card.range_modality or name)
+        for name in card.modalities
+    }
     unit = "percentiles" if settings.normalise == "percentile" else "deviations from the centre"
+    rows_run = "from front to back" if card.upright else "from right to left"
+    height, width = card.shape
+    mirrored = "; averaged over the mirror image inside this file" if point.mirror else ""
     return {
         "seglab.name": card.name,
         "seglab.channels": json.dumps(card.channels),
-        "seglab.ranges": json.dumps({name: _range(card, name) for name in card.modalities}),
+        "seglab.ranges": json.dumps(ranges),
         "seglab.input": (
             "channels: slices of each modality, neighbours by their offset in the stack (the "
             "nearest where there is none); the middle one is segmented. Of each modality the "
             f"range in seglab.ranges ({unit} of the brain, normalise={settings.normalise}, "
             f"scope={settings.normalise_scope}) spans the levels q = 1 to 255, rounded; 0 is "
-            "background, the most frequent value. Rows run "
-            f"{'from front to back' if card.upright else 'from right to left'} of the patient. The "
+            f"background, the most frequent value. Rows run {rows_run} of the patient. The "
             f"whole square frame has {settings.image_size} pixels a side; of it {height}x{width} "
             f"around the brain are taken (crop={settings.crop}). "
             f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
@@ -112,17 +115,11 @@ def describe(card: ModelCard) -> dict[str, str]:
             f"logits of {card.target} tumour; sigmoid, resized to the native grid, is the "
             f"probability; above {point.threshold:g} it is tumour, holes "
             f"{'filled' if point.fill_holes else 'kept'}, components below "
-            f"{point.smallest_component_px} native px dropped"
-            + ("; averaged over the mirror image inside this file" if point.mirror else "")
+            f"{point.smallest_component_px} native px dropped{mirrored}"
         ),
-        "seglab.operating_point": json.dumps(point.to_dict()),
+        "seglab.operating_point": json.dumps(asdict(point)),
         "seglab.model": json.dumps(card.to_json()),
     }
-
-
-def _range(card: ModelCard, modality: str) -> tuple[float, float]:
-    """Ends of the range that becomes levels 1 to 255, by the method of normalisation."""
-    return range_ends(card.settings.normalise, card.range_modality or modality)
 
 
 def check_onnx(bundle: ModelBundle, path: Path, cache: Cache, patients: Sequence[str]) -> OnnxCheck:
@@ -131,16 +128,21 @@ def check_onnx(bundle: ModelBundle, path: Path, cache: Cache, patients: Sequence
     Raises:
         Exception: whatever the runtime makes of a file that it cannot run.
     """
-    expected_of = _in_float32(bundle)
-    session = _session(path, expected_of.compute)
+    import onnxruntime
+
+    predictor = _in_float32(bundle)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = predictor.compute.threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     threshold = bundle.card.point.threshold
     limit = math.log(threshold / (1 - threshold))
     rows = np.concatenate([brain_rows(cache, cache.by_id[name]) for name in patients])
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_SLICES)).astype(np.int64)]
     pixels = mask_px = 0
     largest = worst = 0.0
-    for part, logits in expected_of.logits(cache, some):
-        images = expected_of.compute.images(gather(cache, part, expected_of.context))
+    for part, logits in predictor.logits(cache, some):
+        images = predictor.compute.images(gather(cache, part, predictor.context))
         (found,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
         expected = logits.numpy()
         gap = np.nan_to_num(np.abs(found - expected), nan=math.inf)
@@ -160,12 +162,3 @@ def _in_float32(bundle: ModelBundle) -> Predictor:
     wanted = copied.mirrored(card.mirror_axis) if card.point.mirror else copied
     wanted.network.eval()
     return wanted
-
-
-def _session(path: Path, compute: Compute) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = compute.threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

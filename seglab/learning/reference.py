@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,11 +78,6 @@ class Reference:
     """Median over training patients, see :mod:`seglab.data.identity`; None where unknown."""
     intensities: Mapping[str, Range] = field(default_factory=dict)
     """Of each modality; none where the training patients were too few."""
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Reference:
-        """Read what a model's card holds; of the first format all but the intensities."""
-        return cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
 
     def faint(self, lesion_z: float) -> str | None:
         """Say that a predicted tumour stands out less than training tumours; None if it does."""

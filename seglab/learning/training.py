@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
@@ -22,24 +22,17 @@ from seglab.data.loader import Rows, TrainLoader
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
 from seglab.learning.batches import Batches, TensorBatch
-from seglab.learning.checkpoint import (
-    load_state,
-    load_weights,
-    random_state,
-    save_state,
-    save_weights,
-    set_random_state,
-)
+from seglab.learning.checkpoint import load_state, load_weights, save_state, save_weights
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
-from seglab.learning.optimizer import LearningRate, build_optimizer
+from seglab.learning.optimizer import build_optimizer, rate_factor
 from seglab.losses import Loss
-from seglab.models import build_model, check_batch
+from seglab.models import build_model
 
 LAST, WEIGHTS = "last.pt", "weights.safetensors"
 """Files of a run in training: all that resuming needs, and the weights of the best epoch."""
-_GPU_CHECK_EVERY = 50
-"""Steps. Reading a loss waits for a GPU, so losses are read in bundles."""
+GPU_READ_EVERY = 50
+"""Steps. Reading a loss waits for a GPU, so several are read at once."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +50,38 @@ class EpochResult:
 class Progress:
     """How far a run has come; all of it is in the checkpoint."""
 
-    epoch: int = 0
-    best_dice: float = -math.inf
-    best_epoch: int = 0
-    reference_dice: float = -math.inf
-    """Last Dice that counted as better, by more than ``min_delta``."""
-    waited: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Of each epoch: its number, from 1, and its metrics."""
     train_seconds: float = 0.0
     images: int = 0
-    stopped: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.history)
+
+    @property
+    def dices(self) -> list[float]:
+        """Validation Dice of each epoch; NaN where no patient has a tumour."""
+        return [row["val/dice"] for row in self.history]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the highest Dice, the first of equals; the last where none has one."""
+        known = [dice for dice in self.dices if math.isfinite(dice)]
+        return self.dices.index(max(known)) + 1 if known else self.epoch
+
+    def waited(self, min_delta: float) -> int:
+        """Epochs since the last that was better, by more than ``min_delta``, than that before."""
+        reference, waited = -math.inf, -1
+        for dice in self.dices:
+            is_better = dice > reference + min_delta
+            reference, waited = (dice, 0) if is_better else (reference, waited + 1)
+        return waited
 
 
 class Trainer:
-    """One run in training: network, optimizer, learning rate and progress.
+    """One run in training: network, optimizer and progress.
 
     Made from a config alone, so that a resumed run starts from the same place;
     :meth:`save` and :meth:`resume` carry the state through a folder.
@@ -83,15 +94,12 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.loader = TrainLoader(cache, train, config)
         self.batches = Batches(self.loader, train, compute)
-        self.channels, hw = config.input_channels, self.batches.augment.frame.hw
-        network = build_model(config.model, self.channels, hw)
+        self.channels = config.input_channels
         smallest = min(config.train.batch_size, self.loader.samples)
-        check_batch(config.model.name, network, self.channels, hw, smallest)
+        network = build_model(config.model, self.channels, cache.shape, smallest_batch=smallest)
         self.network = network.to(compute.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
         self.loss: Loss = config.loss.build()
-        warmup = min(config.schedule.warmup_epochs / config.train.epochs, 0.5)
-        self.rate = LearningRate(config.schedule, config.optim.lr, warmup)
         self.progress = Progress()
         self.compiled = compiled(self.network) if config.train.compile else None
 
@@ -106,16 +114,27 @@ class Trainer:
         keeps_best = self.config.train.keep == "best"
         return self.progress.best_epoch if keeps_best else self.progress.epoch
 
+    @property
+    def is_over(self) -> bool:
+        """Whether epochs, patience or seconds are used up."""
+        train, progress = self.config.train, self.progress
+        return (
+            progress.epoch >= train.epochs
+            or progress.waited(train.min_delta) >= (train.patience or math.inf)
+            or progress.train_seconds >= (train.max_seconds or math.inf)
+        )
+
     def save(self, folder: Path) -> None:
         """Write the state that :meth:`resume` needs, and the weights if the best are kept."""
         if self.config.train.keep == "best" and self.kept_epoch == self.progress.epoch:
             self.save_kept(folder)
+        device = self.compute.device
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rate": self.rate.state(),
             "progress": vars(self.progress),
-            **random_state(self.compute.device),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
         save_state(folder / LAST, state)
 
@@ -126,9 +145,10 @@ class Trainer:
             return False
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rate.load(state["rate"])
         self.progress = Progress(**state["progress"])
-        set_random_state(state, self.compute.device)
+        torch.set_rng_state(state["random"])
+        if self.compute.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.compute.device)
         return True
 
     def save_kept(self, folder: Path) -> None:
@@ -140,15 +160,6 @@ class Trainer:
         """Take the weights that are kept: those of the last epoch are already here."""
         if self.config.train.keep == "best":
             load_weights(folder / WEIGHTS, self.network)
-
-
-def compiled(network: nn.Module) -> Any:
-    """Compile a network for the one shape of full batches; the weights stay its own.
-
-    What is compiled is kept by code: earlier runs of the process would count as other shapes.
-    """
-    torch.compiler.reset()
-    return torch.compile(network, dynamic=False)
 
 
 def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
@@ -164,13 +175,14 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
         TrainingDiverged: a loss is not finite; names the step and the batch's patients.
         UserError: ``train.compile`` is set and the network cannot be compiled.
     """
-    progress, config = trainer.progress, trainer.config
-    while not progress.stopped:
+    progress, threshold = trainer.progress, trainer.config.evaluation.threshold
+    while not trainer.is_over:
         started = time.perf_counter()
         train_loss = train_epoch(trainer)
         trained = time.perf_counter()
+        predictor, cache = trainer.predictor, trainer.cache
         scores, val_loss = validate(
-            trainer.predictor, trainer.cache, validation, config.evaluation.threshold, trainer.loss
+            predictor, cache, validation, threshold, loss=trainer.loss, surface=False
         )
         summary = summarise(scores)
         metrics = {
@@ -178,42 +190,54 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
             "val/loss": val_loss,
             "val/dice": summary["dice"],
             "val/iou": summary["iou"],
-            "lr": trainer.rate.current,
+            "lr": trainer.optimizer.param_groups[0]["lr"],
             "time/train_seconds": trained - started,
             "time/val_seconds": time.perf_counter() - trained,
         }
-        end_epoch(trainer, metrics)
+        progress.history.append({"epoch": progress.epoch + 1, **metrics})
         is_best = progress.best_epoch == progress.epoch
-        yield EpochResult(progress.epoch, metrics, scores, is_best, progress.stopped)
+        yield EpochResult(progress.epoch, metrics, scores, is_best, trainer.is_over)
 
 
 def train_epoch(trainer: Trainer) -> float:
     """Run the steps of the next epoch; return the mean loss over its samples."""
-    progress, train, loader = trainer.progress, trainer.config.train, trainer.loader
-    bundle = 1 if trainer.compute.device.type == "cpu" else _GPU_CHECK_EVERY
-    unread: list[tuple[torch.Tensor, Rows]] = []
-    total, seen = 0.0, 0
-    started, before = time.perf_counter(), progress.train_seconds
+    progress, train, steps = trainer.progress, trainer.config.train, trainer.loader.batches
+    read_every = 1 if trainer.compute.device.type == "cpu" else GPU_READ_EVERY
+    unread: list[tuple[Tensor, Rows]] = []
+    total, seen, started = 0.0, 0, time.perf_counter() - progress.train_seconds
     title = f"epoch {progress.epoch + 1}/{train.epochs}"
     trainer.network.train()
     with closing(trainer.batches.epoch(progress.epoch)) as batches:
-        for step, batch in enumerate(with_bar(batches, title, loader.batches, "batch")):
-            trainer.rate.apply(trainer.optimizer, _share_done(trainer, step))
+        for step, batch in enumerate(with_bar(batches, title, steps, "batch")):
+            set_rate(trainer, step)
             unread.append((train_step(trainer, batch), batch.rows))
             seen += len(batch.rows)
-            progress.train_seconds = before + time.perf_counter() - started
+            progress.train_seconds = time.perf_counter() - started
             is_over = progress.train_seconds >= (train.max_seconds or math.inf)
-            if len(unread) == bundle or is_over or step + 1 == loader.batches:
-                total += _read_losses(trainer, unread, step)
-                unread = []
+            if len(unread) == read_every or is_over or step + 1 == steps:
+                total += sum_losses(trainer, unread, step)
+                unread.clear()
             if is_over:
                 break
-    progress.train_seconds = before + time.perf_counter() - started
+    progress.train_seconds = time.perf_counter() - started
     progress.images += seen
     return total / seen
 
 
-def train_step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
+def set_rate(trainer: Trainer, step: int) -> None:
+    """Set the learning rate by the share of steps or, if closer to its end, of seconds."""
+    config, progress = trainer.config, trainer.progress
+    train, schedule = config.train, config.schedule
+    done = (progress.epoch + step / trainer.loader.batches) / train.epochs
+    if train.max_seconds is not None:
+        done = min(max(done, progress.train_seconds / train.max_seconds), 1.0)
+    warmup = min(schedule.warmup_epochs / train.epochs, 0.5)
+    factor = rate_factor(schedule, done, warmup=warmup, dices=progress.dices)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = config.optim.lr * factor
+
+
+def train_step(trainer: Trainer, batch: TensorBatch) -> Tensor:
     """Move the weights by one batch; return its loss, which nothing has waited for."""
     optimizer, clip = trainer.optimizer, trainer.config.optim.grad_clip
     with trainer.compute.autocast():
@@ -227,10 +251,19 @@ def train_step(trainer: Trainer, batch: TensorBatch) -> torch.Tensor:
     return loss.detach()
 
 
-def _forward(trainer: Trainer, images: torch.Tensor) -> torch.Tensor:
-    """Compute logits; a smaller last batch is not worth a second compilation."""
-    logits: torch.Tensor
-    if trainer.compiled is None or len(images) < trainer.config.train.batch_size:
+def compiled(network: nn.Module) -> Any:
+    """Compile a network for the one shape of full batches; the weights stay its own.
+
+    What is compiled is kept by code: earlier runs of the process would count as other shapes.
+    """
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
+
+
+def _forward(trainer: Trainer, images: Tensor) -> Tensor:
+    """Compute logits; a last batch of another size is not worth a second compilation."""
+    logits: Tensor
+    if trainer.compiled is None or len(images) != trainer.config.train.batch_size:
         logits = trainer.network(images)
         return logits
     from torch._dynamo.exc import TorchDynamoException
@@ -243,50 +276,16 @@ def _forward(trainer: Trainer, images: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _read_losses(
-    trainer: Trainer, unread: Sequence[tuple[torch.Tensor, Rows]], last_step: int
-) -> float:
+def sum_losses(trainer: Trainer, unread: Sequence[tuple[Tensor, Rows]], last_step: int) -> float:
     """Sum losses over their samples; the last is that of ``last_step``."""
-    values = torch.stack([loss for loss, _ in unread]).cpu().tolist()
-    total = 0.0
-    for back, value, (_, rows) in zip(range(len(values), 0, -1), values, unread, strict=True):
+    values: list[float] = torch.stack([loss for loss, _ in unread]).cpu().tolist()
+    for i, (value, (_, rows)) in enumerate(zip(values, unread, strict=True)):
         if not math.isfinite(value):
             owners = np.unique(trainer.cache.row_patient[rows])
-            names = ", ".join(trainer.cache.patients[i].patient_id for i in owners)
+            names = ", ".join(trainer.cache.patients[owner].patient_id for owner in owners)
+            step = last_step + 2 - len(values) + i
             raise TrainingDiverged(
-                f"loss is {value} at epoch {trainer.progress.epoch + 1}, "
-                f"step {last_step + 2 - back}, in a batch of {names}"
+                f"loss is {value} at epoch {trainer.progress.epoch + 1}, step {step}, "
+                f"in a batch of {names}"
             )
-        total += value * len(rows)
-    return total
-
-
-def _share_done(trainer: Trainer, step: int) -> float:
-    """Share of the training that is over, by steps or, if closer to its end, by seconds."""
-    train, progress = trainer.config.train, trainer.progress
-    done = (progress.epoch + step / trainer.loader.batches) / train.epochs
-    if train.max_seconds is not None:
-        done = max(done, progress.train_seconds / train.max_seconds)
-    return min(done, 1.0)
-
-
-def end_epoch(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Count the epoch in: whether it is the best so far, and whether it was the last."""
-    progress, train = trainer.progress, trainer.config.train
-    # A validation part without tumour has no Dice; its last epoch counts as the best.
-    dice = metrics["val/dice"] if math.isfinite(metrics["val/dice"]) else progress.best_dice
-    is_first = progress.epoch == 0
-    progress.epoch += 1
-    if is_first or dice > progress.best_dice or math.isinf(dice):
-        progress.best_dice, progress.best_epoch = dice, progress.epoch
-    if is_first or dice > progress.reference_dice + train.min_delta:
-        progress.reference_dice, progress.waited = dice, 0
-    else:
-        progress.waited += 1
-    trainer.rate.after_epoch(dice)
-    progress.stopped = (
-        progress.epoch >= train.epochs
-        or (train.patience is not None and progress.waited >= train.patience)
-        or (train.max_seconds is not None and progress.train_seconds >= train.max_seconds)
-    )
-    progress.history.append({"epoch": progress.epoch, **metrics})
+    return sum(value * len(rows) for value, (_, rows) in zip(values, unread, strict=True))

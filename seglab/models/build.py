@@ -17,31 +17,20 @@ BACKGROUND = -IMAGE_MEAN / IMAGE_SD
 """Network input where the cache has 0."""
 
 
-class Network(nn.Module):
-    """Maps an image (B,C,H,W) float to logits (B,1,H,W).
-
-    A registered builder may return any ``nn.Module`` of that shape; deriving from this class
-    lets it declare which sizes it takes, for :class:`Padded`.
-    """
-
-    stride: int = 1
-    """Height and width must be multiples of this many pixels."""
-    min_side: int = 1
-    """Height and width must be at least so many pixels."""
-    weights: str = "none"
-    """Where its initial weights came from; ``none`` is random."""
-
-
-class Padded(Network):
+class Padded(nn.Module):
     """Pads the image to a size that ``network`` takes, and crops the logits back.
 
     The padding has the background's value and is shared between the two sides.
+
+    Args:
+        network: image (B,C,H,W) to logits (B,1,H,W).
+        stride: height and width must be multiples of this many pixels.
+        min_side: and at least so many pixels.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: nn.Module, stride: int, min_side: int = 1) -> None:
         super().__init__()
-        self.network = network
-        self.weights = network.weights
+        self.network, self.stride, self.min_side = network, stride, min_side
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B,C,H,W) to logits (B,1,H,W)."""
@@ -53,18 +42,17 @@ class Padded(Network):
         return logits[..., above : height - below, left : width - right]
 
     def _padding(self, side: int) -> tuple[int, int]:
-        stride = self.network.stride
-        missing = -(-max(side, self.network.min_side) // stride) * stride - side
+        missing = -(-max(side, self.min_side) // self.stride) * self.stride - side
         return missing // 2, missing - missing // 2
 
 
-def pad_if(wanted: bool, network: Network) -> Network:
-    """Wrap ``network`` in :class:`Padded` unless the option ``pad`` is off."""
-    return Padded(network) if wanted else network
-
-
 def build_model(
-    config: Model, in_channels: int, image_hw: tuple[int, int], *, pretrained: bool = True
+    config: Model,
+    in_channels: int,
+    image_hw: tuple[int, int],
+    *,
+    smallest_batch: int = 2,
+    pretrained: bool = True,
 ) -> nn.Module:
     """Build the network that ``config`` names.
 
@@ -72,33 +60,42 @@ def build_model(
         config: name and options.
         in_channels: channels of the image: modalities × (2·context + 1).
         image_hw: height and width of the images, in pixels.
+        smallest_batch: images in the smallest batch of the training.
         pretrained: False leaves out the initial weights, for a checkpoint that is loaded next.
 
     Returns:
         A module from image (B,in_channels,H,W) float to logits (B,1,H,W).
 
     Raises:
-        UserError: unknown encoder, weights that cannot be had, or an image size that the
-            network does not take.
+        UserError: unknown encoder, weights that cannot be had, an image size that the network
+            does not take, or one image a batch where it normalises a map pooled to one pixel
+            over the batch (PAN, DeepLab, UPerNet).
     """
     options = config.options
     if not pretrained and "encoder_weights" in options:
         options["encoder_weights"] = "none"
     network: nn.Module = config.registry.build(config.name, options, in_channels)
-    if reason := _refusal(network, in_channels, image_hw):
+    if reason := _refusal(network, in_channels, image_hw, training=False):
         height, width = image_hw
         advice = "" if isinstance(network, Padded) else "; model.pad: true may help"
         raise UserError(
             f"data.image_size: model '{config.name}' does not take images of {height}x{width}: "
             f"{reason}{advice}"
         )
+    if smallest_batch == 1 and (reason := _refusal(network, in_channels, image_hw, training=True)):
+        raise UserError(
+            f"train.batch_size: model '{config.name}' cannot train on one image at a time "
+            f"({reason}): give 2 or more, and train.samples_per_epoch too"
+        )
     return network
 
 
-def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str | None:
-    """Why images of ``hw`` pixels do not give logits of ``hw`` pixels; None if they do."""
+def _refusal(
+    network: nn.Module, in_channels: int, hw: tuple[int, int], *, training: bool
+) -> str | None:
+    """Why one image of ``hw`` pixels does not give logits of ``hw`` pixels; None if it does."""
     try:
-        shape = tuple(_shape_pass(network, in_channels, hw).shape)
+        shape = tuple(_shape_pass(network, in_channels, hw, training=training).shape)
     except NotImplementedError:  # an operation without a shape rule proves nothing
         return None
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -106,33 +103,10 @@ def _refusal(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> str |
     return None if shape == (1, 1, *hw) else f"its output is {shape}, not {(1, 1, *hw)}"
 
 
-def check_batch(
-    name: str, network: nn.Module, in_channels: int, hw: tuple[int, int], smallest: int
-) -> None:
-    """Make sure that ``network`` trains on batches as small as ``smallest`` images.
-
-    PAN, DeepLab and UPerNet normalise a map pooled to one pixel over the batch, which one
-    image alone does not allow.
-
-    Raises:
-        UserError: it does not; names ``train.batch_size``.
-    """
-    if smallest > 1:
-        return
-    try:
-        _shape_pass(network, in_channels, hw, training=True)
-    except NotImplementedError:
-        return
-    except ValueError as error:
-        raise UserError(
-            f"train.batch_size: model '{name}' cannot train on one image at a time "
-            f"({str(error).partition(',')[0]}): give 2 or more, and train.samples_per_epoch too"
-        ) from error
-
-
 def loaded_weights(network: nn.Module) -> str:
     """Tell where the initial weights came from; ``none`` is random."""
-    return network.weights if isinstance(network, Network) else "none"
+    sources = (getattr(part, "weights_source", None) for part in network.modules())
+    return next((source for source in sources if source is not None), "none")
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seglab.core.errors import UserError, nearest
 from seglab.core.registry import MODELS
-from seglab.models.build import Network, pad_if
+from seglab.models.build import Padded
 
 ARCHITECTURES = {
     "smp-unet": ("Unet", "U-Net decoder on a chosen encoder; Ronneberger 2015"),
@@ -36,32 +37,11 @@ ARCHITECTURES = {
     "smp-dpt": ("DPT", "Dense prediction on a vision transformer of timm; Ranftl 2021"),
 }
 DEFAULT_ENCODERS = {"Segformer": "mit_b0", "DPT": "tu-vit_tiny_patch16_224"}
-STRIDES = {"DPT": 32}
-"""The deepest of the four maps that DPT fuses has 1/32 of the image's side."""
-MIN_SIDES = {"PAN": 128}
-"""PAN pools the encoder's map (1/16) three times by two."""
 TIMM = "tu-"
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
-class SmpNetwork(Network):
-    """An smp model and what it tells about the sizes it takes."""
-
-    def __init__(self, net: Any, architecture: str, weights: str) -> None:
-        super().__init__()
-        self.net = net
-        self.weights = weights
-        own_stride = net.encoder.output_stride if net.requires_divisible_input_shape else 1
-        self.stride = STRIDES.get(architecture, own_stride)
-        self.min_side = MIN_SIDES.get(architecture, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (B,C,H,W) to logits (B,1,H,W)."""
-        logits: Tensor = self.net(image)
-        return logits
-
-
-def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -> SmpNetwork:
+def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
     """Build an smp model with one output channel and its initial weights.
 
     Args:
@@ -75,21 +55,23 @@ def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -
         UserError: an unknown encoder, one that the architecture cannot use, or weights that
             cannot be had or leave a part of the encoder random.
     """
+    source = weights
     try:
+        if weights.endswith(FILE_SUFFIXES):
+            digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+            source = f"file {Path(weights).name}, sha256 {digest[:12]}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # smp: which of its names are getting old
             net = _build(architecture, in_channels, encoder, weights)
     except Exception as error:  # a hundred encoders, hubs and broken files fail in as many ways
-        raise _explained(architecture, encoder, weights, error) from error
-    source = weights
-    if weights.endswith(FILE_SUFFIXES):
-        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        source = f"file {Path(weights).name}, sha256 {digest[:12]}"
-    return SmpNetwork(net, architecture, source)
+        raise UserError(_reason(architecture, encoder, weights, error)) from error
+    net.weights_source = source
+    return net
 
 
 def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
     import segmentation_models_pytorch as smp
+    from timm.models import load_state_dict
 
     options: dict[str, Any] = {"in_channels": in_channels, "classes": 1}
     if architecture == "DPT":
@@ -97,24 +79,22 @@ def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> A
     elif encoder.startswith(f"{TIMM}swin"):
         options["strict_img_size"] = False  # pads the windows
     construct = partial(getattr(smp, architecture), encoder, **options)
-    if weights == "none":
-        return construct(encoder_weights=None)
-    from_file = weights.endswith(FILE_SUFFIXES)
-    tensors = _read_tensors(Path(weights)) if from_file else {}
-    if encoder.startswith(TIMM):
-        if from_file:
+    is_file = weights.endswith(FILE_SUFFIXES)
+    # No code of the file is run, whatever smp and timm do with it later.
+    tensors = load_state_dict(weights, weights_only=True) if is_file else {}
+    if encoder.startswith(TIMM) and weights != "none":
+        if is_file:
             overlay = {"file": weights, "custom_load": False}
             construct = partial(construct, pretrained_cfg_overlay=overlay)
         elif weights != "imagenet":
             raise ValueError("timm has only 'imagenet', chosen by the tag of the encoder's name")
         return _proved_loaded(partial(construct, encoder_weights=True))
-    if not from_file:
-        return construct(encoder_weights=weights)
-    net = construct(encoder_weights=None)
-    whole = smp.encoders.get_encoder(encoder, in_channels=3, weights=None)
-    whole.load_state_dict(tensors)
-    whole.set_in_channels(in_channels, pretrained=True)
-    net.encoder.load_state_dict(whole.state_dict())
+    net = construct(encoder_weights=None if weights == "none" or is_file else weights)
+    if is_file:
+        whole = smp.encoders.get_encoder(encoder, in_channels=3, weights=None)
+        whole.load_state_dict(tensors)
+        whole.set_in_channels(in_channels, pretrained=True)
+        net.encoder.load_state_dict(whole.state_dict())
     return net
 
 
@@ -133,33 +113,21 @@ def _proved_loaded(construct: Callable[[], Any]) -> Any:
     return net
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors without running code from the file."""
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value.detach() for name, value in state.items()}
-
-
-def _explained(architecture: str, encoder: str, weights: str, error: Exception) -> UserError:
+def _reason(architecture: str, encoder: str, weights: str, error: Exception) -> str:
     """Say in one line what cannot be built, and what to do about it."""
     import segmentation_models_pytorch as smp
     import timm
 
     names = [*smp.encoders.get_encoder_names(), *(TIMM + name for name in timm.list_models())]
     if encoder.partition(".")[0] not in names:
-        return UserError(
-            f"unknown model.encoder '{encoder}'{nearest(encoder, names)}; choose one of smp's or, "
-            f"as '{TIMM}NAME', of timm's"
-        )
+        likely = nearest(encoder, names)
+        return f"unknown model.encoder '{encoder}'{likely}; smp's, or as '{TIMM}NAME' timm's"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = lines[-1 if isinstance(error, RuntimeError) else 0].strip()[:300]
+    told = lines[-1 if isinstance(error, RuntimeError) else 0].strip()[:300]
     if weights == "none":
-        return UserError(f"model.encoder: smp's {architecture} cannot use '{encoder}': {reason}")
-    return UserError(
-        f"model.encoder_weights: '{weights}' cannot be loaded into '{encoder}': {reason}; a "
+        return f"model.encoder: smp's {architecture} cannot use '{encoder}': {told}"
+    return (
+        f"model.encoder_weights: '{weights}' cannot be loaded into '{encoder}': {told}; a "
         f"published set needs a connection once, a file ({', '.join(FILE_SUFFIXES)}) none"
     )
 
@@ -172,7 +140,12 @@ def _register(name: str, architecture: str, summary: str) -> None:
         encoder_weights: str = "none",
         pad: bool = True,
     ) -> nn.Module:
-        return pad_if(pad, build_smp(architecture, in_channels, encoder, encoder_weights))
+        net = build_smp(architecture, in_channels, encoder, encoder_weights)
+        network = nn.Sequential(OrderedDict(net=net))
+        # What DPT fuses is deepest at 1/32 of the image's side; PAN pools 1/16 three times by two.
+        own = net.encoder.output_stride if net.requires_divisible_input_shape else 1
+        stride = 32 if architecture == "DPT" else own
+        return Padded(network, stride, 128 if architecture == "PAN" else 1) if pad else network
 
     builder.__doc__ = summary
     builder.__qualname__ = f"smp.{architecture}"

@@ -9,6 +9,7 @@ costs a sixteenth and loses little on one modality.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seglab.core.registry import MODELS
-from seglab.models.build import Network, pad_if
+from seglab.models.build import Padded
 
 Norm = Literal["batch", "instance", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
@@ -25,7 +26,7 @@ Up = Literal["transpose", "bilinear", "nearest"]
 GROUPS = 8
 
 
-class UNet(Network):
+class UNet(nn.Module):
     """U-Net of ``depth`` halvings, ``base_channels`` wide at full resolution.
 
     Args:
@@ -47,7 +48,6 @@ class UNet(Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.stride = 2**depth
         widths = [base_channels * 2**level for level in range(depth + 1)]
         block = partial(_double_conv, norm=norm)
         self.encoder = nn.ModuleList(map(block, [in_channels, *widths[:-1]], widths))
@@ -60,7 +60,7 @@ class UNet(Network):
         self.apply(_init_he)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B,C,H,W) to logits (B,1,H,W); H and W multiples of ``stride``."""
+        """Image (B,C,H,W) to logits (B,1,H,W); H and W multiples of ``2 ** depth``."""
         x = self.encoder[0](image)
         skips = []
         for block in list(self.encoder)[1:]:
@@ -74,27 +74,19 @@ class UNet(Network):
 
 
 def _double_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    normalise: dict[str, Callable[[], nn.Module]] = {
+        "batch": lambda: nn.BatchNorm2d(out_channels),
+        "instance": lambda: nn.InstanceNorm2d(out_channels, affine=True),
+        "group": lambda: nn.GroupNorm(math.gcd(GROUPS, out_channels), out_channels),
+        "none": nn.Identity,
+    }
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
         # A bias before a normalisation is subtracted again by it.
-        layers += [
-            nn.Conv2d(channels, out_channels, kernel_size=3, padding=1, bias=norm == "none"),
-            _norm(norm, out_channels),
-            nn.ReLU(inplace=True),
-        ]
+        bias = norm == "none"
+        layers.append(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1, bias=bias))
+        layers += [normalise[norm](), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
-
-
-def _norm(norm: Norm, channels: int) -> nn.Module:
-    match norm:
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "instance":
-            return nn.InstanceNorm2d(channels, affine=True)
-        case "group":
-            return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
-        case "none":
-            return nn.Identity()
 
 
 def _upsample(in_channels: int, out_channels: int, up: Up) -> nn.Module:
@@ -127,4 +119,5 @@ def unet(
     pad: bool = True,
 ) -> nn.Module:
     """Hand-written U-Net, the baseline; Ronneberger 2015, padded and normalised."""
-    return pad_if(pad, UNet(in_channels, base_channels, depth, norm, up, dropout))
+    network = UNet(in_channels, base_channels, depth, norm, up, dropout)
+    return Padded(network, stride=2**depth) if pad else network

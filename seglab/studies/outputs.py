@@ -26,7 +26,7 @@ from seglab.figures.overlays import overlay_sheet
 from seglab.figures.style import write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
-from seglab.learning.inference import Predictor, build_case, evaluate
+from seglab.learning.inference import Predictor, build_case, validate
 from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.data import StudyData
@@ -83,7 +83,7 @@ def log_validation(
         with as_warning("failures are not explained"):
             explanations = explain_all(names, case)
     scores = [explanation.score for explanation in explanations]
-    scores = scores or evaluate(predictor, cache, names, threshold)
+    scores = scores or validate(predictor, cache, names, threshold)[0]
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     final["val/best_epoch"] = trainer.progress.best_epoch
     final["val/kept_epoch"] = trainer.kept_epoch

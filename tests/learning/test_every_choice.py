@@ -11,7 +11,7 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
 from seglab.learning.device import choose_compute
-from seglab.learning.training import Trainer, train_step
+from seglab.learning.training import Trainer, set_rate, train_step
 from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
@@ -27,7 +27,7 @@ def take_a_step(config: RunConfig) -> None:
     """The loss and all gradients are finite, the logits have the mask's shape, weights move."""
     trainer = trainer_of(config)
     trainer.network.train()
-    trainer.rate.apply(trainer.optimizer, 0.5)
+    set_rate(trainer, 0)
     before = {name: value.clone() for name, value in trainer.network.named_parameters()}
     batch = next(trainer.batches.epoch(0))
     assert trainer.network(batch.images).shape == batch.masks.shape

@@ -14,7 +14,7 @@ from seglab.core.registry import LOSSES
 from seglab.data.geometry import to_native
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.device import Compute
-from seglab.learning.inference import Predictor, brain_rows, build_case, evaluate, validate
+from seglab.learning.inference import Predictor, brain_rows, build_case, validate
 from seglab.models.unet import UNet
 from seglab.studies.data import StudyData, open_data
 
@@ -90,13 +90,8 @@ def test_filled_batches_have_one_size_and_change_nothing(data: StudyData, batch_
             assert np.array_equal(part, same_part)
             torch.testing.assert_close(same_logits, logits, rtol=1e-5, atol=1e-5)
     counting = Filling(Bright(), filling.compute, 0, batch_size)
-    evaluate(counting, data.cache, data.split.val, 0.5)
+    validate(counting, data.cache, data.split.val, 0.5)
     assert set(counting.network.sizes) == {batch_size}
-
-
-def test_batches_are_filled_on_a_gpu_alone() -> None:
-    assert not predictor().fills_batches
-    assert Predictor(Bright(), Compute(torch.device("cuda"), "bf16", 1), 0).fills_batches
 
 
 def test_a_case_carries_the_score_of_its_own_prediction(data: StudyData) -> None:
@@ -108,14 +103,8 @@ def test_a_case_carries_the_score_of_its_own_prediction(data: StudyData) -> None
         name, case.prediction, case.truth, case.spacing_mm, contiguous=True, grade=case.score.grade
     )
     assert again == case.score or np.isnan(case.score.dice)
-    (scored,) = evaluate(predictor(), data.cache, [name], 0.5)
+    ((scored,), _) = validate(predictor(), data.cache, [name], 0.5)
     assert scored.tp == case.score.tp
-
-
-def test_a_higher_threshold_predicts_less(data: StudyData) -> None:
-    name = data.split.val[0]
-    sizes = [evaluate(predictor(), data.cache, [name], t)[0].pred_px for t in (0.2, 0.5, 0.8)]
-    assert sizes == sorted(sizes, reverse=True)
 
 
 class Towards(nn.Module):
@@ -136,11 +125,11 @@ def test_val_loss_falls_when_dice_rises(data: StudyData, name: str) -> None:
     cache = data.cache
     patient = next(cache.by_id[n] for n in data.split.train if cache.by_id[n].tumour_px.any())
     truth = cache.masks(brain_rows(cache, patient))
-    found = []
+    found, loss = [], LOSSES.build(name, {})
     for wanted in (-3.0, -1.0, 1.0, 4.0):
         network = Predictor(Towards(truth, wanted), Compute(torch.device("cpu"), "fp32", 1), 0, 5)
-        scores, loss = validate(network, cache, [patient.patient_id], 0.5, LOSSES.build(name, {}))
-        found.append((loss, scores[0].dice))
+        (scored,), value = validate(network, cache, [patient.patient_id], 0.5, loss=loss)
+        found.append((value, scored.dice))
     losses, dices = zip(*found, strict=True)
     assert list(losses) == sorted(losses, reverse=True)
     assert losses[0] > 1.05 * losses[-1]

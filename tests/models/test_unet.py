@@ -17,7 +17,7 @@ from seglab.models import (
     gflops_per_image,
     loaded_weights,
 )
-from seglab.models.build import Network, Padded
+from seglab.models.build import Padded
 
 
 def unet(
@@ -92,16 +92,14 @@ def test_padding_takes_any_size(hw: tuple[int, int]) -> None:
 
 
 def test_padding_is_background_and_cropped_back_in_place() -> None:
-    class Seen(Network):
-        stride = 8
-
+    class Seen(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             self.image = image
             return image
 
     seen = Seen()
     image = torch.randn(1, 1, 13, 16)
-    assert torch.equal(Padded(seen)(image), image)
+    assert torch.equal(Padded(seen, stride=8)(image), image)
     assert seen.image.shape == (1, 1, 16, 16)
     assert (seen.image[..., 0, :] == -2).all()
     assert (seen.image[..., -2:, :] == -2).all()
