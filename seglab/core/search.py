@@ -73,17 +73,13 @@ class Range(Block):
 class Pruner(Block):
     """Which trials are stopped before their end; the first, the base config, never is."""
 
-    name: Literal["none", "rungs", "median", "percentile", "halving", "hyperband", "wilcoxon"] = (
-        "rungs"
-    )
+    name: Literal["none", "rungs", "median", "percentile", "halving", "hyperband"] = "rungs"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of the epochs that every trial is given."""
     startup_trials: Annotated[int, Field(ge=0)] | None = None
     """Trials that run to their end before any is pruned; None takes what suits the pruner."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """Of ``percentile``: the share of trials, in per cent, that goes on."""
-    p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of ``wilcoxon``: pruned where a one-sided test over patients against the best is below."""
 
     @property
     def startup(self) -> int:

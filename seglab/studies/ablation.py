@@ -8,13 +8,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from filelock import FileLock, Timeout
 from optuna.trial import Trial
 
-from seglab.core.errors import UserError, first_line
+from seglab.core.errors import TrainingDiverged, UserError, first_line
 from seglab.core.study import Study
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import (
@@ -27,20 +26,11 @@ from seglab.studies.experiment import (
     show,
     train_one,
 )
-from seglab.studies.queue import OUR_FAULT, Params, Queue, State, Worker, open_items
+from seglab.studies.queue import OUR_FAULT, Params, State
 from seglab.studies.report.page import log_ablation_report
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, best_values, tuning_plans
-from seglab.studies.workers import (
-    Context,
-    Interrupted,
-    StopRequest,
-    Task,
-    mark_dead_runs,
-    run_queue,
-    share_of_threads,
-    with_threads,
-)
+from seglab.studies.workers import Context, Interrupted, run_items, with_threads
 from seglab.tracking import (
     RunInUse,
     RunLog,
@@ -225,44 +215,11 @@ def _carry_out(
     Raises:
         KeyboardInterrupt: stopped by the user, all in good order.
     """
-    store, stop = parent.store, StopRequest()
-    begun = open_items(study, store.folder, f"{study.name} · {parent.run_id}")
-    threads = share_of_threads(workers, study.run.train.threads)
-    since = datetime.now()
-    task = Task(ArmItems, study.document, parent.run_id, begun.study_name, since, threads, values)
-    with Worker(store.folder) as own:
-        queue = Queue(begun, own, since)
-        context = Context(task, study, store, queue, data, stop)
-        try:
-            run_queue(context, workers, _Progress(queue, parent))
-        finally:
-            mark_dead_runs(store, parent.run_id)
-        if stop.interrupts:
-            raise KeyboardInterrupt
-        states = queue.states()
-        plans = plans_of(study, parent.run_id, values).items()
-        return [_outcome(plan, states.get(key), context) for key, plan in plans]
-
-
-class _Progress:
-    """Shows on the parent how far the ablation is, and which arms failed."""
-
-    def __init__(self, queue: Queue, parent: RunLog) -> None:
-        self._queue, self._parent = queue, parent
-        self._shown: dict[str, int] = {}
-        self._told: set[str] = set()
-
-    def __call__(self) -> None:
-        states = self._queue.states()
-        words = [state.word for state in states.values()]
-        counts = {"seglab.finished": words.count("done"), "seglab.failed": words.count("failed")}
-        if counts != self._shown:  # asked twice a second, and each answer would be a transaction
-            self._shown = counts
-            self._parent.tags(counts)
-        for key, state in states.items():
-            if state.word == "failed" and key not in self._told:
-                self._told.add(key)
-                print(f"{key.rpartition(' · ')[0]} failed: {state.error}", file=sys.stderr)
+    name = f"{study.name} · {parent.run_id}"
+    context = run_items(ArmItems, study, parent, name, data, workers, values=values)
+    states = context.queue.states()
+    plans = plans_of(study, parent.run_id, values).items()
+    return [_outcome(plan, states.get(key), context) for key, plan in plans]
 
 
 def _outcome(plan: Plan, state: State | None, context: Context) -> Outcome:
@@ -297,19 +254,26 @@ class ArmItems:
         """Train a run, or find it done; returns its Dice, 0 where there is none."""
         if key not in self._plans:
             raise UserError("it belongs to an earlier state of the experiment file")
-        plan, context = self._plans[key], self._context
+        plan = self._plans[key]
+        try:
+            dice = self._train(plan).metrics.get("val/dice", 0.0)
+        except (UserError, TrainingDiverged) as error:
+            print(f"{plan.run_name} failed: {error}", file=sys.stderr)
+            raise
+        return dice if dice == dice else 0.0
+
+    def _train(self, plan: Plan) -> Outcome:
+        context = self._context
         plan = replace(plan, config=with_threads(plan.config, context.task.threads))
         data = context.data.of(plan.config)
-        outcome = finished_twin(plan, context.store, data)
-        if outcome is None:
-            with open_run(plan, context.store, data) as run:
-                for result in run.epochs():
-                    show(plan, result)
-                    if context.stop() and not result.is_last:
-                        raise Interrupted
-                outcome = run.conclude()
-        dice = outcome.metrics.get("val/dice", 0.0)
-        return dice if dice == dice else 0.0
+        if (twin := finished_twin(plan, context.store, data)) is not None:
+            return twin
+        with open_run(plan, context.store, data) as run:
+            for result in run.epochs():
+                show(plan, result)
+                if context.stop() and not result.is_last:
+                    raise Interrupted
+            return run.conclude()
 
 
 def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None) -> dict[str, Plan]:

@@ -23,18 +23,16 @@ class Spent:
     train_seconds: float
     """Of a run."""
     trials: int = 0
-    """Tuning trials that finished; a failed one has no say in the choice."""
+    """Tuning runs that finished; a failed one has no say in the choice."""
     trial_images: float = 0.0
-    """Samples of all finished tuning trials together."""
+    """Samples of all finished tuning runs together."""
     trial_seconds: float = 0.0
 
-    def per_run(self, unit: Unit) -> float:
-        """The budget that was declared: samples or training seconds of a run."""
-        return self.images if unit == "samples" else self.train_seconds
-
-    def for_tuning(self, unit: Unit) -> float:
-        """The same of all tuning trials together."""
-        return self.trial_images if unit == "samples" else self.trial_seconds
+    def of(self, unit: Unit) -> tuple[float, float]:
+        """Samples or training seconds of a run, and of all tuning runs together."""
+        if unit == "samples":
+            return self.images, self.trial_images
+        return self.train_seconds, self.trial_seconds
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,9 @@ class Budgets:
 
     def differs(self, arm: str, other: str) -> bool:
         """Whether two arms were given budgets too different to rank one above the other."""
-        a, b = self._of(arm), self._of(other)
-        spent = [(s.per_run(self.unit), s.for_tuning(self.unit)) for s in (a, b)]
-        return a.trials != b.trials or any(
-            max(both) > min(both) * (1 + TOLERANCE) for both in zip(*spent, strict=True)
-        )
+        a, b = (next(spent for spent in self.arms if spent.arm == name) for name in (arm, other))
+        pairs = zip(a.of(self.unit), b.of(self.unit), strict=True)
+        return a.trials != b.trials or any(max(p) > min(p) * (1 + TOLERANCE) for p in pairs)
 
     @property
     def all_equal(self) -> bool:
@@ -62,26 +58,22 @@ class Budgets:
         """Say why arms are not ranked; None where they may be."""
         if self.all_equal:
             return None
-        noun = "images" if self.unit == "samples" else "seconds of training"
-        spent = ", ".join(
-            f"{arm.arm} {arm.per_run(self.unit):,.0f}"
-            + (self._tuning(arm) if any(a.trials for a in self.arms) else "")
-            for arm in self.arms
-        )
-        remedy = (
-            "set train.samples_per_epoch and train.epochs alike, and no train.patience"
-            if self.unit == "samples"
-            else "give all of them seconds enough for many steps"
-        )
+        told = []
+        for arm in self.arms:
+            run, tuning = arm.of(self.unit)
+            more = f" and {arm.trials} tuning trials of {tuning:,.0f} in all"
+            told.append(f"{arm.arm} {run:,.0f}{more if any(a.trials for a in self.arms) else ''}")
+        noun, remedy = {
+            "samples": (
+                "images",
+                "set train.samples_per_epoch and train.epochs alike, and no train.patience",
+            ),
+            "seconds": ("seconds of training", "give all of them seconds enough for many steps"),
+        }[self.unit]
         if len({arm.trials for arm in self.arms}) > 1:
             remedy += "; the same command repeats tuning trials that failed"
         return (
-            f"Not ranked: budgets differ by more than {TOLERANCE:.0%} ({noun} a run: {spent}). "
-            f"What more training gave cannot be told from what the arm gave; {remedy}."
+            f"Not ranked: budgets differ by more than {TOLERANCE:.0%} ({noun} a run: "
+            f"{', '.join(told)}). What more training gave cannot be told from what the arm gave; "
+            f"{remedy}."
         )
-
-    def _tuning(self, spent: Spent) -> str:
-        return f" and {spent.trials} tuning trials of {spent.for_tuning(self.unit):,.0f} in all"
-
-    def _of(self, arm: str) -> Spent:
-        return next(spent for spent in self.arms if spent.arm == arm)

@@ -64,21 +64,11 @@ class Items(Protocol):
         """Fixed parameters and user attributes of an item that is begun."""
 
     def do(self, trial: Trial, key: str) -> Any:
-        """Do an item and return its value; an error fails the item, and the queue goes on.
-
-        Raises:
-            optuna.TrialPruned: it is stopped early, and done.
-            KeyboardInterrupt: it is interrupted, and open again.
-            StoreUnavailable: nothing can be recorded, which ends the queue; a full disk too.
-        """
+        """Do an item and return its value; see :meth:`Queue.run` for its errors."""
 
 
-class _ItemFailed(Exception):
-    """An item failed for a reason that need not concern others."""
-
-
-class _Surplus(Exception):
-    """A trial without an item of its own: two workers asked for the same one."""
+class _Failed(Exception):
+    """A trial fails without ending the queue: by its item, or because it has none of its own."""
 
 
 def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
@@ -95,23 +85,22 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    where, shown = url or f"sqlite:///{folder / DATABASE}", f"search.storage: {redact(url or '')}"
-    if url is not None and not url.startswith(POSTGRES):
-        raise UserError(f"{shown} is not of the form {POSTGRES}user@host/db")
+    where = f"sqlite:///{folder / DATABASE}"
+    engine: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}}
+    if url is not None:
+        where, engine = url, {"pool_pre_ping": True}
+        if not url.startswith(POSTGRES):
+            raise UserError(f"storage: {redact(url)} is not of the form {POSTGRES}user@host/db")
     if (reason := unreachable(where)) is not None:
-        raise UserError(f"{shown} cannot be reached: {reason}")
-    local, remote = {"connect_args": {"timeout": _BUSY_S}}, {"pool_pre_ping": True}
+        raise UserError(f"storage: {redact(where)} cannot be reached: {reason}")
 
     def connect() -> RDBStorage:
         with FileLock(folder / ".optuna.lock", timeout=_OPEN_S):
             return RDBStorage(
-                where,
-                engine_kwargs=remote if url else local,
-                heartbeat_interval=heartbeat_s,
-                grace_period=3 * heartbeat_s,
+                where, engine, heartbeat_interval=heartbeat_s, grace_period=3 * heartbeat_s
             )
 
-    with as_user_error(redact(where)):
+    with as_user_error(where):
         folder.mkdir(parents=True, exist_ok=True)
         return retry_locked(connect)
 
@@ -229,6 +218,8 @@ class Queue:
     ) -> int:
         """Do items, and wait while others are at work, until none is left.
 
+        An error fails its item, and the queue goes on; ``optuna.TrialPruned`` ends one early.
+
         Args:
             items: what is to be done.
             stop: asked before each item.
@@ -240,6 +231,8 @@ class Queue:
 
         Raises:
             KeyboardInterrupt: an item was interrupted, and is open again.
+            StoreUnavailable: nothing can be recorded.
+            Exception: the disk is full.
         """
         while not stop():
             if not self.run_next(items):
@@ -272,9 +265,7 @@ class Queue:
                 kept = {k: v for k, v in state.last.user_attrs.items() if k not in ended}
                 params, attributes = {**params, **state.last.params}, {**attributes, **kept}
             self.study.enqueue_trial(dict(params), user_attrs={**attributes, ITEM: key})
-        self.study.optimize(
-            lambda trial: self._do(items, trial), n_trials=1, catch=(_ItemFailed, _Surplus)
-        )
+        self.study.optimize(lambda trial: self._do(items, trial), n_trials=1, catch=(_Failed,))
         return True
 
     def _open_key(self, items: Items) -> str | None:
@@ -285,7 +276,7 @@ class Queue:
         key = trial.user_attrs.get(ITEM)
         if key is None or self._is_duplicate(trial.number, key):
             trial.set_user_attr(SURPLUS, True)
-            raise _Surplus
+            raise _Failed("another trial does its item")
         trial.set_user_attr(OWNER, self.worker.name)
         try:
             return items.do(trial, key)
@@ -305,7 +296,7 @@ class Queue:
                 reason = f"{type(error).__name__}: {error}"
             reason = " ".join(redact(reason).split())[:_MAX_ERROR]
             trial.set_user_attr(ERROR, reason)
-            raise _ItemFailed(reason) from error
+            raise _Failed(reason) from error
 
     def _is_duplicate(self, number: int, key: str) -> bool:
         """Whether an earlier trial does the same item, or has done it."""

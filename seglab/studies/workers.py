@@ -23,12 +23,13 @@ from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
 from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, open_items
-from seglab.tracking import Store, open_store
+from seglab.tracking import RunLog, Store, open_store
 
 FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130
 """Exit status of a worker, beside ``DONE`` and ``SPENT``."""
 _LOOK_S, _STOP_S = 0.5, 30.0
-_EARLY_S, _MAX_EARLY_DEATHS = 120.0, 5
+_MAX_DEATHS = 20
+"""Of each place; an item is retried three times, so many items have to kill their workers."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,35 +110,57 @@ class Context:
     stop: Callable[[], bool]
 
 
-def run_queue(context: Context, workers: int, look: Callable[[], None]) -> None:
-    """Have the items of a queue done, in this process or by several.
+def run_items(
+    items: Callable[[Context], Items],
+    study: Study,
+    parent: RunLog,
+    name: str,
+    data: SharedData,
+    workers: int,
+    *,
+    values: Mapping[str, Any] | None = None,
+    look: Callable[[Queue], Callable[[], None]] = lambda queue: lambda: None,
+    timeout_s: float | None = None,
+) -> Context:
+    """Have items done, in this process or by several; returns what this process had at hand.
 
     Args:
-        context: of this process, with a :class:`StopRequest`.
+        items: module-level function that makes them.
+        study: of the items.
+        parent: of their runs.
+        name: of their queue.
+        data: opened already.
         workers: processes.
-        look: called meanwhile, to show progress.
+        values: see :class:`Task`.
+        look: makes what is called meanwhile, to show progress.
+        timeout_s: seconds after which items are interrupted, to be continued.
 
     Raises:
-        UserError: a worker cannot go on, or workers die as soon as they start.
+        UserError: a worker cannot go on, or workers die again and again.
+        KeyboardInterrupt: stopped by the user, all in good order.
     """
-    stop = context.stop
-    assert isinstance(stop, StopRequest)
-    with stop.listening(), suppress(Interrupted):
-        if workers == 1:
-            items = context.task.items(context)
-            while context.queue.run(items, stop, look) == SPENT:
-                pass
-            return
-        pool = _Pool(context.task, workers, visible_gpus(context.study.run.train.device))
+    store, since = parent.store, datetime.now()
+    stop = StopRequest(None if timeout_s is None else time.monotonic() + timeout_s)
+    threads = _share_of_threads(workers, study.run.train.threads)
+    task = Task(items, study.document, parent.run_id, name, since, threads, values)
+    begun = open_items(study, store.folder, name)
+    with Worker(store.folder) as own, stop.listening():
+        queue = Queue(begun, own, since)
+        context = Context(task, study, store, queue, data, stop)
+        show = look(queue)
         try:
-            while pool.restart_dead():
-                if stop():
-                    pool.request_stop()
-                look()
-                time.sleep(_LOOK_S)
-            look()
+            if workers == 1:
+                with suppress(Interrupted):
+                    while queue.run(items(context), stop, show) == SPENT:
+                        pass
+            else:
+                _Pool(task, workers, _visible_gpus(study.run.train.device)).run(stop, show)
         finally:
-            pool.stop_now()
+            for run in store.find_runs(parent_run_id=parent.run_id, statuses=["RUNNING"]):
+                store.mark_interrupted(run.run_id, "its worker died")
+    if stop.interrupts:
+        raise KeyboardInterrupt
+    return context
 
 
 class _Pool:
@@ -147,11 +170,23 @@ class _Pool:
         self._task, self._count, self._gpus = task, count, gpus
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.Event()
+        """Asks every worker to leave at the end of its epoch."""
         self._workers: dict[int, BaseProcess] = {}
-        self._started: dict[int, float] = {}
-        self._early_deaths = 0
-        for slot in range(count):
-            self._start(slot)
+        self._deaths = 0
+
+    def run(self, stop: Callable[[], bool], look: Callable[[], None]) -> None:
+        """Let the workers do items until none is left, or they were asked to leave."""
+        try:
+            for slot in range(self._count):
+                self._start(slot)
+            while self._restart_dead():
+                if stop():
+                    self._stop.set()
+                look()
+                time.sleep(_LOOK_S)
+            look()
+        finally:
+            self._end()
 
     def _start(self, slot: int) -> None:
         """Start a worker with its share of the cores, and a GPU or part of one."""
@@ -170,11 +205,11 @@ class _Pool:
             worker.start()
         finally:
             for name in given:
-                os.environ.pop(name)
+                del os.environ[name]
             os.environ.update(before)
-        self._workers[slot], self._started[slot] = worker, time.monotonic()
+        self._workers[slot] = worker
 
-    def restart_dead(self) -> bool:
+    def _restart_dead(self) -> bool:
         """Replace workers that ended before the work did; False once none is left."""
         for slot, worker in list(self._workers.items()):
             code = worker.exitcode
@@ -186,23 +221,15 @@ class _Pool:
             if code in (DONE, INTERRUPTED) or self._stop.is_set():
                 continue
             if code != SPENT:
-                self._note_death(slot, worker, code)
+                self._deaths += 1
+                cause = f"signal {-code}" if code < 0 else f"status {code}"
+                print(f"worker {worker.pid} died ({cause}); another is started", file=sys.stderr)
+                if self._deaths > _MAX_DEATHS * self._count:
+                    raise UserError(f"{self._deaths} workers died; the last: {cause}")
             self._start(slot)
         return bool(self._workers)
 
-    def _note_death(self, slot: int, worker: BaseProcess, code: int) -> None:
-        cause = f"signal {-code}" if code < 0 else f"status {code}"
-        print(f"worker {worker.pid} died ({cause}); another is started", file=sys.stderr)
-        is_early = time.monotonic() - self._started[slot] < _EARLY_S
-        self._early_deaths = self._early_deaths + 1 if is_early else 0
-        if self._early_deaths > _MAX_EARLY_DEATHS * self._count:
-            raise UserError(f"{self._early_deaths} workers died soon after their start ({cause})")
-
-    def request_stop(self) -> None:
-        """Ask every worker to leave at the end of its epoch."""
-        self._stop.set()
-
-    def stop_now(self) -> None:
+    def _end(self) -> None:
         """Interrupt every worker, and kill what has not left within seconds."""
         for worker in self._workers.values():
             worker.terminate()
@@ -212,7 +239,6 @@ class _Pool:
             if worker.is_alive():
                 worker.kill()
                 worker.join()
-        self._workers = {}
 
 
 def _main(task: Task, stop: Any) -> None:
@@ -258,7 +284,7 @@ def _end_with_parent() -> None:
         os._exit(FAULT)
 
 
-def share_of_threads(workers: int, wanted: int) -> int:
+def _share_of_threads(workers: int, wanted: int) -> int:
     """Processor threads of each of several workers; 0, the config's own choice, for one."""
     if workers == 1:
         return 0
@@ -274,13 +300,7 @@ def with_threads(config: RunConfig, threads: int) -> RunConfig:
     return config.model_copy(update={"train": train})
 
 
-def mark_dead_runs(store: Store, parent_run_id: str) -> None:
-    """Give runs whose worker died their true status."""
-    for run in store.find_runs(parent_run_id=parent_run_id, statuses=["RUNNING"]):
-        store.mark_interrupted(run.run_id, "its worker died")
-
-
-def visible_gpus(device: str) -> list[str]:
+def _visible_gpus(device: str) -> list[str]:
     """Name the GPUs to share out among workers, as CUDA_VISIBLE_DEVICES does."""
     if device not in {"auto", "cuda"}:
         return []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seglab.core.config import MODALITIES, RunConfig, flatten
+from seglab.core.config import MODALITIES, RunConfig, flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study, load_study, resolve_study
 
@@ -161,6 +161,33 @@ def test_an_override_reaches_every_arm_but_yields_to_what_an_arm_says(tmp_path: 
     study = load(tmp_path, text, "optim.lr=0.25", "train.epochs=1")
     assert (study.arms["a"].optim.lr, study.arms["b"].optim.lr) == (0.25, 0.5)
     assert {config.train.epochs for config in study.arms.values()} == {1}
+
+
+ARMS = "arms: {a: {}, b: {loss: bce}, c: {loss: dice}}\nbaseline: b"
+
+
+def test_some_arms_are_chosen_or_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(DATA + ARMS, encoding="utf-8")
+    chosen = load_study(path, arms=["c", "b"])
+    assert (list(chosen.arms), chosen.baseline) == (["c", "b"], "b")
+    assert load_study(path, arms=["c", "a"]).baseline == "c"
+    without = load_study(path, ["arms.b=null"])
+    assert (list(without.arms), without.baseline) == (["a", "c"], "a")
+    single = load_study(path, arms=["c"])
+    assert single.is_ablation, "it shares the runs of the whole ablation"
+    for overrides, arms in ([], ["d"]), (["arms.d=null"], []):
+        with pytest.raises(UserError, match="unknown arm 'd'; choose one of: a, b, c"):
+            load_study(path, overrides, arms)
+
+
+def test_a_redrawn_split_has_a_hash_of_its_own_and_others_keep_theirs(tmp_path: Path) -> None:
+    base = load(tmp_path, "").run
+    assert load(tmp_path, "", "split.redraw=0").run.hash() == base.hash()
+    assert load(tmp_path, "", "split.redraw=1").run.hash() != base.hash()
+    assert "redraw" not in without_local(base)["split"]
+    with pytest.raises(UserError, match="with folds every patient"):
+        load(tmp_path, "", "split.redraw=1", "split.folds=3")
 
 
 def test_the_config_is_frozen(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -104,6 +105,31 @@ def test_folds_cut_up_all_but_the_test_part_which_stays(count: int, seed: int, f
     assert max(sizes) - min(sizes) <= 1
     for split in splits:
         assert set(split.train) == set(validated) - set(split.val)
+
+
+@given(cohorts(), seeds, st.integers(1, 3))
+def test_redrawn_validation_patients_had_no_part_in_the_former_validation(
+    patients: list[SplitPatient], seed: int, redraw: int
+) -> None:
+    first = make_split(patients, SplitConfig(seed=seed))
+    split = make_split(patients, SplitConfig(seed=seed, redraw=redraw))
+    assert split.test == first.test
+    assert set(split.val) <= set(first.train)
+    assert set(first.val) <= set(split.train)
+    assert {*split.train, *split.val} == {*first.train, *first.val}
+    owner = {p.patient_id: p.group for p in patients}
+    assert not {owner[name] for name in split.val} & {owner[name] for name in split.train}
+    assert f"{len(split.val)} patients of the training part validate" in split.redrawn
+
+
+def test_as_many_validate_after_a_redraw_where_there_are_enough(tmp_path: Path) -> None:
+    common = make_split(cohort(40), SplitConfig(redraw=1))
+    assert len(common.val) == len(make_split(cohort(40), SplitConfig()).val) == 6
+    few = make_split(cohort(20), SplitConfig(redraw=1, fractions=(0.2, 0.7, 0.1)))
+    assert (len(few.val), len(few.train)) == (4, 14)
+    save_split(few, tmp_path / "split.json")
+    assert json.loads((tmp_path / "split.json").read_text())["redrawn"] == few.redrawn
+    assert load_split(tmp_path / "split.json").hash == few.hash
 
 
 def test_every_patient_is_tested_as_often_as_any_other() -> None:

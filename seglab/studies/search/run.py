@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -17,19 +14,12 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData, share_patients
-from seglab.studies.queue import Queue, Worker, open_items
+from seglab.studies.queue import open_items
 from seglab.studies.search.confirm import confirm
 from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
-from seglab.studies.workers import (
-    Context,
-    StopRequest,
-    Task,
-    mark_dead_runs,
-    run_queue,
-    share_of_threads,
-)
+from seglab.studies.workers import run_items
 from seglab.tracking import (
     RunInUse,
     RunLog,
@@ -44,7 +34,6 @@ from seglab.tracking.errors import redact
 
 PARENT, IDENTITY = "parent_run_id", "identity"
 """User attributes of the Optuna study."""
-_MOST_CHANGES = 3
 
 
 def run_search(
@@ -71,21 +60,19 @@ def run_search(
     data = shared.of(study.run)
     _refuse_unfit(space, data)
     begun = open_study(study, space, data, store)
-    since = datetime.now()
-    stop = StopRequest(None if timeout_s is None else time.monotonic() + timeout_s)
-    threads = share_of_threads(workers, study.run.train.threads)
-    with open_sweep(study, store, begun, data) as parent, Worker(store.folder) as own:
-        task = Task(TrialItems, study.document, parent.run_id, begun.study_name, since, threads)
-        queue = Queue(begun, own, since)
-        context = Context(task, study, store, queue, shared, stop)
-        try:
-            run_queue(context, workers, SearchProgress(study, queue, parent))
-        finally:
-            mark_dead_runs(store, parent.run_id)
-        if stop.interrupts:
-            raise KeyboardInterrupt
-        outcome = publish(study, queue, parent)
-        if not queue.is_done(TrialItems(context)):
+    with open_sweep(study, store, begun, data) as parent:
+        context = run_items(
+            TrialItems,
+            study,
+            parent,
+            study.name,
+            shared,
+            workers,
+            look=lambda queue: SearchProgress(study, queue, parent),
+            timeout_s=timeout_s,
+        )
+        outcome = publish(study, context.queue, parent)
+        if not context.queue.is_done(TrialItems(context)):
             parent.interrupt("the time was up")
             return outcome
         return replace(outcome, confirmation=confirm(study, outcome, parent, workers=workers))
@@ -133,33 +120,19 @@ def open_study(study: Study, space: Space, data: StudyData, store: Store) -> opt
     identity = json.loads(json.dumps(identity))
     if IDENTITY not in begun.user_attrs:
         begun.set_user_attr(IDENTITY, identity)
-    _refuse_change(name, begun.user_attrs[IDENTITY], identity)
-    return begun
-
-
-def _refuse_change(name: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise unless both are the same, naming the first differences."""
-    before, now = _leaves(known), _leaves(given)
+    before, now = (flatten(one) for one in (begun.user_attrs[IDENTITY], identity))
     changed = [
         f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
     if changed:
-        more = len(changed) - _MOST_CHANGES
+        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"study '{name}' was begun with something else: {'; '.join(changed[:_MOST_CHANGES])}"
-            + (f"; and {more} more" if more > 0 else "")
-            + "; change it back, or give this search another name: name=…"
+            f"study '{name}' was begun with something else: {'; '.join(changed[:3])}{more}; "
+            "change it back, or give this search another name: name=…"
         )
-
-
-def _leaves(identity: Mapping[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for block, value in identity.items():
-        inner = value if isinstance(value, dict) else {"": value}
-        leaves |= {f"{block}.{key}".rstrip("."): one for key, one in inner.items()}
-    return leaves
+    return begun
 
 
 def _short(value: Any) -> str:

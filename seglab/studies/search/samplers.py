@@ -9,15 +9,10 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import wilcoxon
 
 from seglab.core.search import Pruner, Search
 
-PATIENTS = "patients"
-"""User attribute of a trial: ``{epoch: [Dice of each validation patient]}``."""
 _FEWEST_RANDOM, _MOST_RANDOM = 4, 10
-_FEWEST_PAIRS = 5
-_MEAN_FALL = 1e-12
 _SECOND_LOOK = 2 / 3
 _KEPT = (1 / 3, 1 / 2)
 """Of ``RungPruner``: shares that go on, of all at the first look, of the rest at the second."""
@@ -31,19 +26,17 @@ def build_sampler(search: Search, ended: int, active: int = 0) -> BaseSampler:
     """
     seed = int(np.random.SeedSequence([search.seed, ended, active]).generate_state(1)[0])
     startup = min(_MOST_RANDOM, max(_FEWEST_RANDOM, search.trials // 3))
+    samplers, random = optuna.samplers, optuna.samplers.RandomSampler(seed=seed)
     if search.sampler == "tpe":
         conditional = any(domain.when for domain in search.space.values())
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=startup, multivariate=True, group=conditional
-        )
+        return samplers.TPESampler(seed=seed, n_startup_trials=startup, group=conditional)
     if search.sampler == "gp":
-        return optuna.samplers.GPSampler(
+        return samplers.GPSampler(
             seed=seed, n_startup_trials=startup, warn_independent_sampling=False
         )
-    random = optuna.samplers.RandomSampler(seed=seed)
     if search.sampler == "qmc":
         # The study counts the points of the sequence, so that its seed stays the same.
-        return optuna.samplers.QMCSampler(
+        return samplers.QMCSampler(
             seed=search.seed,
             scramble=True,
             independent_sampler=random,
@@ -66,8 +59,6 @@ def build_pruner(pruner: Pruner, epochs: int) -> BasePruner:
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=4)
     if pruner.name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=max(epochs, first))
-    if pruner.name == "wilcoxon":
-        return PatientPruner(pruner.p_threshold)
     return optuna.pruners.NopPruner()
 
 
@@ -81,38 +72,6 @@ def may_prune(pruner: Pruner, study: optuna.Study) -> bool:
     """Whether enough trials are complete for others to be stopped."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return len(complete) >= pruner.startup
-
-
-class PatientPruner(BasePruner):
-    """Prunes a trial whose patients score lower than the best trial's, at the same epoch.
-
-    Wilcoxon's signed-rank test over validation patients, one-sided. Optuna's own
-    ``WilcoxonPruner`` pools every step, which would count each patient once an epoch.
-    """
-
-    def __init__(self, p_threshold: float) -> None:
-        self._p_threshold = p_threshold
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Say whether ``trial`` should be stopped; both trials' scores are in ``PATIENTS``."""
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        own = trial.user_attrs.get(PATIENTS)
-        if not ended or not own:
-            return False
-        others = max(ended, key=lambda other: other.value or 0.0).user_attrs.get(PATIENTS, {})
-        epoch = max(map(int, own))
-        at = max((int(step) for step in others if int(step) <= epoch), default=None)
-        if at is None:
-            return False
-        return is_worse(np.array(own[str(epoch)]) - np.array(others[str(at)]), self._p_threshold)
-
-
-def is_worse(difference: np.ndarray, p_threshold: float) -> bool:
-    """Whether paired differences lie below zero; NaN (no score) is left out."""
-    difference = difference[np.isfinite(difference)]
-    if len(difference) < _FEWEST_PAIRS or difference.mean() > -_MEAN_FALL:
-        return False
-    return bool(wilcoxon(difference, alternative="less").pvalue < p_threshold)
 
 
 class RungPruner(BasePruner):

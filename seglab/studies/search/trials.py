@@ -14,7 +14,6 @@ from seglab.core.search import Range, Value
 from seglab.studies.experiment import FINISHED, OpenRun, Plan, find_twins, open_run
 from seglab.studies.queue import Params, Queue
 from seglab.studies.search.samplers import (
-    PATIENTS,
     build_pruner,
     build_sampler,
     is_judged,
@@ -112,10 +111,6 @@ class TrialItems:
             yield int(history[-1]["epoch"])
         for result in run.epochs():
             self._report(trial, result.epoch, result.metrics[DICE])
-            if self.search.pruner.name == "wilcoxon":
-                scores = [score.dice for score in sorted(result.scores, key=lambda s: s.patient_id)]
-                known = trial.user_attrs.get(PATIENTS, {})
-                trial.set_user_attr(PATIENTS, {**known, str(result.epoch): scores})
             yield result.epoch
             if self.context.stop() and not result.is_last:
                 raise Interrupted
