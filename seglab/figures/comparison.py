@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.evaluation.comparison import ArmRow, ArmSummary
 from seglab.figures.style import (
     BLACK,
     BLUE,
@@ -44,35 +44,8 @@ MARKERS: Final = "osD^vP"
 SIZE_COLOURS: Final[Mapping[str, RGB]] = {"small": SKY_BLUE, "medium": BLUE, "large": BLACK}
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One arm against the baseline."""
-
-    arm: str
-    diff: float
-    low: float
-    high: float
-    verdict: str
-    by_patient: Sequence[float]  # arm minus baseline of every patient, seeds averaged
-
-
-@dataclass(frozen=True)
-class Costed:
-    """One arm: its quality and what that costs."""
-
-    arm: str
-    mean: float
-    low: float
-    high: float
-    costs: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class ArmCurves:
-    """Validation Dice of an arm over the epochs, a curve a run."""
-
-    arm: str
-    curves: Sequence[Sequence[tuple[int, float]]]  # (epoch from 1, Dice) of each run
+Curve = Sequence[tuple[int, float]]
+"""(epoch from 1, validation Dice) of a run."""
 
 
 def arm_style(number: int) -> tuple[tuple[float, float, float], str]:
@@ -81,27 +54,32 @@ def arm_style(number: int) -> tuple[tuple[float, float, float], str]:
     return unit(colour), MARKERS[(number // len(ARM_COLOURS) + number) % len(MARKERS)]
 
 
-def forest(rows: Sequence[Difference], baseline: str, margin: float, confidence: float) -> Figure:
-    """Draw each arm's mean difference to the baseline with its interval and verdict."""
+def forest(
+    rows: Sequence[ArmRow], verdicts: Mapping[str, str], baseline: str, margin: float, level: float
+) -> Figure:
+    """Draw each arm's mean difference to the baseline with its interval of confidence ``level``."""
     figure = new_figure(WIDTH, 1.5 + ROW * len(rows))
     axes = figure.subplots()
     _zero_and_margin(axes, margin)
     for place, row in enumerate(rows):
-        colour = unit(VERDICT_COLOURS.get(row.verdict, GREY))
+        verdict = verdicts[row.arm]
+        colour = unit(VERDICT_COLOURS.get(verdict, GREY))
         limits = "no interval"
-        if np.isfinite([row.low, row.high]).all():
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4)
-            limits = f"[{row.low:+.3f}, {row.high:+.3f}]"
+        if np.isfinite([row.ci_low, row.ci_high]).all():
+            axes.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=2.4)
+            limits = f"[{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
         axes.plot(row.diff, place, "o", color=colour, markersize=8)
-        text = f"{row.diff:+.3f}  {limits}   {row.verdict}"
+        text = f"{row.diff:+.3f}  {limits}   {verdict}"
         axes.text(
             1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=colour
         )
     _arm_rows(axes, [row.arm for row in rows])
-    axes.set_xlim(*_limits([value for r in rows for value in (r.low, r.high, r.diff)], margin))
+    axes.set_xlim(
+        *_limits([value for r in rows for value in (r.ci_low, r.ci_high, r.diff)], margin)
+    )
     tidy(
         axes,
-        x=f"difference in patient Dice to {plain(baseline)}, {100 * confidence:.3g}% interval "
+        x=f"difference in patient Dice to {plain(baseline)}, {100 * level:.3g}% interval "
         f"(shaded: ±{margin:g}, too small to matter)",
         y="",
     )
@@ -109,17 +87,16 @@ def forest(rows: Sequence[Difference], baseline: str, margin: float, confidence:
 
 
 def patient_swarm(
-    rows: Sequence[Difference], sizes: Sequence[str], baseline: str, margin: float
+    differences: Mapping[str, Sequence[float]], sizes: Sequence[str], baseline: str, margin: float
 ) -> Figure:
     """Draw every patient's difference to the baseline, a row an arm.
 
-    ``sizes`` are ``small``, ``medium`` or ``large``, in the order of ``by_patient``.
+    ``sizes`` are ``small``, ``medium`` or ``large``, in the order of each arm's differences.
     """
-    figure = new_figure(WIDTH, 1.7 + 1.6 * ROW * len(rows))
+    figure = new_figure(WIDTH, 1.7 + 1.6 * ROW * len(differences))
     axes = figure.subplots()
     _zero_and_margin(axes, margin)
-    for place, row in enumerate(rows):
-        values = np.array(row.by_patient)
+    for place, values in enumerate(map(np.array, differences.values())):
         heights = place + swarm_offsets(values)
         for size, colour in SIZE_COLOURS.items():
             mine = np.array(sizes) == size
@@ -127,8 +104,10 @@ def patient_swarm(
             axes.scatter(
                 values[mine], heights[mine], s=20, color=unit(colour), alpha=0.75, label=label
             )
-        axes.plot([row.diff] * 2, [place - 0.42, place + 0.42], color=unit(VERMILLION), linewidth=2)
-    _arm_rows(axes, [row.arm for row in rows])
+        axes.plot(
+            [values.mean()] * 2, [place - 0.42, place + 0.42], color=unit(VERMILLION), linewidth=2
+        )
+    _arm_rows(axes, list(differences))
     axes.plot([], [], color=unit(VERMILLION), linewidth=2, label="mean")
     figure.legend(loc="outside upper right", ncols=4, frameon=False)
     tidy(axes, x=f"difference in Dice to {plain(baseline)}, one point a patient", y="")
@@ -151,27 +130,30 @@ def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[n
     return offsets
 
 
-def pareto(points: Sequence[Costed], costs: Mapping[str, str]) -> Figure:
+def pareto(
+    arms: Sequence[ArmSummary], costs: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]
+) -> Figure:
     """Draw Dice against each cost, with the arms that no other beats on both joined.
 
     Args:
-        points: the baseline first.
-        costs: key of ``Costed.costs`` to its label, at least one.
+        arms: the baseline first.
+        costs: of each arm, by key.
+        labels: of the keys to be drawn, at least one.
     """
     figure = new_figure(WIDTH, 4.4)
-    panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
-    for axes, (key, label) in zip(panels, costs.items(), strict=True):
-        for number, point in enumerate(points):
+    panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        points = [(costs[arm.arm][key], arm.mean) for arm in arms]
+        for number, (arm, (x, mean)) in enumerate(zip(arms, points, strict=True)):
             colour, marker = arm_style(number)
-            x = point.costs[key]
-            if np.isfinite([point.low, point.high]).all():
-                axes.plot([x, x], [point.low, point.high], color=colour, alpha=0.35, zorder=1)
-            axes.plot(x, point.mean, marker, color=colour, markersize=8, zorder=3)
-        front = pareto_front([(point.costs[key], point.mean) for point in points])
+            if np.isfinite([arm.mean_low, arm.mean_high]).all():
+                axes.plot([x, x], [arm.mean_low, arm.mean_high], color=colour, alpha=0.35, zorder=1)
+            axes.plot(x, mean, marker, color=colour, markersize=8, zorder=3)
+        front = pareto_front(points)
         axes.step(*zip(*front, strict=True), where="post", color="0.6", linestyle="--", zorder=2)
         tidy(axes, x=label, y="patient Dice" if axes is panels[0] else "")
-        axes.set_xlim(0, 1.08 * max(point.costs[key] for point in points) or 1)
-    _arm_legend(figure, [point.arm for point in points])
+        axes.set_xlim(0, 1.08 * max(x for x, _ in points) or 1)
+    _arm_legend(figure, [arm.arm for arm in arms])
     return figure
 
 
@@ -184,28 +166,26 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def arms_learning(arms: Sequence[ArmCurves]) -> Figure:
+def arms_learning(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draw validation Dice over epochs: a thin line a run, a thick one for the arm's mean.
 
     The baseline comes first; runs may differ in their number of epochs.
     """
     figure = new_figure(WIDTH, 4.4)
     axes: Any = figure.subplots()
-    for number, arm in enumerate(arms):
+    for number, of_arm in enumerate(curves.values()):
         colour, marker = arm_style(number)
-        for curve in arm.curves:
+        for curve in of_arm:
             axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=1)
-        epochs, means = mean_curve(arm.curves)
+        epochs, means = mean_curve(of_arm)
         axes.plot(epochs, means, color=colour, marker=marker, markersize=4, linewidth=2)
     axes.xaxis.get_major_locator().set_params(integer=True)
     tidy(axes, x="epoch", y="validation Dice")
-    _arm_legend(figure, [arm.arm for arm in arms])
+    _arm_legend(figure, list(curves))
     return figure
 
 
-def mean_curve(
-    curves: Sequence[Sequence[tuple[int, float]]],
-) -> tuple[list[int], list[float]]:
+def mean_curve(curves: Sequence[Curve]) -> tuple[list[int], list[float]]:
     """Average curves over the epochs that all of them have."""
     by_run = [dict(curve) for curve in curves]
     epochs = sorted(set.intersection(*(set(run) for run in by_run))) if by_run else []

@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 from seglab.core.errors import as_warning
 from seglab.data.cache import Cache
 from seglab.evaluation.scores import stratify
-from seglab.figures.comparison import (
-    ArmCurves,
-    Costed,
-    Difference,
-    arms_learning,
-    forest,
-    pareto,
-    patient_swarm,
-)
+from seglab.figures.comparison import arms_learning, forest, pareto, patient_swarm
 from seglab.figures.sheets import SheetPatient, arm_sheet
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
 from seglab.studies.resolve import TrainedRun, load_trained
@@ -43,16 +35,14 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     """Draw the comparison; PNG by name. What cannot be drawn is a warning."""
     base, margin = result.baseline, result.comparison.margin
     arms = sorted(result.ablation.arms, key=lambda arm: arm.name != base)
-    rows = _differences(result)
     sizes = [size or "" for size in stratify([s.truth_px for s in result.patients.values()])]
-    curves = [
-        ArmCurves(arm.name, [_curve(store, one.run.run_id) for one in arm.runs]) for arm in arms
-    ]
+    curves = {arm.name: [_curve(store, one.run.run_id) for one in arm.runs] for arm in arms}
     draw: dict[str, Callable[[], Figure]] = {"pareto": lambda: _pareto(result, arms)}
-    if rows:
-        draw["forest"] = lambda: forest(rows, base, margin, result.comparison.confidence)
-        draw["patients"] = lambda: patient_swarm(rows, sizes, base, margin)
-    if all(curve for arm in curves for curve in arm.curves):
+    if rows := result.rows:
+        level, differences = result.comparison.confidence, _differences(result)
+        draw["forest"] = lambda: forest(rows, result.verdicts, base, margin, level)
+        draw["patients"] = lambda: patient_swarm(differences, sizes, base, margin)
+    if all(curve for of_arm in curves.values() for curve in of_arm):
         draw["learning"] = lambda: arms_learning(curves)
     found = {}
     for name, figure in draw.items():
@@ -68,29 +58,23 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _differences(result: ComparedAblation) -> list[Difference]:
+def _differences(result: ComparedAblation) -> dict[str, list[float]]:
+    """Arm minus baseline of every patient, seeds averaged."""
     base = result.dice[result.baseline]
-    return [
-        Difference(
-            *(row.arm, row.diff, row.ci_low, row.ci_high, result.verdicts[row.arm]),
-            by_patient=[result.dice[row.arm][name] - base[name] for name in result.patients],
-        )
+    return {
+        row.arm: [result.dice[row.arm][name] - base[name] for name in result.patients]
         for row in result.rows
-    ]
+    }
 
 
 def _pareto(result: ComparedAblation, arms: Sequence[Arm]) -> Figure:
-    rows = {row.arm: row for row in result.summaries}
-    points = [
-        Costed(arm, rows[arm].mean, rows[arm].mean_low, rows[arm].mean_high, result.costs[arm])
-        for arm in (one.name for one in arms)
-    ]
+    by_arm = {row.arm: row for row in result.summaries}
     known = {
         key: label
         for key, label in COST_AXES.items()
-        if all(np.isfinite(point.costs[key]) for point in points)
+        if all(np.isfinite(result.costs[arm.name][key]) for arm in arms)
     }
-    return pareto(points, known or COST_AXES)
+    return pareto([by_arm[arm.name] for arm in arms], result.costs, known or COST_AXES)
 
 
 def _curve(store: Store, run_id: str) -> list[tuple[int, float]]:
