@@ -50,6 +50,7 @@ SCORES: Columns = {
     "precision": ("precision", ".3f"),
     "recall": ("recall", ".3f"),
     "Dice, tumour slices": ("dice_slice_tumour", ".3f"),
+    "lesion F1": ("lesion_f1", ".3f"),
     "HD95 mm": ("hd95_mm", ".1f"),
     "NSD 2 mm": ("nsd_2mm", ".3f"),
     "false alarms, empty slices": ("empty_slice_fp_rate", ".3f"),
