@@ -72,6 +72,7 @@ def log_ablation(
 
 
 def _log_scores(run: RunLog, scores: Sequence[PatientScore], images: float) -> None:
+    run.state.mkdir(parents=True, exist_ok=True)
     path = run.state / "patients_val.csv"
     write_csv(path, scores)
     for epoch in (1, 2, 3):
