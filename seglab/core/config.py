@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
-from seglab.core.blocks import Block, Component, Fraction, PositiveInt
+from seglab.core.blocks import Block, Component, Fraction, PositiveInt, Seed
 from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
 
@@ -153,7 +153,7 @@ class Data(Block):
 class Split(Block):
     """How patients are divided."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the draw of patients; the seeds of training are another matter."""
     fractions: tuple[Fraction, Fraction, Fraction] = (0.70, 0.15, 0.15)
     """Shares of patients to train on, to validate on, and in the sealed test."""
@@ -251,7 +251,7 @@ class RunConfig(Block):
 
     name: Annotated[str, AfterValidator(_experiment_name)]
     """Of the experiment that MLflow files the run under."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     data: Data
     split: Split = Split()
     model: Model = Field(default_factory=lambda: Model(name=Model.default))

@@ -87,8 +87,10 @@ def log_validation(
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     final["val/best_epoch"] = trainer.progress.best_epoch
     final["val/kept_epoch"] = trainer.kept_epoch
-    # One step after the last epoch: the table of runs shows the newest value of a metric.
-    log.metrics(final, step=trainer.progress.epoch + 1)
+    # The last epoch has logged the same Dice where its weights are kept. Other weights have a
+    # step of their own: the table of runs shows the newest value of a metric.
+    epoch = trainer.progress.epoch
+    log.metrics(final, step=epoch if trainer.kept_epoch == epoch else epoch + 1)
     if final["val/dice"] == 0:
         print(f"warning: {why_zero(predictor, data, threshold)}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="seglab-") as name:

@@ -104,6 +104,8 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
 def compare_metric(store: Store, old: RunInfo, new: RunInfo, name: str) -> str | None:
     """Compare all steps of a metric; None where they are equal."""
     before, after = (dict(store.metric_history(run.run_id, name)) for run in (old, new))
+    if len(before) == len(after) + 1:  # earlier versions logged the last value twice
+        before.pop(max(after, default=0) + 1, None)
     if before == after:
         return None
     if before.keys() != after.keys():
