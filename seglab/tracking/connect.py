@@ -100,7 +100,7 @@ def _open_local(database: Path) -> Store:
     with as_user_error(str(folder)):
         retry_locked(lambda: prepare_database(database))
         if not (os.access(folder, os.W_OK) and os.access(database, os.W_OK)):
-            raise UserError(f"{folder} cannot be used: permission is denied")
+            raise UserError(f"{folder} cannot be used: Permission denied")
     uri = f"{SQLITE}{database}"
     return Store(uri, folder, _client(uri, str(database)))
 

@@ -6,6 +6,7 @@ Errors are told apart by type and code, over the whole chain of causes that MLfl
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import sqlite3
@@ -21,26 +22,14 @@ from seglab.core.errors import UserError, first_line
 
 Result = TypeVar("Result")
 
-_FULL = "no space is left"
-_ERRNO = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EROFS: "it is read-only",
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "permission is denied",
-    errno.ENOTDIR: "a part of its path is a file",
-    errno.EEXIST: "a file is in its place",
-    errno.EIO: "the disk does not answer",
-}
-_SQLITE = {
-    sqlite3.SQLITE_FULL: _FULL,
-    sqlite3.SQLITE_READONLY: "it is read-only",
-    sqlite3.SQLITE_PERM: "permission is denied",
-    sqlite3.SQLITE_IOERR: "the disk does not answer",
-    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened or created",
-    sqlite3.SQLITE_NOTADB: "it is not an SQLite database",
-    sqlite3.SQLITE_CORRUPT: "it is damaged",
-}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_THE_DISK = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+                errno.EIO)  # fmt: skip
+_SQLITE = (
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
+)  # fmt: skip
+"""Codes that the user can do something about; the text is the library's own."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 LOCKED_S = 60.0
 """How long a locked SQLite database is waited for, beyond MLflow's own 20 s."""
@@ -84,8 +73,8 @@ def _reason(cause: BaseException) -> str | None:
     if type(cause).__module__.startswith("alembic."):
         return f"it was made by another version of MLflow ({first_line(cause)})"
     if isinstance(cause, OSError):
-        return _ERRNO.get(cause.errno or 0)
-    return _SQLITE.get(_sqlite_code(cause))
+        return os.strerror(cause.errno) if cause.errno in _OF_THE_DISK else None
+    return first_line(cause) if _sqlite_code(cause) in _SQLITE else None
 
 
 def is_locked_database(error: BaseException) -> bool:
@@ -95,7 +84,10 @@ def is_locked_database(error: BaseException) -> bool:
 
 def is_out_of_space(error: BaseException) -> bool:
     """Whether ``error``, or one that led to it, is of a disk or a quota that is full."""
-    return any(_reason(cause) == _FULL for cause in _chain(error))
+    return any(
+        getattr(cause, "errno", None) in _FULL or _sqlite_code(cause) == sqlite3.SQLITE_FULL
+        for cause in _chain(error)
+    )
 
 
 def _is_unavailable(error: BaseException) -> bool:

@@ -6,12 +6,10 @@ import getpass
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from seglab.tracking import tags as names
@@ -52,20 +50,18 @@ class RunLog:
         self._resumed = resumed
         self._ended = False
         self._monitor: Any = None
-        self._is_coordinator = tags.get(names.KIND) in COORDINATORS
+        self._is_sampled = tags.get(names.KIND) not in COORDINATORS
 
     def _start_monitor(self) -> None:
         from mlflow import environment_variables as variables
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        from mlflow.system_metrics import system_metrics_monitor
 
-        is_on: Any = variables.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
-        if self._is_coordinator or not is_on.get():
-            return
-        monitor: Any = SystemMetricsMonitor  # untyped in MLflow
-        self._monitor = monitor(
-            self.run_id, resume_logging=self._resumed, tracking_uri=self.store.uri
-        )
-        self._monitor.start()
+        mlflow: Any = variables  # untyped
+        if self._is_sampled and mlflow.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            make: Any = system_metrics_monitor.SystemMetricsMonitor
+            uri, goes_on = self.store.uri, self._resumed
+            self._monitor = make(self.run_id, resume_logging=goes_on, tracking_uri=uri)
+            self._monitor.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params, as text; those that the run already has are left as they are."""
@@ -109,13 +105,9 @@ class RunLog:
         return self._steps[key]
 
     def dataset(
-        self,
-        name: str,
-        digest: str,
-        source: str,
-        context: str = "training",
+        self, name: str, digest: str, source: str, context: str = "training",
         profile: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Log the data set as an input of the run.
 
         Args:
@@ -142,14 +134,12 @@ class RunLog:
         """Log a file, or a whole folder's content, under ``folder`` of the run's artifacts."""
         if not path.exists():
             raise FileNotFoundError(path)
-        if path.is_dir():
-            self._call(lambda client: client.log_artifacts(self.run_id, str(path), folder or None))
-        else:
-            self._call(lambda client: client.log_artifact(self.run_id, str(path), folder or None))
+        name = "log_artifacts" if path.is_dir() else "log_artifact"
+        self._call(lambda client: getattr(client, name)(self.run_id, str(path), folder or None))
 
     def text(self, content: str, name: str) -> None:
         """Log ``content`` as the artifact ``name``, which may have folders in it."""
-        self._written(name, lambda path: path.write_text(content, encoding="utf-8"))
+        self._call(lambda client: client.log_text(self.run_id, content, name))
 
     def json(self, content: Any, name: str) -> None:
         """Log ``content`` as a JSON artifact."""
@@ -157,13 +147,8 @@ class RunLog:
 
     def figure(self, figure: Figure, name: str, dpi: int = 100) -> None:
         """Log a Matplotlib figure; the suffix of ``name`` chooses the format."""
-        self._written(name, lambda path: figure.savefig(path, dpi=dpi))
-
-    def _written(self, name: str, write: Callable[[Path], object]) -> None:
-        with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-            path = Path(folder) / Path(name).name
-            write(path)
-            self.artifact(path, "" if Path(name).parent == Path() else str(Path(name).parent))
+        options = {"dpi": dpi}
+        self._call(lambda client: client.log_figure(self.run_id, figure, name, save_kwargs=options))
 
     def _batch(self, **content: Any) -> None:
         self._call(lambda client: client.log_batch(self.run_id, **content))
@@ -192,9 +177,9 @@ class RunLog:
         if self._ended:
             return
         self._ended = True
-        if self._monitor is not None:
-            self._monitor.finish()
         try:
+            if self._monitor is not None:
+                self._monitor.finish()
             if tags:
                 self.tags(tags)
             if status == "FINISHED":  # a run that several machines share may carry it from before
@@ -220,12 +205,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             self.finish()
         elif isinstance(error, StoreUnavailable):

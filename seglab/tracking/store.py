@@ -27,8 +27,6 @@ Result = TypeVar("Result")
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "artifacts"
-LOCAL_UI = "http://127.0.0.1:5000"
-"""Where ``make ui`` serves a store of this machine."""
 NEW_RUN_S = 60
 """A run without a lock that is younger than this is just being created."""
 ACQUIRE_S = 2.0
@@ -281,11 +279,6 @@ class Store:
         if len(found) > 1:
             raise UserError(f"{len(found)} runs begin with '{given}': give more of the id")
         return found[0] if found else self.get_run(given)
-
-    def page(self, run: RunInfo) -> str:
-        """Return the address of a run's page: ``make ui``'s, or the server's without a password."""
-        address = LOCAL_UI if self.is_local else redact(self.uri).replace("***@", "").rstrip("/")
-        return f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """Return every ``(step, value)`` of one metric, by step."""

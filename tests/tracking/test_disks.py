@@ -20,7 +20,7 @@ def small_disk(tmp_path: Path, mount: Callable[[Path, int], Path]) -> Path:
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(small_disk: Path) -> None:
-    with pytest.raises(UserError, match="no space is left"):
+    with pytest.raises(UserError, match=r"No space left|disk is full"):
         open_store(small_disk / "mlruns")
     assert not [path for path in small_disk.rglob("*.db*") if path.is_file()]
 
@@ -34,7 +34,7 @@ def test_a_run_whose_end_found_no_space_goes_on_once_there_is_some(
     run = start_run(store, "full", "unet · seed 0")
     filler = small_disk / "filler"
     fill_up(filler)
-    with pytest.raises(UserError, match="no space is left"):
+    with pytest.raises(UserError, match=r"No space left|disk is full"):
         run.fail("the disk is full")
     filler.unlink()
     found = store.get_run(run.run_id)
@@ -47,5 +47,5 @@ def test_a_run_whose_end_found_no_space_goes_on_once_there_is_some(
 
 def test_a_read_only_disk_is_said(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(UserError, match="read-only"):
+    with pytest.raises(UserError, match=r"Read-only|readonly"):
         open_store(small_disk / "mlruns")

