@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seglab.cli.main import main
@@ -127,12 +127,9 @@ def test_the_command_downloads_from_a_server(
     assert main(["artifacts", "f" * 32, "--out", str(out)]) == 2
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "a\\..\\x", "", "a\0b", ".."])
-def test_names_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not safe"):
-        safe_target(tmp_path, name)
-
-
+@example("C:\\x")
+@example("a/../../x")
+@example("/etc/passwd")
 @given(name=st.text(alphabet=st.sampled_from("a./\\:~ \0"), max_size=12))
 def test_no_name_ever_leads_out(name: str) -> None:
     out = Path("/tmp/out")

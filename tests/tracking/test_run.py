@@ -9,8 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from seglab.core.errors import UserError
@@ -82,16 +80,10 @@ def test_many_params_and_metrics_exceed_one_batch(store: Store) -> None:
     assert found.metrics == metrics
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(value=st.floats())
-def test_only_finite_metrics_are_stored(store: Store, value: float) -> None:
-    run = start_run(store, "kinds", "finite")
-    run.metrics({"x": value, "sure": 1.0}, 0)
-    run.finish()
-    stored = store.get_run(run.run_id).metrics
-    assert stored == ({"x": value, "sure": 1.0} if math.isfinite(value) else {"sure": 1.0})
+def test_only_finite_metrics_are_stored(store: Store) -> None:
+    with start_run(store, "kinds", "finite") as run:
+        run.metrics({"x": math.nan, "y": math.inf, "z": -math.inf, "sure": -1e300}, 0)
+    assert store.get_run(run.run_id).metrics == {"sure": -1e300}
 
 
 def _finish(run: RunLog) -> None:
@@ -230,13 +222,6 @@ def test_resuming_an_unknown_run_leaves_nothing(store: Store) -> None:
     with pytest.raises(UnknownRun):
         resume_run(store, "0" * 32)
     assert not store.state("0" * 32).exists()
-
-
-def test_a_missing_artifact_is_a_fault_of_the_caller(store: Store, tmp_path: Path) -> None:
-    run = start_run(store, "ends", "run")
-    with pytest.raises(FileNotFoundError):
-        run.artifact(tmp_path / "absent.png")
-    run.finish()
 
 
 def test_a_run_that_finished_was_not_interrupted(any_store: Store) -> None:

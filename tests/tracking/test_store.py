@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -95,7 +96,12 @@ def test_an_experiment_is_found_created_and_restored(store: Store) -> None:
     assert store.experiment("losses") == first
     store.client.delete_experiment(first)
     assert store.experiment("losses") == first
-    assert store.client.get_experiment(first).lifecycle_stage == "active"
+    found = store.client.get_experiment(first)
+    assert found.lifecycle_stage == "active"
+    # What the UI opens as model training, with the columns of the shared view.
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(found.tags["mlflow.sharedViewState.seglab"])
+    assert "metrics.`val/dice`" in view["selectedColumns"]
 
 
 def test_odd_experiment_names_stay_inside_the_artifact_folder(store: Store) -> None:
