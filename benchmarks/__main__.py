@@ -102,7 +102,7 @@ def run_stages(stages: Sequence[Stage], bench: Bench) -> Iterator[Row]:
 
 
 def draw_time(rows: Sequence[Row], folder: Path) -> Path | None:
-    """Draw a bar of where an epoch's time goes for each row that tells it; None if none does."""
+    """Draw a bar of where an epoch's time goes for each row that has it; None if none has."""
     import pandas as pd
 
     from seglab.figures.style import new_figure

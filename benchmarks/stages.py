@@ -215,7 +215,7 @@ def _against_tutorial(
 def _against(
     bench: Bench, run: OpenRun, epoch: Callable[[], object], make: Callable[[], Any]
 ) -> Measurement:
-    """Compare epochs, and tell how far anybody could get with this network and precision."""
+    """Compare epochs, and tell the most that is possible with this network and precision."""
     with in_process(make) as theirs:
         calls: Calls = {"ours": epoch, "theirs": theirs, "bare": _bare_loop(run)}
         seconds = in_turn(calls, bench.rounds)
@@ -341,12 +341,12 @@ def measure_gpu(bench: Bench, model: Mapping[str, Any], side: int) -> Measuremen
         "matrix units": flops / rate,
         "batches": seconds_of(lambda: _run_through(trainer.batches.epoch(0))) / count,
     }
-    told = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in parts.items())
+    listed = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in parts.items())
     return Measurement(
         trainer.loader.samples / epoch_s,
         len(batch.rows) / step_s,
         step_s * count / epoch_s,
         f"{parts['matrix units'] * count / epoch_s:.0%} of the card's bf16 rate of "
         f"{rate / 1e12:.0f} TFLOP/s; limited by {max(parts, key=lambda name: parts[name])}; "
-        f"ms a step: {told}, measured {1e3 * epoch_s / count:.1f}",
+        f"ms a step: {listed}, measured {1e3 * epoch_s / count:.1f}",
     )

@@ -87,7 +87,7 @@ class Data(Block):
     persons: (
         Annotated[Path, Field(json_schema_extra=LOCAL), AfterValidator(Path.expanduser)] | None
     ) = None
-    """CSV with the columns ``patient`` and ``person``: who is who where no name tells."""
+    """CSV with the columns ``patient`` and ``person``: which patients are one person."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     """Pixels along the whole (square) frame; sets the scale, cropped or not."""
     crop: Literal["brain", "none"] = "brain"
@@ -160,7 +160,7 @@ class Split(Block):
     folds: Annotated[int, Field(ge=2, le=20)] | None = None
     """k-fold validation over train+validation; None keeps one validation part."""
     fold: Annotated[int, Field(ge=0)] = 0
-    """Run this fold alone; an ablation runs all of them where it is not given."""
+    """Run only this fold; an ablation runs all of them where it is not given."""
     redraw: Annotated[int, Field(ge=0, json_schema_extra=UNSET)] = 0
     """Above 0: other validation patients, drawn from the training part; the former train."""
 

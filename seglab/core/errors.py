@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user can mend: a file, a key, a name.
+    """Something the user can correct: a file, a key, a name.
 
     The message is one line that names the culprit and what is allowed. The
     command line prints it without a traceback and exits with status 2.

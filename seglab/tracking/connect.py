@@ -84,7 +84,7 @@ def open_store(folder: Path = Path("mlruns")) -> Store:
 def configure_mlflow() -> None:
     """Set MLflow's environment and log levels; call before any ``import mlflow``.
 
-    What the user set in the environment is left alone.
+    What the user set in the environment wins.
     """
     for name, value in _MLFLOW_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -221,7 +221,7 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     try:
         return server.wait()
     finally:
-        server.terminate()  # on Ctrl-C the terminal has told it already
+        server.terminate()  # on Ctrl-C it has its own signal from the terminal
         try:
             server.wait(_STOP_S)
         except subprocess.TimeoutExpired:

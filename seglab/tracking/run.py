@@ -220,7 +220,7 @@ class RunLog:
     def _reopen(self) -> None:
         """Set a run that exists to running, and forget how it ended."""
         run = self.store.get_run(self.run_id)
-        for key in set(names.ENDINGS) & run.tags.keys():
+        for key in set(names.END_TAGS) & run.tags.keys():
             self._remove_tag(key)
         self._call(lambda client: client.update_run(self.run_id, status="RUNNING"))
         self._known_params = frozenset(run.params)

@@ -228,8 +228,8 @@ class Store:
             experiment: name; None searches every experiment. An unknown one has no runs.
             tags: exact values.
             statuses: any of these; None takes all.
-            parent_run_id: only the children of this run.
-            deleted: also those that were deleted, alone or with their experiment.
+            parent_run_id: only runs under this one.
+            deleted: also those that were deleted, singly or with their experiment.
         """
         wanted = dict(tags or {}) | ({names.PARENT: parent_run_id} if parent_run_id else {})
         ids = [

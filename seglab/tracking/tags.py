@@ -42,7 +42,7 @@ LOOKS_LIKE_FLAIR, MISSING_FILES = "seglab.looks_like_flair", "seglab.missing_fil
 ERROR = "seglab.error"
 PRUNED = "seglab.pruned_at_epoch"
 INTERRUPTED = "seglab.interrupted"
-ENDINGS = (ERROR, PRUNED, INTERRUPTED)
+END_TAGS = (ERROR, PRUNED, INTERRUPTED)
 
 # Of a promotion: the run that it promotes, its baseline, the frozen operating point.
 PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"

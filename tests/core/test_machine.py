@@ -65,7 +65,7 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these calls")
 def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     keep_freed_memory()
     assert [_filling() for _ in range(5)][-1] < 0.01 * BYTES / resource.getpagesize()

@@ -38,6 +38,6 @@ def fill_up(path: Path) -> None:
 
 
 def enlarge(folder: Path, size_bytes: int = ROOMY_BYTES) -> None:
-    """Make room on a small disk."""
+    """Enlarge a small disk."""
     options = f"remount,size={size_bytes // KB}k"
     subprocess.run(["mount", "-o", options, str(folder)], check=True)
