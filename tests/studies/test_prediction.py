@@ -169,44 +169,6 @@ def test_files_are_grouped_by_their_names(
     assert len({scan.name for scan in scans}) == len(scans)
 
 
-def bad_files(folder: Path, good: Path) -> dict[str, str]:
-    """Write files that cannot be predicted; returns name → part of the reason."""
-    values = head()
-    whole = good.read_bytes()
-    (folder / "corrupt.nii.gz").write_bytes(whole[: len(whole) // 2])
-    write_nifti(folder / "empty.nii.gz", np.zeros_like(values), BRATS)
-    write_nifti(folder / "four.nii.gz", np.stack([values, values], axis=-1), BRATS)
-    write_nifti(folder / "levels.nii.gz", (values > 0) + (values > 1000).astype(np.int16), BRATS)
-    broken = values.astype(np.float32)
-    broken[30, 30, 5] = np.nan
-    write_nifti(folder / "nan.nii.gz", broken, BRATS)
-    (folder / "text.h5").write_text("no")
-    (folder / "text.tif").write_text("no")
-    return {
-        "corrupt.nii.gz": "cannot be read",
-        "empty.nii.gz": "every value is 0",
-        "four.nii.gz": "4-D",
-        "levels.nii.gz": "a mask, not an image",
-        "nan.nii.gz": "NaN",
-        "text.h5": "cannot be read",
-        "text.tif": "cannot be read",
-    }
-
-
-def test_one_bad_file_does_not_keep_the_good_ones_from_their_masks(
-    scan: Path, tmp_path: Path
-) -> None:
-    expected = bad_files(scan.parent, scan)
-    found = predict(make_bundle(), [scan.parent, tmp_path / "absent.nii"], tmp_path / "out")
-    assert [one.input for one in found.outputs] == [scan]
-    reasons = {path.name: reason for path, reason in found.failed}
-    assert reasons.keys() == expected.keys() | {"absent.nii"}
-    for name, part in expected.items():
-        assert part in reasons[name]
-        assert name in reasons[name]
-    assert len(list((tmp_path / "out").iterdir())) == 2
-
-
 def test_command_ends_with_2_and_names_what_failed(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
