@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,8 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
     Raises:
         UserError: nothing has this name (the nearest is told), or several ids begin so.
     """
+    if "run" in kinds and _RUN_ID.fullmatch(name):
+        return Found(run=store.get_run(name))
     if "model" in kinds and set("@/") & set(name):
         return Found(model=find_registered(store, name))
     if "experiment" in kinds and (runs := store.find_runs(name)):
@@ -61,11 +64,8 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
     if name in names:
         return Found(model=find_registered(store, name))
     if "run" in kinds:
-        try:
+        with suppress(UnknownRun):
             return Found(run=store.find_run(name))
-        except UnknownRun:
-            if _RUN_ID.fullmatch(name):
-                raise
     if "experiment" in kinds:
         experiments = store.experiments()
         names |= {experiments[run.experiment_id] for run in store.find_runs()}
