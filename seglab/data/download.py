@@ -16,7 +16,7 @@ import requests
 
 from seglab.core.errors import UserError
 
-DATASET, SLICE_FILES, ATTEMPTS = "awsaf49/brats2020-training-data", 57_195, 5
+DATASET, SLICE_FILES, ATTEMPTS = "awsaf49/brats2020-training-data", 57_195, 12
 SITE = "https://www.kaggle.com"
 ACCESS = f"accept the terms on {SITE}/datasets/{DATASET}, save a token from {SITE}/settings as "
 ACCESS += "~/.kaggle/kaggle.json or set KAGGLE_USERNAME and KAGGLE_KEY, and run this again"
@@ -63,28 +63,25 @@ def download(out: Path, *, wait_s: float = 1.0) -> DownloadReport:
 
 
 def _fetch(cache: Path, wait_s: float) -> Path:
-    """Where kagglehub put the files; gives up after ``ATTEMPTS`` in a row that brought nothing."""
+    """Where kagglehub put the files; each attempt resumes the one before."""
     os.environ["KAGGLEHUB_CACHE"] = str(cache)
     import kagglehub
     from kagglehub.exceptions import DataCorruptionError
 
-    failures = received = 0
-    while True:
+    reason = ""
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return Path(kagglehub.dataset_download(DATASET))
         except requests.RequestException as error:
             status = 0 if error.response is None else error.response.status_code
             if 400 <= status < 500 and status != 429:
                 raise UserError(f"Kaggle refuses {DATASET} (HTTP {status}): {ACCESS}") from None
-            size = sum(path.stat().st_size for path in cache.rglob("*.archive"))
-            failures, received = (0, size) if size > received else (failures + 1, received)
-            if failures == ATTEMPTS:
-                reason = f"HTTP {status}" if status else type(error).__name__
-                raise UserError(f"cannot download from Kaggle ({reason}): {NETWORK}") from None
-            time.sleep(wait_s * 2**failures)
+            reason = f"HTTP {status}" if status else type(error).__name__
+            time.sleep(wait_s * attempt)
         except (DataCorruptionError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             if "credentials" in str(error):  # names the file and the missing key, never a value
                 raise UserError(f"{error}: {ACCESS}") from None
             for archive in cache.rglob("*.archive"):
                 archive.unlink()
             raise UserError("the archive was damaged and is removed: run this again") from error
+    raise UserError(f"cannot download from Kaggle ({reason}): {NETWORK}")

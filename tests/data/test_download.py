@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import errno
+import hashlib
 import io
 import json
 import random
+import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import kagglehub.clients
@@ -19,7 +24,6 @@ from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.data import download as module
 from seglab.data.download import download
-from tests.data.kaggle_stand import Stand, serve
 
 PRODUCTION = kaggle_env.KaggleEnv.PROD
 SECRET = "s3cr3t-k3y"
@@ -31,6 +35,62 @@ def packed(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+@dataclass
+class Stand:
+    """What the server holds, how it misbehaves, and the headers of what it was asked."""
+
+    content: bytes
+    status: int = 200
+    breaks: list[int] = field(default_factory=list)
+    """Bytes after which the next answers break off."""
+    asked: list[dict[str, str]] = field(default_factory=list)
+
+
+class Handler(BaseHTTPRequestHandler):
+    stand: Stand
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.stand.status == 200 and self.path.endswith("/DownloadDataset"):
+            self.answer(302, b"", {"Location": "/store"})
+        else:
+            told = {"code": self.stand.status, "message": "", "currentVersionNumber": 3}
+            kind = {"Content-Type": "application/json"}
+            self.answer(self.stand.status, json.dumps(told).encode(), kind)
+
+    def do_GET(self) -> None:
+        start = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
+        md5 = base64.b64encode(hashlib.md5(self.stand.content).digest()).decode()
+        headers = {"Accept-Ranges": "bytes", "x-goog-hash": f"md5={md5}"}
+        self.answer(206 if int(start) else 200, self.stand.content[int(start) :], headers)
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.stand.asked.append({name.lower(): value for name, value in self.headers.items()})
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if len(body) > 1000 and self.stand.breaks:
+            body = body[: self.stand.breaks.pop(0)]
+        self.wfile.write(body)
+
+
+@contextmanager
+def serve(stand: Stand) -> Iterator[str]:
+    """Serve until the block ends; gives the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("_", (Handler,), {"stand": stand}))
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients get killed
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture
