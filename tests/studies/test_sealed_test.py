@@ -181,6 +181,11 @@ def test_an_opened_patient_can_be_read(store: Store, data: StudyData) -> None:
         free.native_mask(free.by_id[name])
 
 
+@pytest.fixture
+def config(small_config: Build) -> RunConfig:
+    return small_config(split=SPLIT, train={"epochs": 1})
+
+
 def test_the_channel_is_judged_without_the_test_patients(
     config: RunConfig, phantoms: Path, tmp_path: Path
 ) -> None:
