@@ -232,7 +232,7 @@ def test_no_pixel_of_a_test_patient_can_be_read(config: RunConfig) -> None:
 
 
 def test_a_promotion_that_looks_before_it_opens_breaks(
-    config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rule that would choose on the test finds nothing to choose on."""
     from seglab.learning.operating_point import select_operating_point
@@ -241,11 +241,10 @@ def test_a_promotion_that_looks_before_it_opens_breaks(
         others = [p.patient_id for p in cache.patients if p.patient_id not in set(validation)]
         return select_operating_point(predictor, cache, others)
 
-    fresh = open_store(tmp_path / "mlruns")
-    run_id = train_one(Plan(config, "a"), fresh).run_id
+    run_id = train_one(Plan(config, "a"), store).run_id
     monkeypatch.setattr(promotion, "select_operating_point", peek)
     with pytest.raises(KeyError):
-        promote(fresh, run_id)
+        promote(store, run_id)
 
 
 def readers_and_openers(path: Path) -> tuple[bool, bool]:
