@@ -42,8 +42,6 @@ VERDICT_COLOURS: Final[Mapping[str, RGB]] = {
 ARM_COLOURS: Final = (BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE)
 MARKERS: Final = "osD^vP"
 SIZE_COLOURS: Final[Mapping[str, RGB]] = {"small": SKY_BLUE, "medium": BLUE, "large": BLACK}
-
-
 Curve = Sequence[tuple[int, float]]
 """(epoch from 1, validation Dice) of a run."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from seglab.evaluation.metrics import Case
 from seglab.figures.slices import Window, brain_window, cut, draw_overlay, draw_slice, radiological
-from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, UInt8, pixels, unit
+from seglab.figures.style import UInt8, legend, pixels, unit
 
 PANEL_HEIGHT: Final = 360
 PANEL_WIDTH: Final = 300
@@ -19,6 +19,7 @@ GAP: Final = 8
 CAPTION: Final = 26
 HEADER: Final = 92
 LABEL: Final = 230
+NOTE: Final = 760
 DPI: Final = 100
 BACKGROUND: Final = (18, 18, 20)
 MINIMUM_DISTANCE: Final = 4
@@ -117,31 +118,15 @@ class _Sheet:
 
     def header(self, title: str) -> None:
         """Write the title and what the colours mean."""
-        from matplotlib.patches import Rectangle
-
         self.write(GAP + 4, 12, title, size=15, color="white", weight="bold")
         height, width, _ = self.canvas.shape
-        entries = (
-            ("agreement (outline)", AGREEMENT, 0.0),
-            ("missed: truth only", MISSED, 0.5),
-            ("false alarm: prediction only", FALSE_ALARM, 0.5),
-        )
-        left = GAP + 4.0
-        for text, colour, fill in entries:
-            box = Rectangle(
-                (left / width, 1 - 71 / height),
-                22 / width,
-                15 / height,
-                facecolor=(*unit(colour), fill),
-                edgecolor=unit(colour),
-                linewidth=1.8,
-                transform=self.figure.transFigure,
-            )
-            self.figure.add_artist(box)
-            self.write(left + 30, 55, text, size=11, color="0.9")
-            left += 30 + 9 * len(text) + 24
+        text: dict[str, Any] = {"labelcolor": "0.9", "fontsize": 11, "borderaxespad": 0.2}
+        where = (GAP / width, 1 - 44 / height)
+        entries = self.figure.legend(handles=legend(), ncols=3, frameon=False, **text)
+        entries.set_loc("upper left")
+        entries.set_bbox_to_anchor(where)
         note = "left: FLAIR, right: overlay · R = patient's right, anterior on top"
-        self.write(left, 55, note, size=11, color="0.65")
+        self.write(NOTE, 55, note, size=11, color="0.65")
 
     def patient(self, case: Case, top: int, label: str) -> None:
         """Write who a row shows, and the figures of the whole patient."""

@@ -16,32 +16,10 @@ from seglab.data.check import CheckReport
 from seglab.data.identity import find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.sources import Source
+from seglab.figures import style
 from seglab.figures.comparison import WIDTH
-from seglab.figures.slices import (
-    brain_window,
-    cut,
-    draw_overlay,
-    draw_slice,
-    outline,
-    radiological,
-)
-from seglab.figures.style import (
-    AGREEMENT,
-    FALSE_ALARM,
-    GREEN,
-    MISSED,
-    ORANGE,
-    PURPLE,
-    RGB,
-    SKY_BLUE,
-    VERMILLION,
-    YELLOW,
-    UInt8,
-    new_figure,
-    pixels,
-    plain,
-    unit,
-)
+from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, outline, radiological
+from seglab.figures.style import UInt8, legend, new_figure, pixels, plain, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,13 +30,13 @@ SCALE: Final = 3
 COLUMNS, PANELS = 4, 8
 """Of the sheet of a predicted scan."""
 PANEL_INCHES: Final = 3.4
-PARTS: Final[dict[int, tuple[str, RGB]]] = {
-    OEDEMA: ("oedema", ORANGE),
-    NON_ENHANCING: ("core without enhancement", SKY_BLUE),
-    ENHANCING: ("enhancing tumour", PURPLE),
-    UNKNOWN_PART: ("tumour", ORANGE),
+PARTS: Final[dict[int, tuple[str, style.RGB]]] = {
+    OEDEMA: ("oedema", style.ORANGE),
+    NON_ENHANCING: ("core without enhancement", style.SKY_BLUE),
+    ENHANCING: ("enhancing tumour", style.PURPLE),
+    UNKNOWN_PART: ("tumour", style.ORANGE),
 }
-COLOURS: Final = {"proven": GREEN, "not provable": YELLOW, "wrong": VERMILLION}
+COLOURS: Final = {"proven": style.GREEN, "not provable": style.YELLOW, "wrong": style.VERMILLION}
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
@@ -97,8 +75,6 @@ def arm_sheet(patients: Sequence[SheetPatient], arms: Sequence[str], upright: bo
         arms: names of the rows.
         upright: False where the source stores slices on their side.
     """
-    from matplotlib.patches import Patch
-
     rows, columns = len(arms) + 1, len(patients)
     height = rows * WIDTH / (columns + 0.16) * 1.04 + 0.9
     figure, grid = _grid(rows, columns, WIDTH, height)
@@ -117,13 +93,8 @@ def arm_sheet(patients: Sequence[SheetPatient], arms: Sequence[str], upright: bo
             _show(axes, draw_overlay(image, truth, prediction, SCALE), label)
     for axes, name in zip(grid[:, 0], ("FLAIR", *arms), strict=True):
         axes.set_ylabel(plain(name), color="white", fontsize=10)
-    handles = [
-        Patch(facecolor="none", edgecolor=unit(AGREEMENT), linewidth=2, label="agreement"),
-        Patch(color=unit(MISSED), label="missed: truth only"),
-        Patch(color=unit(FALSE_ALARM), label="false alarm: prediction only"),
-    ]
-    style: dict[str, Any] = {"frameon": False, "labelcolor": "white", "fontsize": 10}
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, **style)
+    text: dict[str, Any] = {"labelcolor": "white", "fontsize": 10}
+    figure.legend(handles=legend(), loc="outside upper center", ncols=3, frameon=False, **text)
     return figure
 
 
@@ -156,7 +127,7 @@ def prediction_sheet(
     for axes, index in zip(grid.flat, shown, strict=False):
         grey, predicted = (cut(radiological(one[index], upright), window) for one in (image, mask))
         drawn = draw_slice(grey, SCALE)
-        outline(drawn, predicted, ORANGE, SCALE, 2)
+        outline(drawn, predicted, style.ORANGE, SCALE, 2)
         count = f", {mask[index].sum()} px" if mask[index].any() else ""
         _show(axes, drawn, f"slice {slice_indices[index]}{count}")
     return pixels(figure)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.arrays import bounding_box
-from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB, UInt8
+from seglab.figures.style import AGREEMENT, FALSE_ALARM, FILL_OPACITY, MISSED, RGB, UInt8
 
 Window = tuple[slice, slice]
 """Rows and columns; may reach outside the slice."""
 MARGIN: Final = 4
 """Pixels kept free around the brain."""
-FILL_OPACITY: Final = 0.5
 MARK_COLOUR: Final = (215, 215, 215)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 RGB = tuple[int, int, int]
 UInt8 = NDArray[np.uint8]
@@ -32,6 +33,7 @@ GREY: Final[RGB] = (110, 110, 110)
 AGREEMENT: Final = GREEN
 MISSED: Final = SKY_BLUE
 FALSE_ALARM: Final = VERMILLION
+FILL_OPACITY: Final = 0.5
 
 
 def unit(colour: RGB) -> tuple[float, float, float]:
@@ -60,6 +62,21 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def legend() -> list[Patch]:
+    """What the colours of an overlay mean, as entries of a Matplotlib legend."""
+    from matplotlib.patches import Patch
+
+    meanings = (
+        ("agreement (outline)", AGREEMENT, 0.0),
+        ("missed: truth only", MISSED, FILL_OPACITY),
+        ("false alarm: prediction only", FALSE_ALARM, FILL_OPACITY),
+    )
+    return [
+        Patch(facecolor=(*unit(colour), fill), edgecolor=unit(colour), linewidth=1.8, label=text)
+        for text, colour, fill in meanings
+    ]
 
 
 def pixels(figure: Figure) -> UInt8:
