@@ -113,6 +113,13 @@ def test_a_damaged_table_names_its_fault(tmp_path: Path, damage, culprit: str) -
     assert str(path) in str(caught.value)
 
 
+def test_a_table_of_an_earlier_version_has_no_lesions(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", patients()[0])
+    rows = [line.rpartition(",")[0] for line in (tmp_path / "t.csv").read_text().splitlines()]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    assert all(math.isnan(score.lesion_f1) for score in read_csv(tmp_path / "t.csv"))
+
+
 def test_an_absent_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.csv"):
         read_csv(tmp_path / "nowhere.csv")
