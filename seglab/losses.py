@@ -17,8 +17,7 @@ from torch import Tensor
 from seglab.core.registry import LOSSES
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""From logits (B,1,H,W), any float, and mask (B,1,H,W) of any type, 0 to 1, to a scalar of at
-least fp32."""
+"""Logits (B,1,H,W), any float, and mask (B,1,H,W), any type, 0 to 1, to a scalar, at least fp32."""
 
 Pool = Literal["image", "batch"]
 """Pixels are counted per ``image`` and the losses averaged, or over the whole ``batch``."""

@@ -131,13 +131,9 @@ def on_device(values: NDArray[Any], images: Tensor) -> Tensor:
 def enlarge(coarse: Tensor, hw: tuple[int, int], *, between_centres: bool) -> Tensor:
     """Interpolate (n,K,h,w) linearly to (n,K,H,W).
 
-    ``functional.interpolate`` does the same, but its bits depend on the number of threads.
-
-    Args:
-        coarse: values on a grid.
-        hw: height and width of the frame.
-        between_centres: the outer values lie on the centres of the frame's outer pixels; else
-            they fill its area evenly, as pixels do.
+    The outer values lie on the centres of the frame's outer pixels (``between_centres``), or all
+    fill its area evenly, as pixels do. ``functional.interpolate`` does the same, but its bits
+    depend on the number of threads.
     """
     axes = []
     for side in hw:

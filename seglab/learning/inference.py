@@ -25,9 +25,7 @@ Float32 = NDArray[np.float32]
 class Mirrored(nn.Module):
     """Averages a network's logits over the image and its mirror image.
 
-    Args:
-        network: image (B,C,H,W) to logits (B,1,H,W).
-        axis: of a slice (0 rows, 1 columns), along which left and right lie.
+    ``axis`` of a slice (0 rows, 1 columns) is that along which left and right lie.
     """
 
     def __init__(self, network: nn.Module, axis: int) -> None:

@@ -1,8 +1,7 @@
 """A model as ONNX: written, and checked against the network it was written from.
 
-The file takes what the cache and :class:`seglab.learning.device.Compute` make of a slice and
-gives logits; its metadata say how to get there and what to do with them. Mirroring, where the
-operating point asks for it, is inside the file.
+The file's metadata say how to make its input of a scan and what to do with the logits.
+Mirroring, where the operating point asks for it, is inside the file.
 """
 
 from __future__ import annotations
@@ -102,13 +101,12 @@ def describe(card: ModelCard) -> dict[str, str]:
         "seglab.channels": json.dumps(card.channels),
         "seglab.ranges": json.dumps(ranges),
         "seglab.input": (
-            "channels: slices of each modality, neighbours by their offset in the stack (the "
-            "nearest where there is none); the middle one is segmented. Of each modality the "
-            f"range in seglab.ranges ({unit} of the brain, normalise={settings.normalise}, "
-            f"scope={settings.normalise_scope}) spans the levels q = 1 to 255, rounded; 0 is "
-            f"background, the most frequent value. Rows run {rows_run} of the patient. The "
-            f"whole square frame has {settings.image_size} pixels a side; of it {height}x{width} "
-            f"around the brain are taken (crop={settings.crop}). "
+            "seglab.channels of a slice, neighbours by their offset in the stack (the nearest "
+            f"where there is none). seglab.ranges ({unit} of the brain, "
+            f"normalise={settings.normalise}, scope={settings.normalise_scope}) span the levels "
+            "q = 1 to 255, rounded; 0 is background, the most frequent value. Rows run "
+            f"{rows_run} of the patient. The whole square frame has {settings.image_size} pixels "
+            f"a side; of it {height}x{width} around the brain are taken (crop={settings.crop}). "
             f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
         ),
         "seglab.output": (

@@ -81,11 +81,7 @@ class Progress:
 
 
 class Trainer:
-    """One run in training: network, optimizer and progress.
-
-    Made from a config alone, so that a resumed run starts from the same place;
-    :meth:`save` and :meth:`resume` carry the state through a folder.
-    """
+    """One run in training: network, optimizer and progress, made from a config."""
 
     def __init__(
         self, config: RunConfig, cache: Cache, train: Sequence[str], compute: Compute
@@ -163,13 +159,9 @@ class Trainer:
 
 
 def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
-    """Train until the epochs, the patience or the seconds are used up.
+    """Train on from ``trainer.progress`` until epochs, patience or seconds are used up.
 
-    Continues from ``trainer.progress``. The caller logs and saves each result
-    before it asks for the next.
-
-    Yields:
-        One result an epoch; the last one has ``is_last``.
+    Yields one result an epoch; the caller logs and saves it before it asks for the next.
 
     Raises:
         TrainingDiverged: a loss is not finite; names the step and the batch's patients.

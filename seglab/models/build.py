@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,9 @@ BACKGROUND = -IMAGE_MEAN / IMAGE_SD
 
 
 class Padded(nn.Module):
-    """Pads the image to a size that ``network`` takes, and crops the logits back.
+    """Pads the image to multiples of ``stride`` px, at least ``min_side``; crops the logits back.
 
     The padding has the background's value and is shared between the two sides.
-
-    Args:
-        network: image (B,C,H,W) to logits (B,1,H,W).
-        stride: height and width must be multiples of this many pixels.
-        min_side: and at least so many pixels.
     """
 
     def __init__(self, network: nn.Module, stride: int, min_side: int = 1) -> None:
@@ -54,17 +50,14 @@ def build_model(
     smallest_batch: int = 2,
     pretrained: bool = True,
 ) -> nn.Module:
-    """Build the network that ``config`` names.
+    """Build the network that ``config`` names: image (B,in_channels,H,W) to logits (B,1,H,W).
 
     Args:
         config: name and options.
-        in_channels: channels of the image: modalities × (2·context + 1).
+        in_channels: modalities × (2·context + 1).
         image_hw: height and width of the images, in pixels.
         smallest_batch: images in the smallest batch of the training.
         pretrained: False leaves out the initial weights, for a checkpoint that is loaded next.
-
-    Returns:
-        A module from image (B,in_channels,H,W) float to logits (B,1,H,W).
 
     Raises:
         UserError: unknown encoder, weights that cannot be had, an image size that the network
@@ -117,14 +110,16 @@ def count_parameters(network: nn.Module) -> int:
 def gflops_per_image(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> float:
     """Count the floating-point operations of one forward pass of one image, in 1e9.
 
-    A multiply–add counts as two. Convolutions, matrix products and attention are
-    counted, element-wise operations are not; padding is. A training step costs about
-    three times as much.
+    A multiply–add counts as two; element-wise operations are not counted, padding is. A
+    training step costs about three times as much. NaN where torch has no shape rule for a part.
     """
     from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which takes a while
 
-    with FlopCounterMode(display=False) as counter:
-        _shape_pass(network, in_channels, hw)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            _shape_pass(network, in_channels, hw)
+    except NotImplementedError:
+        return math.nan
     return float(counter.get_total_flops()) / 1e9
 
 

@@ -42,7 +42,7 @@ FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
-    """Build an smp model with one output channel and its initial weights.
+    """Build the model of class ``architecture`` in smp, with one output channel.
 
     Args:
         architecture: class name in smp.

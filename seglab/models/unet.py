@@ -29,13 +29,9 @@ GROUPS = 8
 class UNet(nn.Module):
     """U-Net of ``depth`` halvings, ``base_channels`` wide at full resolution.
 
-    Args:
-        in_channels: channels of the image.
-        base_channels: channels at full resolution; doubled by each halving.
-        depth: number of halvings; sides must be multiples of ``2 ** depth``.
-        norm: normalisation after each convolution.
-        up: how the decoder doubles the resolution.
-        dropout: share of channels dropped at the end of the contracting path.
+    Each halving doubles the channels; sides must be multiples of ``2 ** depth``. ``up`` is how
+    the decoder doubles the resolution, ``dropout`` the share of channels dropped at the end of
+    the contracting path.
     """
 
     def __init__(

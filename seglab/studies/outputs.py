@@ -92,7 +92,8 @@ def log_validation(
     epoch = trainer.progress.epoch
     log.metrics(final, step=epoch if trainer.kept_epoch == epoch else epoch + 1)
     if final["val/dice"] == 0:
-        print(f"warning: {why_zero(predictor, data, threshold)}", file=sys.stderr)
+        with as_warning("why val/dice is 0 is unknown"):
+            print(f"warning: {why_zero(predictor, data, threshold)}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="seglab-") as name:
         folder = Path(name)
         write_csv(folder / "patients_val.csv", scores)
@@ -133,13 +134,12 @@ def write_pictures(
     What cannot be written is a warning.
     """
     scores = [explanation.score for explanation in explanations]
-    analysis = analyse(explanations)
-    with as_warning("failures.json is not written"):
-        text = json_text(analysis.to_json())
-        (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
     with as_warning("overlays are not drawn"):
         write_overlays(folder / "overlays", case, scores, overlays)
     with as_warning("the gallery is not written"):
+        analysis = analyse(explanations)
+        text = json_text(analysis.to_json())
+        (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
         cases = (case(score.patient_id) for score in scores)
         write_gallery(folder / "gallery" / "index.html", cases, analysis, title=title)
 

@@ -66,11 +66,6 @@ def test_arrays_that_do_not_fit_are_told_what_the_axes_mean(
         make_bundle(*modalities).predict(images)
 
 
-def test_one_modality_takes_both_forms() -> None:
-    bundle, images = make_bundle("t2"), stack(1)
-    assert np.array_equal(bundle.predict(images), bundle.predict(images[0]))
-
-
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     bundle = make_bundle("flair", "t1", context=1, run_id="0" * 32)
     bundle.save(tmp_path)

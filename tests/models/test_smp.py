@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seglab.core.config import Model
 from seglab.core.errors import UserError
 from seglab.core.registry import MODELS
-from seglab.models import build_model, gflops_per_image, loaded_weights
+from seglab.models import build_model, loaded_weights
 
 SMP = sorted(entry.name for entry in MODELS if entry.name.startswith("smp-"))
 # A small encoder of smp and one of timm: name, prefix of its tensors in smp, one tensor.
@@ -62,10 +62,6 @@ class TestSize:
     def test_an_encoder_of_one_size_is_refused_at_another(self) -> None:
         assert "data.image_size" in refusal("smp-unet", encoder="tu-coatnet_pico_rw_224")
 
-    def test_flops_are_those_of_the_padded_image(self) -> None:
-        padded = build("smp-segformer", 40)
-        assert gflops_per_image(padded, 1, (40, 40)) == gflops_per_image(padded, 1, (64, 64))
-
 
 @pytest.mark.parametrize("name", ["smp-pan", "smp-deeplabv3", "smp-deeplabv3plus", "smp-upernet"])
 def test_one_image_at_a_time_is_refused_as_torch_would(name: str) -> None:
@@ -83,9 +79,6 @@ class TestEncoder:
     )
     def test_unknown_suggests_the_nearest(self, encoder: str, suggestion: str) -> None:
         assert f"did you mean '{suggestion}" in refusal("smp-unet", encoder=encoder)
-
-    def test_unknown_tag(self) -> None:
-        assert "tv_in1" in refusal("smp-unet", encoder="tu-resnet18.tv_in1")
 
     def test_one_that_the_architecture_cannot_use(self) -> None:
         assert "DPT cannot use 'resnet18'" in refusal("smp-dpt", encoder="resnet18")
@@ -152,7 +145,7 @@ class TestWeights:
         text = refusal("smp-unet", encoder="tu-resnet10t", encoder_weights=str(path))
         assert "tensors stay random, first 'model.layer4" in text
 
-    @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x02cos\nsystem\n."])
+    @pytest.mark.parametrize("content", [b"no weights", b"\x80\x02cos\nsystem\n."])
     @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
     def test_broken_file(self, tmp_path: Path, content: bytes, suffix: str) -> None:
         path = tmp_path / f"weights{suffix}"
@@ -181,11 +174,6 @@ class TestHub:
         text = refusal("smp-unet", encoder=encoder, encoder_weights="imagenet")
         assert "model.encoder_weights: 'imagenet' cannot be loaded" in text
         assert "a file (.safetensors" in text
-
-    def test_without_initial_weights_for_a_checkpoint(self) -> None:
-        config = Model(name="smp-unet", encoder_weights="imagenet")
-        network = build_model(config, 1, (64, 64), pretrained=False)
-        assert loaded_weights(network) == "none"
 
     @pytest.mark.parametrize(("encoder", "stem", "key"), ENCODERS)
     def test_cached_weights_are_loaded(
