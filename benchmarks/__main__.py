@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,24 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
-        stage, measured = self.stage, self.measured
-        has_target = stage.target is not None
+        stage, has_target = self.stage, self.stage.target is not None
+        absent: dict[str, Any] = {
+            "ours": None,
+            "reference": None,
+            "ratio": None,
+            "note": "",
+            "split": {},
+        }
         return {
             "stage": stage.name,
             "group": stage.group,
-            "ours": measured.ours if measured else None,
-            "reference": measured.reference if measured else None,
-            "ratio": measured.ratio if measured else None,
+            **(asdict(self.measured) if self.measured else absent),
             "target": stage.target,
             "target_of": stage.target_of if has_target else None,
             "target_is": stage.target_is if has_target else None,
-            "met": stage.met(measured),
+            "met": stage.met(self.measured),
             "unit": stage.unit,
             "meaning": stage.meaning,
-            "note": measured.note if measured else "",
-            "split": dict(measured.split) if measured else {},
             "host_kept": self.host_kept,
             "skipped": self.skipped or None,
         }

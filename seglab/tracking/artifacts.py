@@ -120,7 +120,12 @@ def safe_target(out: Path, name: str) -> Path:
         UserError: the name is absolute or has ``..``, or a link in ``out`` leads outside.
     """
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or {".."} & set(path.parts) or set(name) & set("\\\0\n"):
+    if (
+        not path.parts
+        or path.is_absolute()
+        or {".."} & set(path.parts)
+        or set(name) & set("\\\0\n")
+    ):
         raise UserError(f"artifact {name!r} has a name that is not safe to write")
     target = out / path
     if not target.parent.resolve().is_relative_to(out.resolve()):
@@ -150,6 +155,8 @@ def register_champion(
 ) -> Registered:  # fmt: skip
     """Log the model as an artifact of the open run, and register it under ``champion``.
 
+    The artifact is an MLflow model: the bundle's folder, the package's source, a signature.
+
     Args:
         store: whose registry.
         log: the promotion run.
@@ -158,14 +165,6 @@ def register_champion(
         name: of the registered model; made if absent.
         tags: of the version.
     """
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        save_served(bundle, example, Path(folder) / FOLDER)
-        log.artifact(Path(folder) / FOLDER, FOLDER)
-    return store.call(lambda: _register(store, log.run_id, name, dict(tags)))
-
-
-def save_served(bundle: ModelBundle, example: NDArray[np.float32], folder: Path) -> None:
-    """Write an MLflow model: the bundle's folder, the package's source, and a signature."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -177,7 +176,7 @@ def save_served(bundle: ModelBundle, example: NDArray[np.float32], folder: Path)
         outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
     )
     with tempfile.TemporaryDirectory(prefix="seglab-") as scratch:
-        data = Path(scratch) / "segmenter"
+        data, folder = Path(scratch) / "segmenter", Path(scratch) / FOLDER
         bundle.save(data)
         mlflow.pyfunc.save_model(
             path=str(folder),
@@ -188,6 +187,8 @@ def save_served(bundle: ModelBundle, example: NDArray[np.float32], folder: Path)
             input_example=example,
             pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
         )
+        log.artifact(folder, FOLDER)
+    return store.call(lambda: _register(store, log.run_id, name, dict(tags)))
 
 
 def _register(store: Store, run_id: str, name: str, tags: dict[str, str]) -> Registered:

@@ -127,6 +127,7 @@ def test_the_command_downloads_from_a_server(
     assert main(["artifacts", "f" * 32, "--out", str(out)]) == 2
 
 
+@example(".")
 @example("C:\\x")
 @example("a/../../x")
 @example("/etc/passwd")
