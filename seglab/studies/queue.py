@@ -24,6 +24,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.machine import is_locked
@@ -48,7 +49,7 @@ MAX_RETRIES = 3
 ENDED = ("done", "failed")
 DONE, SPENT = 0, 3
 """How :meth:`Queue.run` ended."""
-_BUSY_S, _OPEN_S, _IDLE_S = 60, 120, 1.0
+_BUSY_S, _OPEN_S, _TABLES_S, _IDLE_S = 60, 120, 3.0, 1.0
 _MAX_ERROR = 1000
 
 Params = Mapping[str, Any]
@@ -95,14 +96,21 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
         raise UserError(f"storage: {redact(where)} cannot be reached: {reason}")
 
     def connect() -> RDBStorage:
+        return RDBStorage(
+            where, engine, heartbeat_interval=heartbeat_s, grace_period=3 * heartbeat_s
+        )
+
+    def connect_once() -> RDBStorage:
         with FileLock(folder / ".optuna.lock", timeout=_OPEN_S):
-            return RDBStorage(
-                where, engine, heartbeat_interval=heartbeat_s, grace_period=3 * heartbeat_s
-            )
+            try:
+                return connect()
+            except (IntegrityError, ProgrammingError):  # another machine makes the tables now
+                time.sleep(_TABLES_S)
+                return connect()
 
     with as_user_error(where):
         folder.mkdir(parents=True, exist_ok=True)
-        return retry_locked(connect)
+        return retry_locked(connect_once)
 
 
 def open_items(study: Study, folder: Path, name: str) -> optuna.Study:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -94,26 +95,27 @@ def environment(code: Path) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(code)}
 
 
-def start(folder: Path, *argv: str, code: Path = ROOT) -> subprocess.Popen[str]:
-    """Start ``run_experiment.py``, ``sweep.py`` or ``seglab …`` in a folder.
+def start(folder: Path, *argv: str, code: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+    """Start ``run_experiment.py``, ``sweep.py`` or ``seglab …`` in a folder, in its own session.
 
-    ``code`` is the checkout whose code it is.
+    ``code`` is the checkout whose code it is; ``variables`` are added to its environment.
     """
     first = ["-m", "seglab"] if argv[0] == "seglab" else [str(code / argv[0])]
     return subprocess.Popen(
         [sys.executable, *first, *argv[1:]],
         cwd=folder,
-        env=environment(code),
+        env={**environment(code), **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
-def run(folder: Path, *argv: str, code: Path = ROOT) -> Ended:
+def run(folder: Path, *argv: str, code: Path = ROOT, **variables: str) -> Ended:
     """Run such a command to its end."""
-    process = start(folder, *argv, code=code)
+    process = start(folder, *argv, code=code, **variables)
     try:
         out, err = process.communicate(timeout=LONGEST_S)
     finally:
@@ -199,11 +201,21 @@ def make_study(folder: Path, code: Path = ROOT, **changes: Any) -> Study:
     return study
 
 
+def epochs_logged(folder: Path) -> int:
+    """Epochs in the store of a folder, read beside MLflow, which would set it up."""
+    try:
+        with sqlite3.connect(f"file:{folder / 'mlruns/mlflow.db'}?mode=ro", uri=True) as database:
+            rows = database.execute("select step from metrics where key = 'train/loss'")
+            return len(rows.fetchall())
+    except sqlite3.Error:
+        return 0
+
+
 class Store:
     """The store of a folder, through MLflow's own client."""
 
-    def __init__(self, folder: Path) -> None:
-        uri = f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}"
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        uri = uri or f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}"
         self.client = MlflowClient(uri, uri)
 
     def runs(self, experiment: str) -> list[Run]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
@@ -13,17 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.blackbox.commands import LONGEST_S, SMALL, Store, Study, run, start, write_files
-
-
-def epochs_logged(folder: Path) -> int:
-    """Epochs in the store of a folder, read beside MLflow, which would set it up."""
-    try:
-        with sqlite3.connect(f"file:{folder / 'mlruns/mlflow.db'}?mode=ro", uri=True) as database:
-            rows = database.execute("select step from metrics where key = 'train/loss'")
-            return len(rows.fetchall())
-    except sqlite3.Error:
-        return 0
+from tests.blackbox.commands import (
+    LONGEST_S,
+    SMALL,
+    Store,
+    Study,
+    epochs_logged,
+    run,
+    start,
+    write_files,
+)
 
 
 def results(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
