@@ -324,21 +324,17 @@ def measure_gpu(bench: Bench, model: Mapping[str, Any], side: int) -> Measuremen
 
         return statistics.median(in_turn({"": all_of_it}, bench.rounds)[""]) / repeats
 
-    matrix = torch.randn(
-        2, 8192 if bench.share == 1 else 64, 8192, device=compute.device
-    ).bfloat16()
-    matrix_s = seconds_of(lambda: matrix[0] @ matrix[1].T, 10)
-    rate = 2 * matrix.shape[1] ** 2 * 8192 / matrix_s
+    width = 8192 if bench.share == 1 else 64
+    matrix = torch.randn(2, width, width, device=compute.device).bfloat16()
+    rate = 2 * width**3 / seconds_of(lambda: matrix[0] @ matrix[1], 10)
     epoch_s = seconds_of(lambda: train_epoch(trainer))
     step_s = seconds_of(lambda: train_step(trainer, batch), count)
     started = time.perf_counter()
     train_step(trainer, batch)
-    flops = (
-        3e9 * len(batch.rows) * gflops_per_image(trainer.network, trainer.channels, (side, side))
-    )
+    gflops = gflops_per_image(trainer.network, trainer.channels, (side, side))
     parts = {
         "launching": time.perf_counter() - started,
-        "matrix units": flops / rate,
+        "matrix units": 3e9 * gflops * len(batch.rows) / rate,
         "batches": seconds_of(lambda: _run_through(trainer.batches.epoch(0))) / count,
     }
     listed = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in parts.items())
