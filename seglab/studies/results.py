@@ -8,15 +8,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
-from seglab.studies.budget import Unit
 from seglab.studies.resolve import find
 from seglab.tracking import RunInfo, Store, download, tags
 
+Unit = Literal["samples", "seconds"]
+"""Of a budget."""
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(
     f"data.{key}" for key, field in Data.model_fields.items() if field.json_schema_extra

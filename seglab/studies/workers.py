@@ -125,13 +125,12 @@ def run_items(
     """Have items done, in this process or by several; returns what this process had at hand.
 
     Args:
-        items: module-level function that makes them.
+        items, values: see :class:`Task`.
         study: of the items.
         parent: of their runs.
         name: of their queue.
         data: opened already.
         workers: processes.
-        values: see :class:`Task`.
         look: makes what is called meanwhile, to show progress.
         timeout_s: seconds after which items are interrupted, to be continued.
 

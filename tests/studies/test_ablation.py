@@ -16,7 +16,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 from seglab.core.study import Study
 from seglab.studies.ablation import run_study
-from seglab.studies.budget import Budgets, Spent
+from seglab.studies.comparison import Budgets, Spent
 from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan
 from seglab.studies.results import collect

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from seglab.core.search import Pruner
-from seglab.studies.search.samplers import (
+from seglab.studies.search.trials import (
     build_pruner,
     is_judged,
     may_prune,

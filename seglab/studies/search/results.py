@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +197,6 @@ class SearchProgress:
     def __init__(self, study: Study, queue: Queue, log: RunLog) -> None:
         self._study, self._queue, self._log = study, queue, log
         self._told = {row.number for row in summarise(study, queue, "").rows}
-        self._before, self._started = len(self._told), time.monotonic()
 
     def __call__(self) -> None:
         """Print what is new."""
@@ -214,10 +211,6 @@ class SearchProgress:
 
     def _summary(self, outcome: SearchOutcome) -> str:
         assert self._study.search is not None
-        best, wanted = outcome.best, self._study.search.trials
-        ended = len(outcome.rows) - outcome.trials["failed"]
+        best, ended = outcome.best, len(outcome.rows) - outcome.trials["failed"]
         leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
-        fresh, rest = len(outcome.rows) - self._before, wanted - ended
-        seconds = (time.monotonic() - self._started) / max(fresh, 1) * rest
-        left = f", about {timedelta(seconds=round(seconds))} to go" if rest > 0 else ""
-        return f"{leader}, {ended} of {wanted}{left}"
+        return f"{leader}, {ended} of {self._study.search.trials}"
