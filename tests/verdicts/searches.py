@@ -63,6 +63,7 @@ class PlantedRun:
 
     def conclude(self, *, pictures: bool = True) -> Outcome:
         """Log the scores and finish."""
+        self.log.state.mkdir(parents=True, exist_ok=True)
         path = self.log.state / "patients_val.csv"
         write_csv(path, self._scores)
         cost = dict.fromkeys(("train_seconds", "images", "parameters_m"), 1.0)
