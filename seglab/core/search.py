@@ -1,4 +1,4 @@
-"""The ``search:`` block of a YAML: what is searched, how, and what is given up on the way."""
+"""The ``search:`` block of a YAML: what is searched, how, and what is stopped early."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def _added_loss() -> None:
     @LOSSES.register("softplus_of_a_test")
     def softplus_loss(*, weight: float = 1.0) -> Any:
-        """Logistic loss, as somebody would add one."""
+        """Logistic loss, as a user would add one."""
 
         def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return weight * (softplus(logits) - logits * mask).mean()
@@ -112,7 +112,7 @@ def test_folds_predict_every_patient_but_the_test_ones(build: Build, store: Stor
     assert Path(str(outcome.report)).is_file()
 
 
-def test_a_fold_that_is_named_runs_alone(build: Build) -> None:
+def test_only_a_fold_that_is_named_is_run(build: Build) -> None:
     assert build(split={"folds": 3}).folds == (0, 1, 2)
     assert build(split={"folds": 3, "fold": 1}).folds == (1,)
     assert build().folds == (0,)

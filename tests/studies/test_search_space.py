@@ -95,7 +95,7 @@ def test_a_grid_without_an_end_is_refused_before_anything_is_kept() -> None:
         make_space(study({"optim.lr": LR}, sampler="grid"))
 
 
-def test_a_pruner_may_be_named_alone() -> None:
+def test_a_pruner_may_be_given_by_its_bare_name() -> None:
     named = study({"optim.lr": LR}, pruner="median").search
     assert named == study({"optim.lr": LR}, pruner={"name": "median"}).search
     with pytest.raises(UserError, match="did you mean 'median'"):
