@@ -57,7 +57,7 @@ def natural_key(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def same_name(first: Path, second: Path, what: str) -> UserError:
-    """Build the error for two files that claim to be the same thing."""
+    """Build the error for two files of one name."""
     return UserError(f"{first} and {second} are both {what}: remove one, or narrow data.root")
 
 
@@ -81,7 +81,7 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
             modality are passed over; otherwise these are patients of their own.
 
     Raises:
-        UserError: two files that claim to be the same, or a damaged ``dataset.json``.
+        UserError: two files of one modality and patient, or a damaged ``dataset.json``.
     """
     paths = tuple(paths)
     datasets = {path.parent: _read_dataset(path) for path in paths if path.name == "dataset.json"}

@@ -126,7 +126,7 @@ def find_scans(
     for path, found in given.items():
         if held.isdisjoint(found):
             kinds = ", ".join(SUFFIXES)
-            what = f"holds no scan ({kinds}), or a segmentation alone"
+            what = f"holds no scan ({kinds}), or only a segmentation"
             failed.append((path, f"{path} {what if path.exists() else 'does not exist'}"))
     return _unique_names(scans), failed
 

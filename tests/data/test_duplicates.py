@@ -48,7 +48,7 @@ def printed(name: str, image: np.ndarray, first: int = 0) -> Fingerprint:
 
 def test_different_patients_are_no_duplicates(volumes: list[np.ndarray]) -> None:
     assert duplicates([printed(str(i), volume) for i, volume in enumerate(volumes)]) == ()
-    assert duplicates([printed("alone", volumes[0])]) == ()
+    assert duplicates([printed("single", volumes[0])]) == ()
     assert duplicates([]) == ()
 
 

@@ -113,8 +113,8 @@ def test_a_segmentation_of_any_name_goes_to_the_only_patient_of_its_folder(tmp_p
     assert second.label_files == (tmp_path / "355/W39_1998.09.19_Segm.nii",)
     for patient in found(tmp_path, "a_flair.nii", "b_flair.nii", "W39_Segm.nii"):
         assert not patient.label_files
-    (alone,) = found(tmp_path, "a_flair.nii", "first_Segm.nii", "second_Segm.nii")
-    assert not alone.label_files
+    (only,) = found(tmp_path, "a_flair.nii", "first_Segm.nii", "second_Segm.nii")
+    assert not only.label_files
 
 
 def test_two_files_of_one_modality_are_an_error_or_two_scans(tmp_path: Path) -> None:
@@ -169,10 +169,10 @@ def test_every_alias_leads_to_the_same_person(mapping: NameMapping) -> None:
 def test_visits_of_one_person_are_joined_and_the_rule_is_said(
     first: str, second: str, rule: str
 ) -> None:
-    people = NameMapping().people([first, second, "somebody else"])
-    assert people[first].name == people[second].name != people["somebody else"].name
+    people = NameMapping().people([first, second, "another"])
+    assert people[first].name == people[second].name != people["another"].name
     assert rule in people[first].rule
-    assert people["somebody else"].rule == ""
+    assert people["another"].rule == ""
 
 
 @pytest.mark.parametrize(

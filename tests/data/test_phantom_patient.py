@@ -45,16 +45,6 @@ def test_arrays_are_what_the_docstring_says(patients: list[PhantomPatient]) -> N
             assert not brain[..., 0].any(tuple({0, 1, 2} - {axis}))[[0, -1]].any()
 
 
-def test_a_coarser_grid_shows_the_same_head() -> None:
-    fine, coarse = (make_patient(0, 6, size=n, slices=3 * n // 8) for n in (192, 64))
-    assert coarse.traits["tumour_ml"] == pytest.approx(fine.traits["tumour_ml"], rel=0.1)
-    averaged = fine.image[..., FLAIR].reshape(24, 3, 64, 3, 64, 3).mean((1, 3, 5))
-    both = (coarse.image[..., FLAIR] > 0) & (averaged > 0)
-    assert np.corrcoef(averaged[both], coarse.image[..., FLAIR][both])[0, 1] > 0.75
-    truth = (fine.labels > 0).reshape(24, 3, 64, 3, 64, 3).mean((1, 3, 5)) > 0.5
-    assert 2 * (truth & (coarse.labels > 0)).sum() / (truth.sum() + (coarse.labels > 0).sum()) > 0.9
-
-
 def test_tissue_has_the_contrasts_of_real_mri(patients: list[PhantomPatient]) -> None:
     """Signals over the brain's median, as in BraTS volumes 136 and 237."""
     levels: dict[int, list[np.ndarray]] = {NECROSIS: [], OEDEMA: [], ENHANCING: []}

@@ -111,8 +111,8 @@ def cut(count: int) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(path.read_bytes()[:count])
 
 
-def claim(tag: int, value: int) -> Callable[[Path], object]:
-    """Let the first directory of a file claim another number."""
+def state(tag: int, value: int) -> Callable[[Path], object]:
+    """Let the first directory of a file state another number."""
 
     def write(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -137,7 +137,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "another shape than its stack": ("_2.tif", picture((5, 5, 3)), "its volume has"),
     "cut short": ("_2.tif", cut(-20), "cannot be read as TIFF"),
     "not TIFF": ("_2.tif", lambda path: path.write_text("hello"), "cannot be read as TIFF"),
-    "more rows than stored": ("_2.tif", claim(HEIGHT, 1000), "cannot be read as TIFF"),
+    "more rows than stored": ("_2.tif", state(HEIGHT, 1000), "cannot be read as TIFF"),
     "pipe": ("_2.tif", _pipe, "is not a file"),
     "no mask": ("_2_mask.tif", Path.unlink, "does not exist"),
     "coloured mask": ("_2_mask.tif", picture((8, 9, 3)), "its image has"),

@@ -82,16 +82,6 @@ def test_slices_come_first_neither_flipped_nor_transposed(tmp_path: Path) -> Non
     assert (volume.convention, volume.parts_known, volume.remarks) == ("brats2017", True, ())
 
 
-def test_modalities_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    write_patient(tmp_path, "P")
-    save(tmp_path / "P_t2.nii.gz", flair() + 1000)
-    volume = read_only_patient(tmp_path, "t2", "flair")
-    assert volume.modalities == ("t2", "flair")
-    assert [image.min() for image in volume.images] == [1000, 0]
-    with pytest.raises(UserError, match=r"P has no t1 and no t1ce; .* has: flair, t2"):
-        read_only_patient(tmp_path, "flair", "t1", "t1ce")
-
-
 @pytest.mark.parametrize("axes", ["RAS", "ARI", "SPL", "PIR"])
 @pytest.mark.parametrize("mask_axes", ["LPS", "ARI"])
 def test_a_volume_is_the_same_however_image_and_mask_were_stored(
@@ -185,14 +175,6 @@ def test_units_are_converted(tmp_path: Path, units: str, factor: float) -> None:
     assert [("converted" in text) for text in volume.remarks] == [True] * (factor != 1)
 
 
-def test_trailing_axes_of_length_1_are_dropped(tmp_path: Path) -> None:
-    save(tmp_path / "P_flair.nii", flair()[..., None])
-    save(tmp_path / "P_seg.nii", labels()[..., None, None])
-    volume = read_only_patient(tmp_path)
-    np.testing.assert_array_equal(volume.images[0], np.moveaxis(flair(), -1, 0))
-    np.testing.assert_array_equal(volume.labels, CANONICAL)
-
-
 @pytest.mark.parametrize("steps", [(0.001, 0.001, 0.001), (1, 1, 50), (240, 240, 155)])
 def test_implausible_spacing_is_unknown(tmp_path: Path, steps: tuple[float, ...]) -> None:
     affine = np.diag([-steps[0], -steps[1], steps[2], 1.0])
@@ -266,7 +248,7 @@ def _write_nan(path: Path) -> None:
 
 
 def _declare(dimensions: tuple[int, ...], kind: int = 4) -> Callable[[Path], None]:
-    """A header that claims these dimensions and this type, before little noise."""
+    """A header that states these dimensions and this type, before little noise."""
 
     def write(path: Path) -> None:
         content = bytearray(nib.Nifti1Image(flair(), LPS).to_bytes()[:352])

@@ -72,7 +72,7 @@ class Source(ABC):
 
         Raises:
             UserError: the root is missing, holds no file of this source, or holds
-                two files that claim to be the same slice or volume.
+                two files of one slice or volume.
         """
         found, names = self.list_patients(strict=True), self.names
         if names.listed and not any(patient.patient_id in names.listed for patient in found):
@@ -122,7 +122,7 @@ class SliceFiles(Source):
     example: ClassVar[str]
     """Such a name, for errors."""
     first_number: ClassVar[int]
-    endings: ClassVar[tuple[str, ...]]
+    file_ends: ClassVar[tuple[str, ...]]
     """Of the files of a slice, behind its number."""
 
     def list_patients(self, *, strict: bool) -> list[Patient]:
@@ -173,7 +173,7 @@ class SliceFiles(Source):
         for patient in [] if expected else self.list_patients(strict=True):
             case, _, last = patient.images[self.modalities[0]][-1].stem.rpartition("_")
             numbers = range(self.first_number, int(last) + 1)
-            expected |= {f"{case}_{number}{end}" for number in numbers for end in self.endings}
+            expected |= {f"{case}_{number}{end}" for number in numbers for end in self.file_ends}
         return sorted(expected - {path.name for path in self._paths}, key=natural_key)
 
     def listed_files(self) -> Iterator[str]:

@@ -57,7 +57,7 @@ class LggTif(SliceFiles):
     pattern = re.compile(r"(.+)_(\d{1,4})\.tiff?", re.IGNORECASE)
     example = "TCGA_<case>_<n>.tif"
     first_number = 1
-    endings = (".tif", "_mask.tif")
+    file_ends = (".tif", "_mask.tif")
 
     def read(
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
@@ -127,8 +127,8 @@ class LggTif(SliceFiles):
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open ``path``; a UserError for whatever Pillow raises inside the block."""
-    quietly = warnings.catch_warnings(action="ignore")
-    with reading(path, "TIFF"), quietly, Image.open(path, formats=["TIFF"]) as file:
+    muted = warnings.catch_warnings(action="ignore")
+    with reading(path, "TIFF"), muted, Image.open(path, formats=["TIFF"]) as file:
         yield file
 
 
