@@ -169,13 +169,6 @@ def test_pool_image_is_the_mean_over_images(name: str, batch: tuple[Tensor, Tens
     torch.testing.assert_close(build(name, pool="image")(logits, mask), torch.stack(each).mean())
 
 
-@pytest.mark.parametrize("name", sorted(set(POOLED) - {"bce_dice"}))
-def test_pool_batch_sees_one_long_image(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    logits, mask = batch
-    flat = build(name, pool="batch")(logits.reshape(1, 1, -1, 1), mask.reshape(1, 1, -1, 1))
-    torch.testing.assert_close(build(name, pool="batch")(logits, mask), flat)
-
-
 def others(name: str, pool: str) -> tuple[Any, dict[str, float]]:
     """The same definition, written by other people, and our options for it."""
     from monai.losses import DiceLoss, FocalLoss, TverskyLoss

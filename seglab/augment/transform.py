@@ -66,7 +66,7 @@ class Intensity(Transform):
 
 
 def sample_streams(seed: int, epoch: int, first: int, count: int) -> list[np.random.Generator]:
-    """Make the streams of ``count`` samples of an epoch: (seed, epoch, index) alone decides."""
+    """Make the streams of ``count`` samples of an epoch; only (seed, epoch, index) decides."""
     indices = range(first, first + count)
     return [np.random.default_rng([seed, epoch, index, 2]) for index in indices]
 
@@ -74,9 +74,8 @@ def sample_streams(seed: int, epoch: int, first: int, count: int) -> list[np.ran
 class Augmenter:
     """A pipeline, ready for batches; any thread may use it.
 
-    What happens to a sample depends on its stream alone: neither on the other samples of its
-    batch nor on the number of threads. Transforms of albumentations (``named``) come first,
-    wherever they stand in the pipeline.
+    What happens to a sample depends only on its stream: neither on the other samples of its
+    batch nor on the number of threads. Transforms of albumentations (``named``) come first.
     """
 
     def __init__(self, pipeline: Sequence[Transform | OnHost], frame: Frame) -> None:

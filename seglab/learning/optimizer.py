@@ -32,17 +32,11 @@ def build_optimizer(
 def rate_factor(
     schedule: Schedule, done: float, *, warmup: float = 0.0, dices: Sequence[float] = ()
 ) -> float:
-    """Multiple of the base learning rate at a moment of the training.
+    """Multiple of the base learning rate when the share ``done`` (0 to 1) of a training is over.
 
-    cosine: linear warm-up, then half a cosine (Loshchilov & Hutter 2017) down to
-    ``final_lr_fraction``. one_cycle: cosine up from 1/25 over 30 %, then down (Smith & Topin
-    2018). plateau: ``factor`` to the power of the drops so far.
-
-    Args:
-        schedule: which course.
-        done: share (0 to 1) of the training that is over.
-        warmup: share of the training that is warm-up.
-        dices: validation Dice of each epoch so far, for ``plateau``.
+    cosine: linear rise over the share ``warmup``, then half a cosine (Loshchilov & Hutter 2017)
+    down to ``final_lr_fraction``. one_cycle: cosine up from 1/25 over 30 %, then down (Smith &
+    Topin 2018). plateau: ``factor`` to the power of the drops in ``dices``, of each epoch so far.
     """
     last = schedule.final_lr_fraction
     if schedule.name == "one_cycle":

@@ -39,7 +39,7 @@ def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
     assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
 
 
-@pytest.mark.parametrize("loss", sorted({e.name for e in LOSSES} - {"explodes"}))
+@pytest.mark.parametrize("loss", [entry.name for entry in LOSSES])
 @pytest.mark.parametrize("is_resident", [True, False])
 def test_no_step_waits_for_the_gpu(small_config: Build, loss: str, is_resident: bool) -> None:
     trainer, _ = trainer_on(small_config, "cuda", loss={"name": loss})
