@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 
 from seglab.cli import train
 from seglab.core.study import load_study
@@ -26,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
 
 
-def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(path: Path, *arguments: str, script: str = "sweep.py") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "sweep.py"), str(path), "--json", *arguments],
+        [sys.executable, str(ROOT / script), str(path), "--json", *arguments],
         cwd=path.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -165,6 +166,34 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
     assert train.main([told["best_config"], "--json"]) == 0
     (again,) = json.loads(capsys.readouterr().out)["runs"]
     assert again["val/dice"] == told["best"]["value"]
+
+
+@pytest.mark.slow
+def test_kills_of_an_ablations_worker_and_parent_leave_each_run_once(
+    write: Callable[..., Path],
+) -> None:
+    path = write(epochs=6)
+    document = yaml.safe_load(path.read_text())
+    del document["search"]
+    arms = {"a": {}, "b": {"loss": "bce"}}
+    path.write_text(yaml.safe_dump({**document, "arms": arms, "seeds": [0, 1]}))
+    trained = {"seglab.kind": "train"}
+
+    def begun() -> int:
+        return sum("val/dice" in run.metrics for run in open_store().find_runs("tiny", trained))
+
+    first = start(path, "--workers", "2", script="run_experiment.py")
+    wait_until(begun)
+    os.kill(children(first)[0], signal.SIGKILL)
+    wait_until(lambda: begun() >= 2)
+    first.kill()
+    first.communicate()
+    out, err = start(path, "--workers", "2", script="run_experiment.py").communicate(timeout=600)
+    told = json.loads(out)["runs"]
+    assert {(run["arm"], run["seed"]) for run in told} == {(arm, s) for arm in arms for s in (0, 1)}
+    assert {run["status"] for run in told} == {"FINISHED"}, err
+    assert len(open_store().find_runs("tiny", trained)) == 4
+    assert not open_store().find_runs(statuses=["RUNNING"])
 
 
 @pytest.mark.slow
