@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -25,8 +25,7 @@ if TYPE_CHECKING:  # workers that fill a cache start without it
     from seglab.core.config import Data
 
 INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
-_NOT_CONTENT = {"digest", "skipped", "remarks"}
-"""Reasons and remarks may name paths of this machine."""
+_NOT_CONTENT = {"digest", "skipped", "remarks"}  # reasons and remarks may name paths
 
 UInt8 = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -38,8 +37,7 @@ Json = dict[str, Any]
 class CacheSettings:
     """How slices are cropped, scaled, normalised and labelled; keys of the ``data`` block."""
 
-    image_size: int
-    """Pixels along the whole, square native frame: sets the scale, cropped or not."""
+    image_size: int  # pixels along the whole, square native frame: sets the scale
     crop: Literal["brain", "none"]
     normalise: Method
     normalise_scope: Literal["auto", "slice", "volume"]
@@ -57,28 +55,17 @@ class CachedPatient:
 
     patient_id: str
     grade: str | None
-    spacing_mm: tuple[float, float, float] | None
-    """(slice, row, column), or None where unknown."""
-    native_shape: tuple[int, int]
-    """(H, W) of the source's slices."""
-    stack_size: int
-    """Slices of the full stack."""
-    parts_known: bool
-    """False where a merged mask tells only tumour from the rest."""
-    box: Box
-    """Native window behind the cached slices."""
-    tumour_box: Box
-    """Native window around all tumour, where the exact masks are stored."""
-    first: int
-    """First row in the cache's arrays."""
-    slice_indices: Ints
-    """(count,) ascending positions in the full stack."""
-    brain_px: Ints
-    """(count,) native brain pixels of each slice."""
-    tumour_px: Ints
-    """(count,) native pixels of the target in each slice."""
-    whole_px: Ints
-    """(count,) native pixels of any tumour in each slice."""
+    spacing_mm: tuple[float, float, float] | None  # (slice, row, column)
+    native_shape: tuple[int, int]  # (H, W) of the source's slices
+    stack_size: int  # slices of the full stack
+    parts_known: bool  # False where a merged mask tells only tumour from the rest
+    box: Box  # native window behind the cached slices
+    tumour_box: Box  # native window around all tumour, where the exact masks are stored
+    first: int  # row in the cache's arrays
+    slice_indices: Ints  # (count,) ascending positions in the full stack
+    brain_px: Ints  # (count,) native pixels of each slice: of brain,
+    tumour_px: Ints  # of the target,
+    whole_px: Ints  # of any tumour
 
     @property
     def count(self) -> int:
@@ -100,13 +87,10 @@ class Cache:
     """Some modalities and one target of a cache folder; read-only, shared by processes.
 
     Attributes:
-        modalities: of ``images``, in their order.
         reference: the modality whose brain decided the windows.
-        source: name of the data source.
-        upright, mirror_axis: how its slices lie, see ``Source``.
+        upright, mirror_axis: how slices lie, see ``Source``.
         shape: (h, w) of the cached slices.
         data_hash: SHA-256 of what is read of the folder, the same on every machine.
-        bytes: of the arrays that are read.
         images: one (N, h, w) uint8 memory map a modality; 0 is background.
         masks_packed: (N, h, ceil(w / 8)) uint8, eight pixels a byte.
         scale: (M, N, 2) float32; ``offset + q * step`` gives back the source's units.
@@ -152,9 +136,9 @@ class Cache:
             merged = [one["patient_id"] for one in index["patients"] if not one["parts_known"]]
             skipped |= dict.fromkeys(merged, reason)
         self.skipped = tuple(skipped.items())
-        used = sorted(skipped.keys() & {entry["patient_id"] for entry in index["patients"]})
+        hidden = sorted(skipped.keys() & {entry["patient_id"] for entry in index["patients"]})
         parts = parts[: 1 + len(self.modalities)]
-        self.data_hash = digest([[part["digest"] for part in parts], used])
+        self.data_hash = digest([[part["digest"] for part in parts], hidden])
         self.bytes = sum(file["bytes"] for part in parts for file in part["files"].values())
         self.images = tuple(self._map(f"{name}.npy") for name in self.modalities)
         self.scale = np.stack([np.load(path / f"{name}.scale.npy") for name in self.modalities])
@@ -163,36 +147,32 @@ class Cache:
         columns = np.ascontiguousarray(np.load(path / SLICES).T)
         self.row_slice, self.row_brain_px, self._row_whole_px = columns[:3]
         self.row_tumour_px = columns[2 + plane]
-        self._read_patients(index, skipped)
-
-    def _read_patients(self, index: Json, skipped: Mapping[str, str]) -> None:
-        """Find the patients' rows, each behind those of the one before."""
         self.row_patient = np.full(len(self.row_slice), -1, np.int32)
         self.remarks: dict[str, list[str]] = {}
         self._native_first: dict[str, int] = {}
         used: list[CachedPatient] = []
         first = native = 0
         for entry in index["patients"]:
-            name, count = entry["patient_id"], entry["count"]
+            name, rows = entry["patient_id"], slice(first, first + entry["count"])
             self._native_first[name] = native
             if name not in skipped:
-                self.row_patient[first : first + count] = len(used)
-                used.append(self._patient(entry, first))
+                self.row_patient[rows] = len(used)
+                used.append(self._patient(entry, rows))
                 for text in index["remarks"][name]:
                     self.remarks.setdefault(text.replace(name, "…"), []).append(name)
-            first, native = first + count, native + entry["native_bytes"]
+            first, native = rows.stop, native + entry["native_bytes"]
         self.patients = tuple(used)
         self.by_id = {patient.patient_id: patient for patient in used}
 
-    def _patient(self, entry: Json, first: int) -> CachedPatient:
-        rows, spacing = slice(first, first + entry["count"]), entry["spacing_mm"]
+    def _patient(self, entry: Json, rows: slice) -> CachedPatient:
+        spacing = entry["spacing_mm"]
         return CachedPatient(
             **{key: entry[key] for key in ("patient_id", "grade", "stack_size", "parts_known")},
             spacing_mm=None if spacing is None else tuple(spacing),
             native_shape=tuple(entry["native_shape"]),
             box=Box(*entry["box"]),
             tumour_box=Box(*entry["tumour_box"]),
-            first=first,
+            first=rows.start,
             slice_indices=self.row_slice[rows],
             brain_px=self.row_brain_px[rows],
             tumour_px=self.row_tumour_px[rows],

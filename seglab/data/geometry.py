@@ -19,10 +19,8 @@ from seglab.core.arrays import bounding_box as smallest_box
 if TYPE_CHECKING:
     from seglab.data.cache import CachedPatient, CacheSettings
 
-MULTIPLE = 16
-"""Cropped sides are multiples of it: four halvings, as the U-Net has; networks with more pad."""
-FULL = 2**16 - 1
-"""Level of a pixel that the mask covers entirely."""
+MULTIPLE = 16  # of cropped sides: four halvings, as the U-Net has; networks with more pad
+FULL = 2**16 - 1  # level of a pixel that the mask covers entirely
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 UInt8 = NDArray[np.uint8]
@@ -43,17 +41,14 @@ class Box(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """What a patient needs: its frame (H, W) and the box around its brain."""
+    """What decides a patient's window."""
 
-    frame: Shape
-    content: Box
+    frame: Shape  # (H, W)
+    content: Box  # around its brain
 
 
 def bounding_box(inside: NDArray[np.bool_]) -> Box:
-    """Smallest box around the True pixels of any slice of (S, H, W).
-
-    An empty stack gives an empty box in the middle of the frame.
-    """
+    """Smallest box around the True pixels of any slice of (S, H, W); empty if there are none."""
     found = smallest_box(np.asarray(inside.any(axis=0)))
     if found is None:
         return Box(inside.shape[1] // 2, inside.shape[2] // 2, 0, 0)
@@ -132,14 +127,9 @@ def resize_masks(stack: UInt8, shape: Shape) -> UInt8:
 
 
 def to_native(maps: NDArray[np.float32], patient: CachedPatient) -> NDArray[np.float32]:
-    """Bring maps from the cached grid back to the source's grid.
+    """Bring maps (S, h, w) of any slices of a patient to the source's grid (S, H, W).
 
-    Args:
-        maps: (S, h, w) float32, such as probabilities, of any slices of the patient.
-        patient: whose window it is.
-
-    Returns:
-        (S, H, W), bilinear between the cached pixels and 0 outside the cached window.
+    Bilinear between the cached pixels, and 0 outside the cached window.
     """
     box = patient.box
     if maps.shape[1:] == box[2:]:

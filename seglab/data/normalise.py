@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 Method = Literal["zscore", "robust", "percentile"]
 Scope = Literal["slice", "volume"]
 
-LEVELS = 254
-"""Steps of the brain's range: 1 to 255."""
+LEVELS = 254  # steps of the brain's range: 1 to 255
 ENDS: dict[str, tuple[float, float, float]] = {
     "zscore": (-3.0, 5.0, 8.0),
     "robust": (-3.0, 5.0, 10.0),
@@ -29,14 +28,10 @@ T1ce clip 0, 0 and 0.2 %."""
 EXACT_SHARE = 0.5
 """A skull-stripped background is one value over most of the frame (0.81 to 0.88 in BraTS;
 in the LGG set, where air is noise, no value reaches 0.42)."""
-NOISE_SHARE = 0.08
-"""Where air is noise: the part of the slice's range that still counts as air."""
-SAMPLED_SIDE = 60
-"""The background is judged on a grid of about this many pixels a side."""
-_RELATIVE_EPSILON, _SMALLEST = 1e-6, 1e-30
-"""A narrower range, relative or absolute, is no contrast."""
-_LARGEST = float(np.finfo(np.float32).max) / 2
-"""Of a range, whose width is a float32 too; no scanner comes near."""
+NOISE_SHARE = 0.08  # where air is noise: the part of the slice's range that counts as air
+SAMPLED_SIDE = 60  # pixels a side, about, of the grid on which the background is judged
+_RELATIVE_EPSILON, _SMALLEST = 1e-6, 1e-30  # a narrower range is no contrast
+_LARGEST = float(np.finfo(np.float32).max) / 2  # of a range, whose width is a float32 too
 _MAD_TO_DEVIATION = 1.4826
 
 Bool = NDArray[np.bool_]
@@ -53,7 +48,7 @@ def range_ends(method: str, modality: str) -> Range:
 def brain_mask(image: NDArray[np.float32], *, shared_scale: bool) -> Bool:
     """Find the pixels that are not background.
 
-    Where most of the frame is one value, that value alone is background: nothing
+    Where most of the frame is one value, only that value is background: nothing
     of the brain is lost, however dark, and the background may have any value.
     Otherwise the background is noise, and what lies near the bottom of the range
     is taken for it. Constant slices and values that are not finite are background.
@@ -97,11 +92,10 @@ def quantise(
     Args:
         image: (S, H, W), finite on the brain.
         brain: (S, H, W), see ``brain_mask``.
-        method: ``zscore`` spans mean - 3 to mean + 5 standard deviations, ``robust`` the
-            same around the median with 1.4826 times the median absolute deviation,
-            ``percentile`` the 0.5th to the 99.5th.
+        method: ``zscore`` spans ``ENDS`` standard deviations around the mean, ``robust`` 1.4826
+            times as many median absolute deviations around the median, ``percentile`` percentiles.
         scope: statistics of each slice, or of the whole volume.
-        modality: decides the upper end, see ``ENDS``.
+        modality: decides the upper end.
 
     Returns:
         q (S, H, W) uint8: 0 background, 1 to 255 brain; scale (S, 2) float32: offset and

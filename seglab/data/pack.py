@@ -38,10 +38,8 @@ from seglab.data.normalise import brain_mask, quantise
 from seglab.data.sources import Source
 from seglab.data.volume import Patient, Volume
 
-Arrays = dict[str, NDArray[Any]]
-"""Name of a cache's file → what a patient adds to it."""
-UNAMBIGUOUS = {"planes", "binary"}
-"""Conventions of labels that can be read in one way only."""
+Arrays = dict[str, NDArray[Any]]  # name of a cache's file → what a patient adds to it
+UNAMBIGUOUS = {"planes", "binary"}  # conventions of labels that can be read in one way only
 
 
 @dataclass
@@ -50,13 +48,10 @@ class Part:
 
     patient: Patient
     path: Path
-    entry: Json = field(default_factory=dict)
-    """Of the cache's index; empty until the labels are read."""
+    entry: Json = field(default_factory=dict)  # of the index; empty until labels are read
     remarks: list[str] = field(default_factory=list)
-    brains: dict[str, Box] = field(default_factory=dict)
-    """Modality → where its brain lies in the native frame."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Modality → why it cannot be read."""
+    brains: dict[str, Box] = field(default_factory=dict)  # of each modality, in the frame
+    failed: dict[str, str] = field(default_factory=dict)  # modality → why it cannot be read
 
 
 def read_part(

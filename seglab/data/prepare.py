@@ -40,10 +40,8 @@ from seglab.data.sources import Source
 from seglab.data.volume import Patient
 from seglab.data.workers import worker_pool
 
-FORMAT = 5
-"""Goes up with every change of what a cache holds or how it is made."""
-SMALL_BYTES = 2**25
-"""Below so many bytes of files, starting processes takes longer than reading."""
+FORMAT = 5  # goes up with every change of what a cache holds or how it is made
+SMALL_BYTES = 2**25  # of files, which are read faster than processes start
 
 
 def prepare(
@@ -64,15 +62,12 @@ def prepare(
     files. Of several processes that want the same one, one works and the others wait.
 
     Args:
-        source: where the patients are read.
+        source: where the patients are read; all of them where no ``patients`` are given.
         settings: how they are cropped, scaled and normalised.
         cache_root: folder of all caches; made if absent.
-        modalities: the cache's images, in this order.
-        require: a patient needs these, too, to be used.
-        target: what the masks mark.
+        modalities, require, target: see :class:`Cache`.
         workers: processes; 0 takes one a core, 1 (and little data) none but this one.
-        on_bad_file: ``skip`` leaves out patients that cannot be used, and says so.
-        patients: those to prepare; None takes all of the source.
+        on_bad_file: ``skip`` leaves out patients that cannot be used.
 
     Returns:
         The cache, and whether nothing had to be read.
@@ -98,12 +93,13 @@ def prepare(
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write the cache in {cache_root}: {reason}") from error
     cache = Cache(path, modalities, target, require)
-    if cache.skipped and not filler.skip:
+    if cache.skipped:
         first = cache.skipped[0][1]
         names = [name for name, reason in cache.skipped if reason == first]
-        raise _refusal(f"{first}: {some_names(names)}")
-    if not cache.patients:
-        raise UserError(f"{source.root} has no patient that can be used: {cache.skipped[0][1]}")
+        if not filler.skip:
+            raise _refusal(f"{first}: {some_names(names)}")
+        if not cache.patients:
+            raise UserError(f"{source.root} has no patient that can be used: {first}")
     return cache, reused
 
 

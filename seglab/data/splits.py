@@ -25,12 +25,9 @@ class SplitPatient:
 
     patient_id: str
     grade: str | None
-    tumour_volume: float
-    """In any unit, the same for all: only its order counts."""
-    group: str
-    """Patients of one group (one person, or near-duplicates) stay in one part."""
-    rule: str = ""
-    """What joined the patient with the others of its group."""
+    tumour_volume: float  # in any unit, the same for all: only its order counts
+    group: str  # patients of one group (one person, or near-duplicates) stay in one part
+    rule: str = ""  # what joined the patient with the others of its group
 
 
 class Joined(NamedTuple):
@@ -47,10 +44,8 @@ class Split:
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
-    joined: tuple[Joined, ...] = ()
-    """Persons of several patients' names; each is in one part."""
-    redrawn: str = ""
-    """How the validation part was drawn anew; empty where it was not."""
+    joined: tuple[Joined, ...] = ()  # persons of several patients' names
+    redrawn: str = ""  # how the validation part was drawn anew; empty where it was not
 
     @cached_property
     def hash(self) -> str:

@@ -22,12 +22,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Slices = tuple[torch.Tensor, torch.Tensor]
 
-MOST_THREADS = 8
-"""More would wait for the interpreter's lock."""
-LARGEST_SHARE = 0.4
-"""Of a GPU's free memory that training slices may take; networks need the rest."""
-WORKERS_PER_GPU = "SEGLAB_WORKERS_PER_GPU"
-"""Environment variable: processes among which a GPU's share is divided, 1 without it."""
+MOST_THREADS = 8  # more would wait for the interpreter's lock
+LARGEST_SHARE = 0.4  # of a GPU's free memory that training slices may take
+WORKERS_PER_GPU = "SEGLAB_WORKERS_PER_GPU"  # environment: processes that divide this share
 _CHUNK = 512
 
 
@@ -35,23 +32,15 @@ _CHUNK = 512
 class TensorBatch:
     """What a training step takes."""
 
-    images: torch.Tensor
-    """(B,C,H,W) float32, scaled for the network."""
-    masks: torch.Tensor
-    """(B,1,H,W) float32 in {0,1}."""
-    rows: Rows
-    """(B,) rows of the cache."""
+    images: torch.Tensor  # (B,C,H,W) float32, scaled for the network
+    masks: torch.Tensor  # (B,1,H,W) float32 in {0,1}
+    rows: Rows  # (B,) of the cache
 
 
 class Batches:
     """Reads, augments and scales what a loader draws.
 
-    The bits of a batch depend on seed and epoch alone, not on the number of threads.
-
-    Args:
-        loader: decides which slices, in which order.
-        patients: ids of the training patients.
-        compute: the device.
+    The bits of a batch depend on seed and epoch, not on the number of threads.
     """
 
     def __init__(self, loader: TrainLoader, patients: Sequence[str], compute: Compute) -> None:

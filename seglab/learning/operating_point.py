@@ -35,14 +35,10 @@ Float32 = NDArray[np.float32]
 class OperatingPoint:
     """How a network's output becomes a mask; the default is the plain 0.5 threshold."""
 
-    threshold: float = 0.5
-    """In (0, 1); a pixel is tumour where its probability is above it."""
-    smallest_component_px: int = 0
-    """Components of fewer native voxels are dropped; 0 and 1 keep all."""
-    fill_holes: bool = False
-    """Fill what a slice's mask encloses."""
-    mirror: bool = False
-    """Average the logits of the image and of its left–right mirror image."""
+    threshold: float = 0.5  # a pixel is tumour where its probability is above it
+    smallest_component_px: int = 0  # components of fewer native voxels are dropped
+    fill_holes: bool = False  # fill what a slice's mask encloses
+    mirror: bool = False  # average the logits of the image and of its left–right mirror image
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -70,43 +66,26 @@ PLAIN = OperatingPoint()
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One setting and what validation says of it."""
-
-    point: OperatingPoint
-    dice: float
-    """Mean over validation patients with tumour."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**self.point.to_dict(), "val/dice": self.dice}
-
-
-@dataclass(frozen=True)
 class Selection:
     """The selected setting and why."""
 
-    selected: Candidate
-    best: Candidate
-    standard_error: float
-    """Of the mean difference between the best and the plain setting, over patients; NaN for
-    fewer than two patients."""
-    patients: int
-    """Validation patients with tumour, who decided."""
-    candidates: Sequence[Candidate]
-    """Every setting, best first."""
+    point: OperatingPoint
+    dice: Mapping[OperatingPoint, float]  # mean over patients; of every setting, best first
+    standard_error: float  # of the mean difference between best and plain; NaN below 2 patients
+    patients: int  # validation patients with tumour, who decided
 
     def to_json(self) -> dict[str, Any]:
         """As the artifact ``operating_point.json`` holds it."""
+        candidates = [{**point.to_dict(), "val/dice": dice} for point, dice in self.dice.items()]
         error = self.standard_error
         return {
-            "chosen": self.selected.to_dict(),
-            "best": self.best.to_dict(),
+            "chosen": {**self.point.to_dict(), "val/dice": self.dice[self.point]},
+            "best": candidates[0],
             "standard_error_to_plain": error if math.isfinite(error) else None,
             "rule": "the simplest setting whose mean patient Dice is within one standard error "
             "(of the paired difference over patients) of the best",
             "patients": self.patients,
-            "candidates": [one.to_dict() for one in self.candidates],
+            "candidates": candidates,
         }
 
 
@@ -115,8 +94,7 @@ def select_operating_point(
 ) -> Selection:
     """Select on validation patients; each is predicted once, and once mirrored.
 
-    Where fewer than two of them have tumour nothing can be selected: the plain 0.5
-    threshold is taken.
+    Where fewer than two of them have tumour the plain 0.5 threshold is taken.
     """
     networks = {False: predictor, True: predictor.mirrored(cache.mirror_axis)}
     scores: dict[OperatingPoint, list[float]] = {}
@@ -134,33 +112,23 @@ def select_operating_point(
 
 def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:
     """Apply the rule to each setting's Dice on the same patients; the plain one is among them."""
-    candidates = sorted(
-        (Candidate(point, float(np.mean(dice))) for point, dice in scores.items()),
-        key=lambda one: (-one.dice, complexity(one.point)),
-    ) or [Candidate(PLAIN, math.nan)]
-    best, patients = candidates[0], len(scores.get(PLAIN, ()))
+    means = {point: float(np.mean(dice)) for point, dice in scores.items()} or {PLAIN: math.nan}
+    ranked = sorted(means, key=lambda point: (-means[point], complexity(point)))
+    means = {point: means[point] for point in ranked}
+    best, patients = ranked[0], len(scores.get(PLAIN, ()))
     if patients < 2:
-        plain = next(one for one in candidates if one.point == PLAIN)
-        return Selection(plain, best, math.nan, patients, candidates)
-    lost = {point: np.subtract(scores[best.point], dice) for point, dice in scores.items()}
-    errors = {
-        point: float(np.std(each, ddof=1) / math.sqrt(patients)) for point, each in lost.items()
-    }
-    good = [
-        one for one in candidates if best.dice - one.dice <= max(errors[one.point], SMALLEST_GAIN)
-    ]
-    selected = min(good, key=lambda one: complexity(one.point))
-    return Selection(selected, best, errors[PLAIN], patients, candidates)
+        return Selection(PLAIN, means, math.nan, patients)
+    lost = {point: np.subtract(scores[best], dice) for point, dice in scores.items()}
+    errors = {one: float(np.std(each, ddof=1) / math.sqrt(patients)) for one, each in lost.items()}
+    good = [one for one in ranked if means[best] - means[one] <= max(errors[one], SMALLEST_GAIN)]
+    return Selection(min(good, key=complexity), means, errors[PLAIN], patients)
 
 
 def complexity(point: OperatingPoint) -> tuple[float, ...]:
     """Order settings: fewer steps first, mirroring (twice the time) last, then nearer to plain."""
-    steps = point.fill_holes + (point.smallest_component_px > 0) + point.mirror
+    size, fills, mirrors = point.smallest_component_px, point.fill_holes, point.mirror
     distance = round(abs(point.threshold - PLAIN.threshold), 6)
-    return (
-        steps, point.mirror, distance, point.smallest_component_px, point.fill_holes,
-        point.threshold,
-    )  # fmt: skip
+    return fills + (size > 0) + mirrors, mirrors, distance, size, fills, point.threshold
 
 
 def score_settings(

@@ -13,8 +13,7 @@ from seglab.data.identity import SKULL, Figures, measure, median
 from seglab.data.labels import UNKNOWN_PART
 from seglab.data.volume import Volume
 
-SIZE_TOLERANCE = 0.1
-"""Relative difference of frame or spacing that is not worth a word."""
+SIZE_TOLERANCE = 0.1  # relative difference of frame or spacing that is not told
 LESION_SHARE, LESION_MARGIN = 5, 0.8
 """A predicted tumour that stands out less than 0.8 of the 5th percentile over training patients
 is no tumour on FLAIR. Trained on 12 BraTS volumes this was 2.2 σ; of BraTS slices on which that
@@ -28,16 +27,12 @@ to be alike do not make every other patient an outlier."""
 OUTSIDE = 2.0
 """Standard deviations. Of patients held out at random (200 times 30 % of 18 BraTS, 14 LGG and
 24 phantom patients) 1 to 5 % lie beyond; of phantoms under an uncorrected surface coil, all."""
-FEWEST_PATIENTS = 5
-"""Fewer do not show a range."""
-SAMPLE = 60
-"""Training patients whose pixels are looked at, evenly over all."""
+FEWEST_PATIENTS = 5  # fewer do not show a range
+SAMPLE = 60  # training patients whose pixels are looked at, evenly over all
 
 UInt8 = NDArray[np.uint8]
-Levels = Mapping[str, UInt8]
-"""Modality → (S, h, w), normalised; 0 is background."""
-Extremes = Sequence[Sequence[float]]
-"""Smallest and largest of each axis."""
+Levels = Mapping[str, UInt8]  # modality → (S, h, w), normalised; 0 is background
+Extremes = Sequence[Sequence[float]]  # smallest and largest of each axis
 Range = Mapping[str, Sequence[float]]
 """``centre`` and ``spread`` of ``QUANTILES`` over patients, in levels of 1 to 255."""
 
@@ -67,15 +62,11 @@ class Reference:
     """Frames, spacings and intensities of the training patients."""
 
     patients: int
-    frame: Extremes
-    """Of (H, W)."""
-    spacing_mm: Extremes | None
-    """Of (slice, row, column); None where unknown."""
+    frame: Extremes  # of (H, W)
+    spacing_mm: Extremes | None  # of (slice, row, column)
     lesion_z: float | None
-    """How far the true tumour stands out in nearly every training patient, see
-    :mod:`seglab.data.identity`; None where unknown."""
-    skull_fall: float | None
-    """Median over training patients, see :mod:`seglab.data.identity`; None where unknown."""
+    """How far the true tumour stands out in nearly every patient; :mod:`seglab.data.identity`."""
+    skull_fall: float | None  # median over patients; see there
     intensities: Mapping[str, Range] = field(default_factory=dict)
     """Of each modality; none where the training patients were too few."""
 
@@ -89,12 +80,7 @@ class Reference:
         )
 
     def differences(self, volume: Volume, levels: Levels) -> list[str]:
-        """Say how a volume is unlike the training patients; empty where it is not.
-
-        Args:
-            volume: as it was read.
-            levels: of the model's modalities.
-        """
+        """Say how a volume, with the levels of the model's modalities, is unlike the training's."""
         frame = volume.images.shape[2:]
         found = [
             _size("frame", frame, self.frame, "pixels"),

@@ -164,7 +164,7 @@ class FrozenRun:
     @property
     def point(self) -> OperatingPoint:
         """What is frozen."""
-        return self.selection.selected.point
+        return self.selection.point
 
     def case(self, name: str) -> Case:
         """Predict a patient; keep all that a picture or an explanation needs."""

@@ -30,7 +30,7 @@ def smooth_noise(seed: int, shape: tuple[int, int, int] = (7, 24, 20)) -> np.nda
 
 def test_small_components_go_and_large_ones_stay() -> None:
     mask = np.zeros((4, 10, 10), np.float32)
-    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = 1  # joined by corners alone: 3 voxels
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = 1  # joined by corners only: 3 voxels
     mask[0, 6, 6] = 1
     mask[3, 7:9, 7:9] = 1
     kept = OperatingPoint(smallest_component_px=3).apply(mask, np.arange(4))
@@ -66,19 +66,19 @@ def test_a_gain_within_one_standard_error_is_not_worth_a_step() -> None:
     spread = np.array([-0.04, 0.04, 0.04, -0.04])
     error = 0.04 * np.sqrt(4 / 3) / 2
     near = select({PLAIN: plain, better: plain + 0.9 * error + spread})
-    assert near.selected.point == PLAIN
-    assert near.best.point == better
+    assert near.point == PLAIN
+    assert next(iter(near.dice)) == better
     assert near.standard_error == pytest.approx(error)
     far = select({PLAIN: plain, better: plain + 1.1 * error + spread})
-    assert far.selected.point == better
-    assert far.selected.dice == pytest.approx(plain.mean() + 1.1 * error)
+    assert far.point == better
+    assert far.dice[far.point] == pytest.approx(plain.mean() + 1.1 * error)
 
 
 def test_what_all_patients_gain_counts_and_a_small_gain_does_not() -> None:
     """Unpaired, the error of these means is 0.15 and nothing would ever be chosen."""
     plain, mirrored = np.array([0.1, 0.5, 0.8, 0.9]), OperatingPoint(mirror=True)
     for gain, point in ((0.05, mirrored), (0.0025, mirrored), (0.0015, PLAIN)):
-        assert select({PLAIN: plain, mirrored: plain + gain}).selected.point == point
+        assert select({PLAIN: plain, mirrored: plain + gain}).point == point
 
 
 def test_holes_are_filled_slice_by_slice() -> None:
@@ -98,7 +98,7 @@ def test_among_good_ones_the_simplest_is_chosen() -> None:
         OperatingPoint(0.4, 50): [0.59, 0.82],
         OperatingPoint(0.4, mirror=True): [0.58, 0.83],
     }
-    assert select(scores).selected.point == OperatingPoint(0.4)
+    assert select(scores).point == OperatingPoint(0.4)
 
 
 def speckled(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,8 +122,8 @@ def test_what_truly_helps_is_chosen() -> None:
             for tried, dice in score_settings(probability, distance < reach, np.arange(12)):
                 scores.setdefault(tried, []).append(dice)
         selection = select(scores)
-        assert selection.selected.point == point
-        assert selection.selected.dice == pytest.approx(1)
+        assert selection.point == point
+        assert selection.dice[selection.point] == pytest.approx(1)
         assert np.mean(scores[PLAIN]) < 0.95
 
 
@@ -131,7 +131,7 @@ def test_what_truly_helps_is_chosen() -> None:
 def test_too_few_patients_choose_nothing(patients: int) -> None:
     scores = {PLAIN: [0.5], OperatingPoint(0.2): [0.9]} if patients else {}
     selection = select(scores)
-    assert selection.selected.point == PLAIN
+    assert selection.point == PLAIN
     assert selection.patients == patients
     assert selection.to_json()["standard_error_to_plain"] is None
 
