@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -147,6 +147,10 @@ class Cache:
         columns = np.ascontiguousarray(np.load(path / SLICES).T)
         self.row_slice, self.row_brain_px, self._row_whole_px = columns[:3]
         self.row_tumour_px = columns[2 + plane]
+        self._read_patients(index, skipped)
+
+    def _read_patients(self, index: Json, skipped: Mapping[str, str]) -> None:
+        """Find the patients' rows, each behind those of the one before."""
         self.row_patient = np.full(len(self.row_slice), -1, np.int32)
         self.remarks: dict[str, list[str]] = {}
         self._native_first: dict[str, int] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from seglab.core.config import Split as SplitConfig
 from seglab.core.errors import UserError
@@ -138,9 +139,7 @@ def load_split(path: Path) -> Split:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         told = read["hash"]
-        joined = [Joined(tuple(one["patients"]), one["rule"]) for one in read.get("joined", ())]
-        train, val, test = (tuple(map(str, read[part])) for part in PARTS)
-        split = Split(train, val, test, tuple(joined))
+        split = TypeAdapter(Split).validate_python(read)
     except OSError as error:
         raise UserError(f"cannot read the split {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -230,14 +230,3 @@ def test_real_volumes_lose_nothing_but_steps(shared_data: Path, tmp_path: Path) 
             assert kept.sum() > 0.98 * brain.sum()
         enhancing = cache.native_image(patient, 1)[volume.labels == 3]
         assert (enhancing == 255).mean() < 1e-4
-
-
-@pytest.mark.real_data
-def test_heads_with_skull_and_noise(shared_data: Path, tmp_path: Path) -> None:
-    source = open_source("lgg-tif", shared_data / "lgg_tif")
-    settings = dataclasses.replace(SETTINGS, image_size=128)
-    cache, _ = prepare(source, settings, tmp_path, patients=source.patients()[:3])
-    for patient in cache.patients:
-        middle = cache.native_image(patient)[patient.count // 2]
-        assert 0.2 < (middle > 0).mean() < 0.8
-        assert (middle[:8, :8] == 0).mean() > 0.95

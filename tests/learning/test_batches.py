@@ -7,12 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seglab.core.config import RunConfig
 from seglab.data.cache import Cache
@@ -28,7 +26,7 @@ from seglab.learning.batches import (
     prefetch,
 )
 from seglab.learning.device import Compute, peak_memory_mb, restart_peak
-from seglab.learning.training import Trainer, train_step
+from seglab.learning.training import Trainer
 from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
@@ -181,41 +179,6 @@ def test_an_error_is_raised_where_its_result_is_due() -> None:
     with pytest.raises(ValueError, match="broken"):
         next(stream)
     assert not left_over()
-
-
-class ReadBacks(TorchDispatchMode):
-    """Lists the operations that would make the processor wait for a GPU."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        by_mask = name in {"index", "index_put", "index_put_"} and any(
-            t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
-        )
-        if by_mask or any(name.startswith(waiting) for waiting in self.WAITING):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_batch_and_no_step_reads_from_the_device(small_config: Build) -> None:
-    config = small_config(augment="all", data={"context": 1}, train={"batch_size": 12})
-    data = open_data(config)
-    trainer = Trainer(config, data.cache, data.split.train, Compute(CPU, "fp32", 1))
-    train_step(trainer, next(trainer.batches.epoch(0)))  # makes the optimizer's state
-    with ReadBacks() as waits:  # the mode only sees its own thread
-        for step in enumerate(trainer.loader.split(1)):
-            train_step(trainer, trainer.batches._batch(1, step))
-    assert waits.found == []
-    with ReadBacks() as waits:
-        float(torch.rand(3).sum())
-    assert waits.found == ["_local_scalar_dense"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")

@@ -101,32 +101,6 @@ def test_among_good_ones_the_simplest_is_chosen() -> None:
     assert select(scores).point == OperatingPoint(0.4)
 
 
-def speckled(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A tumour found but for a doubtful rim, and far from it specks of four voxels."""
-    generator = np.random.default_rng(seed)
-    z, y, x = np.mgrid[0:12, 0:48, 0:48]
-    distance = np.sqrt((z - 6) ** 2 + (y - 12) ** 2 + (x - 12 - seed) ** 2)
-    probability = np.where(distance < 4.5, 0.95, np.where(distance < 5.5, 0.35, 0.05))
-    for corner in generator.permutation(25)[:15]:
-        row, column = 26 + corner // 5 * 4, 26 + corner % 5 * 4
-        probability[3, row : row + 2, column : column + 2] = 0.95
-    return probability.astype(np.float32), distance
-
-
-def test_what_truly_helps_is_chosen() -> None:
-    """Specks ask for a smallest component; a rim that is tumour asks for a lower threshold."""
-    for reach, point in ((4.5, OperatingPoint(0.5, 10)), (5.5, OperatingPoint(0.3, 10))):
-        scores: dict[OperatingPoint, list[float]] = {}
-        for seed in range(4):
-            probability, distance = speckled(seed)
-            for tried, dice in score_settings(probability, distance < reach, np.arange(12)):
-                scores.setdefault(tried, []).append(dice)
-        selection = select(scores)
-        assert selection.point == point
-        assert selection.dice[selection.point] == pytest.approx(1)
-        assert np.mean(scores[PLAIN]) < 0.95
-
-
 @pytest.mark.parametrize("patients", [0, 1])
 def test_too_few_patients_choose_nothing(patients: int) -> None:
     scores = {PLAIN: [0.5], OperatingPoint(0.2): [0.9]} if patients else {}
