@@ -2,16 +2,17 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet
 
-# Packages are installed once, and again when a requirements file changes.
+# Packages are installed once, and again when a requirements file changes; by uv where it is there.
 env: .venv/ready
 
-.venv/ready: requirements.txt tests/requirements.txt
+.venv/ready: requirements.lock tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "seglab needs Python 3.11 or newer: make env PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt -r tests/requirements.txt
+	$(if $(UV),uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
+	$(INSTALL) -r requirements.lock -r tests/requirements.txt
 	@touch $@
 
 test: env
@@ -22,7 +23,7 @@ bench: env
 
 # mutmut is only needed here; it works in a copy, mutants/.
 mutants: env
-	$(BIN)/python -m pip install --quiet mutmut~=3.8
+	$(INSTALL) mutmut~=3.8
 	$(BIN)/mutmut run
 
 demo: env

@@ -1,1 +1,16 @@
 """Layer 6: the command line. Parsing and printing; the work is done below."""
+
+import sys
+from importlib.util import find_spec
+
+# Outside the environment: one line, where an import below would end in a traceback.
+_needed = ("torch", "mlflow", "optuna", "pydantic", "yaml")
+_absent = [name for name in _needed if find_spec(name) is None]
+if _absent or sys.version_info < (3, 11):
+    _what = f"has no package {_absent[0]}" if _absent else "is older than 3.11"
+    _program = "-m seglab" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    print(
+        f"error: {sys.executable} {_what}: run `make env`, then .venv/bin/python {_program} …",
+        file=sys.stderr,
+    )
+    sys.exit(2)

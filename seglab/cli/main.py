@@ -12,7 +12,7 @@ from seglab.cli import data, names, study
 from seglab.cli.shell import DONE, Parser, add_json, output_folder, print_text, run_command
 from seglab.core.errors import UserError, unknown_name
 
-PROGRAM = "python -m seglab"
+PROGRAM = "seglab" if Path(sys.argv[0]).stem == "seglab" else "python -m seglab"
 INTRODUCTION = """\
 Find out which choices really make better brain-tumour masks.
 Training is run_experiment.py, searching is sweep.py. COMMAND --help says more.

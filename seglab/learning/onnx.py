@@ -11,11 +11,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from seglab.core.errors import UserError
 from seglab.data.cache import Cache
 from seglab.data.loader import gather
 from seglab.data.normalise import range_ends
@@ -24,6 +26,7 @@ from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-3
 """Logits are equal where |difference| ≤ TOLERANCE · (1 + |logit|); float32 sums in another order
@@ -64,8 +67,13 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
     """Write the network as one ONNX file: image (batch, C, h, w) to logits (batch, 1, h, w).
 
     Raises:
+        UserError: the packages of the extra ``onnx`` are not installed.
         Exception: whatever the exporter makes of a network that it cannot follow.
     """
+    absent = [name for name in PACKAGES if find_spec(name) is None]
+    if absent:
+        wanted = " ".join(PACKAGES)
+        raise UserError(f"no package {absent[0]}: pip install {wanted} (the extra 'onnx')")
     import onnx
 
     card = bundle.card

@@ -238,7 +238,8 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
             export_onnx(bundle, path)
             check = check_onnx(bundle, path, data.cache, data.split.val)
         except Exception as error:  # of any type: exporter and runtime are others'
-            found = f"none: {type(error).__name__}: {first_line(error)}"[:LONGEST_REASON]
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            found = f"none: {kind}{first_line(error)}"[:LONGEST_REASON]
         else:
             limits = {"tolerance": TOLERANCE, "mask_tolerance": MASK_TOLERANCE}
             log.json({**vars(check), "equal": check.equal, **limits}, "onnx/check.json")

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +93,9 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
         where, engine = url, {"pool_pre_ping": True}
         if not url.startswith(POSTGRES):
             raise UserError(f"storage: {redact(url)} is not of the form {POSTGRES}user@host/db")
+        if find_spec("psycopg") is None:
+            package = "pip install 'psycopg[binary]' (the extra 'postgres')"
+            raise UserError(f"storage: {redact(url)} needs the package psycopg: {package}")
     if (reason := unreachable(where)) is not None:
         raise UserError(f"storage: {redact(where)} cannot be reached: {reason}")
 

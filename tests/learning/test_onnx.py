@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
 from seglab.learning.bundle import ModelBundle, ModelCard, as_volume, make_card
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
@@ -42,6 +44,14 @@ def make(config: RunConfig, data: StudyData, bias: float = 0.0) -> ModelBundle:
                 module.running_mean.normal_()
         list(network.parameters())[-1].add_(bias)
     return ModelBundle(card, Predictor(network, Compute(torch.device("cpu"), "fp32", 1), 0))
+
+
+def test_without_its_packages_the_extra_is_named(
+    small_config: Build, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"no package onnxscript: .*the extra 'onnx'"):
+        export_onnx(make(small_config(), data), tmp_path / "model.onnx")
 
 
 def test_the_file_is_the_network(small_config: Build, data: StudyData, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -194,6 +195,14 @@ def _die_elsewhere(folder: str) -> None:
         return 0.0
 
     _run(queue, die, KEYS[:1])
+
+
+def test_without_psycopg_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError, match="the extra 'postgres'"):
+        open_storage("postgresql+psycopg://user@127.0.0.1:1/db", tmp_path, 20)
 
 
 def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path) -> None:

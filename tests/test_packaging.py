@@ -1,0 +1,60 @@
+"""What an installation brings along, and what is told outside of one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements(name: str) -> list[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.lstrip().startswith("#")]
+
+
+def test_requirements_are_those_of_the_package_with_its_extras() -> None:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    assert requirements("requirements.txt") == [
+        *project["dependencies"],
+        *(line for extra in extras.values() for line in extra),
+    ]
+
+
+def test_the_lock_pins_every_package_and_names_no_host() -> None:
+    lines = requirements("requirements.lock")
+    assert all("==" in line.partition(";")[0] and "://" not in line for line in lines)
+    locked = {line.partition("==")[0].partition("[")[0] for line in lines}
+    wanted = {
+        line.partition(";")[0].partition("[")[0].split("=")[0].rstrip("<>~ ").lower()
+        for line in requirements("requirements.txt")
+    }
+    assert wanted <= locked
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["seglab"]
+    package = ROOT / "seglab"
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    beside = {
+        path
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__"
+    }
+    assert installed == beside
+
+
+@pytest.mark.parametrize("program", ["run_experiment.py", "sweep.py", "-mseglab"])
+def test_outside_the_environment_one_line_says_how_to_get_in(program: str) -> None:
+    bare = [sys.executable, "-S", program]  # -S: without any installed package
+    ended = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "has no package torch" in ended.stderr
+    assert f".venv/bin/python {program.replace('-m', '-m ')}" in ended.stderr
