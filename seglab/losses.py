@@ -26,8 +26,7 @@ Empty = Literal["penalise", "skip"]
 """What a pool without tumour adds. ``penalise``: the smoothed loss, 0 without a false alarm
 and rising with each; ``skip``: nothing, the average runs over the other pools."""
 
-Smooth = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""Pixels added to numerator and denominator alike."""
+Smooth = Annotated[float, Field(ge=1e-6, le=1e6)]  # pixels added to numerator and denominator alike
 
 PositiveWeight = Annotated[float, Field(gt=0, le=1e4)]
 MissWeight = Annotated[float, Field(ge=0, le=1)]

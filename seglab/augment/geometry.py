@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from seglab.augment.transform import Frame, Geometric, Params, enlarge, on_device
 
-NODES_PER_SIGMA = 2.5
-"""Linear interpolation between nodes so close takes less than 1 % off the SD."""
+NODES_PER_SIGMA = 2.5  # linear interpolation between nodes so close takes less than 1 % off the SD
 LOST_VARIANCE = 0.01
 """Largest share of any node's variance that the factors may leave out (0.1 % on average)."""
 

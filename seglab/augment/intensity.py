@@ -20,8 +20,7 @@ Strength = Annotated[float, Field(ge=0, le=3)]
 Millimetres = Annotated[float, Field(ge=0, le=100)]
 
 GREYS = np.linspace(0, 1, 256)
-BIAS_NODES = 4
-"""Nodes of the bias field along each side."""
+BIAS_NODES = 4  # nodes of the bias field along each side
 
 
 @AUGMENTATIONS.register("tone")

@@ -36,8 +36,7 @@ class Frame:
     pixel_mm: float
     mirror_axis: int = 1
     """Array axis (0 rows, 1 columns) that runs from the patient's left to right."""
-    neighbours: int = 1
-    """Channels of one modality: a slice with its neighbours."""
+    neighbours: int = 1  # channels of one modality: a slice with its neighbours
 
 
 @dataclass(frozen=True)

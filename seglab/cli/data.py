@@ -82,13 +82,14 @@ def prepare(given: argparse.Namespace) -> int:
     from seglab.core.blocks import explain
     from seglab.core.config import Data
     from seglab.data.open import fill_cache, judge_channel
+    from seglab.data.sources import open_data_source
 
     try:
         data = Data(**_options(given))
     except ValidationError as error:
         raise explain(error, Data, "data.") from None
     start = time.perf_counter()
-    cache, reused = fill_cache(data)
+    cache, reused = fill_cache(data, open_data_source(data))
     seconds = time.perf_counter() - start
     judge_channel(cache)
     done = "found" if reused else f"filled in {seconds:.1f} s"

@@ -106,8 +106,7 @@ class Cache:
         target: what the masks mark, see ``data.target``.
         require: patients whose images of these cannot be read are not used either.
 
-    Raises:
-        UserError: a file is absent, unreadable or changed.
+    Raises UserError where a file is absent, unreadable or changed.
     """
 
     def __init__(
@@ -128,9 +127,7 @@ class Cache:
         self.shape: tuple[int, int] = tuple(index["shape"])
         names = dict.fromkeys((*self.modalities, *require))
         parts = [index, *(read_json(path / f"{name}.json") for name in names)]
-        skipped: dict[str, str] = {}
-        for part in parts:
-            skipped |= part["skipped"]
+        skipped: dict[str, str] = {k: v for part in parts for k, v in part["skipped"].items()}
         if target != "whole":
             reason = f"data.target={target}: the mask marks the whole tumour only"
             merged = [one["patient_id"] for one in index["patients"] if not one["parts_known"]]
@@ -222,8 +219,7 @@ class Cache:
         return uncrop(resize_images(levels, box[2:]), box, patient.native_shape)
 
 
-open_cache = Cache
-"""Reads every patient, those of the test too; :mod:`seglab.data.sealed` does not."""
+open_cache = Cache  # reads every patient, those of the test too; :mod:`seglab.data.sealed` does not
 
 
 def digest(value: object) -> str:
@@ -250,8 +246,7 @@ def describe(path: Path) -> Json:
 def read_json(path: Path) -> Json:
     """Read a JSON of a cache; its arrays must be as they were, by size and time or else by hash.
 
-    Raises:
-        UserError: it or an array is absent, unreadable or changed.
+    Raises UserError where it or an array is absent, unreadable or changed.
     """
     remedy = f"remove the folder {path.parent} to build the cache again"
     try:

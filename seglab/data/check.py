@@ -23,18 +23,15 @@ from seglab.data.workers import worker_pool
 
 WORTH_PROCESSES_BYTES = 2**26
 """Below this much on disk, starting processes costs more than it gains."""
-MIN_SLICES = 5
-"""A patient is called wrong by itself only from so many slices."""
-SHOWN = 5
-"""Lines of each list on the page; the JSON holds all."""
+MIN_SLICES = 5  # a patient is called wrong by itself only from so many slices
+SHOWN = 5  # lines of each list on the page; the JSON holds all
 
 
 @dataclass(frozen=True)
 class Examined:
     """One patient, read; of one with bad files only the slices are counted."""
 
-    row: dict[str, Any]
-    """Of the JSON's ``patient_list``."""
+    row: dict[str, Any]  # of the JSON's ``patient_list``
     bad_files: list[dict[str, str]]
     """``file``, relative to the root, or the patient where no file is named; and ``reason``."""
     figures: dict[str, Figures] | None = None
@@ -47,8 +44,7 @@ class Examined:
 class CheckReport:
     """All findings on one data set."""
 
-    found: dict[str, Any]
-    """Plain JSON values."""
+    found: dict[str, Any]  # plain JSON values
     identity: Identity
     example: tuple[str, int] | None
     """(patient, position of a slice) that shows most modalities and most of a tumour."""

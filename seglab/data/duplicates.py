@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 SIDE = 32
 """Pixels of a thumbnail's side: 7.5 pixels of 240 each, so that a shift by one hardly shows."""
-SLOW = SIDE / 12
-"""Blur, in thumbnail pixels, that is taken out: it is alike in all heads."""
+SLOW = SIDE / 12  # blur, in thumbnail pixels, that is taken out: it is alike in all heads
 SAME = 0.93
 """Similarity from which two volumes are one. Over all pairs of different people: 18 BraTS
 volumes at most 0.82, 14 of the LGG set 0.56, single BraTS slices 0.90. A volume against itself
@@ -34,8 +33,7 @@ class Fingerprint:
     patient_id: str
     thumbs: dict[int, NDArray[np.float16]]
     """Position in the stack → (SIDE²,) of mean about 0 and norm 1; flat slices are left out."""
-    digest: str
-    """Hash of the image and its positions: equal where every byte is."""
+    digest: str  # hash of the image and its positions: equal where every byte is
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,8 @@ class Duplicate:
 
     patients: tuple[str, str]
     similarity: float
-    identical: bool
-    """Whether every voxel is equal."""
-    slices: int
-    """Slices that were compared."""
+    identical: bool  # whether every voxel is equal
+    slices: int  # slices that were compared
 
 
 def fingerprint(

@@ -29,12 +29,10 @@ Region = NDArray[np.bool_]
 NAN = float("nan")
 TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 
-MAX_SLICES = 15
-"""Slices of a volume that are measured; a median needs no more."""
+MAX_SLICES = 15  # slices of a volume that are measured; a median needs no more
 MIN_TISSUE, MIN_REGION = 0.08, 0.0005
 """Smallest share of the frame that a head, and a region with a median, must fill to be used."""
-RIM = 0.1
-"""Depth cut off the outline, in √area: takes skull and scalp away where they are present."""
+RIM = 0.1  # depth cut off the outline, in √area: takes skull and scalp away where they are present
 BLUR, EDGE = 2 / 240, (1.5 / 240, 6 / 240)
 """In sides: blur before comparing with the mirror image; depth of a tumour's edge."""
 SKULL_LAYERS = (0.015, 0.03, 0.045, 0.06, 0.075, 0.09, 0.12)
@@ -55,16 +53,14 @@ class Figures(NamedTuple):
     fluid, which is on both sides, is bright (towards 1) or dark (-1); a tumour is on one."""
     oedema_z: float
     """Median of the oedema (or the edge of a merged mask) above healthy tissue, in σ."""
-    enhancement_z: float
-    """Median of the enhancing part above that of the other tumour, in σ."""
+    enhancement_z: float  # median of the enhancing part above that of the other tumour, in σ
     bright_tail: float
     """99.9th percentile of the brain above healthy tissue, in σ; of the slices the 90th. Contrast
     agent, which is in vessels too, makes one, or tumour; or fat, where the skull is on."""
     skull_fall: float
     """Largest fall of the median brightness on the way inwards, in units of the brain's: from
     bright scalp to dark bone."""
-    slices: int = 0
-    """How many showed a head."""
+    slices: int = 0  # how many showed a head
 
 
 class Limits(NamedTuple):
@@ -73,12 +69,9 @@ class Limits(NamedTuple):
     words: str
     low: float
     high: float
-    below: frozenset[str]
-    """The modalities that have it below ``low``."""
-    above: frozenset[str]
-    """The modalities that have it above ``high``."""
-    unknown: str
-    """What is missing where it is NaN."""
+    below: frozenset[str]  # the modalities that have it below ``low``
+    above: frozenset[str]  # the modalities that have it above ``high``
+    unknown: str  # what is missing where it is NaN
 
     def allows(self, value: float) -> frozenset[str]:
         """The modalities that may have this value."""
@@ -118,14 +111,11 @@ class ModalityIdentity:
     """What the figures say of images that are named as one modality."""
 
     modality: str
-    verdict: str
-    """``proven``, ``wrong`` or ``not provable``."""
+    verdict: str  # ``proven``, ``wrong`` or ``not provable``
     looks_like: list[str]
     """The modalities that no figure excludes: all where nothing is known, perhaps none."""
-    reason: str
-    """One line with the figures that decided, or what is missing."""
-    patients: int
-    """How many were measured."""
+    reason: str  # one line with the figures that decided, or what is missing
+    patients: int  # how many were measured
     figures: Figures
 
 

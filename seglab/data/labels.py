@@ -36,8 +36,7 @@ CONVENTIONS: dict[str, Mapping[int, int]] = {
     "binary": {1: UNKNOWN_PART, 255: UNKNOWN_PART},
 }
 """Name (as ``data.labels`` takes it) → label in the file → canonical label; 0 is background."""
-LISTED = "dataset.json"
-"""The convention of a data set that names its labels."""
+LISTED = "dataset.json"  # the convention of a data set that names its labels
 MOST_OF_BRAIN = 0.6
 """A tumour is a smaller part of the brain: at most 0.20 of it in 18 volumes, 0.36 in 103 slices."""
 OUTSIDE, FEW_PX = 0.1, 100
@@ -71,10 +70,8 @@ _PARTS = {
 class LabelMap:
     """A segmentation as read."""
 
-    path: Path
-    """The file, or the first of several."""
-    labels: Labels
-    """Canonical, of the shape of the file's array."""
+    path: Path  # the file, or the first of several
+    labels: Labels  # canonical, of the shape of the file's array
     convention: str
     parts_known: bool
     remarks: tuple[str, ...] = ()
@@ -95,18 +92,16 @@ def read_labels(
     chosen: str = "auto",
     listed: Mapping[int, int] | None = None,
 ) -> LabelMap:
-    """Translate the labels of a file into canonical ones.
+    """Translate the labels of a file, of any numeric type and shape, into canonical ones.
 
     Args:
         path: the file, for errors.
-        stored: its values, of any numeric type and shape.
+        stored: its values.
         name: of the patient, which may tell the year of the challenge.
         chosen: ``data.labels``: a convention, or ``auto``.
         listed: what a ``dataset.json`` says of the labels; decides where ``chosen`` is ``auto``.
 
-    Raises:
-        UserError: values that are no whole numbers or of no convention, or several conventions
-            that fit.
+    Raises UserError for values of no convention, or of several.
     """
     inside = stored != 0
     marked = _whole_numbers(path, stored[inside])
@@ -192,12 +187,9 @@ def canonical_names(names: Mapping[str, Any]) -> dict[int, int] | None:
 
 
 def check_on_image(found: LabelMap, image: NDArray[np.float32], *, shared: bool) -> None:
-    """Raise a UserError for a mask that covers most of the brain, or lies on the background.
+    """Raise a UserError for labels that cover most of the brain, or lie on the background.
 
-    Args:
-        found: labels (S, H, W).
-        image: (S, H, W) one modality.
-        shared: whether the slices share one intensity scale.
+    ``image`` (S, H, W) is one modality; ``shared``: whether its slices share one scale.
     """
     # Every second row and column tells it.
     sampled, tumour = np.ascontiguousarray(image[:, ::2, ::2]), found.labels[:, ::2, ::2] > 0

@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.data.normalise import most_frequent
+
 Array = NDArray[Any]
 
 MOST_LEVELS = 2**16
 """Of whole numbers that a scanner writes; more of them are numbers with a fraction."""
-TOLERANCE = 1e-3
-"""Of a unit. Whole numbers come back to within 1e-9, others lie anywhere."""
-SAMPLES = 2048
-"""So many pixels of a brain tell the gap, and all of them test it."""
-SURE = 10
-"""So many distinct values have no common divisor (1 in 1,000 has, if they fall by chance)."""
+TOLERANCE = 1e-3  # of a unit. Whole numbers come back to within 1e-9, others lie anywhere.
+SAMPLES = 2048  # so many pixels of a brain tell the gap, and all of them test it
+SURE = 10  # so many distinct values have no common divisor (1 in 1,000 has, if they fall by chance)
 BRIGHTNESS_SD = 0.5
 """Of the logarithm of an almost empty slice's brightness over that of its neighbours."""
 ODD_COST = 8.0
@@ -31,12 +30,9 @@ ODD_COST = 8.0
 def one_scale(slices: Sequence[Array] | Array) -> tuple[NDArray[np.float32], bool, str]:
     """Take the scanner's whole numbers back from the z-scored slices (H, W) of one volume.
 
-    A slice of few distinct values (a few pixels of brain) is brought to its neighbours' brightness
-    by a whole factor. Where another slice does not fit, all keep the scale that they have.
-
-    Returns:
-        image (S, H, W), 0 where it is background; whether its slices share one scale; and what
-        a reader should be told, or nothing.
+    A slice of few distinct values is brought to its neighbours' brightness by a whole factor.
+    Where another slice does not fit, all keep the scale that they have. Returns the image
+    (S, H, W), 0 on background; whether its slices share one scale; and what to tell of it.
     """
     levels = np.zeros((len(slices), *slices[0].shape), np.float32)
     distinct = np.zeros(len(slices), int)
@@ -64,11 +60,10 @@ def one_scale(slices: Sequence[Array] | Array) -> tuple[NDArray[np.float32], boo
 def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | None:
     """Turn one slice (H, W) of z-scores into whole numbers, 0 where it is background.
 
-    Returns:
-        levels (H, W), and how many distinct values are not background; with fewer than ``SURE``
-        a common factor may be missing. None where the values are not equally spaced.
+    Returns levels (H, W), and how many distinct values are not background (below ``SURE`` a
+    common factor may be missing). None where the values are not equally spaced.
     """
-    background = _most_frequent(scores)
+    background = most_frequent(scores.ravel())
     brain = scores != background
     values = scores[brain] - background
     levels = np.zeros(scores.shape, np.float32)
@@ -86,14 +81,6 @@ def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | No
             levels[brain] = rounded
             return levels, len(distinct)
     return None
-
-
-def _most_frequent(scores: Array) -> float:
-    corner = scores[0, 0]
-    if np.count_nonzero(scores == corner) > scores.size / 2:
-        return float(corner)
-    distinct, counts = np.unique(scores, return_counts=True)
-    return float(distinct[counts.argmax()])
 
 
 def _common_step(distinct: Array) -> float | None:

@@ -18,9 +18,8 @@ Rows = NDArray[np.int64]
 def gather(cache: Cache, rows: Rows, context: int) -> UInt8:
     """Read slices with their neighbours as channels: (B, H, W, M·(2·context + 1)) uint8.
 
-    All neighbours of the first modality come before those of the second, …. A neighbour
-    beyond the end of the stack, or missing from the files, is replaced by the nearest slice
-    on the way there.
+    All neighbours of the first modality come before those of the second. One beyond the stack, or
+    missing from the files, is replaced by the nearest slice on the way there.
     """
     near = [neighbour(cache, rows, offset) for offset in range(-context, context + 1)]
     return np.stack([image[each] for image in cache.images for each in near], axis=-1)
@@ -49,13 +48,7 @@ def patient_rows(*patients: CachedPatient) -> Rows:
 class TrainLoader:
     """Draws the training slices of each epoch from streams that only the seed decides.
 
-    Args:
-        cache: opened cache.
-        patients: ids of the training patients.
-        config: batch size, sampling, seed.
-
-    Raises:
-        UserError: the chosen slices are none, or none of them shows a tumour.
+    Raises UserError where the chosen slices are none, or none of them shows a tumour.
     """
 
     def __init__(self, cache: Cache, patients: Iterable[str], config: RunConfig) -> None:

@@ -22,8 +22,7 @@ WORDS = {
     "t2": "t2", "t2w": "t2",
 }  # fmt: skip
 """Last word of a name (BraTS, UPENN-GBM, UCSF-PDGM, BIDS), or name in a dataset.json → modality."""
-UNNAMED = ""
-"""Modality of a file whose name tells none."""
+UNNAMED = ""  # modality of a file whose name tells none
 MAPPING = "name_mapping.csv"
 _SEGMENTATIONS = "seg|segm|segmentation|mask|label|labels|dseg"
 _BREAK = re.compile(r"[_\-.\s]+")
@@ -75,13 +74,9 @@ def is_plain_segmentation(path: Path, patient_id: str) -> bool:
 def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patient]:
     """Tell by their names which NIfTI files are whose, in natural order of the patients.
 
-    Args:
-        paths: files, with ``dataset.json`` where there is one.
-        strict: two files of one modality and patient are an error, and files that tell no
-            modality are passed over; otherwise these are patients of their own.
-
-    Raises:
-        UserError: two files of one modality and patient, or a damaged ``dataset.json``.
+    If ``strict``, two files of one modality and patient are a UserError, and files that tell no
+    modality are passed over; otherwise these are patients of their own. A damaged
+    ``dataset.json`` among ``paths`` is a UserError.
     """
     paths = tuple(paths)
     datasets = {path.parent: _read_dataset(path) for path in paths if path.name == "dataset.json"}
@@ -164,8 +159,7 @@ def _assign(labels: Iterable[Path], cases: list[Patient]) -> None:
             by_folder[folder].append(case)
     odd = defaultdict(list)
     for path in labels:
-        named = (name for name in _beginnings(nifti_stem(path) or "") if name in by_id)
-        owners = by_id.get(next(named, ""), [])
+        owners = next(filter(None, map(by_id.get, _beginnings(nifti_stem(path) or ""))), [])
         near = [case for case in owners if case in by_folder[path.parent]]
         for owner in (near or owners)[:1]:
             owner.label_files += (path,)
@@ -199,8 +193,7 @@ class Person(NamedTuple):
     """Who is behind a patient's name, and what joined it with other names."""
 
     name: str
-    rule: str
-    """Empty where no other name of the set is the same person's."""
+    rule: str  # empty where no other name of the set is the same person's
 
 
 @dataclass(frozen=True)
@@ -209,17 +202,14 @@ class NameMapping:
 
     persons: Mapping[str, str] = field(default_factory=dict)
     """Every alias in ``name_mapping.csv`` → the person."""
-    grades: Mapping[str, str] = field(default_factory=dict)
-    """Likewise → ``HGG`` or ``LGG``."""
-    listed: Mapping[str, str] = field(default_factory=dict)
-    """Patient → person, of ``data.persons``."""
+    grades: Mapping[str, str] = field(default_factory=dict)  # likewise → ``HGG`` or ``LGG``
+    listed: Mapping[str, str] = field(default_factory=dict)  # patient → person, of ``data.persons``
 
     @classmethod
     def find(cls, paths: Iterable[Path], listed: Path | None = None) -> NameMapping:
         """Read the first ``name_mapping.csv`` among ``paths``, and the table of ``data.persons``.
 
-        Raises:
-            UserError: one of them is not a table of its form.
+        Raises UserError where one of them is not a table of its form.
         """
         persons: dict[str, str] = {}
         grades: dict[str, str] = {}
@@ -230,10 +220,6 @@ class NameMapping:
                 persons |= dict.fromkeys(aliases, person)
                 grades |= dict.fromkeys(aliases, row["Grade"]) if "Grade" in row else {}
         return cls(persons, grades, _read_persons(listed) if listed else {})
-
-    def person(self, patient_id: str) -> str:
-        """The person behind one name; names of a whole set are joined by :meth:`people`."""
-        return next(self._keys(patient_id))[0]
 
     def people(self, patient_ids: Iterable[str]) -> dict[str, Person]:
         """Patient → person, where names that any rule joins, directly or not, are one person."""
@@ -295,7 +281,6 @@ def shared_patients(
     ours: Iterable[str], theirs: Iterable[str], mapping: NameMapping
 ) -> list[tuple[str, str]]:
     """Pairs (our id, their id) of two sources that are the same person."""
-    twins = defaultdict(list)
-    for name in theirs:
-        twins[mapping.person(name)].append(name)
-    return [(name, twin) for name in ours for twin in twins.get(mapping.person(name), ())]
+    ours, theirs = list(ours), list(theirs)
+    people = mapping.people([*ours, *theirs])
+    return [(one, two) for one in ours for two in theirs if people[one].name == people[two].name]

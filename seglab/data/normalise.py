@@ -46,27 +46,19 @@ def range_ends(method: str, modality: str) -> Range:
 
 
 def brain_mask(image: NDArray[np.float32], *, shared_scale: bool) -> Bool:
-    """Find the pixels that are not background.
+    """Find the pixels (S, H, W) that are not background, in an image of any units.
 
-    Where most of the frame is one value, only that value is background: nothing
-    of the brain is lost, however dark, and the background may have any value.
-    Otherwise the background is noise, and what lies near the bottom of the range
-    is taken for it. Constant slices and values that are not finite are background.
-
-    Args:
-        image: (S, H, W), any units.
-        shared_scale: whether the slices share one scale, and so one background;
-            False looks at each slice by itself (``brats-h5``).
-
-    Returns:
-        (S, H, W), True on the brain (the head, where the skull was not removed).
+    Where most of the frame is one value, only that value is background, however dark the brain
+    is. Otherwise the background is noise, and what lies near the bottom of the range is taken
+    for it. Constant slices and values that are not finite are background. Slices of a
+    ``shared_scale`` share one background; others are looked at each by itself.
     """
     stride = max(1, max(image.shape[1:]) // SAMPLED_SIDE)
     samples = image[:, ::stride, ::stride]
     if shared_scale:
         samples = samples[:: max(1, len(samples) // SAMPLED_SIDE)].reshape(1, -1)
     samples = samples.reshape(len(samples), -1)
-    brain: Bool = image != _per_slice(_most_frequent, samples)
+    brain: Bool = image != _per_slice(most_frequent, samples)
     if np.count_nonzero(brain) > (1 - EXACT_SHARE) * brain.size:
         brain = image > _per_slice(_noise_ceiling, samples)
     # NaN differs from every background value. To sum up takes a third of the time of looking.
@@ -86,8 +78,7 @@ def quantise(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Normalise over the brain and quantise; outliers are clipped to the ends.
 
-    A brain without contrast (one pixel, one value) becomes one middling grey, so
-    a near-empty slice cannot explode.
+    A brain without contrast (one pixel, one value) becomes one middling grey.
 
     Args:
         image: (S, H, W), finite on the brain.
@@ -127,8 +118,8 @@ def _per_slice(function: Callable[[Values], float], samples: Values) -> NDArray[
     return np.array(found, np.float32)[:, None, None]
 
 
-def _most_frequent(values: Values) -> float:
-    # The corner of a frame is background, and where that is one value nothing need be sorted.
+def most_frequent(values: Values) -> float:
+    """The most frequent of values (n,), by sorting only where the first is not half of them."""
     corner = values[0]
     if np.count_nonzero(values == corner) > len(values) / 2:
         return float(corner)

@@ -34,18 +34,15 @@ class StudyData:
 
     cache: Cache
     split: Split
-    identity: Identity
-    """Whether the images are what their modalities are called."""
-    missing_files: int
-    """Files that the set should hold and does not: a half-finished download."""
+    identity: Identity  # whether the images are what their modalities are called
+    missing_files: int  # files that the set should hold and does not: a half-finished download
 
 
 def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     """Open the cache of a run and divide its patients; those of the test cannot be read.
 
-    Raises:
-        UserError: bad files, patients that lack a modality, too few patients, or data on which
-            nothing can be learnt or scored.
+    Raises UserError for bad files, patients that lack a modality, too few patients, and data on
+    which nothing can be learnt or scored.
     """
     source = open_data_source(config.data)
     cache, _ = fill_cache(config.data, source, warn=warn)
@@ -67,11 +64,8 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     return StudyData(sealed, split, identity, len(missing))
 
 
-def fill_cache(
-    data: Data, source: Source | None = None, *, warn: bool = True
-) -> tuple[Cache, bool]:
+def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache, bool]:
     """Fill the cache, and warn of what a reader should know; see :func:`prepare`."""
-    source = source or open_data_source(data)
     patients, left_out = select_patients(data, source)
     cache, reused = prepare(
         source,
@@ -98,15 +92,10 @@ def fill_cache(
 def select_patients(data: Data, source: Source) -> tuple[list[Patient], dict[str, str]]:
     """List the patients that have every named or required modality, and the others with the reason.
 
-    Raises:
-        UserError: the source holds no such modality; a patient lacks one that is named, and
-            neither ``data.require`` nor ``data.on_bad_file`` says that it may be left out.
+    Raises UserError where a patient lacks one that is named, and neither ``data.require`` nor
+    ``data.on_bad_file`` says that it may be left out.
     """
     wanted = dict.fromkeys((*data.modalities, *data.require))
-    for name in wanted:
-        if name not in source.modalities:
-            known = ", ".join(source.modalities)
-            raise UserError(f"data.modalities: {source.name} has no {name}; it has {known}")
     every = source.patients()
     absent = {one.patient_id: [name for name in wanted if name not in one.images] for one in every}
     absent = {patient: names for patient, names in absent.items() if names}
@@ -121,19 +110,14 @@ def select_patients(data: Data, source: Source) -> tuple[list[Patient], dict[str
 
 def lacks(absent: Mapping[str, Sequence[str]]) -> UserError:
     """Build the error for patients that lack modalities."""
-    named = [f"{name} ({', '.join(modalities)})" for name, modalities in absent.items()]
+    told = some_names([f"{name} ({', '.join(modalities)})" for name, modalities in absent.items()])
     wanted = ", ".join(dict.fromkeys(name for names in absent.values() for name in names))
-    return UserError(
-        f"{len(absent)} patients lack a modality: {some_names(named)}; data.require=[{wanted}] or "
-        "data.on_bad_file=skip leaves them out"
-    )
+    remedy = f"data.require=[{wanted}] or data.on_bad_file=skip leaves them out"
+    return UserError(f"{len(absent)} patients lack a modality: {told}; {remedy}")
 
 
 def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
-    """Judge whether the images are what they are called; warn if not, before days of training.
-
-    Of a sealed cache only those are looked at that may be read.
-    """
+    """Judge whether the images that may be read are what they are called; warn if not."""
     patients, names = list(cache.by_id.values()), cache.modalities
     wanted = min(IDENTITY_SAMPLE, len(patients))
     figures = []
@@ -197,11 +181,7 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
 
 
 def check_files(data: Data) -> None:
-    """List the files, so that a wrong path is told before anything is made.
-
-    Raises:
-        UserError: the root is missing or holds too few patients, or two files of one name.
-    """
+    """List the files: a wrong path, or too few patients, is a UserError before anything is made."""
     found = len(open_data_source(data).patients())
     if found < MIN_PATIENTS:
         needed = f"a split needs at least {MIN_PATIENTS}"

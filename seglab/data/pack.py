@@ -57,11 +57,7 @@ class Part:
 def read_part(
     part: Part, source: Source, settings: CacheSettings, modalities: Sequence[str]
 ) -> Part:
-    """Read modalities of a patient; the labels, too, with the first if it has no entry.
-
-    Raises:
-        OSError: the scratch file cannot be written.
-    """
+    """Read modalities of a patient; the labels, too, with the first if it has no entry."""
     arrays: Arrays = {}
     whole: Volume | None = None
     with suppress(UserError):  # told below, of the modality that cannot be read
@@ -128,10 +124,8 @@ def _check_grid(volume: Volume, entry: Json) -> None:
     shape = volume.images.shape[1:]
     known = (entry["count"], *entry["native_shape"]) if entry else shape
     if shape != known:
-        raise UserError(
-            f"{volume.patient_id}: {volume.modalities[0]} and its other modalities have the "
-            f"shapes {shape} and {known}"
-        )
+        what = f"{volume.modalities[0]} and its other modalities"
+        raise UserError(f"{volume.patient_id}: {what} have the shapes {shape} and {known}")
 
 
 def _levels(
@@ -139,9 +133,7 @@ def _levels(
 ) -> tuple[Box, UInt8, NDArray[np.float32], NDArray[np.int32]]:
     """Normalise modality number ``index`` of a volume and crop it to its brain.
 
-    Returns:
-        Box of the brain; levels (S, height, width), 0 is background; scale (S, 2), see
-        ``quantise``; pixels of brain (S,).
+    Returns its box; levels and scale, see ``quantise``; pixels of brain (S,).
     """
     image, shared_scale = volume.images[index], volume.shared_scales[index]
     brain = brain_mask(image, shared_scale=shared_scale)
@@ -168,11 +160,8 @@ def _count(planes: NDArray[Any]) -> NDArray[np.int32]:
 class SingleVolume(Cache):
     """A cache of one volume in memory, for prediction; it has no labels and no folder.
 
-    Args:
-        volume: the brain of the modality that a cache would take decides the window.
-        settings: those of the cache that the network was trained on.
-        shape: (h, w) of that cache's slices. A larger brain gets a larger window, so that
-            nothing of it is lost.
+    Settings and ``shape`` (h, w) are those of the cache that the network was trained on; a larger
+    brain gets a larger window. The modality that a cache would take decides it.
     """
 
     def __init__(self, volume: Volume, settings: CacheSettings, shape: tuple[int, int]) -> None:

@@ -67,14 +67,10 @@ def prepare(
         cache_root: folder of all caches; made if absent.
         modalities, require, target: see :class:`Cache`.
         workers: processes; 0 takes one a core, 1 (and little data) none but this one.
-        on_bad_file: ``skip`` leaves out patients that cannot be used.
+        on_bad_file: ``skip`` leaves out patients that cannot be used; else they are a UserError,
+            as are a folder that cannot be written, and a cache that was changed.
 
-    Returns:
-        The cache, and whether nothing had to be read.
-
-    Raises:
-        UserError: a patient that cannot be used, or none that can; a folder that cannot be
-            written; a cache that was changed after it was written.
+    Returns the cache, and whether nothing had to be read.
     """
     found = source.patients() if patients is None else patients
     filler = _Filler(source, settings, found, skip=on_bad_file == "skip")
@@ -140,12 +136,7 @@ class _Filler:
         self.key = f"{source.name}-{settings.image_size}-{digest(inputs)[:12]}"
 
     def fill(self, path: Path, modalities: Sequence[str], workers: int) -> None:
-        """Read modalities of the patients; what a killed process left is removed.
-
-        Raises:
-            UserError: a patient cannot be read and may not be skipped, or none can.
-            OSError: the folder cannot be written.
-        """
+        """Read modalities of the patients; what a killed process left is removed."""
         scratch = path / "scratch"
         rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -238,13 +229,8 @@ def _write(packed: Iterable[Arrays], index: Json, scratch: Path) -> None:
 def publish(scratch: Path, name: str, arrays: Sequence[str], content: Json) -> Json:
     """Move arrays of ``scratch`` to the folder above it, with the JSON that describes them.
 
-    The JSON comes last: without it the arrays count for nothing.
-
-    Returns:
-        The JSON: ``content`` with ``files`` and ``digest``.
-
-    Raises:
-        OSError: the folder cannot be written.
+    The JSON comes last: without it the arrays count for nothing. Returns it: ``content`` with
+    ``files`` and ``digest``.
     """
     content = content | {"files": {array: describe(scratch / array) for array in arrays}}
     content["digest"] = content_digest(content)

@@ -22,8 +22,7 @@ Bool = NDArray[np.bool_]
 
 KINDS: tuple[type[Source], ...] = (BratsH5, BratsNifti, LggTif)
 SUFFIXES = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
-FEWEST_LEVELS = 10
-"""An image of so few distinct values, or fewer, is a mask."""
+FEWEST_LEVELS = 10  # an image of so few distinct values, or fewer, is a mask
 SAMPLES = 200_000
 
 

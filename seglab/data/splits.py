@@ -76,19 +76,16 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     Raises:
         UserError: fewer than three patients, or fewer groups than parts or folds.
     """
-    if len(patients) < MIN_PATIENTS:
-        raise UserError(
-            f"a split needs at least {MIN_PATIENTS} patients; there are {len(patients)}"
-        )
+    number = len(patients)
+    if number < MIN_PATIENTS:
+        raise UserError(f"a split needs at least {MIN_PATIENTS} patients; there are {number}")
     groups = _grouped(patients)
     strata = _strata(groups)
-    counts = _counts(len(patients), config.fractions)
+    counts = _counts(number, config.fractions)
     parts = sum(count > 0 for count in counts)
     if len(groups) < parts:
-        raise UserError(
-            f"a split into {parts} parts needs at least {parts} persons; "
-            f"these {len(patients)} patients are {len(groups)}"
-        )
+        needed = f"a split into {parts} parts needs at least {parts} persons"
+        raise UserError(f"{needed}; these {number} patients are {len(groups)}")
     order = _evenly_mixed(strata, np.random.default_rng([config.seed, 0]))
     test, order = _take(order, counts[2], leave=2)
     redrawn = ""
@@ -117,25 +114,19 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
 def save_split(split: Split, path: Path) -> None:
     """Write the split as JSON, with its hash and with what joined patients to one person.
 
-    Raises:
-        UserError: the file cannot be written.
+    Raises UserError where the file cannot be written.
     """
-    joined = [one._asdict() for one in split.joined]
-    told = {"hash": split.hash, **split.to_dict(), "joined": joined}
-    redrawn = {"redrawn": split.redrawn} if split.redrawn else {}
-    text = json.dumps(told | redrawn, indent=1)
+    told = {"hash": split.hash, **split.to_dict()}
+    told["joined"] = [one._asdict() for one in split.joined]
+    told |= {"redrawn": split.redrawn} if split.redrawn else {}
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def load_split(path: Path) -> Split:
-    """Read a split that ``save_split`` has written.
-
-    Raises:
-        UserError: the file is absent, not a split, or was changed.
-    """
+    """Read what :func:`save_split` wrote; a UserError where it is absent, no split, or changed."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         told = read["hash"]
@@ -159,9 +150,7 @@ def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
 
 def _strata(groups: Sequence[Group]) -> list[list[Group]]:
     """Sort the groups by grade and third of the tumour volume."""
-    by_volume = sorted(
-        groups, key=lambda group: sum(one.tumour_volume for one in group) / len(group)
-    )
+    by_volume = sorted(groups, key=lambda g: sum(one.tumour_volume for one in g) / len(g))
     strata: dict[tuple[str, int], list[Group]] = {}
     for rank, group in enumerate(by_volume):
         grade = next((patient.grade for patient in group if patient.grade), "")
@@ -187,8 +176,7 @@ def _counts(patients: int, fractions: tuple[float, float, float]) -> list[int]:
 def _evenly_mixed(strata: Iterable[list[Group]], stream: np.random.Generator) -> list[Group]:
     """Shuffle so that any run of the result holds its share of every stratum.
 
-    Each stratum, shuffled, is spread evenly over [0, 1) from a random start: systematic
-    sampling.
+    Systematic sampling: each, shuffled, is spread evenly over [0, 1) from a random start.
     """
     placed: list[tuple[float, int, Group]] = []
     for number, stratum in enumerate(strata):
@@ -219,10 +207,8 @@ def _fold(
     """Deal the groups stratum by stratum to the emptiest fold; returns (val, train)."""
     folds = config.folds or 1
     if len(rest) < folds:
-        raise UserError(
-            f"split.folds: {folds} folds need at least {folds} persons outside the test part; "
-            f"there are {len(rest)}"
-        )
+        needed = f"{folds} folds need at least {folds} persons outside the test part"
+        raise UserError(f"split.folds: {needed}; there are {len(rest)}")
     stream = np.random.default_rng([config.seed, 1])
     remaining = set(rest)
     dealt: list[list[Group]] = [[] for _ in range(folds)]

@@ -16,19 +16,11 @@ class Patient:
     patient_id: str
     images: dict[str, tuple[Path, ...]]
     """Modality → its files, in slice order where a file is a slice."""
-    label_files: tuple[Path, ...] = ()
-    """Files of the segmentation; empty where there is none."""
-    grade: str | None = None
-    """``HGG``/``LGG`` (BraTS), ``G2``/``G3`` (LGG set), or None where unknown."""
+    label_files: tuple[Path, ...] = ()  # files of the segmentation; empty where there is none
+    grade: str | None = None  # HGG or LGG (BraTS), G2 or G3 (LGG set); None where unknown
     channels: dict[str, int] = field(default_factory=dict)
     """Modality → its place along the last axis, where one file holds several modalities."""
-    label_map: dict[int, int] | None = None
-    """Label in the file → canonical one, where a ``dataset.json`` tells."""
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Modalities that have files."""
-        return tuple(self.images)
+    label_map: dict[int, int] | None = None  # label in the file → canonical one, if a table tells
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -44,25 +36,19 @@ class Volume:
     patient_id: str
     images: NDArray[np.float32]
     """(M, S, H, W), finite, in the scanner's units; the axes of NIfTI files turned to LPS."""
-    modalities: tuple[str, ...]
-    """M names."""
+    modalities: tuple[str, ...]  # M names
     labels: NDArray[np.uint8]
     """(S, H, W) canonical label map, see :mod:`seglab.data.labels`; zeros where not read."""
-    slice_indices: NDArray[np.int32]
-    """(S,) ascending positions in the full stack, from 0; gaps where files are absent."""
-    stack_size: int
-    """Slices of the full stack (155 for BraTS)."""
-    shared_scales: tuple[bool, ...]
-    """(M,) whether all slices of the modality share one intensity scale."""
+    slice_indices: NDArray[np.int32]  # (S,) ascending places in the full stack, perhaps with gaps
+    stack_size: int  # slices of the full stack (155 for BraTS)
+    shared_scales: tuple[bool, ...]  # (M,) whether all slices of it share one intensity scale
     grade: str | None
     spacing_mm: tuple[float, float, float] | None = None
     """(slice, row, column), or None where the files do not tell, or tell nonsense."""
     affine: NDArray[np.float64] | None = None
     """(4, 4) from (row, column, slice) to millimetres; None where the files have none."""
-    parts_known: bool = False
-    """False where a merged mask tells only tumour (label 4) from the rest."""
-    convention: str = ""
-    """By which convention the labels were read; empty where they were not."""
+    parts_known: bool = False  # False where a merged mask tells only tumour (label 4) from the rest
+    convention: str = ""  # by which convention the labels were read; empty where they were not
     remarks: tuple[str, ...] = ()
     """What a reader should be told: units converted, orientation unknown, labels 3 and 4, …"""
 

@@ -29,8 +29,7 @@ from seglab.evaluation.statistics import (
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 MARGIN = 0.01
 LEVEL = 0.05
-FEWEST_PATIENTS = 6
-"""Fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %."""
+FEWEST_PATIENTS = 6  # fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class Comparison:
     rows: tuple[ArmRow, ...]  # the other arms, in the order given
     patients: tuple[str, ...]
     left_out: tuple[str, ...]  # patients without a score
-    sd_run: float
-    """Spread that seeds give to an arm's mean, over all arms; NaN: one seed."""
+    sd_run: float  # spread that seeds give to an arm's mean, over all arms; NaN: one seed
     margin: float
     confidence: float  # of the intervals of differences; see the module
     resamples: int

@@ -32,8 +32,7 @@ class Interval:
     value: float
     low: float
     high: float
-    patients: int
-    """Patients the figure is over."""
+    patients: int  # patients the figure is over
 
 
 def summarise(scores: Sequence[PatientScore]) -> dict[str, float]:

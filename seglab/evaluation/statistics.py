@@ -25,8 +25,7 @@ class SeedVariance:
 
     mean_square: FloatArray
     """Variance of the seeds' means, the noise of single runs included; NaN: one seed only."""
-    residual: FloatArray
-    """The part of ``mean_square`` that is noise of single runs, in expectation."""
+    residual: FloatArray  # the part of ``mean_square`` that is noise of single runs, in expectation
     degrees: int
 
     @property
@@ -64,10 +63,8 @@ def _mean_squares(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 class PairedTest:
     """Mean differences of K pairs of arms, and what they are judged by."""
 
-    diff: FloatArray
-    """(K,)"""
-    error: FloatArray
-    """(K,) standard errors."""
+    diff: FloatArray  # (K,)
+    error: FloatArray  # (K,) standard errors
     critical: FloatArray
     """(K, B) critical values of |diff| / error at the levels 1/(B + 1), 2/(B + 1), …"""
 

@@ -38,25 +38,18 @@ class ModelCard:
 
     name: str
     model: Model
-    modalities: tuple[str, ...]
-    """Of the input, in the order of the channels."""
-    target: str
-    """What the mask marks, see ``data.target``."""
-    context: int
-    """Neighbouring slices on each side that are further channels."""
+    modalities: tuple[str, ...]  # of the input, in the order of the channels
+    target: str  # what the mask marks, see ``data.target``
+    context: int  # neighbouring slices on each side that are further channels
     precision: str
     settings: CacheSettings
-    shape: tuple[int, int]
-    """(h, w) of the slices the network was trained on."""
+    shape: tuple[int, int]  # (h, w) of the slices the network was trained on
     mirror_axis: int
-    upright: bool
-    """Whether training slices lay with rows from top to bottom."""
-    shared_scale: bool
-    """Whether the slices of a training volume shared one intensity scale."""
+    upright: bool  # whether training slices lay with rows from top to bottom
+    shared_scale: bool  # whether the slices of a training volume shared one intensity scale
     point: OperatingPoint
     reference: Reference | None = None
-    run_id: str | None = None
-    """The run that trained it; None where no run did."""
+    run_id: str | None = None  # the run that trained it; None where no run did
     range_modality: str | None = None
     """Modality whose range of intensities all are clipped to; None takes each one's own."""
 
@@ -131,12 +124,9 @@ def make_card(
 class Segmentation:
     """What the model makes of one volume."""
 
-    probability: NDArray[np.float32]
-    """(S, H, W) on the volume's own grid."""
-    mask: NDArray[np.bool_]
-    """(S, H, W)."""
-    prepared: SingleVolume
-    """What the network was shown."""
+    probability: NDArray[np.float32]  # (S, H, W) on the volume's own grid
+    mask: NDArray[np.bool_]  # (S, H, W)
+    prepared: SingleVolume  # what the network was shown
 
 
 @dataclass(frozen=True)
@@ -144,8 +134,7 @@ class ModelBundle:
     """A network with its card."""
 
     card: ModelCard
-    predictor: Predictor
-    """Without mirroring, whatever the operating point asks for."""
+    predictor: Predictor  # without mirroring, whatever the operating point asks for
 
     def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume, whose slices lie as the training's did (``card.upright``).

@@ -31,10 +31,8 @@ INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-3
 """Logits are equal where |difference| ≤ TOLERANCE · (1 + |logit|); float32 sums in another order
 differ by about 1e-5."""
-MASK_TOLERANCE = 1e-5
-"""Share of the pixels that may be on the other side of the threshold."""
-MOST_SLICES = 512
-"""Slices compared, evenly over all patients given; more would say nothing new."""
+MASK_TOLERANCE = 1e-5  # share of the pixels that may be on the other side of the threshold
+MOST_SLICES = 512  # slices compared, evenly over all patients given; more would say nothing new
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,9 @@ class OnnxCheck:
 
     slices: int
     pixels: int
-    largest_gap: float
-    """Of two logits."""
-    worst: float
-    """Largest |difference| / (1 + |logit|)."""
-    mask_px: int
-    """Pixels that are tumour in only one of the two, at the frozen threshold."""
+    largest_gap: float  # of two logits
+    worst: float  # largest |difference| / (1 + |logit|)
+    mask_px: int  # pixels that are tumour in only one of the two, at the frozen threshold
 
     @property
     def equal(self) -> bool:

@@ -31,8 +31,7 @@ from seglab.models import build_model
 
 LAST, WEIGHTS = "last.pt", "weights.safetensors"
 """Files of a run in training: all that resuming needs, and the weights of the best epoch."""
-GPU_READ_EVERY = 50
-"""Steps. Reading a loss waits for a GPU, so several are read at once."""
+GPU_READ_EVERY = 50  # Steps. Reading a loss waits for a GPU, so several are read at once.
 
 
 @dataclass(frozen=True)

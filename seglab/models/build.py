@@ -14,8 +14,7 @@ from seglab.core.errors import UserError, first_line
 
 IMAGE_MEAN, IMAGE_SD = 0.5, 0.25
 """Network input is (q/255 - IMAGE_MEAN) / IMAGE_SD of the cached uint8 q: -2 to 2."""
-BACKGROUND = -IMAGE_MEAN / IMAGE_SD
-"""Network input where the cache has 0."""
+BACKGROUND = -IMAGE_MEAN / IMAGE_SD  # network input where the cache has 0
 
 
 class Padded(nn.Module):

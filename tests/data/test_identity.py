@@ -78,7 +78,7 @@ def real(root: Path, source: str, *, merged: bool = False, masked: bool = True) 
     """Every patient of a set, each of its modalities judged."""
     opened, found = open_source(source, root), []
     for patient in opened.patients():
-        volume = opened.read(patient, patient.modalities)
+        volume = opened.read(patient, tuple(patient.images))
         labels = np.where(volume.labels > 0, 4, 0).astype(np.uint8) if merged else volume.labels
         axis, names = opened.mirror_axis, volume.modalities
         figures = measure(volume.images, names, labels if masked else None, mirror_axis=axis)

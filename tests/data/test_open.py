@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seglab.core.config import RunConfig
+from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.study import build_run
 from seglab.data import open as opening
 from seglab.data.open import PAIRS, SAME_VOLUME, open_data
+from seglab.data.sources import open_data_source
 from seglab.data.splits import save_split
 from seglab.data.volume import Volume
 from tests.data.memory import MemorySource, Names, memory_source, memory_volume
@@ -74,12 +75,9 @@ def test_runs_that_require_the_same_share_patients_and_split(
     assert one.cache.path == other.cache.path
 
 
-def test_a_modality_that_the_format_does_not_hold_is_named(
-    source: MemorySource, use: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source, "modalities", ("t1", "flair"), raising=False)
-    with pytest.raises(UserError, match="memory has no t2; it has t1, flair"):
-        open_data(use(source, modalities=["t2"]))
+def test_a_modality_that_the_format_does_not_hold_is_named() -> None:
+    with pytest.raises(UserError, match="lgg-tif has no t2; it has t1, flair, t1ce"):
+        open_data_source(Data(source="lgg-tif", modalities=("t2",)))
 
 
 @pytest.mark.parametrize("seed", range(3))

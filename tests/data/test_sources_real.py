@@ -89,7 +89,8 @@ def test_every_mask_is_read_and_believed_on_every_modality(
     source, patients = opened(name, shared_data / folder)
     found: Counter[str] = Counter()
     for patient in patients.values():
-        ends = dict.fromkeys((patient.modalities[0], patient.modalities[-1]))
+        names = tuple(patient.images)
+        ends = dict.fromkeys((names[0], names[-1]))
         volumes = [source.read(patient, (modality,)) for modality in ends]
         assert all(volume.labels.any() for volume in volumes)
         found[volumes[0].convention] += 1

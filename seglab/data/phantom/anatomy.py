@@ -25,8 +25,7 @@ Point = tuple[float, float, float]
 
 FRAME_MM = (155.0, 240.0, 240.0)
 """Extent of the whole frame along (z, x, y), whatever the number of voxels."""
-WINDOW_MM = ((0.0, 155.0), (44.0, 194.0), (30.0, 222.0))
-"""Part of the frame that a head can reach."""
+WINDOW_MM = ((0.0, 155.0), (44.0, 194.0), (30.0, 222.0))  # part of the frame that a head can reach
 CORTEX_MM = 2.8  # thickness of the cortical ribbon
 
 
@@ -136,15 +135,12 @@ class Brain:
     """A head on a grid: shapes on the nodes of its lattice, tissue in its voxels."""
 
     grid: Grid
-    where: npt.NDArray[np.bool_]
-    """The n voxels of the head, in the grid's window."""
-    at: list[Array]
-    """Template coordinates x, y and z."""
+    where: npt.NDArray[np.bool_]  # the n voxels of the head, in the grid's window
+    at: list[Array]  # template coordinates x, y and z
     pia: Array
     ventricle: Array
     nuclei: Array
-    hemisphere: Array
-    """1 in the folded hemispheres, 0 in cerebellum and brainstem."""
+    hemisphere: Array  # 1 in the folded hemispheres, 0 in cerebellum and brainstem
     clefts: list[tuple[Array, Array]]
     """Of each set of them two distances: across, and below its floor."""
     half_width: Array

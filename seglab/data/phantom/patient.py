@@ -31,8 +31,7 @@ Labels = npt.NDArray[np.uint8]
 Difficulty = Literal["usual", "faint", "distractor"]
 """Two kinds are hard: a small lesion hardly brighter than its surroundings; and bright scars
 that are no tumour, one of them as large as one."""
-MODALITIES = ("flair", "t1", "t1ce", "t2")
-"""Order of the channels, as in the Kaggle files."""
+MODALITIES = ("flair", "t1", "t1ce", "t2")  # order of the channels, as in the Kaggle files
 
 SIGNAL: Mapping[str, tuple[float, float, float, float]] = {
     "white": (1.00, 1.00, 1.00, 1.00),
@@ -57,10 +56,8 @@ class PhantomPatient:
 
     image: Array
     """(S, H, W, 4) float32: channels as ``MODALITIES``, whole numbers, 0 outside the brain."""
-    labels: Labels
-    """(S, H, W) uint8 in {0, 1, 2, 4}."""
-    spacing_mm: Point
-    """(slice, row, column)."""
+    labels: Labels  # (S, H, W) uint8 in {0, 1, 2, 4}
+    spacing_mm: Point  # (slice, row, column)
     traits: Mapping[str, str | float]
     """``difficulty``, ``grade``, ``tumour_ml``, and ``contrast``: oedema over white matter, - 1."""
 
@@ -146,10 +143,8 @@ class Lesion:
     enhances: bool
     centre: Point
     radius_mm: float
-    reach_mm: float
-    """How far oedema runs in open white matter."""
-    contrast: float
-    """Share of water-rich tissue in oedema, in (0, 1]; the rest is white matter."""
+    reach_mm: float  # how far oedema runs in open white matter
+    contrast: float  # share of water-rich tissue in oedema, in (0, 1]; the rest is white matter
 
     @classmethod
     def draw(cls, rng: np.random.Generator, ranks: list[float], difficulty: Difficulty) -> Lesion:

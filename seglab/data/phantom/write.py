@@ -26,8 +26,7 @@ CONTENT = Path("BraTS2020_training_data") / "content" / "data"
 """Where the slices of the Kaggle layout lie below the root of the set."""
 RECORD = "phantom.json"
 """At the root: that the set is synthetic, its parameters, and what was drawn for each patient."""
-GENERATOR = 4
-"""Raised whenever the same parameters would give other files."""
+GENERATOR = 4  # raised whenever the same parameters would give other files
 SLICE_COLUMNS = (
     "slice_path,target,volume,slice,label0_pxl_cnt,label1_pxl_cnt,label2_pxl_cnt,background_ratio"
 )

@@ -21,10 +21,8 @@ from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
 from seglab.data.names import UNNAMED, NameMapping, natural_key, same_name
 from seglab.data.volume import Patient, Volume
 
-LEAST_MM, MOST_MM = 0.1, 20.0
-"""Between two voxels of a scan of a head."""
-Spacing = tuple[float, float, float]
-"""Millimetres from voxel to voxel: (slice, row, column)."""
+LEAST_MM, MOST_MM = 0.1, 20.0  # between two voxels of a scan of a head
+Spacing = tuple[float, float, float]  # millimetres from voxel to voxel: (slice, row, column)
 
 
 class Source(ABC):
@@ -32,23 +30,16 @@ class Source(ABC):
 
     Args:
         root: folder that holds the files, at any depth of the set's known layouts.
-        labels: convention of the labels, or ``auto``; see :mod:`seglab.data.labels`.
+        labels: convention of the labels, or ``auto``; an unknown one is a UserError.
         persons: CSV of ``data.persons``.
         paths: the files; None takes all at and below ``root``.
-
-    Raises:
-        UserError: unknown convention.
     """
 
     name: ClassVar[str]
-    modalities: ClassVar[tuple[str, ...]]
-    """Those that the format can hold."""
-    upright: ClassVar[bool]
-    """Whether rows run from top to bottom; otherwise show ``slice.T``."""
-    mirror_axis: ClassVar[int]
-    """Axis of a slice (0 rows, 1 columns) along which left and right lie."""
-    suffixes: ClassVar[tuple[str, ...]]
-    """Of the files, in lower case."""
+    modalities: ClassVar[tuple[str, ...]]  # those that the format can hold
+    upright: ClassVar[bool]  # whether rows run from top to bottom; otherwise show ``slice.T``
+    mirror_axis: ClassVar[int]  # axis of a slice (0 rows, 1 columns) along which left and right lie
+    suffixes: ClassVar[tuple[str, ...]]  # of the files, in lower case
 
     def __init__(
         self,
@@ -70,9 +61,8 @@ class Source(ABC):
     def patients(self) -> list[Patient]:
         """List the patients in natural order of their names, without reading pixels.
 
-        Raises:
-            UserError: the root is missing, holds no file of this source, or holds
-                two files of one slice or volume.
+        Raises UserError where the root is missing, holds no file of this source, or two files of
+        one slice or volume.
         """
         found, names = self.list_patients(strict=True), self.names
         if names.listed and not any(patient.patient_id in names.listed for patient in found):
@@ -83,11 +73,7 @@ class Source(ABC):
 
     @abstractmethod
     def list_patients(self, *, strict: bool) -> list[Patient]:
-        """List the patients; if not ``strict``, each folder by itself, and any name.
-
-        Raises:
-            UserError: if ``strict``, as :meth:`patients`.
-        """
+        """List the patients as :meth:`patients`; not ``strict``: by folder, and of any name."""
 
     @abstractmethod
     def read(
@@ -95,9 +81,8 @@ class Source(ABC):
     ) -> Volume:
         """Read one patient.
 
-        Raises:
-            UserError: a modality is missing, or a file is absent, unreadable or not what this
-                source expects; the message names patient and modality, or the file.
+        Raises UserError where a modality is missing, or a file absent, unreadable or not what
+        this source expects; it names patient and modality, or the file.
         """
 
     def missing_files(self) -> list[str]:
@@ -117,13 +102,10 @@ class Source(ABC):
 class SliceFiles(Source):
     """A source whose patients are stacks of files, which hold all its modalities."""
 
-    pattern: ClassVar[re.Pattern[str]]
-    """Of the names: the groups are case and number."""
-    example: ClassVar[str]
-    """Such a name, for errors."""
+    pattern: ClassVar[re.Pattern[str]]  # of the names: the groups are case and number
+    example: ClassVar[str]  # such a name, for errors
     first_number: ClassVar[int]
-    file_ends: ClassVar[tuple[str, ...]]
-    """Of the files of a slice, behind its number."""
+    file_ends: ClassVar[tuple[str, ...]]  # of the files of a slice, behind its number
 
     def list_patients(self, *, strict: bool) -> list[Patient]:
         """Group the files by case, in the order of their numbers; see ``Source``."""
@@ -182,12 +164,9 @@ class SliceFiles(Source):
 
 
 def image_files(patient: Patient, modalities: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
-    """First file of each modality, and what to tell of them.
+    """First file of each modality, and what to tell of them; a UserError where one is lacking.
 
     A file whose name tells no modality is taken for the one that is wanted.
-
-    Raises:
-        UserError: the patient lacks one; names those that there are.
     """
     if UNNAMED in patient.images and len(modalities) == 1:
         told = f"its name tells no modality: taken for {modalities[0]}"
@@ -210,9 +189,7 @@ def as_volume(
 ) -> Volume:
     """Put M images (S, H, W), their labels and the other fields of a ``Volume`` together.
 
-    Raises:
-        UserError: the labels do not lie on the first image, see
-            :func:`seglab.data.labels.check_on_image`.
+    Raises UserError where the labels do not lie on the first image.
     """
     volume = Volume(
         patient_id=patient.patient_id,
@@ -233,21 +210,13 @@ def as_volume(
 def open_source(
     name: str, root: Path, *, labels: str = "auto", persons: Path | None = None
 ) -> Source:
-    """Build the source registered as ``name``.
-
-    Raises:
-        UserError: unknown name or convention of labels.
-    """
+    """Build the source registered as ``name``; a UserError where there is none."""
     source: Source = SOURCES.build(name, {}, root, labels, persons)
     return source
 
 
 def open_data_source(data: Data) -> Source:
-    """Build the source that a config's ``data`` block names.
-
-    Raises:
-        UserError: a modality that this source does not hold.
-    """
+    """Build the source that a ``data`` block names; a UserError for a modality it never has."""
     source = open_source(data.source, data.root, labels=data.labels, persons=data.persons)
     foreign = [name for name in (*data.modalities, *data.require) if name not in source.modalities]
     if foreign:
@@ -260,9 +229,7 @@ def walk(root: Path) -> Iterator[Path]:
     """Yield the files at and below ``root`` in a fixed order, hidden ones left out.
 
     Links to folders are followed, each folder once: large sets often lie on another disk.
-
-    Raises:
-        UserError: the root is missing or not a folder, or a folder cannot be listed.
+    Raises UserError where the root is no folder, or a folder cannot be listed.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -270,12 +237,11 @@ def walk(root: Path) -> Iterator[Path]:
         raise UserError(f"data root {root} {what}{where}")
     seen: set[str] = set()
     for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            below[:] = []
-            continue
+        is_new = (real := os.path.realpath(folder)) not in seen
         seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        below[:] = sorted(name for name in below if is_new and not name.startswith("."))
+        shown = sorted(name for name in names if is_new and not name.startswith("."))
+        yield from (Path(folder, name) for name in shown)
 
 
 def _cannot_list(error: OSError) -> NoReturn:
@@ -292,9 +258,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the libraries name no common class for damaged files
-        raise UserError(
-            f"{path} cannot be read as {kind} (truncated?): {first_line(error)}"
-        ) from error
+        told = f"{path} cannot be read as {kind} (truncated?): {first_line(error)}"
+        raise UserError(told) from error
 
 
 def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:

@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
 STACK_MM, SPACING_MM = 155, (1.0, 1.0, 1.0)
 """Height and spacing of every BraTS volume; the files of the set state none."""
-SPACING = "spacing_mm"
-"""Attribute of ``image`` in files that state it: (slice, row, column)."""
+SPACING = "spacing_mm"  # attribute of ``image`` in files that state it: (slice, row, column)
 LISTINGS = ("meta_data.csv", "BraTS20 Training Metadata.csv")
 """Both names that the set's list of slices has been published under."""
 DEPTH = np.array([2, 1, 3], np.uint8)
@@ -57,8 +56,7 @@ INNERMOST = np.array([0, OEDEMA, NON_ENHANCING, ENHANCING], np.uint8)
 class BratsH5(SliceFiles):
     """BraTS 2020 as the Kaggle slice files volume_<V>_slice_<S>.h5.
 
-    The root may be any folder above the files. Neither the CSVs nor all of the
-    slices need be there.
+    The root may be any folder above the files. CSVs and slices may be missing.
     """
 
     name = "brats-h5"
@@ -127,11 +125,7 @@ class BratsH5(SliceFiles):
 
 
 def _numbers(file: h5py.File, name: str, path: Path, planes: tuple[int, ...]) -> h5py.Dataset:
-    """Return the (H, W, C) dataset ``name``, C one of ``planes``; none of it has been read.
-
-    Raises:
-        UserError: it is absent, not numeric, or of another shape.
-    """
+    """The (H, W, C) dataset ``name`` of numbers, C one of ``planes``; none of it has been read."""
     if name not in file:
         raise UserError(f"{path} has no dataset '{name}'; it has: {', '.join(file) or 'nothing'}")
     dataset = file[name]

@@ -32,19 +32,15 @@ from seglab.data.sources.base import (
 )
 from seglab.data.volume import Patient, Volume
 
-AXES = ("L", "P", "S")
-"""Where the axes of a BraTS array point to: left, posterior, superior."""
-FURTHEST = 0.5
-"""Voxels by which the corners of two files of one patient may lie apart."""
-SAME = 0.02
-"""Relative difference of two statements of one spacing."""
+AXES = ("L", "P", "S")  # where the axes of a BraTS array point to: left, posterior, superior
+FURTHEST = 0.5  # voxels by which the corners of two files of one patient may lie apart
+SAME = 0.02  # relative difference of two statements of one spacing
 MAX_DEFLATE_RATIO = 1032
 """zlib cannot shrink more than this, so a compressed file bounds what it can hold."""
 _TO_MM = {1: 1000.0, 3: 0.001}
 """Code of a unit (metre, micrometre) → millimetres; all else is taken for millimetres."""
 _AS_STORED = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-_TRAILER_BYTES = 2**16
-"""What may follow the data, and is read only to reach the checksum behind it."""
+_TRAILER_BYTES = 2**16  # what may follow the data, and is read only to reach the checksum behind it
 
 Array = NDArray[Any]
 
@@ -53,8 +49,7 @@ Array = NDArray[Any]
 class BratsNifti(Source):
     """NIfTI volumes as BraTS of any year, nnU-Net, MSD, BIDS, UPENN-GBM or UCSF-PDGM name them.
 
-    Patients may lie in ``HGG``/``LGG`` folders, which then tell the grade; otherwise
-    ``name_mapping.csv`` does.
+    The grade is told by folders ``HGG`` and ``LGG``, or else by ``name_mapping.csv``.
     """
 
     name = "brats-nifti"
@@ -115,7 +110,7 @@ class BratsNifti(Source):
         if not paths:
             folder = patient.files[0].parent
             raise UserError(f"{name} has no segmentation: no {name}_seg.nii or .nii.gz in {folder}")
-        (path,) = paths
+        path = paths[0]
         stored, header = read_nifti(path)
         if header.affine is None or image.affine is None:  # it is taken to lie as its image
             header = replace(header, turn=image.turn, grid=_grid(stored.shape, image.turn))
@@ -132,14 +127,12 @@ class Header:
     """How a volume lies, as stored and turned to ``AXES``."""
 
     path: Path
-    grid: tuple[int, ...]
-    """(S, H, W) of the turned volume."""
+    grid: tuple[int, ...]  # (S, H, W) of the turned volume
     turn: Array
     """Transform of nibabel to ``AXES``; as stored where the header states no orientation."""
     affine: Array | None
     """(4, 4) from (row, column, slice) of the turned volume to mm; None where not stated."""
-    spacing_mm: Spacing | None
-    """(slice, row, column) of the turned volume."""
+    spacing_mm: Spacing | None  # (slice, row, column) of the turned volume
     remarks: tuple[str, ...]
 
     def to_lps(self, values: Array) -> Array:
@@ -172,8 +165,7 @@ class Header:
 def read_nifti(path: Path) -> tuple[Array, Header]:
     """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality).
 
-    Raises:
-        UserError: absent, damaged, or see :func:`read_header`.
+    Raises UserError where it is absent, damaged, or see :func:`read_header`.
     """
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.loadsave import load
@@ -193,8 +185,7 @@ def read_nifti(path: Path) -> tuple[Array, Header]:
 def read_header(path: Path, image: Any) -> Header:
     """Read how a volume that nibabel has opened lies.
 
-    Raises:
-        UserError: not numeric, not a volume, or more declared than the file can hold.
+    Raises UserError for what is not numeric, no volume, or more than the file can hold.
     """
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform

@@ -36,8 +36,7 @@ from seglab.data.volume import Patient, Volume
 
 GRADES = {"1": "G2", "2": "G3"}
 """Codes of ``neoplasm_histologic_grade``: 51 and 58 patients, as the paper counts II and III."""
-MODES = ("RGB", "L", "I;16", "I", "F")
-"""Kinds of pixels, as Pillow calls them."""
+MODES = ("RGB", "L", "I;16", "I", "F")  # kinds of pixels, as Pillow calls them
 NO_SPACING = "spacing is not in the files: no volume in millilitres"
 _NO_IMAGE = re.compile(r".*_(mask|seg|segm|pred)", re.IGNORECASE)
 
