@@ -89,10 +89,7 @@ def draw_matrix(limits: Affine, frame: Frame, stream: np.random.Generator) -> ND
     x, y = (frame.hw[1] - 1) / 2, (frame.hw[0] - 1) / 2
     new_x, new_y = x + shift_px[0], y + shift_px[1]
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    rows = [
-        [cos, sin, x - cos * new_x - sin * new_y],
-        [-sin, cos, y + sin * new_x - cos * new_y],
-    ]
+    rows = [[cos, sin, x - cos * new_x - sin * new_y], [-sin, cos, y + sin * new_x - cos * new_y]]
     return np.array(rows, np.float32)
 
 

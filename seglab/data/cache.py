@@ -1,7 +1,6 @@
 """The cache: every slice of a data set as packed, memory-mapped uint8, written once.
 
-``index.json`` describes patients, windows and the arrays of labels, ``MODALITY.json`` the arrays
-of a modality; :mod:`seglab.data.prepare` writes them.
+``index.json`` describes patients, windows and labels, ``MODALITY.json`` a modality's arrays.
 """
 
 from __future__ import annotations
@@ -88,8 +87,7 @@ class Cache:
 
     Attributes:
         reference: the modality whose brain decided the windows.
-        upright, mirror_axis: how slices lie, see ``Source``.
-        shape: (h, w) of the cached slices.
+        shape: (h, w) of the cached slices; ``upright`` and ``mirror_axis``: how they lie.
         data_hash: SHA-256 of what is read of the folder, the same on every machine.
         images: one (N, h, w) uint8 memory map a modality; 0 is background.
         masks_packed: (N, h, ceil(w / 8)) uint8, eight pixels a byte.
@@ -101,12 +99,10 @@ class Cache:
         row_slice, row_tumour_px, row_brain_px: (N,) int32, as in ``CachedPatient``.
 
     Args:
-        path: the folder.
+        path: the folder; a UserError where a file is absent, unreadable or changed.
         modalities: read as ``images``; none take the reference modality.
         target: what the masks mark, see ``data.target``.
         require: patients whose images of these cannot be read are not used either.
-
-    Raises UserError where a file is absent, unreadable or changed.
     """
 
     def __init__(
@@ -244,10 +240,7 @@ def describe(path: Path) -> Json:
 
 
 def read_json(path: Path) -> Json:
-    """Read a JSON of a cache; its arrays must be as they were, by size and time or else by hash.
-
-    Raises UserError where it or an array is absent, unreadable or changed.
-    """
+    """Read a JSON of a cache; a UserError where it or an array (by time, else hash) has changed."""
     remedy = f"remove the folder {path.parent} to build the cache again"
     try:
         content: Json = json.loads(path.read_text(encoding="utf-8"))

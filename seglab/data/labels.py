@@ -99,7 +99,7 @@ def read_labels(
         stored: its values.
         name: of the patient, which may tell the year of the challenge.
         chosen: ``data.labels``: a convention, or ``auto``.
-        listed: what a ``dataset.json`` says of the labels; decides where ``chosen`` is ``auto``.
+        listed: what a ``dataset.json`` says of them, if auto.
 
     Raises UserError for values of no convention, or of several.
     """

@@ -102,11 +102,7 @@ def _brightness(levels: Array) -> float:
 
 
 def _factor(ratio: float, distinct: int) -> int:
-    """Likeliest common divisor of so many numbers.
-
-    One of n random numbers divides all by chance with g^-n; the brightness of a slice differs
-    from its neighbours' by a factor whose logarithm has ``BRIGHTNESS_SD``.
-    """
+    """Likeliest common divisor of so many numbers: one divides n random ones with chance g^-n."""
     factors = np.arange(1, max(2, int(2 * ratio) + 1))
     odd = (np.log(factors / ratio) / BRIGHTNESS_SD) ** 2 / 2
     cost = distinct * np.log(factors) + np.minimum(odd, ODD_COST)

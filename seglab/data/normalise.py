@@ -70,11 +70,7 @@ def brain_mask(image: NDArray[np.float32], *, shared_scale: bool) -> Bool:
 
 
 def quantise(
-    image: NDArray[np.float32],
-    brain: Bool,
-    method: Method,
-    scope: Scope,
-    modality: str = "flair",
+    image: NDArray[np.float32], brain: Bool, method: Method, scope: Scope, modality: str = "flair"
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Normalise over the brain and quantise; outliers are clipped to the ends.
 

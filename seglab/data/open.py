@@ -135,9 +135,8 @@ def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
 def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:
     """Describe the cached patients as a split needs them; one person is one group.
 
-    Two names are one person's where tables or the names say so, or where their volumes are
-    (nearly) the same, directly or through others. The volume is that of the whole tumour,
-    so that the split is the same for every target.
+    Two names are one person's where tables or the names say so, or where their volumes are nearly
+    the same, directly or through others. The volume is the whole tumour's, whatever the target.
     """
     people = source.names.people(patient.patient_id for patient in cache.patients)
     groups = {name: person.name for name, person in people.items()}

@@ -67,8 +67,7 @@ def prepare(
         cache_root: folder of all caches; made if absent.
         modalities, require, target: see :class:`Cache`.
         workers: processes; 0 takes one a core, 1 (and little data) none but this one.
-        on_bad_file: ``skip`` leaves out patients that cannot be used; else they are a UserError,
-            as are a folder that cannot be written, and a cache that was changed.
+        on_bad_file: ``skip`` leaves out patients that cannot be used; else they are a UserError.
 
     Returns the cache, and whether nothing had to be read.
     """
@@ -229,8 +228,7 @@ def _write(packed: Iterable[Arrays], index: Json, scratch: Path) -> None:
 def publish(scratch: Path, name: str, arrays: Sequence[str], content: Json) -> Json:
     """Move arrays of ``scratch`` to the folder above it, with the JSON that describes them.
 
-    The JSON comes last: without it the arrays count for nothing. Returns it: ``content`` with
-    ``files`` and ``digest``.
+    The JSON, which is returned, comes last: without it the arrays count for nothing.
     """
     content = content | {"files": {array: describe(scratch / array) for array in arrays}}
     content["digest"] = content_digest(content)

@@ -54,8 +54,7 @@ class Scan:
     def read(self) -> Volume:
         """Read the modalities; a segmentation beside them is judged and not handed on.
 
-        Raises:
-            UserError: one is missing, unreadable, not what its suffix says, or no image.
+        Raises UserError where one is missing, unreadable, not what its suffix says, or no image.
         """
         volume = self.source.read(self.patient, self.modalities, with_labels=False)
         if set(self.patient.label_files) & set(self.seen):
@@ -69,11 +68,7 @@ class Scan:
         return volume
 
     def write(self, mask: Bool, volume: Volume, folder: Path) -> Path:
-        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file."""
         if isinstance(self.source, LggTif):
             suffix, image = ".tif", None
         elif isinstance(self.source, BratsH5):
@@ -98,11 +93,8 @@ def find_scans(
 ) -> tuple[list[Scan], list[tuple[Path, str]]]:
     """Find the scans that files and folders hold, one a patient.
 
-    Files are grouped by their names (:mod:`seglab.data.names`). A file whose name tells no
-    modality is a scan by itself; segmentations and masks are none.
-
-    Returns:
-        scans of the ``modalities`` in natural order, and (path, reason) of inputs without one.
+    Files are grouped by their names; one whose name tells no modality is a scan by itself.
+    Returns them in natural order, and (path, reason) of inputs without one.
     """
     given: dict[Path, list[Path]] = {}
     failed: list[tuple[Path, str]] = []

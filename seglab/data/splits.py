@@ -69,12 +69,9 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     each part whose share is not 0; groups of several patients may miss them by less than a
     group. Each part gets its share of every stratum: grade × third of the tumour volume. With
     folds, all but the test part is cut into ``folds`` parts, of which number ``fold`` validates.
+    With ``redraw``, as many patients as validated are drawn from the training part instead.
 
-    With ``redraw``, as many patients as validated are drawn from the training part by the same
-    strata, or all of it where it is smaller; they validate instead of the former, who train.
-
-    Raises:
-        UserError: fewer than three patients, or fewer groups than parts or folds.
+    Raises UserError for fewer than three patients, or fewer groups than parts or folds.
     """
     number = len(patients)
     if number < MIN_PATIENTS:
@@ -112,10 +109,7 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
 
 
 def save_split(split: Split, path: Path) -> None:
-    """Write the split as JSON, with its hash and with what joined patients to one person.
-
-    Raises UserError where the file cannot be written.
-    """
+    """Write the split as JSON, with its hash and with what joined patients to one person."""
     told = {"hash": split.hash, **split.to_dict()}
     told["joined"] = [one._asdict() for one in split.joined]
     told |= {"redrawn": split.redrawn} if split.redrawn else {}

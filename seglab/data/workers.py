@@ -23,13 +23,9 @@ Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 
 @contextmanager
 def worker_pool(count: int) -> Iterator[Map]:
-    """Yield a ``map`` that works in so many processes.
+    """Yield a ``map`` that works in ``count`` processes: 0 takes one a core, 1 only this one.
 
-    Args:
-        count: 0 takes one a core, 1 works in this process and starts none.
-
-    Raises:
-        UserError: a worker was killed, as happens when memory runs out.
+    Raises UserError where a worker was killed, as happens when memory runs out.
     """
     count = count or available_cores()
     if count == 1:

@@ -1,9 +1,8 @@
 """Which arms differ from the baseline: paired over patients, one word each.
 
-``better`` or ``worse`` where p, corrected over the arms by Holm's method, is at most the level;
-``equivalent`` where it is not and two one-sided tests place the difference within the margin;
-else ``undecided``. Intervals have the confidence of Holm's last step, 1 - level / k for k arms
-that are not called different, and so leave 0 outside exactly where an arm is called different.
+``better`` or ``worse`` where p, corrected by Holm's method, is at most the level; ``equivalent``
+where two one-sided tests place the difference within the margin; else ``undecided``. Intervals
+have the confidence of Holm's last step: they leave 0 outside just where an arm is called different.
 """
 
 from __future__ import annotations
@@ -104,14 +103,9 @@ def compare_arms(
 ) -> Comparison:
     """Compare every arm with ``baseline``, paired over patients.
 
-    Args:
-        arms: scores in which higher is better, such as Dice.
-        baseline: name of one of them.
-        resamples: of the bootstrap; the same patients are drawn for every arm, and every time.
-
-    Raises:
-        UserError: no arm, two arms of one name, a patient missing in an arm, no patient with
-            a score in every arm, or an unknown baseline.
+    Higher scores are better, as of Dice; the bootstrap draws the same patients for every arm.
+    Raises UserError for no arm, two of one name, an unknown baseline, or where arms lack
+    patients, or no patient has a score in every arm.
     """
     patients, left_out, by_seed = _paired(arms)
     names = [arm.arm for arm in arms]
@@ -196,9 +190,7 @@ def _summary(arm: str, values: FloatArray, half_width: float) -> ArmSummary:
     )
 
 
-def _paired(
-    arms: Sequence[ArmScores],
-) -> tuple[tuple[str, ...], tuple[str, ...], list[FloatArray]]:
+def _paired(arms: Sequence[ArmScores]) -> tuple[tuple[str, ...], tuple[str, ...], list[FloatArray]]:
     """Line up arms by patient: who is compared, who is left out (NaN), an array an arm."""
     if not arms:
         raise UserError("nothing to compare: no arm has a finished run")

@@ -192,10 +192,9 @@ def _ranked(scores: Sequence[PatientScore]) -> tuple[list[str], list[str]]:
 
 
 def best_median_worst(scores: Sequence[PatientScore], count: int) -> dict[str, list[str]]:
-    """Name ``count`` patients from each end and from the middle of the Dice ranking.
+    """Name ``count`` patients from each end and from the middle of the Dice ranking, none twice.
 
-    No patient is named twice: the worst are chosen first, then the best, then the median, so
-    that a small set still shows its failures. Each list is ordered from its own end.
+    The worst are chosen first, then the best, then the median. Each list starts at its own end.
     """
     ranked, from_middle = _ranked(scores)
     worst = ranked[:count]

@@ -126,8 +126,7 @@ def _lost(score: PatientScore) -> float:
 def _first_cause(shares: Mapping[Cause, float], volume: float) -> Cause:
     """Choose the cause to name first, from the share each explains.
 
-    Experts disagree at the boundary too, so it comes first only where no other cause explains a
-    fifth of the loss. What costs a tiny tumour much would cost a large one little (Reinke 2024).
+    Experts disagree at the boundary too: it comes first only where no other explains a fifth.
     """
     if 0 < volume < SMALL_LESION:
         return Cause.SMALL
@@ -159,8 +158,8 @@ class _Tissue:
     def contrast(self, mask: Bool, box: tuple[slice, ...]) -> float:
         """Compare the mean brightness of ``mask``, within ``box``, with the healthy ring around it.
 
-        The ring lies in the same slices: slices of one file need not share a scale, and a
-        reader compares within a slice. Without a ring the whole patient's tissue stands in.
+        The ring lies in the same slices, which need not share a scale with others; without one the
+        whole patient's tissue stands in.
         """
         from scipy.ndimage import distance_transform_edt
 

@@ -36,18 +36,7 @@ class Counts(NamedTuple):
 
 
 def slice_counts(pred: NDArray[np.generic], truth: NDArray[np.generic]) -> Counts:
-    """Count pixels slice by slice.
-
-    Args:
-        pred: (S, H, W) bool or integer; non-zero is tumour.
-        truth: (S, H, W) likewise.
-
-    Returns:
-        Counts of shape (S,).
-
-    Raises:
-        ValueError: the shapes differ or are not three-dimensional.
-    """
+    """Count the pixels (S,) of masks (S, H, W), bool or integer; non-zero is tumour."""
     pred, truth = _as_masks(pred, truth)
     tp = _per_slice(pred & truth)
     return Counts(tp=tp, fp=_per_slice(pred) - tp, fn=_per_slice(truth) - tp)
@@ -77,8 +66,7 @@ def recall(counts: Counts) -> FloatArray:
 class PatientScore:
     """All that is known about one patient's prediction; a row of ``patients_*.csv``.
 
-    Ratios are in [0, 1]; NaN means undefined (see the module) or, for volumes and
-    surfaces, that spacing is unknown or the slices leave gaps.
+    Ratios are in [0, 1]; NaN: undefined, or no spacing is known, or the slices leave gaps.
     """
 
     patient_id: str
@@ -114,19 +102,16 @@ def score_patient(
     grade: str | None = None,
     surface: bool = True,
 ) -> PatientScore:
-    """Score one patient on the native grid.
+    """Score one patient on the native grid; a ValueError where the masks' shapes differ.
 
     Args:
-        patient_id: Name in the table.
+        patient_id: name in the table.
         pred: (S, H, W) bool or integer; non-zero is tumour.
         truth: (S, H, W) likewise.
         spacing_mm: (slice, row, column), or None where unknown.
         contiguous: the slices follow each other without a gap, so that they form a volume.
         grade: of the tumour where known.
         surface: False leaves out (NaN) the scores of surfaces and lesions: they cost the most.
-
-    Raises:
-        ValueError: the shapes differ or are not three-dimensional.
     """
     pred, truth = _as_masks(pred, truth)
     per_slice = slice_counts(pred, truth)
@@ -167,8 +152,7 @@ def score_patient(
 def lesion_f1(pred: BoolArray, truth: BoolArray, contiguous: bool = True) -> float:
     """F1 of lesions: connected components of (S, H, W) masks, found where they overlap at all.
 
-    The harmonic mean of the share of true lesions that the prediction touches and the share of
-    predicted ones that touch the truth; in [0, 1], NaN where both masks are empty.
+    In [0, 1]; NaN where both masks are empty.
     """
     box = bounding_box(pred | truth)
     if box is None:
@@ -182,12 +166,7 @@ def lesion_f1(pred: BoolArray, truth: BoolArray, contiguous: bool = True) -> flo
 
 
 def label_pieces(mask: BoolArray, contiguous: bool) -> tuple[NDArray[np.int32], int]:
-    """Number the connected pieces of ``mask`` (S, H, W) from 1; corners connect.
-
-    Args:
-        mask: pieces are True.
-        contiguous: False looks at each slice by itself.
-    """
+    """Number the pieces of ``mask`` (S, H, W) from 1, slice by slice if not ``contiguous``."""
     from scipy.ndimage import label
 
     structure = np.ones((3, 3, 3), dtype=bool)

@@ -1,7 +1,6 @@
 """Every wrong voxel of a patient belongs to exactly one region, which has one kind.
 
-The lost Dice of a patient is its wrong voxels over the sum of both volumes, so a region's
-share of the wrong voxels is its share of the lost Dice: what the causes cost adds up.
+A region's share of the wrong voxels is its share of the lost Dice: what causes cost adds up.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
@@ -36,10 +37,7 @@ class Interval:
 
 
 def summarise(scores: Sequence[PatientScore]) -> dict[str, float]:
-    """Reduce patients to the figures of a run; undefined ones are NaN.
-
-    Beside :data:`FIGURES`: ``…_sd``, the spread over patients (n - 1), and counts.
-    """
+    """Reduce patients to :data:`FIGURES`, counts and ``…_sd``, spreads (n - 1); NaN: undefined."""
     return {
         **{name: _ratio(_table(scores, parts)) for name, (parts, _) in FIGURES.items()},
         "dice_sd": spread([s.dice for s in scores]),
@@ -58,13 +56,11 @@ def intervals(scores: Sequence[PatientScore]) -> dict[str, Interval]:
 def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
     """Interval of a ratio of sums over patients, by the symmetric bootstrap-t.
 
-    The ratio r is resampled through its linearised values, r + the influence of each
-    patient. Student's interval stands in for fewer than 8 patients, and where many share one
-    value: resamples often lack spread then.
+    The ratio r is resampled through its linearised values, r + the influence of each patient.
+    Student's interval stands in for fewer than 8 patients, and where many share one value.
 
     Args:
-        parts: (n, 2), what each patient adds above and below the fraction; those with
-            nothing below are left out.
+        parts: (n, 2), what each patient adds above and below; without a part below it is left out.
         largest: the figure lies in [0, ``largest``].
     """
     table = np.asarray(parts, dtype=np.float64).reshape(-1, 2)
@@ -136,44 +132,21 @@ def write_csv(path: Path, scores: Sequence[PatientScore]) -> None:
 
 
 def read_csv(path: Path) -> list[PatientScore]:
-    """Read what :func:`write_csv` wrote.
-
-    Raises:
-        UserError: the file is absent, is no such table, holds a value of the wrong kind,
-            or names a patient twice.
-    """
-    scores: dict[str, PatientScore] = {}
+    """Read what :func:`write_csv` wrote; a UserError for another table, or a patient twice."""
+    parse, scores = TypeAdapter(PatientScore).validate_python, dict[str, PatientScore]()
     for number, row in enumerate(read_rows(path, strict=True), start=2):
-        score = _parse(f"{path}: row {number}", row)
+        try:
+            score = parse({**row, "grade": row.get("grade") or None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = first["loc"][0]
+            wrong = f", column '{name}': '{str(first['input'])[:40]}' is not a number"
+            wrong = f" has no column '{name}'" if first["type"] == "missing" else wrong
+            raise UserError(f"{path}: row {number}{wrong}") from None
         if score.patient_id in scores:
             raise UserError(f"{path}: patient '{score.patient_id}' is listed twice")
         scores[score.patient_id] = score
     return list(scores.values())
-
-
-def _parse(where: str, row: dict[str, str]) -> PatientScore:
-    values: dict[str, Any] = {}
-    for field in fields(PatientScore):
-        if field.name not in row:
-            if field.default is MISSING:
-                raise UserError(f"{where} has no column '{field.name}'")
-            continue
-        text = row[field.name]
-        try:
-            values[field.name] = _PARSERS[str(field.type)](text)
-        except ValueError:
-            raise UserError(
-                f"{where}, column '{field.name}': '{text[:40]}' is not a number"
-            ) from None
-    return PatientScore(**values)
-
-
-_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "str": str,
-    "str | None": lambda text: text or None,
-    "float": float,
-    "int": int,
-}
 
 
 def spread(values: ArrayLike) -> float:
@@ -184,14 +157,7 @@ def spread(values: ArrayLike) -> float:
 
 
 def stratify(volumes: ArrayLike) -> list[str | None]:
-    """Name each patient's tertile of tumour volume.
-
-    Args:
-        volumes: (n,) in any unit; 0 and NaN have no tumour and belong to no stratum.
-
-    Returns:
-        One of :data:`SIZES` or None for each. Equal volumes share a stratum.
-    """
+    """Name the tertile, of :data:`SIZES`, of each tumour volume (n,); None for 0 and NaN."""
     sizes = np.asarray(volumes, dtype=np.float64)
     tumour = sizes > 0
     edges = np.quantile(sizes[tumour], [1 / 3, 2 / 3]) if tumour.any() else [0, 0]
@@ -204,14 +170,8 @@ def reliability(
 ) -> FloatArray:
     """Count the pixels of one patient by predicted probability, in ``BINS`` bins of equal width.
 
-    Args:
-        probability: (S, H, W) in [0, 1].
-        truth: (S, H, W) in {0, 1}.
-        inside: (S, H, W) pixels that count: the brain, not the easy air around it.
-
-    Returns:
-        (3, BINS): pixels, those of them that are tumour, sum of their probabilities. Patients
-        may be added up.
+    Of probability and truth (S, H, W) only pixels ``inside`` count: the brain, not the easy air.
+    Returns (3, BINS), which may be added up: pixels, those with tumour, sum of their probabilities.
     """
     p = probability[inside].astype(np.float64)
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
@@ -222,8 +182,8 @@ def reliability(
 def calibration(sums: FloatArray) -> tuple[FloatArray, FloatArray, float]:
     """Mean probability and share of tumour (BINS,) of each bin, and the expected error in [0, 1].
 
-    NaN in an empty bin. The expected calibration error (Naeini 2015) is the mean gap weighted by
-    pixels; most pixels of a brain are background that the network is sure of, which keep it small.
+    NaN in an empty bin. The error is the mean gap weighted by pixels (Naeini 2015), most of which
+    are background that the network is sure of.
     """
     pixels, tumour, probability = sums
     counted = np.where(pixels > 0, pixels, np.nan)
@@ -240,8 +200,7 @@ def slice_dice(
 ) -> FloatArray:
     """Score each slice of (S, H, W) masks that has tumour or a prediction by itself.
 
-    Returns:
-        (2, n): place in the stack, 0 the first slice and 1 the last; Dice.
+    Returns (2, n): place in the stack, 0 the first slice and 1 the last; Dice.
     """
     scores = dice(slice_counts(prediction, truth))
     known = np.isfinite(scores)

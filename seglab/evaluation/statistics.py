@@ -37,8 +37,7 @@ class SeedVariance:
 def seed_variance(by_seed: Sequence[FloatArray]) -> SeedVariance:
     """Pool the mean squares of seeds, and of the residual over patients, over arms.
 
-    Args:
-        by_seed: one (…, seeds, patients) array an arm, finite; leading axes are experiments.
+    ``by_seed``: one (…, seeds, patients) array an arm, finite; leading axes are experiments.
     """
     repeated = [values for values in by_seed if min(values.shape[-2:]) > 1]
     if not repeated:
@@ -76,7 +75,7 @@ class PairedTest:
     def half_width(self, level: float) -> FloatArray:
         """Half widths (K,) of intervals of confidence 1 - ``level``; NaN where unbounded.
 
-        An interval leaves 0 outside where :attr:`p` is at most the level, and only there.
+        They leave 0 outside where :attr:`p` is at most the level, and only there.
         """
         rank = math.floor(level * (self.critical.shape[1] + 1) + 1e-6)
         half = self.critical[:, rank - 1] * self.error if rank else np.full_like(self.diff, np.inf)
@@ -155,21 +154,17 @@ def patients_to_decide(
 ) -> int | None:
     """Patients that give 80 % power to find the difference, or to show equivalence.
 
-    Takes the observed figures for the truth: a guide for planning and nothing more. The
-    difference needs a standard error of |difference| / (z(1 - level/2) + z(0.8)) (Guenther
-    1981), equivalence one of (margin - |difference|) / (z(1 - level) + z(0.9)) (Chow, Shao
-    and Wang 2008); sd²/n + ``of_seeds`` is its square.
+    Takes the observed figures for the truth: a guide for planning. The difference needs a standard
+    error of |difference| / (z(1 - level/2) + z(0.8)) (Guenther 1981), equivalence one of
+    (margin - |difference|) / (z(1 - level) + z(0.9)) (Chow, Shao and Wang 2008).
 
     Args:
-        difference: mean paired difference, of either sign.
-        sd: standard deviation of the paired differences.
-        margin: of equivalence.
-        level: of the tests.
+        difference: mean paired difference, of either sign; ``sd``: of the paired differences.
+        margin: of equivalence; ``level``: of the tests.
         arms: beside the baseline: the difference is planned for Holm's strictest step.
-        of_seeds: what seeds add to the squared error of the difference.
+        of_seeds: what seeds add to the squared error, beside sd²/n.
 
-    Returns:
-        At least 2; None where no number of patients is enough.
+    Returns at least 2; None where no number of patients is enough.
     """
     z = NormalDist().inv_cdf
     strictest = z(1 - level / arms / 2)

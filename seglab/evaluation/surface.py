@@ -1,7 +1,6 @@
 """Surface scores of a volume: HD95 and the surface Dice at 2 mm, equal to MONAI's.
 
-The surface of a mask is its voxels with at least one of six neighbours outside the mask; beyond
-the frame is outside.
+The surface of a mask is its voxels with one of six neighbours outside the mask or the frame.
 """
 
 from __future__ import annotations
@@ -34,12 +33,9 @@ UNDEFINED = SurfaceScores(hd95_mm=float("nan"), nsd_2mm=float("nan"))
 def surface_scores(pred: BoolArray, truth: BoolArray, spacing_mm: Spacing) -> SurfaceScores:
     """Compare the surfaces of two masks (S, H, W); spacing is (slice, row, column).
 
-    Returns:
-        HD95, the larger of the two directed 95th percentiles (linear interpolation) of the
-        distances between surface voxels in mm; and the share of all surface voxels within 2 mm
-        of the other surface (Nikolov et al. 2018, counted in voxels). NaN without a truth. A
-        truth that was missed altogether scores the diagonal of the volume (BraTS: 373.13 mm)
-        and 0, so that a mean stays finite.
+    HD95 is the larger of the two directed 95th percentiles of the distances in mm; the other the
+    share of all surface voxels within 2 mm of the other surface (Nikolov 2018). NaN without truth.
+    A truth that was missed altogether scores the diagonal of the volume (BraTS: 373.13 mm) and 0.
     """
     if not truth.any():
         return UNDEFINED
@@ -64,14 +60,10 @@ def surface(mask: BoolArray) -> BoolArray:
 
 
 def distances(points: BoolArray, mask: BoolArray, spacing_mm: Spacing) -> FloatArray:
-    """Distance of each True voxel of ``points`` to the nearest one of ``mask``, in mm.
+    """Distance of each of n points (S, H, W), in C order, to the nearest voxel of ``mask`` in mm.
 
-    A tree over the mask's surface is searched where few points lie outside the mask; where
-    many do, as in the prediction of an untrained network, one distance transform bounds the
-    work to about a second for a volume of 9 million voxels.
-
-    Returns:
-        (n,) for the n points of (S, H, W) in C order; infinite where ``mask`` is empty.
+    A tree is searched where few points lie outside the mask; where many do, as for an untrained
+    network, one distance transform bounds the work. Infinite where ``mask`` is empty.
     """
     from scipy.ndimage import distance_transform_edt
     from scipy.spatial import KDTree

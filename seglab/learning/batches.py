@@ -38,10 +38,7 @@ class TensorBatch:
 
 
 class Batches:
-    """Reads, augments and scales what a loader draws.
-
-    The bits of a batch depend on seed and epoch, not on the number of threads.
-    """
+    """Reads, augments and scales what a loader draws; the number of threads changes no bit."""
 
     def __init__(self, loader: TrainLoader, patients: Sequence[str], compute: Compute) -> None:
         self.loader, self.compute, self.context = loader, compute, loader.config.data.context
@@ -133,13 +130,8 @@ def prefetch(
 ) -> Generator[Result, None, None]:
     """Yield ``work(item)`` of every item, in order, while ``threads`` prepare those that follow.
 
-    An exception in a thread is raised here, where its result is due; leaving early waits
-    for what is being done and does no more.
-
-    Args:
-        work: called in several threads at once if ``threads`` > 1; torch uses one core in each.
-        items: taken in the calling thread, ``threads`` + 2 of them before the first result.
-        threads: at least 1; ``MOST_THREADS`` of them are used.
+    Items are taken in the calling thread, ``threads`` + 2 of them before the first result. An
+    exception is raised here, where its result is due; leaving early waits for what is being done.
     """
     threads = min(threads, MOST_THREADS)
     torch.get_num_threads()  # fixes this thread's number, which the pool's would change

@@ -1,7 +1,6 @@
 """The exported model: from raw slices to masks, in one folder without code.
 
-The folder holds ``model.json`` (network, input, preprocessing, operating point, what the
-training data looked like) and ``weights.safetensors``. Nothing in it is executed.
+``model.json`` describes network, input, preprocessing, operating point and training data.
 """
 
 from __future__ import annotations
@@ -139,12 +138,8 @@ class ModelBundle:
     def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume, whose slices lie as the training's did (``card.upright``).
 
-        Args:
-            volume: raw values of the model's modalities and any others, in any order; its
-                labels are not looked at.
-
-        Raises:
-            UserError: a modality is missing.
+        It holds raw values of the model's modalities and any others, in any order; labels are not
+        looked at. Raises UserError where a modality is missing.
         """
         card, given = self.card, volume.modalities
         missing = [name for name in card.modalities if name not in given]
@@ -170,12 +165,8 @@ class ModelBundle:
     def predict(self, images: NDArray[Any]) -> NDArray[np.bool_]:
         """Segment raw slices of one stack, ascending, without gaps, lying as in training.
 
-        Args:
-            images: (S, H, W) for a model of one modality, else (M, S, H, W) in the order of
-                ``card.modalities``.
-
-        Raises:
-            UserError: another shape, or values that are not finite; says what the axes mean.
+        ``images`` are (S, H, W) for a model of one modality, else (M, S, H, W) in the order of
+        ``card.modalities``; a UserError for another shape, or values that are not finite.
         """
         names = self.card.modalities
         stacks = np.asarray(images, np.float32)
@@ -205,14 +196,8 @@ def load_bundle(
 ) -> ModelBundle:
     """Load what :meth:`ModelBundle.save` wrote; no code of the folder is run.
 
-    Args:
-        folder: of the model.
-        compute: where to run it; None chooses.
-        weights: name of the weights' file in the folder.
-
-    Raises:
-        UserError: the folder is not such a model, or is damaged; or the weights are no
-            safetensors file, or of another network.
+    ``compute`` None chooses. Raises UserError where the folder is no such model, is damaged, or its
+    file ``weights`` is of another network.
     """
     card = read_card(folder)
     compute = compute or choose_compute(Train())
@@ -224,11 +209,7 @@ def load_bundle(
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the description of a model's folder.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    """Read the description of a model's folder; a UserError where it is absent or damaged."""
     path = folder / CARD
     try:
         return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8")))

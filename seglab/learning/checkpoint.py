@@ -17,11 +17,7 @@ from seglab.core.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a temporary file and put it in place of ``path`` in one step.
-
-    Raises:
-        UserError: the disk is full or read-only; the previous file is untouched.
-    """
+    """Put a file in place of ``path`` in one step; a UserError where the disk does not take it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +39,7 @@ def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, str]) ->
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
-    """Load what :func:`save_weights` wrote into a network of the same shape.
-
-    Raises:
-        UserError: not such a file, or of another network.
-    """
+    """Load what :func:`save_weights` wrote; a UserError for another file, or another network."""
     try:
         network.load_state_dict(load_file(path))
     except FileNotFoundError:
@@ -67,11 +59,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a training state, or None where there is none.
-
-    Raises:
-        UserError: the file is damaged, or holds more than plain data.
-    """
+    """Read a training state, or None where there is none; a UserError for a damaged file."""
     if not path.is_file():
         return None
     try:

@@ -63,10 +63,8 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def choose_compute(train: Train) -> Compute:
     """Choose device, precision and threads, and set the process up for them.
 
-    Results repeat to the bit on the same processor with the same thread count.
-
-    Raises:
-        UserError: a device that is not there.
+    Results repeat to the bit on the same processor with the same thread count. A device that is not
+    there is a UserError.
     """
     device = _device(train.device)
     precision = train.precision

@@ -23,10 +23,7 @@ Float32 = NDArray[np.float32]
 
 
 class Mirrored(nn.Module):
-    """Averages a network's logits over the image and its mirror image.
-
-    ``axis`` of a slice (0 rows, 1 columns) is that along which left and right lie.
-    """
+    """Averages logits over the image and its mirror image along ``axis`` (0 rows, 1 columns)."""
 
     def __init__(self, network: nn.Module, axis: int) -> None:
         super().__init__()
@@ -53,8 +50,7 @@ class Predictor:
     def fills_batches(self) -> bool:
         """Whether a smaller batch is filled up by repeating its slices.
 
-        cuDNN tries its algorithms anew for every size of a batch, which takes longer than
-        the slices more; without batch statistics they do not change the others.
+        cuDNN tries its algorithms anew for every size, which takes longer than the slices more.
         """
         return self.compute.device.type == "cuda"
 
@@ -78,9 +74,8 @@ class Predictor:
     ) -> tuple[Float32, float | None]:
         """Predict a patient: probabilities (S, h, w) at cache scale, and the loss if one is given.
 
-        Slices without brain are not shown to the network: nothing is there to find. The loss is
-        computed once over all others: losses that pool pixels pool them as val/dice does, so that
-        it falls when that rises. Slice by slice, those without tumour would rule it.
+        Slices without brain are not shown to the network. The loss is computed once over the rest:
+        losses that pool pixels then pool them as val/dice does.
         """
         rows = brain_rows(cache, patient)
         maps = np.zeros((patient.count, *cache.shape), np.float32)
@@ -129,8 +124,7 @@ def validate(
 ) -> tuple[list[PatientScore], float]:
     """Score every patient named, in that order; threads score while the next is predicted.
 
-    Returns:
-        One score a patient, and the loss averaged over patients with brain; 0 without one.
+    Returns a score a patient, and the loss averaged over patients with brain; 0 without one.
     """
     losses: list[float] = []
 

@@ -1,7 +1,6 @@
 """A model as ONNX: written, and checked against the network it was written from.
 
-The file's metadata say how to make its input of a scan and what to do with the logits.
-Mirroring, where the operating point asks for it, is inside the file.
+Its metadata tell how to make its input and what to do with the logits. Mirroring is inside.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-3
-"""Logits are equal where |difference| ≤ TOLERANCE · (1 + |logit|); float32 sums in another order
-differ by about 1e-5."""
+"""Logits are equal where |difference| ≤ TOLERANCE · (1 + |logit|); other sums differ by 1e-5."""
 MASK_TOLERANCE = 1e-5  # share of the pixels that may be on the other side of the threshold
 MOST_SLICES = 512  # slices compared, evenly over all patients given; more would say nothing new
 
@@ -61,9 +59,7 @@ class OnnxCheck:
 def export_onnx(bundle: ModelBundle, path: Path) -> None:
     """Write the network as one ONNX file: image (batch, C, h, w) to logits (batch, 1, h, w).
 
-    Raises:
-        UserError: the packages of the extra ``onnx`` are not installed.
-        Exception: whatever the exporter makes of a network that it cannot follow.
+    Raises UserError where the packages of the extra ``onnx`` are not installed.
     """
     absent = [name for name in PACKAGES if find_spec(name) is None]
     if absent:
@@ -98,25 +94,20 @@ def describe(card: ModelCard) -> dict[str, str]:
     unit = "percentiles" if settings.normalise == "percentile" else "deviations from the centre"
     rows_run = "from front to back" if card.upright else "from right to left"
     height, width = card.shape
-    mirrored = "; averaged over the mirror image inside this file" if point.mirror else ""
     return {
         "seglab.name": card.name,
         "seglab.channels": json.dumps(card.channels),
         "seglab.ranges": json.dumps(ranges),
         "seglab.input": (
-            "seglab.channels of a slice, neighbours by their offset in the stack (the nearest "
-            f"where there is none). seglab.ranges ({unit} of the brain, "
-            f"normalise={settings.normalise}, scope={settings.normalise_scope}) span the levels "
-            "q = 1 to 255, rounded; 0 is background, the most frequent value. Rows run "
-            f"{rows_run} of the patient. The whole square frame has {settings.image_size} pixels "
-            f"a side; of it {height}x{width} around the brain are taken (crop={settings.crop}). "
-            f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
+            "seglab.channels of a slice (the nearest neighbour where one is absent), as levels q: "
+            f"0 is background, 1 to 255 span seglab.ranges ({unit} of the brain, normalise="
+            f"{settings.normalise}, scope={settings.normalise_scope}). Rows run {rows_run} of the "
+            f"patient; {height}x{width} px around the brain (crop={settings.crop}) of a frame of "
+            f"{settings.image_size} a side. Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
         ),
         "seglab.output": (
-            f"logits of {card.target} tumour; sigmoid, resized to the native grid, is the "
-            f"probability; above {point.threshold:g} it is tumour, holes "
-            f"{'filled' if point.fill_holes else 'kept'}, components below "
-            f"{point.smallest_component_px} native px dropped{mirrored}"
+            f"logits of {card.target} tumour; tumour where the sigmoid, at native size, "
+            f"is above {point.threshold:g}; then the steps of seglab.operating_point but mirroring"
         ),
         "seglab.operating_point": json.dumps(asdict(point)),
         "seglab.model": json.dumps(card.to_json()),
@@ -124,11 +115,7 @@ def describe(card: ModelCard) -> dict[str, str]:
 
 
 def check_onnx(bundle: ModelBundle, path: Path, cache: Cache, patients: Sequence[str]) -> OnnxCheck:
-    """Compare the file with the network in float32 on slices of cached patients.
-
-    Raises:
-        Exception: whatever the runtime makes of a file that it cannot run.
-    """
+    """Compare the file with the network in float32 on slices of cached patients."""
     import onnxruntime
 
     predictor = _in_float32(bundle)

@@ -1,10 +1,7 @@
 """How probabilities become a mask, and how validation selects it: the simplest that is as good.
 
-Every setting of a small grid is scored by the mean patient Dice. Of the settings within one
-standard error of the best, the simplest is taken (the one-standard-error rule; Breiman 1984): a
-gain that the validation patients cannot tell from chance does not carry over to the test. The
-error is that of the paired difference to the best over patients, since all settings are scored
-on the same patients. Gains below ``SMALLEST_GAIN`` are never worth a step.
+Of the settings whose mean patient Dice is within one standard error of the best, the simplest is
+taken (Breiman 1984). The error is that of the paired difference to the best over patients.
 """
 
 from __future__ import annotations
@@ -45,12 +42,7 @@ class OperatingPoint:
         return asdict(self)
 
     def apply(self, probability: Float32, slice_indices: NDArray[Any]) -> Bool:
-        """Make the mask (S, H, W).
-
-        Args:
-            probability: (S, H, W) on the native grid.
-            slice_indices: (S,) ascending positions in the stack; no component crosses a gap.
-        """
+        """Make the mask (S, H, W) of native probabilities; no component crosses a gap."""
         mask: Bool = probability > self.threshold
         if self.fill_holes:
             mask = fill_holes(mask)
@@ -92,10 +84,7 @@ class Selection:
 def select_operating_point(
     predictor: Predictor, cache: Cache, validation: Sequence[str]
 ) -> Selection:
-    """Select on validation patients; each is predicted once, and once mirrored.
-
-    Where fewer than two of them have tumour the plain 0.5 threshold is taken.
-    """
+    """Select on validation patients; the plain 0.5 threshold where fewer than two have tumour."""
     networks = {False: predictor, True: predictor.mirrored(cache.mirror_axis)}
     scores: dict[OperatingPoint, list[float]] = {}
     for name in progress(validation, "operating point", unit="patient"):
@@ -136,10 +125,7 @@ def score_settings(
 ) -> Iterator[tuple[OperatingPoint, float]]:
     """Yield every setting without mirroring, and the patient's Dice if it were applied.
 
-    Args:
-        probability: (S, H, W) native.
-        truth: (S, H, W) with some tumour.
-        slice_indices: (S,) positions in the stack.
+    Probability and truth, with some tumour, are native (S, H, W).
     """
     total = np.count_nonzero(truth)
     found = bounding_box(probability > min(THRESHOLDS)) or (slice(0, 1),) * 3
@@ -173,11 +159,7 @@ def label_components(mask: Bool, slice_indices: NDArray[Any]) -> NDArray[np.int3
     """Number the components (26 neighbours) of (S, H, W) from 1; none crosses a gap."""
     from scipy.ndimage import label
 
-    labels = np.zeros(mask.shape, np.int32)
-    found = 0
     gaps = np.flatnonzero(np.diff(slice_indices) != 1) + 1
-    for rows in np.split(np.arange(len(mask)), gaps):
-        part, count = label(mask[rows], structure=np.ones((3, 3, 3)))
-        labels[rows] = np.where(part > 0, part + found, 0)
-        found += count
-    return labels
+    apart = np.insert(mask, gaps, False, axis=0)  # an empty slice in each gap
+    labels, _ = label(apart, np.ones((3, 3, 3)), output=np.int32)
+    return np.delete(labels, gaps + np.arange(len(gaps)), axis=0)

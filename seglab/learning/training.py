@@ -161,10 +161,7 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
     """Train on from ``trainer.progress`` until epochs, patience or seconds are used up.
 
     Yields one result an epoch; the caller logs and saves it before it asks for the next.
-
-    Raises:
-        TrainingDiverged: a loss is not finite; names the step and the batch's patients.
-        UserError: ``train.compile`` is set and the network cannot be compiled.
+    Raises TrainingDiverged where a loss is not finite; UserError where nothing can be compiled.
     """
     progress, threshold = trainer.progress, trainer.config.evaluation.threshold
     while not trainer.is_over:

@@ -90,8 +90,7 @@ def _upsample(in_channels: int, out_channels: int, up: Up) -> nn.Module:
         return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
     # A 1x1 convolution commutes with interpolation and costs a quarter before it.
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=1),
-        nn.Upsample(scale_factor=2, mode=up),
+        nn.Conv2d(in_channels, out_channels, kernel_size=1), nn.Upsample(scale_factor=2, mode=up)
     )
 
 

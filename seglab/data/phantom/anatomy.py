@@ -2,9 +2,8 @@
 
 Anatomy is defined in millimetres, so that every grid shows the same head. Arrays are (S, H, W)
 = (z, x, y), as BraTS stores them: x runs from right to left, y from front to back, z upwards.
-Template coordinates have x from the midline and y from the middle of the brain. Shapes are
-signed distances in millimetres, negative inside; they vary slowly and are computed on a
-lattice of about 2 mm. Tissue is cut from them on the voxels.
+Shapes are signed distances in millimetres, negative inside, on a lattice of about 2 mm; tissue
+is cut from them on the voxels.
 """
 
 from __future__ import annotations
@@ -85,10 +84,7 @@ class Grid:
 
 
 def smooth_field(rng: np.random.Generator, grid: Grid, spacing_mm: float) -> Array:
-    """A cubic B-spline on a grid's lattice: zero mean, about unit variance.
-
-    Its coefficients lie ``spacing_mm`` apart in the frame: every grid samples the same field.
-    """
+    """A cubic B-spline on a grid's lattice, the same on every grid: zero mean, unit variance."""
     counts = [math.ceil(mm / spacing_mm) + 4 for mm in FRAME_MM]
     values = rng.standard_normal(counts, dtype=np.float32)
     for axis in range(3):
@@ -223,8 +219,7 @@ def _clefts(
 ) -> tuple[Array, list[tuple[Array, Array]]]:
     """Hemispheres and clefts as ``Brain`` holds them.
 
-    Sulci are the zero surfaces of a field that varies along the brain's surface and hardly
-    with depth, so that they run inwards from it.
+    Sulci are the zero surfaces of a field that varies along the brain's surface, hardly with depth.
     """
     x, y, z = at
     cerebrum, temporal, cerebellum, stem = _lobes(at)

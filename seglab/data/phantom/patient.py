@@ -1,7 +1,6 @@
 """One synthetic patient, from a seed to images and labels.
 
-A tumour is a core, either necrosis inside an enhancing rim or all solid, and oedema that runs
-along the white matter, more to one side than to the other.
+A tumour is a core, either necrosis inside an enhancing rim or all solid, and oedema around it.
 """
 
 from __future__ import annotations
@@ -70,11 +69,10 @@ def make_patient(
     slices: int = 155,
     difficulty: Difficulty | None = None,
 ) -> PhantomPatient:
-    """Make patient number ``patient`` of the phantom set ``seed``.
+    """Make patient number ``patient`` of the phantom set ``seed``; nothing else changes the head.
 
-    The result depends on nothing else: not on how many patients there are, nor on the process
-    that makes it. Another ``size`` (of 240 mm, in pixels) or number of ``slices`` (of 155 mm)
-    samples the same head. ``difficulty`` None draws it: one patient in four is hard.
+    Another ``size`` (of 240 mm, in pixels) or number of ``slices`` (of 155 mm) samples the same
+    head. ``difficulty`` None draws it: one patient in four is hard.
     """
     grid = Grid(size, slices)
     # An additive recurrence (R3, Roberts 2018) spreads size, visibility and kind evenly over

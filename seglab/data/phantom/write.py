@@ -63,9 +63,7 @@ def write_phantom(
 
     The folder ``out`` appears when it is complete; the same call again re-uses it. ``size``
     pixels cover 240 mm and ``slices`` cover 155 mm; ``workers`` 0 takes a process a core.
-
-    Raises:
-        UserError: bad parameters, another thing in ``out``, or a disk that cannot be written.
+    Raises UserError for bad parameters, another thing in ``out``, or a full disk.
     """
     limits = {"patients": (patients, 1), "size": (size, 32), "slices": (slices, 8)}
     for name, (value, least) in (limits | {"seed": (seed, 0), "workers": (workers, 0)}).items():
@@ -148,8 +146,7 @@ def _write_patient(folder: Path, wanted: dict[str, Any], number: int) -> tuple[A
 def write_slice(path: Path, image: Array, labels: Labels, spacing_mm: Point) -> None:
     """Write image (H, W, 4) and labels (H, W) of a slice as the Kaggle files hold them.
 
-    Each channel is z-scored over the whole frame, background included; a constant one becomes
-    0. The spacing (slice, row, column) is stated, as it differs where few slices were asked for.
+    Each channel is z-scored over the whole frame; a constant one becomes 0.
     """
     wide = image.astype(np.float64)
     spread = wide.std((0, 1))

@@ -164,10 +164,7 @@ class SliceFiles(Source):
 
 
 def image_files(patient: Patient, modalities: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
-    """First file of each modality, and what to tell of them; a UserError where one is lacking.
-
-    A file whose name tells no modality is taken for the one that is wanted.
-    """
+    """First file of each modality, and what to tell of them; a UserError where one is lacking."""
     if UNNAMED in patient.images and len(modalities) == 1:
         told = f"its name tells no modality: taken for {modalities[0]}"
         return [patient.images[UNNAMED][0]], (told,)
@@ -187,10 +184,7 @@ def as_volume(
     remarks: Sequence[str] = (),
     **grid: Any,
 ) -> Volume:
-    """Put M images (S, H, W), their labels and the other fields of a ``Volume`` together.
-
-    Raises UserError where the labels do not lie on the first image.
-    """
+    """Put M images (S, H, W), labels that lie on the first, and the other fields together."""
     volume = Volume(
         patient_id=patient.patient_id,
         images=images[0][None] if len(images) == 1 else np.stack(images),

@@ -1,8 +1,7 @@
 """The Kaggle set of BraTS 2020 slices: ``volume_<V>_slice_<S>.h5``.
 
-Each file holds ``image`` (240, 240, 4) float64, every channel z-scored over the whole slice with
-its background, and ``mask`` (240, 240, 3) uint8, one plane per tumour part. Slice S is z index S
-of the challenge's NIfTI volume V, neither flipped nor transposed.
+Each holds ``image`` (240, 240, 4) float64, every channel z-scored over the whole slice, and
+``mask`` (240, 240, 3) uint8, a plane per tumour part. S is z of the challenge's NIfTI volume V.
 """
 
 from __future__ import annotations
@@ -19,24 +18,8 @@ from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.data import lattice
-from seglab.data.labels import (
-    ENHANCING,
-    NON_ENHANCING,
-    OEDEMA,
-    UNKNOWN_PART,
-    LabelMap,
-    read_labels,
-)
-from seglab.data.sources.base import (
-    SliceFiles,
-    Spacing,
-    as_volume,
-    check_same_shape,
-    finite_image,
-    image_files,
-    plausible_spacing,
-    reading,
-)
+from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART, LabelMap, read_labels
+from seglab.data.sources import base
 from seglab.data.volume import Patient, Volume
 
 if TYPE_CHECKING:
@@ -53,11 +36,8 @@ INNERMOST = np.array([0, OEDEMA, NON_ENHANCING, ENHANCING], np.uint8)
 
 
 @SOURCES.register("brats-h5")
-class BratsH5(SliceFiles):
-    """BraTS 2020 as the Kaggle slice files volume_<V>_slice_<S>.h5.
-
-    The root may be any folder above the files. CSVs and slices may be missing.
-    """
+class BratsH5(base.SliceFiles):
+    """BraTS 2020 as the Kaggle slice files volume_<V>_slice_<S>.h5; some may be missing."""
 
     name = "brats-h5"
     modalities = ("flair", "t1", "t1ce", "t2")
@@ -78,21 +58,21 @@ class BratsH5(SliceFiles):
         """Open each slice once, and take the scanner's numbers back; see ``Source``."""
         import h5py
 
-        image_files(patient, modalities)
+        base.image_files(patient, modalities)
         paths = patient.images[modalities[0]]
         channels = [self.modalities.index(modality) for modality in modalities]
         for index, path in enumerate(paths):
-            with reading(path, "HDF5"), h5py.File(path) as file:
+            with base.reading(path, "HDF5"), h5py.File(path) as file:
                 image = _numbers(file, "image", path, (4,))
                 if index == 0:
                     shape = len(paths), *image.shape[:2]
                     scores, labels = [np.empty(shape) for _ in channels], np.zeros(shape, np.uint8)
                     spacing_mm, told = _spacing(path, image)
-                check_same_shape(path, image.shape[:2], shape[1:], "its volume")
+                base.check_same_shape(path, image.shape[:2], shape[1:], "its volume")
                 for stack, channel in zip(scores, channels, strict=True):
                     # Each channel by itself: its chunks are the only ones inflated.
                     stack[index] = plane = image[..., channel]
-                    finite_image(path, plane)
+                    base.finite_image(path, plane)
                 if with_labels:
                     labels[index] = _labels(file, path, shape[1:])
         # Each is freed once it is restored: the scores of four modalities take 290 MB.
@@ -103,7 +83,7 @@ class BratsH5(SliceFiles):
         indices = self.numbers(paths)
         is_slices = self.pattern.fullmatch(paths[0].name)
         whole = round(STACK_MM / (spacing_mm or SPACING_MM)[0]) if is_slices else 1
-        return as_volume(
+        return base.as_volume(
             patient,
             modalities,
             [image for image, _, _ in restored],
@@ -142,7 +122,7 @@ def _numbers(file: h5py.File, name: str, path: Path, planes: tuple[int, ...]) ->
 def _labels(file: h5py.File, path: Path, frame: tuple[int, ...]) -> NDArray[np.uint8]:
     """Canonical labels (H, W); where planes overlap, the inner part wins."""
     mask = _numbers(file, "mask", path, (3, 1))
-    check_same_shape(path, mask.shape[:2], frame, "its image")
+    base.check_same_shape(path, mask.shape[:2], frame, "its image")
     planes = mask[...]
     if planes.dtype != np.uint8 or planes.max(initial=0) > 1:
         planes = read_labels(path, planes, chosen="binary").labels // UNKNOWN_PART
@@ -151,10 +131,10 @@ def _labels(file: h5py.File, path: Path, frame: tuple[int, ...]) -> NDArray[np.u
     return np.asarray(INNERMOST[(planes * DEPTH).max(axis=2)])
 
 
-def _spacing(path: Path, image: h5py.Dataset) -> tuple[Spacing | None, tuple[str, ...]]:
+def _spacing(path: Path, image: h5py.Dataset) -> tuple[base.Spacing | None, tuple[str, ...]]:
     """The spacing that a file states in an attribute, else that of BraTS; and what to tell."""
     if SPACING not in image.attrs:
         return SPACING_MM, ()
     stated = image.attrs.get_id(SPACING)  # nothing is read yet, however large it is
     values: list[Any] = list(map(float, image.attrs[SPACING])) if stated.shape == (3,) else []
-    return plausible_spacing(path, values)
+    return base.plausible_spacing(path, values)

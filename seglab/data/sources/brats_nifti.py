@@ -20,16 +20,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.data.labels import LabelMap, read_labels
 from seglab.data.names import is_plain_segmentation, nifti_patients
-from seglab.data.sources.base import (
-    Source,
-    Spacing,
-    as_volume,
-    check_same_shape,
-    finite_image,
-    image_files,
-    plausible_spacing,
-    reading,
-)
+from seglab.data.sources import base
 from seglab.data.volume import Patient, Volume
 
 AXES = ("L", "P", "S")  # where the axes of a BraTS array point to: left, posterior, superior
@@ -46,7 +37,7 @@ Array = NDArray[Any]
 
 
 @SOURCES.register("brats-nifti")
-class BratsNifti(Source):
+class BratsNifti(base.Source):
     """NIfTI volumes as BraTS of any year, nnU-Net, MSD, BIDS, UPENN-GBM or UCSF-PDGM name them.
 
     The grade is told by folders ``HGG`` and ``LGG``, or else by ``name_mapping.csv``.
@@ -80,7 +71,7 @@ class BratsNifti(Source):
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
     ) -> Volume:
         """Read the modalities, which must lie on each other, and the labels; see ``Source``."""
-        paths, told = image_files(patient, modalities)
+        paths, told = base.image_files(patient, modalities)
         read = {path: read_nifti(path) for path in dict.fromkeys(paths)}
         _, first = read[paths[0]]
         for _, header in read.values():
@@ -89,8 +80,8 @@ class BratsNifti(Source):
         images = []
         for path, modality in zip(paths, modalities, strict=True):
             values = _one_volume(path, read[path][0], patient.channels.get(modality))
-            images.append(finite_image(path, read[path][1].to_lps(values)))
-        return as_volume(
+            images.append(base.finite_image(path, read[path][1].to_lps(values)))
+        return base.as_volume(
             patient,
             modalities,
             images,
@@ -132,7 +123,7 @@ class Header:
     """Transform of nibabel to ``AXES``; as stored where the header states no orientation."""
     affine: Array | None
     """(4, 4) from (row, column, slice) of the turned volume to mm; None where not stated."""
-    spacing_mm: Spacing | None  # (slice, row, column) of the turned volume
+    spacing_mm: base.Spacing | None  # (slice, row, column) of the turned volume
     remarks: tuple[str, ...]
 
     def to_lps(self, values: Array) -> Array:
@@ -150,7 +141,7 @@ class Header:
 
     def check_lies_on(self, other: Header) -> None:
         """Raise a UserError for another shape than ``other``'s, or corners that lie apart."""
-        check_same_shape(self.path, self.grid, other.grid, other.path.name)
+        base.check_same_shape(self.path, self.grid, other.grid, other.path.name)
         if self.affine is None or other.affine is None:
             return
         corners = _corners((*self.grid[1:], self.grid[0]))
@@ -163,14 +154,11 @@ class Header:
 
 
 def read_nifti(path: Path) -> tuple[Array, Header]:
-    """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality).
-
-    Raises UserError where it is absent, damaged, or see :func:`read_header`.
-    """
+    """Read a file as stored, header scaling applied: (x, y, z) or (x, y, z, modality)."""
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.loadsave import load
 
-    with reading(path, "NIfTI"):
+    with base.reading(path, "NIfTI"):
         image: Any = load(path)
         header, proxy = read_header(path, image), image.dataobj
         if not is_gzipped(path):
@@ -183,10 +171,7 @@ def read_nifti(path: Path) -> tuple[Array, Header]:
 
 
 def read_header(path: Path, image: Any) -> Header:
-    """Read how a volume that nibabel has opened lies.
-
-    Raises UserError for what is not numeric, no volume, or more than the file can hold.
-    """
+    """Read how a volume that nibabel has opened lies; a UserError for what is none."""
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
@@ -203,7 +188,7 @@ def read_header(path: Path, image: Any) -> Header:
         remarks += _disagreements(path, image)
     else:
         remarks.append(f"orientation is not stated in {path.name}: taken as stored")
-    spacing_mm, told = plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
+    spacing_mm, told = base.plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
     return Header(path, _grid(shape, turn), turn, affine, spacing_mm, (*remarks, *told))
 
 

@@ -1,8 +1,7 @@
 """The Kaggle set of lower-grade gliomas: ``<case>_<n>.tif`` and ``<case>_<n>_mask.tif``.
 
-Slices are upright, 256 × 256 × 3 uint8: before contrast, FLAIR, after contrast (Buda 2019). Where
-a sequence was not acquired the set repeats FLAIR in its place. Spacing is not in the files.
-Files of one channel, and stacks of pages, are read too.
+Slices are upright, 256 × 256 × 3 uint8: before contrast, FLAIR (also in place of a sequence that
+was not acquired), after contrast (Buda 2019). One channel, and many pages, are read too.
 """
 
 from __future__ import annotations
@@ -24,14 +23,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
 from seglab.data.labels import LabelMap, read_labels
 from seglab.data.names import tcga_person
-from seglab.data.sources.base import (
-    SliceFiles,
-    as_volume,
-    check_same_shape,
-    finite_image,
-    image_files,
-    reading,
-)
+from seglab.data.sources import base
 from seglab.data.volume import Patient, Volume
 
 GRADES = {"1": "G2", "2": "G3"}
@@ -42,7 +34,7 @@ _NO_IMAGE = re.compile(r".*_(mask|seg|segm|pred)", re.IGNORECASE)
 
 
 @SOURCES.register("lgg-tif")
-class LggTif(SliceFiles):
+class LggTif(base.SliceFiles):
     """Lower-grade gliomas (TCGA) as the Kaggle slice files <case>_<n>.tif and <case>_<n>_mask.tif.
 
     Files count from 1; ``Volume.slice_indices`` is that number minus 1.
@@ -62,7 +54,7 @@ class LggTif(SliceFiles):
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
     ) -> Volume:
         """Read each slice once; see ``Source``."""
-        image_files(patient, modalities)
+        base.image_files(patient, modalities)
         paths = patient.images[modalities[0]]
         pages, told = _read_stack(paths), [NO_SPACING]
         if pages.ndim == 4:
@@ -79,10 +71,10 @@ class LggTif(SliceFiles):
         if len(paths) != len(pages):
             indices = np.arange(len(pages), dtype=np.int32)
         indices -= min(1, indices[0])
-        return as_volume(
+        return base.as_volume(
             patient,
             modalities,
-            [finite_image(paths[0], channels[name]) for name in modalities],
+            [base.finite_image(paths[0], channels[name]) for name in modalities],
             _labels(paths, pages) if with_labels else None,
             told,
             slice_indices=indices,
@@ -127,7 +119,7 @@ class LggTif(SliceFiles):
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open ``path``; a UserError for whatever Pillow raises inside the block."""
     muted = warnings.catch_warnings(action="ignore")
-    with reading(path, "TIFF"), muted, Image.open(path, formats=["TIFF"]) as file:
+    with base.reading(path, "TIFF"), muted, Image.open(path, formats=["TIFF"]) as file:
         yield file
 
 
@@ -145,7 +137,7 @@ def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
                 if rows < page.height:  # which Pillow leaves black
                     raise ValueError(f"it holds {rows} of {page.height} rows")
                 pages.append(np.array(page))
-                check_same_shape(path, pages[-1].shape, pages[0].shape, "its volume")
+                base.check_same_shape(path, pages[-1].shape, pages[0].shape, "its volume")
     return np.stack(pages)
 
 
@@ -157,6 +149,6 @@ def _labels(paths: Sequence[Path], pages: NDArray[Any]) -> LabelMap:
     masks = []
     for path in map(_mask_of, paths):
         stack = _read_stack([path])
-        check_same_shape(path, stack.shape[1:], pages.shape[1:3], "its image")
+        base.check_same_shape(path, stack.shape[1:], pages.shape[1:3], "its image")
         masks.append(read_labels(path, stack, chosen="binary").labels)
     return LabelMap(paths[0], np.concatenate(masks), "binary", parts_known=False)
