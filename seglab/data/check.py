@@ -32,8 +32,7 @@ class Examined:
     """One patient, read; of one with bad files only the slices are counted."""
 
     row: dict[str, Any]  # of the JSON's ``patient_list``
-    bad_files: list[dict[str, str]]
-    """``file``, relative to the root, or the patient where no file is named; and ``reason``."""
+    bad_files: list[dict[str, str]]  # ``file``, or the patient where none is named, and ``reason``
     figures: dict[str, Figures] | None = None
     fingerprint: Fingerprint | None = None
     richest: tuple[int, int, int] = (0, 0, 0)
@@ -62,10 +61,8 @@ class CheckReport:
         found = self.found
         yield f"{found['source']} in {found['root']}"
         share = f" ({found['tumour_slices'] / found['slices']:.1%})" if found["slices"] else ""
-        yield (
-            f"  {found['patients']:,} patients, {found['slices']:,} slices, "
-            f"{found['tumour_slices']:,} with tumour{share}"
-        )
+        counts = "  {patients:,} patients, {slices:,} slices, {tumour_slices:,} with tumour"
+        yield counts.format_map(found) + share
         listed = [one for one in found["patient_list"] if one["modalities"]]
         yield f"  modalities: {_counts(' '.join(one['modalities']) for one in listed)}"
         yield f"  labels: {_counts(one['labels'] for one in listed)}"

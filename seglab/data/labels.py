@@ -113,10 +113,8 @@ def read_labels(
         canonical = CONVENTIONS[convention]
     odd = [value for value in values if value not in canonical]
     if odd:
-        raise UserError(
-            f"{path} holds labels {_some(odd)}, which {convention} does not have "
-            f"(its labels: {_some(sorted(canonical))}); data.labels names another convention"
-        )
+        told = f"{path} holds labels {_some(odd)}, which {convention} does not have (its labels: "
+        raise UserError(f"{told}{_some(sorted(canonical))}); data.labels names another convention")
     table = np.zeros(256, np.uint8)
     table[list(canonical)] = list(canonical.values())
     labels = np.zeros_like(stored, np.uint8, subok=False)  # in the same order of axes
@@ -133,10 +131,8 @@ def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
     odd = marked[whole != marked]
     if odd.size:
         nan = "mask values that are NaN; " if (odd != odd).any() else ""
-        raise UserError(
-            f"{path} holds {nan}labels {_some(np.unique(odd))}: labels are whole numbers from 0 to "
-            "255 (resample a mask with nearest neighbour)"
-        )
+        told = f"{path} holds {nan}labels {_some(np.unique(odd))}: labels are whole numbers from 0"
+        raise UserError(f"{told} to 255 (resample a mask with nearest neighbour)")
     return whole
 
 
@@ -205,7 +201,5 @@ def check_on_image(found: LabelMap, image: NDArray[np.float32], *, shared: bool)
     stripped = np.count_nonzero(sampled == sampled[:, :1, :1]) > EXACT_SHARE * sampled.size
     outside = np.count_nonzero(tumour & ~brain)
     if stripped and outside > max(FEW_PX, OUTSIDE * marked):
-        raise UserError(
-            f"{found.path}: {outside / marked:.0%} of the mask lies on the background: it belongs "
-            "to another image, or lies elsewhere"
-        )
+        told = f"{found.path}: {outside / marked:.0%} of the mask lies on the background"
+        raise UserError(f"{told}: it belongs to another image, or lies elsewhere")

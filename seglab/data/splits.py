@@ -110,7 +110,7 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
 
 def save_split(split: Split, path: Path) -> None:
     """Write the split as JSON, with its hash and with what joined patients to one person."""
-    told = {"hash": split.hash, **split.to_dict()}
+    told: dict[str, object] = {"hash": split.hash, **split.to_dict()}
     told["joined"] = [one._asdict() for one in split.joined]
     told |= {"redrawn": split.redrawn} if split.redrawn else {}
     try:

@@ -36,10 +36,8 @@ def worker_pool(count: int) -> Iterator[Map]:
     try:
         yield pool.map
     except BrokenProcessPool as error:
-        raise UserError(
-            f"one of {count} worker processes was killed, perhaps for want of memory: "
-            "use fewer (data.workers=1, or --workers 1)"
-        ) from error
+        told = f"one of {count} worker processes was killed, perhaps for want of memory"
+        raise UserError(f"{told}: use fewer (data.workers=1, or --workers 1)") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -204,10 +204,8 @@ def _paired(arms: Sequence[ArmScores]) -> tuple[tuple[str, ...], tuple[str, ...]
         absent = [patient for patient in order if patient not in column]
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            raise UserError(
-                f"arm '{arm.arm}' has no patient {absent[0]}{more}: "
-                "arms are compared on the same patients"
-            )
+            told = f"arm '{arm.arm}' has no patient {absent[0]}{more}"
+            raise UserError(f"{told}: arms are compared on the same patients")
         aligned.append(arm.values[:, [column[patient] for patient in order]])
     scored = ~np.isnan(np.concatenate(aligned)).any(axis=0)
     if not scored.any():

@@ -185,9 +185,7 @@ def mean(values: ArrayLike) -> float:
 
 def _as_masks(pred: NDArray[np.generic], truth: NDArray[np.generic]) -> tuple[BoolArray, BoolArray]:
     if pred.shape != truth.shape or pred.ndim != 3:
-        raise ValueError(
-            f"prediction and truth must both be (S, H, W), got {pred.shape} and {truth.shape}"
-        )
+        raise ValueError(f"not both masks are (S, H, W): {pred.shape} and {truth.shape}")
     return pred.astype(bool, copy=False), truth.astype(bool, copy=False)
 
 

@@ -101,17 +101,13 @@ def make_card(
     ``point`` None takes the config's threshold, without further steps.
     """
     scales = (cache.scale[0, cache.by_id[name].rows] for name in train)
+    of_cache = ("modalities", "target", "settings", "shape", "mirror_axis", "upright")
     return ModelCard(
+        **{name: getattr(cache, name) for name in of_cache},
         name=config.name,
         model=config.model,
-        modalities=cache.modalities,
-        target=cache.target,
         context=config.data.context,
         precision=precision,
-        settings=cache.settings,
-        shape=cache.shape,
-        mirror_axis=cache.mirror_axis,
-        upright=cache.upright,
         shared_scale=bool(np.median([not np.ptp(scale, axis=0).any() for scale in scales])),
         point=point or OperatingPoint(threshold=config.evaluation.threshold),
         reference=measure_reference(cache, train),
@@ -144,10 +140,9 @@ class ModelBundle:
         card, given = self.card, volume.modalities
         missing = [name for name in card.modalities if name not in given]
         if missing:
-            raise UserError(
-                f"{volume.patient_id}: the model needs {', '.join(card.modalities)}; "
-                f"{', '.join(missing)} is missing (found: {', '.join(given)})"
-            )
+            needs = f"{volume.patient_id}: the model needs {', '.join(card.modalities)}"
+            found = f"{', '.join(missing)} is missing (found: {', '.join(given)})"
+            raise UserError(f"{needs}; {found}")
         places = [given.index(name) for name in card.modalities]
         chosen = replace(
             volume,
@@ -174,10 +169,8 @@ class ModelBundle:
             stacks = stacks[None]
         if stacks.ndim != 4 or len(stacks) != len(names) or 0 in stacks.shape:
             number = f"{len(names)}, " if len(names) > 1 else ""
-            raise UserError(
-                f"expected raw images ({number}slices, rows, columns) of {', '.join(names)} in "
-                f"this order; got the shape {np.shape(images)}"
-            )
+            axes = f"({number}slices, rows, columns) of {', '.join(names)} in this order"
+            raise UserError(f"expected raw images {axes}; got the shape {np.shape(images)}")
         for name, one in zip(names, stacks, strict=True):
             if not np.isfinite(one).all():
                 raise UserError(f"NaN or infinite values in the images of {name}")

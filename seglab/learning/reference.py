@@ -91,14 +91,12 @@ class Reference:
 
     def _skull(self, levels: UInt8) -> str | None:
         here = measure(levels[None], ("flair",))["flair"].skull_fall
-        if self.skull_fall is None or np.isnan(here):
+        usual = here if self.skull_fall is None else self.skull_fall
+        if np.isnan(here) or (here > SKULL) == (usual > SKULL):
             return None
-        if (here > SKULL) == (self.skull_fall > SKULL):
-            return None
-        figures = f"{here:.2f} against {self.skull_fall:.2f}, skull from {SKULL:g}"
-        if here > SKULL:
-            return f"the skull is on, in training it was taken off: {figures}"
-        return f"the skull was taken off, in training it was on: {figures}"
+        told = "is on, in training it was taken off", "was taken off, in training it was on"
+        figures = f"{here:.2f} against {usual:.2f}, skull from {SKULL:g}"
+        return f"the skull {told[int(here <= SKULL)]}: {figures}"
 
 
 def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:

@@ -271,9 +271,6 @@ def sum_losses(trainer: Trainer, unread: Sequence[tuple[Tensor, Rows]], last_ste
         if not math.isfinite(value):
             owners = np.unique(trainer.cache.row_patient[rows])
             names = ", ".join(trainer.cache.patients[owner].patient_id for owner in owners)
-            step = last_step + 2 - len(values) + i
-            raise TrainingDiverged(
-                f"loss is {value} at epoch {trainer.progress.epoch + 1}, step {step}, "
-                f"in a batch of {names}"
-            )
+            at = f"epoch {trainer.progress.epoch + 1}, step {last_step + 2 - len(values) + i}"
+            raise TrainingDiverged(f"loss is {value} at {at}, in a batch of {names}")
     return sum(value * len(rows) for value, (_, rows) in zip(values, unread, strict=True))

@@ -70,15 +70,11 @@ def build_model(
     if reason := _refusal(network, in_channels, image_hw, training=False):
         height, width = image_hw
         advice = "" if isinstance(network, Padded) else "; model.pad: true may help"
-        raise UserError(
-            f"data.image_size: model '{config.name}' does not take images of {height}x{width}: "
-            f"{reason}{advice}"
-        )
+        told = f"model '{config.name}' does not take images of {height}x{width}"
+        raise UserError(f"data.image_size: {told}: {reason}{advice}")
     if smallest_batch == 1 and (reason := _refusal(network, in_channels, image_hw, training=True)):
-        raise UserError(
-            f"train.batch_size: model '{config.name}' cannot train on one image at a time "
-            f"({reason}): give 2 or more, and train.samples_per_epoch too"
-        )
+        told = f"model '{config.name}' cannot train on one image at a time ({reason})"
+        raise UserError(f"train.batch_size: {told}: 2 or more; train.samples_per_epoch too")
     return network
 
 

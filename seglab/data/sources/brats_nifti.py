@@ -147,10 +147,8 @@ class Header:
         corners = _corners((*self.grid[1:], self.grid[0]))
         apart = np.abs(np.linalg.solve(other.affine, self.affine @ corners) - corners).max()
         if not apart <= FURTHEST:
-            raise UserError(
-                f"{self.path} lies elsewhere than {other.path.name}: by their affines the corners "
-                f"are {apart:.1f} voxels apart, at most {FURTHEST} are allowed"
-            )
+            told = f"{self.path} lies elsewhere than {other.path.name}: by their affines"
+            raise UserError(f"{told} corners are {apart:.1f} voxels apart, {FURTHEST} are allowed")
 
 
 def read_nifti(path: Path) -> tuple[Array, Header]:
@@ -213,10 +211,8 @@ def _check_declared(path: Path, image: Any) -> None:
     needed = math.prod(shape) * dtype.itemsize + int(image.dataobj.offset)
     held = path.stat().st_size
     if needed > held * (MAX_DEFLATE_RATIO if is_gzipped(path) else 1):
-        raise UserError(
-            f"{path} declares {needed} bytes of data, which {held} bytes on disk cannot hold: "
-            "truncated, or a wrong header"
-        )
+        told = f"{path} declares {needed} bytes of data, which {held} bytes on disk cannot hold"
+        raise UserError(f"{told}: truncated, or a wrong header")
 
 
 def _orientation(image: Any) -> Array | None:
