@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -14,6 +19,7 @@ import yaml
 from mlflow.entities import Run
 
 from tests.blackbox.commands import FILES, SMALL, Store, Study
+from tests.blackbox.commands import run as run_command
 
 pytestmark = pytest.mark.slow
 
@@ -265,3 +271,21 @@ def test_a_finished_search_is_not_searched_again(study: Study) -> None:
 def test_what_the_store_does_not_have_is_refused(study: Study, line: str, word: str) -> None:
     study.ask("ablation")
     study.run("seglab", *line.split()).refused(word)
+
+
+def test_deletion_of_a_promotion_does_not_seal_the_test_again(study: Study, tmp_path: Path) -> None:
+    promotion = study.ask("promote").json["run_id"]
+    study.ask("run_experiment")
+    folder = tmp_path / "copy"
+    shutil.copytree(study.folder, folder)
+    store = Store(folder)
+    store.client.delete_run(promotion)
+    run_command(folder, "seglab", "promote", "single").refused("--reopen")
+    (ablation,) = {one.info.experiment_id for one in store.runs("ablation")}
+    store.client.delete_experiment(ablation)
+    run_command(folder, "seglab", "promote", "single").refused("--reopen")
+    database = f"sqlite:///{folder / 'mlruns/mlflow.db'}"
+    gc = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", database]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": database}
+    subprocess.run([*gc, "--run-ids", promotion], check=True, env=environment)
+    run_command(folder, "seglab", "promote", "single").refused("--reopen")
