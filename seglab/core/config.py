@@ -224,7 +224,7 @@ class Train(Block):
     """How much better counts as better."""
     keep: Literal["last", "best"] = "last"
     """Weights that are judged and kept: of the last epoch, or of the best val/dice of all, which
-    is optimistic on the patients it was chosen on."""
+    is optimistic on the patients it was chosen on. Where ``patience`` stopped a run, the best."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Training time after which no further step is taken (equal-seconds budgets)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

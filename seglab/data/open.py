@@ -49,14 +49,18 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     among = f"of the {len(cache.patients)} patients in {source.root}"
     if not cache.row_brain_px.any():
         raise UserError(f"every image {among} is constant")
+    what = "tumour" if cache.target == "whole" else f"data.target={cache.target}"
     if not any(patient.tumour_px.any() for patient in cache.patients):
-        what = "tumour" if cache.target == "whole" else f"data.target={cache.target}"
         raise UserError(f"none {among} has a pixel of {what}")
     missing = source.missing_files()
     if warn and missing:
         lost = f"{source.root} lacks {len(missing):,} files of its set, {missing[0]} the first"
         print(f"warning: {lost}: the rest is used (data check lists them)", file=sys.stderr)
     split = make_split(split_patients(cache, source), config.split)
+    for part, names in (("training", split.train), ("validation", split.val)):
+        if not any(cache.by_id[name].tumour_px.any() for name in names):
+            few = f"none of the {len(names)} {part} patients has a pixel of {what}"
+            raise UserError(f"{few}: set another split.seed or split.fractions")
     if warn and split.redrawn:
         print(split.redrawn, file=sys.stderr)
     sealed = SealedCache(cache, split)

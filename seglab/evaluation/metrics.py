@@ -66,7 +66,8 @@ def recall(counts: Counts) -> FloatArray:
 class PatientScore:
     """All that is known about one patient's prediction; a row of ``patients_*.csv``.
 
-    Ratios are in [0, 1]; NaN: undefined, or no spacing is known, or the slices leave gaps.
+    Ratios are in [0, 1]; NaN: undefined, or, of distances and volumes, no spacing is known.
+    Distances are NaN too where slices are missing; volumes are those of the slices that are there.
     """
 
     patient_id: str

@@ -106,8 +106,18 @@ class Trainer:
     @property
     def kept_epoch(self) -> int:
         """The epoch whose weights are kept, of those so far."""
-        keeps_best = self.config.train.keep == "best"
-        return self.progress.best_epoch if keeps_best else self.progress.epoch
+        return self.progress.best_epoch if self.keeps_best else self.progress.epoch
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best weights are kept: those of the last are past it where patience ended."""
+        return self.config.train.keep == "best" or self.is_out_of_patience
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether ``train.patience`` epochs brought nothing better."""
+        train = self.config.train
+        return self.progress.waited(train.min_delta) >= (train.patience or math.inf)
 
     @property
     def is_over(self) -> bool:
@@ -115,13 +125,14 @@ class Trainer:
         train, progress = self.config.train, self.progress
         return (
             progress.epoch >= train.epochs
-            or progress.waited(train.min_delta) >= (train.patience or math.inf)
+            or self.is_out_of_patience
             or progress.train_seconds >= (train.max_seconds or math.inf)
         )
 
     def save(self, folder: Path) -> None:
-        """Write the state that :meth:`resume` needs, and the weights if the best are kept."""
-        if self.config.train.keep == "best" and self.kept_epoch == self.progress.epoch:
+        """Write the state that :meth:`resume` needs, and the weights if the best may be kept."""
+        train, progress = self.config.train, self.progress
+        if (train.keep == "best" or train.patience) and progress.best_epoch == progress.epoch:
             self.save_kept(folder)
         device = self.compute.device
         state = {
@@ -153,7 +164,7 @@ class Trainer:
 
     def load_kept(self, folder: Path) -> None:
         """Take the weights that are kept: those of the last epoch are already here."""
-        if self.config.train.keep == "best":
+        if self.keeps_best:
             load_weights(folder / WEIGHTS, self.network)
 
 

@@ -111,7 +111,9 @@ def kept_weights(runs: Sequence[RunInfo]) -> str:
     """Say which weights the figures are of; runs before the key kept those of the best epoch."""
     kept = {run.params.get("train.keep", "best") for run in runs}
     if kept == {"last"}:
-        return "Judged are the weights of the last epoch."
+        may_stop = any(run.params.get("train.patience", "None") != "None" for run in runs)
+        stopped = ", of the best where train.patience stopped a run" if may_stop else ""
+        return f"Judged are the weights of the last epoch{stopped}."
     if kept == {"best"}:
         return (
             "Judged are the weights of the best epoch on these validation patients, which makes "
