@@ -24,36 +24,25 @@ COLUMNS = "{:<20}{:>12}{:>12}  {:<11}{:>8}{:>15}  {}"
 
 @dataclass(frozen=True)
 class Row:
-    """A stage and what came of it."""
+    """A stage and its result; ``skipped`` says why it was not measured."""
 
     stage: Stage
     measured: Measurement | None
     skipped: str = ""
-    """Why it was not measured."""
-    host_kept: float = 0.0
-    """Share of the processor time that a virtual machine's host kept from it meanwhile."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
         stage, has_target = self.stage, self.stage.target is not None
-        absent: dict[str, Any] = {
-            "ours": None,
-            "reference": None,
-            "ratio": None,
-            "note": "",
-            "split": {},
-        }
         return {
             "stage": stage.name,
             "group": stage.group,
-            **(asdict(self.measured) if self.measured else absent),
+            **asdict(self.measured or Measurement(None)),
             "target": stage.target,
             "target_of": stage.target_of if has_target else None,
             "target_is": stage.target_is if has_target else None,
             "met": stage.met(self.measured),
             "unit": stage.unit,
             "meaning": stage.meaning,
-            "host_kept": self.host_kept,
             "skipped": self.skipped or None,
         }
 
@@ -70,7 +59,7 @@ class Row:
 
 
 def choose(names: Sequence[str], device: str) -> list[Stage]:
-    """The stages of a device, or those of them that ``names`` of stages or groups take.
+    """The stages of a device, or those that ``names`` of stages or groups choose.
 
     Raises:
         UserError: no such stage or group, or none of them is about this device.
@@ -91,16 +80,10 @@ def choose(names: Sequence[str], device: str) -> list[Stage]:
 def run_stages(stages: Sequence[Stage], bench: Bench) -> Iterator[Row]:
     """Yield each row as soon as it is measured; what cannot be measured here is skipped."""
     for stage in stages:
-        before = psutil.cpu_times()
         try:
-            measured = stage.measure(bench)
+            yield Row(stage, stage.measure(bench))
         except Unavailable as reason:
             yield Row(stage, None, str(reason))
-            continue
-        after = psutil.cpu_times()
-        stolen = getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)
-        spent = sum(after) - sum(before) - (after.idle - before.idle)
-        yield Row(stage, measured, host_kept=stolen / max(spent, 1e-9))
 
 
 def draw_time(rows: Sequence[Row], folder: Path) -> Path | None:
@@ -109,9 +92,8 @@ def draw_time(rows: Sequence[Row], folder: Path) -> Path | None:
 
     from seglab.figures.style import new_figure
 
-    splits = {
-        row.stage.name: row.measured.split for row in rows if row.measured and row.measured.split
-    }
+    measured = {row.stage.name: row.measured for row in rows if row.measured}
+    splits = {name: found.split for name, found in measured.items() if found.split}
     if not splits:
         return None
     table = pd.DataFrame(splits).T.fillna(0)

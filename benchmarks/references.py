@@ -43,7 +43,7 @@ def read_volumes(paths: Sequence[Path]) -> None:
 
 
 class SliceFiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """The Dataset that comes with every notebook about these files: one h5 file an item.
+    """The Dataset of most notebooks about these files: one h5 file an item.
 
     Args:
         paths: one h5 file a slice.
@@ -69,14 +69,7 @@ class SliceFiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class BareLoop:
-    """The training step and nothing else: tensors in memory, nothing validated or kept.
-
-    Args:
-        config: of the run.
-        cache: of its data.
-        rows: slices of an epoch.
-        compute: of the run.
-    """
+    """Only the training step, on the slices ``rows`` in memory; nothing is validated or kept."""
 
     def __init__(self, config: RunConfig, cache: Cache, rows: Rows, compute: Compute) -> None:
         self.compute, self.loss = compute, config.loss.build()
@@ -116,10 +109,10 @@ def usual_augmentation(mirror_axis: int) -> list[Any]:
 
 
 class TutorialScript:
-    """The script that most tutorials end with: h5 files, float32, two workers, loss read each step.
+    """The usual tutorial script: h5 files, float32, two workers, loss read each step.
 
     Args:
-        config: of the run it stands beside; its network gets one channel.
+        config: of the run it is compared with; its network gets one channel.
         train: files trained on in an epoch.
         validation: files validated on after it.
         shape: (h, w) every slice is resized to, before it is scaled to [0, 1].
@@ -176,7 +169,7 @@ class MonaiTraining:
     """MONAI's tutorial: CacheDataset, ThreadDataLoader, dictionary transforms, same precision.
 
     Args:
-        config: of the run it stands beside.
+        config: of the run it is compared with.
         folder: the cache of its data.
         rows: slices trained on in an epoch.
         validation: slices validated on after it.

@@ -41,7 +41,7 @@ PARTS = (
     ("torch/nn/utils/clip_grad.py", "optimizer"),
     ("torch/nn/modules/", "forward"),
 )
-"""(file, part of an epoch): the first that is on the stack has the moment."""
+"""(file, part of an epoch): the first that is on the stack counts."""
 
 
 class Unavailable(Exception):
@@ -50,14 +50,14 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one stage, in its unit."""
+    """Figures of one stage, in its unit; None where there is none."""
 
-    ours: float
+    ours: float | None
     reference: float | None = None
     ratio: float | None = None
     note: str = ""
     split: Mapping[str, float] = field(default_factory=dict)
-    """Where the time of ours went: part → seconds."""
+    """Seconds of ours by part of the epoch."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Stage:
         figure = getattr(measured, self.target_of, None)
         if figure is None or self.target is None:
             return None
-        return bool(
-            figure >= self.target if self.target_is == "at least" else figure <= self.target
-        )
+        if self.target_is == "at least":
+            return bool(figure >= self.target)
+        return bool(figure <= self.target)
 
 
 STAGES: dict[str, Stage] = {}
@@ -107,11 +107,11 @@ def stage(
 
 @dataclass
 class Bench:
-    """A scratch folder with phantoms, made once and on demand; runs are logged there too.
+    """A scratch folder with phantoms, made on demand; runs are logged there too.
 
     Args:
         device: to measure on.
-        share: of the usual work; tests take little.
+        share: of the usual work, for tests.
     """
 
     device: str = "cpu"
@@ -130,7 +130,7 @@ class Bench:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def count(self, usual: int, least: int = 8) -> int:
-        """So much of something as the share of the work asks for."""
+        """``usual`` times the share, but at least ``least``."""
         return max(least, int(usual * self.share))
 
     @property
@@ -151,11 +151,9 @@ class Bench:
         return out
 
     def slice_files(self, count: int) -> Source:
-        """So many slice files: those of the phantoms as further patients, again and again."""
-        root, paths = (
-            self.scratch / f"{count} files",
-            sorted((self.phantoms / CONTENT).glob("*.h5")),
-        )
+        """A source of ``count`` slice files: links to the phantoms' as further patients."""
+        root = self.scratch / f"{count} files"
+        paths = sorted((self.phantoms / CONTENT).glob("*.h5"))
         if not root.exists():
             root.mkdir()
             for number in range(-(-count // len(paths)) * len(paths)):
@@ -167,7 +165,7 @@ class Bench:
 
     @cached_property
     def volumes(self) -> Source:
-        """Phantoms as BraTS publishes its patients: gzipped int16 volumes, three of them anew."""
+        """Gzipped int16 NIfTI volumes of BraTS names: three phantoms, and links to them."""
         root, count = self.scratch / "volumes", self.count(60, least=2)
         for number in range(1, count + 1):
             name, like = f"BraTS20_Training_{number:03d}", f"BraTS20_Training_{1 + number % 3:03d}"
@@ -193,9 +191,9 @@ class Bench:
 def in_turn(
     contestants: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant, by round: a noisy neighbour then hits all alike.
+    """Seconds of each contestant, by round, so that other load on the machine hits all alike.
 
-    The order turns round with every round, for what comes second finds another machine.
+    The order is reversed with every round.
     """
     order = list(contestants.items())
     for _, call in order if warm_up else ():
@@ -210,7 +208,7 @@ def in_turn(
 
 
 def compare(count: float, ours: list[float], theirs: list[float]) -> Measurement:
-    """Turn seconds for ``count`` things each into rates; the ratio is the median over rounds."""
+    """Turn seconds for ``count`` items into rates; the ratio is the median over rounds."""
     ratios = [their / own for own, their in zip(ours, theirs, strict=True)]
     rates = count / statistics.median(ours), count / statistics.median(theirs)
     return Measurement(*rates, statistics.median(ratios))
@@ -232,9 +230,9 @@ def _call() -> Any:
 
 @contextmanager
 def in_process(make: Callable[[], Callable[[], Any]]) -> Iterator[Callable[[], Any]]:
-    """Yield a call of what ``make`` gives, made and called in another process.
+    """Yield a call of what ``make`` returns, made and called in another process.
 
-    How seglab waits, keeps memory and counts threads must not speed a reference up.
+    The process settings of seglab must not speed a reference up.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as process:
@@ -243,7 +241,7 @@ def in_process(make: Callable[[], Callable[[], Any]]) -> Iterator[Callable[[], A
 
 
 def with_split(measured: Measurement, call: Callable[[], object]) -> Measurement:
-    """Add where the time of a call goes, by looking at its thread every few milliseconds."""
+    """Add where the time of a call goes, from its thread's stack every 4 ms."""
     seconds: defaultdict[str, float] = defaultdict(float)
     ended, watched = threading.Event(), threading.get_ident()
 

@@ -29,7 +29,7 @@ class Block(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, given: Any) -> Any:
-        """YAML reads ``yes`` as true, which Python takes for 1."""
+        """Refuse ``yes``, which YAML reads as true and Python takes for 1."""
         for key, value in given.items() if isinstance(given, dict) else ():
             field = cls.model_fields.get(key)
             if isinstance(value, bool) and field and bool not in _types(field.annotation):
@@ -82,7 +82,7 @@ class Component(BaseModel):
 def explain(
     error: ValidationError, schema: type[BaseModel], prefix: str = "", also: Sequence[str] = ()
 ) -> UserError:
-    """Name the key path, the value and what is allowed, for the first thing that is wrong.
+    """Name the key path, the value and what is allowed, for the first mistake.
 
     Args:
         error: of validating ``schema``.

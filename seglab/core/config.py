@@ -1,7 +1,6 @@
 """The configuration of one training run: frozen, typed, hashed.
 
-``RunConfig`` holds all that decides the result of a run. Paths and other things
-of one machine are marked ``local`` and stay out of the hash, so that the same
+Paths and other keys of one machine are marked ``local`` and stay out of the hash, so that an
 experiment has the same hash on every machine.
 """
 
@@ -21,7 +20,7 @@ from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
 
 LOCAL = {"local": True}
 UNSET = {"unset": True}
-"""Of a key that is part of the hash only where it is given, so that older configs keep theirs."""
+"""Of a key that is in the hash only where it is given, so that older configs keep their hash."""
 
 Modality = Literal["flair", "t1", "t1ce", "t2"]
 MODALITIES: tuple[Modality, ...] = ("flair", "t1", "t1ce", "t2")
@@ -35,19 +34,12 @@ CHANNELS: dict[str, tuple[Modality, ...]] = {
 }
 """What the numbers of ``data.channel`` meant, a key of earlier versions."""
 _NAME = re.compile(r"\w[\w .-]{0,99}")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def _experiment_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         allowed = "letters, digits, spaces, '.', '_' and '-', at most 100"
         raise ValueError(f"a name is made of {allowed}, and begins with a letter, digit or '_'")
-    return name
-
-
-def _device_name(name: str) -> str:
-    if not _DEVICE.fullmatch(name):
-        raise ValueError("a device is auto, cpu, mps, cuda, or cuda:1 and so on")
     return name
 
 
@@ -231,7 +223,9 @@ class Train(Block):
     """``auto``: bf16 where the device is faster in it."""
     compile: bool = False
     """``torch.compile`` the network: one to two minutes that only a long run on a GPU repays."""
-    device: Annotated[str, Field(json_schema_extra=LOCAL), AfterValidator(_device_name)] = "auto"
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", json_schema_extra=LOCAL)
+    ] = "auto"
     """``auto``: a GPU where there is one (CUDA, then Apple's), else the processor."""
     threads: Annotated[int, Field(ge=0, json_schema_extra=LOCAL)] = 0
     """Processor threads; 0 takes every core this process may use."""

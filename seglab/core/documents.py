@@ -15,7 +15,7 @@ import yaml
 from seglab.core.errors import UserError, first_line
 
 MAX_BYTES = 200_000
-"""The largest YAML file that is read: PyYAML takes up to two seconds for as much."""
+"""The largest YAML file that is read, which takes PyYAML up to two seconds."""
 COMPONENTS = ("model", "loss", "augment")
 """Blocks that name one of several components, each with options of its own."""
 MM_PER_PX = 2.4
@@ -62,9 +62,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{origin}, line {line}: {error.problem}") from None
-    except RecursionError:
-        raise UserError(f"{origin}: nested too deeply") from None
-    except Exception as error:  # PyYAML also raises what Python does for "!!int ''"
+    except Exception as error:  # PyYAML raises also ValueError, IndexError and RecursionError
         raise UserError(f"{origin}: not valid YAML: {first_line(error)}") from None
 
 
@@ -101,14 +99,14 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Lay ``upper`` over ``lower``, block by block; neither is changed.
 
-    A component of another name replaces the block whole: the options of one loss
-    mean nothing to another.
+    A component of another name replaces the whole block, since its options are others.
     """
     merged = dict(lower)
     for key, value in upper.items():
         below = merged.get(key)
-        if key in COMPONENTS:
-            value, below = _named(value), _named(below)
+        if key in COMPONENTS:  # a bare name stands for a block
+            value = {"name": value} if isinstance(value, str) else value
+            below = {"name": below} if isinstance(below, str) else below
         if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
             merged[key] = value
         elif key in COMPONENTS and value.get("name", below.get("name")) != below.get("name"):
@@ -116,11 +114,6 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = merge(below, value)
     return merged
-
-
-def _named(block: Any) -> Any:
-    """A component given by its bare name, as a block."""
-    return {"name": block} if isinstance(block, str) else block
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -146,9 +139,9 @@ def nest(path: str, value: Any) -> dict[str, Any]:
 
 
 def read_rows(path: Path, ending: str = "", *, strict: bool = False) -> Iterator[dict[str, str]]:
-    """Yield each row of a CSV file by the names of its columns; blank lines are passed over.
+    """Yield each row of a CSV file as a mapping from column to text; blank lines are skipped.
 
-    A short row lacks its last columns, what a row has beyond the header is dropped.
+    A short row lacks its last columns; cells beyond the header are dropped.
 
     Args:
         path: UTF-8, with or without a byte order mark.
@@ -170,12 +163,12 @@ def read_rows(path: Path, ending: str = "", *, strict: bool = False) -> Iterator
 
 
 def json_text(value: Any) -> str:
-    """Write JSON; a number that is not finite is null, for JSON has no word for it."""
+    """Write JSON, with null for a number that is not finite."""
     return json.dumps(finite(value), indent=2, default=str)
 
 
 def finite(value: Any) -> Any:
-    """Replace what is no finite number by None, in mappings and sequences too."""
+    """Replace floats that are not finite by None, in mappings and sequences too."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -184,10 +177,9 @@ def finite(value: Any) -> Any:
 
 
 def as_of_today(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a config that an earlier version logged the keys and names of today.
+    """Translate a config that an earlier version logged, which has no ``train.keep``.
 
-    Before ``train.keep`` was a key, the weights of the best epoch were kept, and slice files
-    were normalised slice by slice.
+    It kept the weights of the best epoch, and normalised slice files slice by slice.
     """
     data, train = document.get("data") or {}, document.get("train") or {}
     if "keep" in train:
@@ -202,7 +194,7 @@ def as_of_today(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _augment_of_today(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the options in millimetres what they were in pixels and shares of the frame."""
+    """Convert options in pixels and shares of the frame to millimetres."""
     match old["name"]:
         case "affine":
             shift_mm = 200 * old["shift"]  # of a frame that is cropped to the brain

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user can correct: a file, a key, a name.
+    """Something the user can correct; exit status 2, without a traceback.
 
-    The message is one line that names the culprit and what is allowed. The
-    command line prints it without a traceback and exits with status 2.
+    The message is one line that names the file, key or name and what is allowed.
     """
 
 
@@ -21,16 +20,16 @@ class TrainingDiverged(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line; its kind where it says nothing."""
+    """The first line of an error's message, or its type where there is none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @contextmanager
 def as_warning(what: str) -> Iterator[None]:
-    """Turn an error of the block into a warning: what is reported cannot undo finished work.
+    """Print an error of the block as a warning: a report cannot undo finished work.
 
     Args:
-        what: does not exist now, in a few words.
+        what: is missing now, in a few words.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Registries: what a YAML may name, and the options each name takes.
+"""Registries: what a YAML may name, and the options of each name.
 
-A builder is one decorated function. Its positional parameters are context that the harness
-supplies (``in_channels``, …); its keyword-only parameters are the options of a YAML, with types,
-ranges and defaults from the signature. The first line of its docstring is its help text::
+A builder is one decorated function. Its positional parameters come from the program
+(``in_channels``, …), its keyword-only ones are the options of a YAML, with types, ranges and
+defaults. The first line of its docstring is its help text::
 
     @LOSSES.register("tversky")
     def tversky(*, alpha: Annotated[float, Field(ge=0, le=1)] = 0.7) -> Loss:
@@ -76,7 +76,7 @@ class Registry(Generic[Built]):
         return decorate
 
     def retire(self, name: str, reason: str) -> None:
-        """Answer a name that older configs use with why it is gone."""
+        """Have the error for a name of older configs say why it is gone."""
         self._retired[name] = reason
 
     def __getitem__(self, name: str) -> Entry[Built]:

@@ -39,9 +39,8 @@ class Range(Block):
         assert self.high is not None
         if self.step is None:
             return self.low, self.high
-        return self.low, self.low + math.floor(
-            (self.high - self.low) / self.step + 1e-9
-        ) * self.step
+        steps = math.floor((self.high - self.low) / self.step + 1e-9)
+        return self.low, self.low + steps * self.step
 
     @field_validator("choices", mode="before")
     @classmethod
@@ -83,7 +82,7 @@ class Pruner(Block):
 
     @property
     def startup(self) -> int:
-        """Trials that run to their end before any is pruned: a median needs some to be one of."""
+        """Trials that run to their end before any is pruned."""
         if self.startup_trials is not None:
             return self.startup_trials
         return 4 if self.name in {"median", "percentile"} else 0
@@ -108,7 +107,7 @@ class Search(Block):
     storage: str | None = None
     """``postgresql+psycopg://…`` for several machines; None keeps the study under mlruns."""
     heartbeat_s: Annotated[int, Field(ge=1)] = 20
-    """Of several machines: one without a sign of life for three of these is taken for dead."""
+    """Seconds between heartbeats; a machine that has sent none for three of these is dead."""
     confirm: Confirm = Confirm()
 
     @field_validator("pruner", mode="before")

@@ -41,10 +41,7 @@ class Budget(Block):
         return self
 
     def apply(self, config: RunConfig) -> RunConfig:
-        """Give a run the seconds, if there are any.
-
-        The epochs are set out of reach, and the warm-up keeps its share of the training.
-        """
+        """Let a run end by the seconds, if there are any; warm-up keeps its share of the epochs."""
         if self.seconds is None:
             return config
         warmup = config.schedule.warmup_epochs / config.train.epochs * TIMED_EPOCHS
@@ -59,7 +56,7 @@ class Budget(Block):
 
 @dataclass(frozen=True)
 class Study:
-    """A YAML, resolved: every arm as a complete config (with the first seed)."""
+    """A resolved YAML: every arm is a complete config, with the first seed."""
 
     name: str
     run: RunConfig
@@ -166,11 +163,14 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
 
 
 def build_run(values: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
-    """Validate one run's config; raises ``UserError`` naming key, value and choices.
+    """Validate one run's config.
 
     Args:
         values: as a YAML holds them.
-        also: keys that may stand beside them where they come from.
+        also: keys that the file may have beside them, for the error.
+
+    Raises:
+        UserError: names the key, its value and the choices.
     """
     try:
         return RunConfig.model_validate(dict(values))
@@ -232,11 +232,11 @@ def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
 
 
 def _check_space_key(kind: str, key: str, domain: Range, run: RunConfig) -> None:
-    """A key must exist for at least one choice of what it depends on, which is checked later."""
+    """Refuse a key that no config has; one with ``when`` is checked with each choice, later."""
     if key == "data.target":
         raise UserError(
-            f"{kind}.space.data.target: runs of another target are scored against another truth, "
-            "so none is better than another; one file a target compares what can be compared"
+            f"{kind}.space.data.target: runs of another target are scored against another truth; "
+            "write one file a target"
         )
     known = flatten(run.to_dict())
     if not domain.when and key not in known:

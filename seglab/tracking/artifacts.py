@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from seglab.tracking.run import RunLog
 
 RECORD = ".seglab-run"
-"""File in the folder of a download: the id of the run whose files these are."""
+"""File in a download folder that holds the id of the run."""
 CHAMPION = "champion"
 FOLDER = "model"
 """Artifact folder of a promotion run that holds its model."""
@@ -43,7 +44,7 @@ _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """What now lies in the folder."""
+    """Files of a run that a folder now holds."""
 
     run_id: str
     files: tuple[str, ...]
@@ -57,12 +58,12 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
 
     Args:
         store: where the run is.
-        run_id: the run; its first characters do.
+        run_id: of the run, or how it begins.
         out: made if absent.
         pattern: shell pattern over the whole path or the file's name; None takes all.
 
     Raises:
-        UserError: no such run, nothing matches, an artifact's name leads out of ``out``;
+        UserError: no such run, nothing matches, an artifact's name leads out of ``out``,
             ``out`` holds another run's files or cannot be written.
     """
     run_id = store.find_run(run_id).run_id
@@ -78,15 +79,11 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
         _reserve(out, run_id)
         for name, target in progress(targets.items(), "download", unit="file"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _fetch(store, run_id, name, target)
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
+                take = partial(store.client.download_artifacts, run_id, name, folder)
+                Path(store.call(take)).replace(target)  # whole, and not through a link
     total = sum(target.stat().st_size for target in targets.values())
     return DownloadReport(run_id, tuple(wanted), total)
-
-
-def _fetch(store: Store, run_id: str, name: str, target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-        fetched = store.call(lambda: store.client.download_artifacts(run_id, name, folder))
-        Path(fetched).replace(target)  # whole, and not through a link
 
 
 def _reserve(out: Path, run_id: str) -> None:
@@ -120,12 +117,8 @@ def safe_target(out: Path, name: str) -> Path:
         UserError: the name is absolute or has ``..``, or a link in ``out`` leads outside.
     """
     path = PurePosixPath(name)
-    if (
-        not path.parts
-        or path.is_absolute()
-        or {".."} & set(path.parts)
-        or set(name) & set("\\\0\n")
-    ):
+    unsafe = path.is_absolute() or ".." in path.parts or set(name) & set("\\\0\n")
+    if unsafe or not path.parts:
         raise UserError(f"artifact {name!r} has a name that is not safe to write")
     target = out / path
     if not target.parent.resolve().is_relative_to(out.resolve()):
@@ -153,9 +146,7 @@ def register_champion(
     store: Store, log: RunLog, bundle: ModelBundle, example: NDArray[np.float32], name: str,
     tags: Mapping[str, str],
 ) -> Registered:  # fmt: skip
-    """Log the model as an artifact of the open run, and register it under ``champion``.
-
-    The artifact is an MLflow model: the bundle's folder, the package's source, a signature.
+    """Log an MLflow model (bundle, package source, signature), and register it as ``champion``.
 
     Args:
         store: whose registry.
@@ -243,10 +234,7 @@ def find_registered(store: Store, text: str) -> Registered:
 
 
 def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:
-    """Download weights and description, and nothing else, of a promotion's model.
-
-    Returns:
-        A folder for :func:`seglab.learning.bundle.load_bundle`.
+    """Download a promotion's model; returns the folder for ``bundle.load_bundle``.
 
     Raises:
         UserError: the run has no such model.

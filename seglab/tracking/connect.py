@@ -1,7 +1,7 @@
 """Open the store, SQLite under ``mlruns/`` or the server that the environment names; serve it.
 
-MLflow stores absolute artifact locations. The folder they were written for is kept in the SQLite
-database, so that opening a moved or copied folder rewrites its locations, in one transaction.
+MLflow stores absolute artifact locations. The SQLite database keeps the folder that they were
+written for, so that opening a moved or copied folder rewrites them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ _MLFLOW_DEFAULTS = {
 }
 _LOG_LEVELS = {
     "alembic": logging.WARNING,
-    # Logs a traceback for every locked database, which is retried and reported here in one line.
+    # These log what is retried, or reported in one line, anyway.
     "mlflow.store.db.utils": logging.CRITICAL,
-    # Warns where a store is away, which the run itself reports.
     "mlflow.system_metrics": logging.CRITICAL,
     "urllib3.connectionpool": logging.ERROR,
 }
@@ -61,17 +60,21 @@ def default_uri(folder: Path = Path("mlruns")) -> str:
 
 
 def open_store(folder: Path = Path("mlruns")) -> Store:
-    """Open the store, ready to use; safe for many processes on a fresh folder.
+    """Open the store; safe for many processes on a fresh folder.
+
+    Must be called before any ``import mlflow``, whose defaults it sets in the environment.
 
     Args:
-        folder: of the database, artifacts and local state. An SQLite
-            ``MLFLOW_TRACKING_URI`` brings its own folder, a server keeps only
-            local state in ``folder``.
+        folder: of the database, artifacts and local state. An SQLite ``MLFLOW_TRACKING_URI``
+            brings its own folder, a server keeps only local state in ``folder``.
 
     Raises:
         UserError: no answer within seconds, or the folder cannot be written.
     """
-    configure_mlflow()
+    for name, value in _MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     uri = default_uri(folder)
     if uri.startswith(SQLITE):
         return _open_local(Path(uri.removeprefix(SQLITE)).absolute())
@@ -79,17 +82,6 @@ def open_store(folder: Path = Path("mlruns")) -> Store:
     if (reason := unreachable(uri)) is not None:
         raise UserError(f"{where} cannot be reached: {reason}")
     return Store(uri, folder.resolve(), _client(uri, where))
-
-
-def configure_mlflow() -> None:
-    """Set MLflow's environment and log levels; call before any ``import mlflow``.
-
-    What the user set in the environment wins.
-    """
-    for name, value in _MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    for name, level in _LOG_LEVELS.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def _open_local(database: Path) -> Store:
@@ -123,11 +115,9 @@ def _client(uri: str, where: str) -> MlflowClient:
 
 
 def prepare_database(database: Path) -> None:
-    """Make ``database`` ready for this folder; safe for many processes at once.
+    """Create ``database`` where it is absent, or rewrite its locations for this folder.
 
-    Creates it when absent, takes over one that MLflow made, and follows the
-    folder when it was moved or copied. Nothing half-made is ever visible under
-    the database's name.
+    Safe for many processes at once; an unfinished database never has this name.
 
     Raises:
         OSError, sqlite3.Error: the folder or database cannot be written.
@@ -154,7 +144,7 @@ def _connect(database: Path) -> closing[sqlite3.Connection]:
 
 
 def _home(database: Path) -> str | None:
-    """Return the folder the stored locations were written for, None if never recorded."""
+    """Return the folder the stored locations were written for; None in a database of MLflow's."""
     with _connect(database) as connection:
         known = "SELECT name FROM sqlite_master WHERE name = 'seglab_home'"
         if connection.execute(known).fetchone() is None:
@@ -173,7 +163,7 @@ def _create(database: Path) -> None:
         open_draft: Any = SqlAlchemyStore  # untyped in MLflow
         open_draft(f"{SQLITE}{draft}", str(database.parent / ARTIFACTS)).engine.dispose()
         with _connect(draft) as connection, connection:
-            # Readers (the UI) and writers no longer wait for each other.
+            # Readers (the UI) and writers do not wait for each other.
             connection.execute("PRAGMA journal_mode=WAL")
             _set_home(connection, str(database.parent))
         draft.replace(database)
@@ -199,9 +189,7 @@ def _relocate(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """Serve the MLflow UI until Ctrl-C and return its exit status.
-
-    A remote server has its own UI: then only its address is printed.
+    """Serve the MLflow UI until Ctrl-C and return its exit status; of a server print the address.
 
     Raises:
         UserError: the port is taken, or the address is not of this machine.
@@ -221,7 +209,7 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     try:
         return server.wait()
     finally:
-        server.terminate()  # on Ctrl-C it has its own signal from the terminal
+        server.terminate()
         try:
             server.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -229,7 +217,7 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
 
 
 def server_command(host: str, port: int) -> list[str]:
-    """Return the command of a small server; which store it serves is in its environment."""
+    """Return the command of a small server, whose environment names the store."""
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", host, "--port", str(port)),
@@ -240,8 +228,7 @@ def server_command(host: str, port: int) -> list[str]:
 def server_environment(store: Store) -> dict[str, str]:
     """Return the environment of a server of ``store``.
 
-    The address of the store may hold a password, which a command line would show
-    to every user of the machine.
+    The store's address may hold a password, which a command line would show to every user.
     """
     of_clients = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
     inherited = {key: value for key, value in os.environ.items() if key not in of_clients}

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,19 +26,17 @@ OTHER_PACKAGES = ("torchvision", "scipy", "h5py", "nibabel", "pydantic", "mlflow
 
 
 class GitState(NamedTuple):
-    """The checkout that the running code belongs to."""
+    """The checkout of the running code; dirty where a tracked file differs from the commit."""
 
     commit: str
     dirty: bool
-    """Whether a tracked file differs from the commit."""
 
 
 @cache
 def git_state(package: Path = PACKAGE) -> GitState | None:
-    """Return commit and dirtiness; None when the package is not part of a git checkout.
+    """Return the state of the checkout; None where git does not track the package.
 
-    An installed copy inside another repository (a virtual environment) is not taken for that
-    repository's code.
+    A copy in a virtual environment inside another repository is not that repository's code.
     """
     if _git(package, "ls-files", "--error-unmatch", "core/errors.py") is None:
         return None
@@ -57,10 +56,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @cache
 def code_hash(package: Path = PACKAGE) -> str:
-    """Twelve hex digits over what can change a result: code and versions of packages.
+    """Twelve hex digits over the code and the packages that can change a result.
 
-    Of each file in ``RESULT_CODE`` the syntax tree without docstrings counts, so that comments,
-    layout and the command line leave the hash as it is.
+    Of each file the syntax tree without docstrings counts: comments and layout do not.
     """
     digest = hashlib.sha256()
     for name in RESULT_CODE:
@@ -88,22 +86,16 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of those of the packages that are installed."""
     found = {}
     for name in names:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of every package that a result depends on."""
-    return {"python": platform.python_version()} | _versions(RESULT_PACKAGES + OTHER_PACKAGES)
-
-
 def machine(device: str = "cpu") -> dict[str, str | int]:
-    """Describe the machine that computes: system, processor, cores, and the GPU if used."""
+    """Describe this machine: system, processor, cores, and the GPU if ``device`` is one."""
     described: dict[str, str | int] = {
         "system": platform.platform(),
         "processor": _processor(),
@@ -129,14 +121,10 @@ def _processor() -> str:
 
 def environment_tags() -> dict[str, str]:
     """Return the tags that say which code ran."""
-    found = {tags.CODE_HASH: code_hash()}
-    state = git_state()
+    found, state = {tags.CODE_HASH: code_hash()}, git_state()
     if state is not None:
-        found |= {
-            tags.GIT_COMMIT: state.commit,
-            tags.GIT_DIRTY: str(state.dirty).lower(),
-            tags.COMMIT: state.commit,
-        }
+        found |= {tags.GIT_COMMIT: state.commit, tags.COMMIT: state.commit}
+        found[tags.GIT_DIRTY] = str(state.dirty).lower()
     return found
 
 
@@ -147,6 +135,7 @@ def environment_report(device: str = "cpu") -> dict[str, object]:
         "code_hash": code_hash(),
         "git_commit": state.commit if state else None,
         "git_dirty": state.dirty if state else None,
-        "versions": versions(),
+        "versions": {"python": platform.python_version()}
+        | _versions(RESULT_PACKAGES + OTHER_PACKAGES),
         "machine": machine(device),
     }

@@ -1,7 +1,4 @@
-"""What went wrong with a store: unavailable for a while, or something the user must correct.
-
-Errors are told apart by type and code, over the whole chain of causes that MLflow wraps.
-"""
+"""What went wrong with a store, by type and code over the chain of causes that MLflow wraps."""
 
 from __future__ import annotations
 
@@ -29,10 +26,10 @@ _SQLITE = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
 )  # fmt: skip
-"""Codes that the user can do something about; the text is the library's own."""
+"""Codes of what the user can correct."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 LOCKED_S = 60.0
-"""How long a locked SQLite database is waited for, beyond MLflow's own 20 s."""
+"""Retries on a locked SQLite database, beyond MLflow's own 20 s."""
 _PROBE_S = 5.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -42,7 +39,7 @@ class StoreUnavailable(UserError):
 
 
 def redact(text: str) -> str:
-    """Hide the user and password of every URI in ``text``, and secrets among its parameters."""
+    """Hide user, password and secret parameters of every URI in ``text``."""
     # Up to the last "@" before the path: a password may hold one.
     hidden = re.sub(r"(?<=://)[^/\s'\"]+@", "***@", text)
     return re.sub(r"(?i)(?<=[?&])((?:password|passwd|pwd|token|key)=)[^&\s'\"]+", r"\1***", hidden)
@@ -54,7 +51,7 @@ def print_traceback() -> None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and all that led to it; of SQLAlchemy's errors also the driver's."""
+    """``error`` and its causes; of SQLAlchemy's errors also the driver's."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -83,7 +80,7 @@ def is_locked_database(error: BaseException) -> bool:
 
 
 def is_out_of_space(error: BaseException) -> bool:
-    """Whether ``error``, or one that led to it, is of a disk or a quota that is full."""
+    """Whether a disk or a quota is full."""
     return any(
         getattr(cause, "errno", None) in _FULL or _sqlite_code(cause) == sqlite3.SQLITE_FULL
         for cause in _chain(error)
@@ -103,9 +100,9 @@ def _is_unavailable(error: BaseException) -> bool:
 
 
 def unreachable(uri: str) -> str | None:
-    """Say why nothing listens at a server's address; None if something does, or it is a file.
+    """Say why nothing listens at a server's address, where MLflow would retry for minutes.
 
-    Takes seconds, where MLflow retries for minutes.
+    None if something does, or if ``uri`` names no server.
     """
     parts = urlsplit(uri)
     port = _DEFAULT_PORTS.get(parts.scheme.split("+")[0])
@@ -120,7 +117,7 @@ def unreachable(uri: str) -> str | None:
 
 @contextmanager
 def as_user_error(where: str) -> Iterator[None]:
-    """Turn what the user can correct about ``where``, a store or a folder, into one line.
+    """Turn what the user can correct about a store or a folder into one line.
 
     Raises:
         StoreUnavailable: it does not answer.

@@ -1,9 +1,7 @@
 """The record of the sealed test: which patients were opened, when, by which promotion.
 
-Each opening is an MLflow experiment of its own. Its name can be created once, by one process,
-and stays taken when the experiment is deleted; and deleting the promotion's run or experiment
-leaves it as it is. Openings that earlier versions kept as tags of promotion runs count too,
-deleted runs included.
+Each opening is an MLflow experiment: its name can be created once, also after it was deleted, and
+deleting a promotion leaves it. Earlier versions kept openings as tags of promotion runs.
 """
 
 from __future__ import annotations
@@ -18,10 +16,7 @@ from seglab.tracking.store import AlreadyThere, Store
 
 _TAG_LENGTH = 5_000
 """Characters that MLflow keeps of a tag's value."""
-_NOTE = (
-    "The record that the test patients of a split were opened. It is what keeps a second look "
-    "at them from passing as a first one: leave it where it is."
-)
+_NOTE = "The record that the test patients of a split were opened: do not delete it."
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,14 @@ def openings(store: Store) -> list[Opening]:
 def record_opening(
     store: Store, test_hash: str, run_id: str, patients: Iterable[str], reason: str | None
 ) -> None:
-    """Put an opening on record, before anything of the test is read; atomic.
+    """Record an opening, before anything of the test is read; atomic.
 
     Args:
-        store: where the record is.
+        store: of the record.
         test_hash: of the test part.
         run_id: of the promotion.
         patients: digests of its patients.
-        reason: why it is opened again, where it was.
+        reason: of a second opening.
 
     Raises:
         UserError: another promotion opens it at this moment.

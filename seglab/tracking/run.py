@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,10 @@ from seglab.tracking.store import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BATCH = 100
-"""Params or tags that MLflow takes in one call."""
 _MAX_ERROR = 2000
 _MAX_DIGEST = 36
 COORDINATORS = ("ablation", "sweep")
-"""Kinds of runs that compute nothing, and that several machines may have open at once."""
+"""Kinds of runs that train nothing, and that several machines may have open at once."""
 
 
 class RunLog:
@@ -59,8 +57,8 @@ class RunLog:
         mlflow: Any = variables  # untyped
         if self._is_sampled and mlflow.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
             make: Any = system_metrics_monitor.SystemMetricsMonitor
-            uri, goes_on = self.store.uri, self._resumed
-            self._monitor = make(self.run_id, resume_logging=goes_on, tracking_uri=uri)
+            options = {"resume_logging": self._resumed, "tracking_uri": self.store.uri}
+            self._monitor = make(self.run_id, **options)
             self._monitor.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -68,8 +66,7 @@ class RunLog:
         from mlflow.entities import Param
 
         new = {key: _text(value) for key, value in values.items() if key not in self._known_params}
-        for some in _batches(Param(*item) for item in new.items()):
-            self._batch(params=some)
+        self._call("log_batch", params=[Param(*item) for item in new.items()])
         self._known_params |= new.keys()
 
     def tags(self, values: Mapping[str, Any]) -> None:
@@ -77,8 +74,7 @@ class RunLog:
         from mlflow.entities import RunTag
 
         texts = {key: _text(value) for key, value in values.items() if value is not None}
-        for some in _batches(RunTag(*item) for item in texts.items()):
-            self._batch(tags=some)
+        self._call("log_batch", tags=[RunTag(*item) for item in texts.items()])
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics of one step in one call; NaN, infinite and already logged ones are dropped.
@@ -93,8 +89,7 @@ class RunLog:
             for key, value in values.items()
             if math.isfinite(value) and step not in self._logged_steps(key)
         ]
-        if rows:
-            self._batch(metrics=rows)
+        self._call("log_batch", metrics=rows)
         for row in rows:
             self._steps[row.key].add(step)
 
@@ -111,11 +106,11 @@ class RunLog:
         """Log the data set as an input of the run.
 
         Args:
-            name: as people call it.
+            name: of the data set.
             digest: its content hash; MLflow keeps the first 36 characters.
             source: where it came from, without the path of a home folder.
             context: what it was used for.
-            profile: counts worth showing beside it.
+            profile: counts of what it holds.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
@@ -124,22 +119,22 @@ class RunLog:
         data = Dataset(name, digest[:_MAX_DIGEST], "local", where, profile=counts)
         inputs = [DatasetInput(data, [InputTag(names.DATA_CONTEXT, context)])]
         try:
-            self._call(lambda client: client.log_inputs(self.run_id, inputs))
+            self._call("log_inputs", inputs)
         except MlflowException:
-            # MLflow checks whether a data set is known and then adds it: of two processes that
-            # do so for the first time at once, one is refused. The second attempt finds it.
-            self._call(lambda client: client.log_inputs(self.run_id, inputs))
+            # Of two processes that log a new data set at once, MLflow refuses one; a second
+            # attempt finds it.
+            self._call("log_inputs", inputs)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, or a whole folder's content, under ``folder`` of the run's artifacts."""
         if not path.exists():
             raise FileNotFoundError(path)
         name = "log_artifacts" if path.is_dir() else "log_artifact"
-        self._call(lambda client: getattr(client, name)(self.run_id, str(path), folder or None))
+        self._call(name, str(path), folder or None)
 
     def text(self, content: str, name: str) -> None:
         """Log ``content`` as the artifact ``name``, which may have folders in it."""
-        self._call(lambda client: client.log_text(self.run_id, content, name))
+        self._call("log_text", content, name)
 
     def json(self, content: Any, name: str) -> None:
         """Log ``content`` as a JSON artifact."""
@@ -147,14 +142,12 @@ class RunLog:
 
     def figure(self, figure: Figure, name: str, dpi: int = 100) -> None:
         """Log a Matplotlib figure; the suffix of ``name`` chooses the format."""
-        options = {"dpi": dpi}
-        self._call(lambda client: client.log_figure(self.run_id, figure, name, save_kwargs=options))
+        self._call("log_figure", figure, name, save_kwargs={"dpi": dpi})
 
-    def _batch(self, **content: Any) -> None:
-        self._call(lambda client: client.log_batch(self.run_id, **content))
-
-    def _call(self, action: Callable[[Any], object]) -> None:
-        self.store.call(lambda: action(self.store.client))
+    def _call(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Call a method of MLflow's client about this run."""
+        call = getattr(self.store.client, method)
+        self.store.call(lambda: call(self.run_id, *arguments, **options))
 
     def finish(self) -> None:
         """End the run as FINISHED."""
@@ -184,7 +177,7 @@ class RunLog:
                 self.tags(tags)
             if status == "FINISHED":  # a run that several machines share may carry it from before
                 self._remove_tag(names.INTERRUPTED)
-            self._call(lambda client: client.set_terminated(self.run_id, status))
+            self._call("set_terminated", status)
         except BaseException:
             # The lock file stays, unlocked: the run ended here and its end is not on record.
             self._lock.release()
@@ -197,7 +190,7 @@ class RunLog:
         if key not in self.store.get_run(self.run_id).tags:
             return
         try:
-            self._call(lambda client: client.delete_tag(self.run_id, key))
+            self._call("delete_tag", key)
         except MlflowException as error:  # another machine was faster
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -222,7 +215,7 @@ class RunLog:
         run = self.store.get_run(self.run_id)
         for key in set(names.END_TAGS) & run.tags.keys():
             self._remove_tag(key)
-        self._call(lambda client: client.update_run(self.run_id, status="RUNNING"))
+        self._call("update_run", status="RUNNING")
         self._known_params = frozenset(run.params)
         self._start_monitor()
 
@@ -234,14 +227,9 @@ def start_run(
     tags: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
 ) -> RunLog:
-    """Create a run in ``experiment`` (created too if new) and open it.
-
-    Raises:
-        UserError: the store cannot be used.
-    """
-    texts = _source_tags() | {
-        key: _text(value) for key, value in (tags or {}).items() if value is not None
-    }
+    """Create a run in ``experiment``, which is created if new, and open it."""
+    given = {key: _text(value) for key, value in (tags or {}).items() if value is not None}
+    texts = _source_tags() | given
     if parent_run_id is not None:
         texts[names.PARENT] = parent_run_id
     experiment_id = store.experiment(experiment)
@@ -283,9 +271,3 @@ def _source_tags() -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    rest = list(items)
-    for start in range(0, len(rest), _BATCH):
-        yield rest[start : start + _BATCH]

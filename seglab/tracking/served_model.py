@@ -22,13 +22,10 @@ class ServedModel:
         self.bundle = bundle
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> NDArray[np.uint8]:
-        """Segment one stack; see :meth:`~seglab.learning.bundle.ModelBundle.predict`.
-
-        Returns:
-            (S, H, W) uint8 in {0, 1}.
+        """Segment one stack into (S, H, W) uint8 in {0, 1}.
 
         Raises:
-            MlflowException: not one stack of finite numbers; says what the axes mean.
+            MlflowException: not one stack of finite numbers.
         """
         from mlflow.exceptions import MlflowException
 

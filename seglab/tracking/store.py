@@ -82,11 +82,11 @@ class Store:
         return self.uri.startswith(SQLITE)
 
     def call(self, action: Callable[[], Result]) -> Result:
-        """Call into MLflow; its own retries sit out a short outage of a server.
+        """Call into MLflow, whose own retries bridge a short outage of a server.
 
         Raises:
             StoreUnavailable: it does not answer.
-            UserError: something about it that the user can correct.
+            UserError: it is full, read-only, damaged or of another version.
         """
         with as_user_error(self.uri):
             return retry_locked(action)
@@ -106,10 +106,9 @@ class Store:
     def may_continue(self, run: RunInfo) -> bool:
         """Whether this machine may continue a run that did not end by itself.
 
-        Not one that a living process has open, here or, as far as can be known, on another
-        machine of a shared server: a run is RUNNING there without a lock here. A run that
-        is being created has no lock yet either, and one that has ended since it was read
-        is another process's.
+        Not one that a process has open, here or perhaps on another machine: there a run is
+        RUNNING without a lock here, as is one that is being created. Nor one whose status has
+        changed since it was read.
         """
         if self.in_use(run.run_id) or self.get_run(run.run_id).status != run.status:
             return False
@@ -121,8 +120,8 @@ class Store:
     def mark_interrupted(self, run_id: str, reason: str, *, dead: bool = False) -> bool:
         """Give a run whose process died its true status; False if it ended or may still live.
 
-        A run of a shared server that was started elsewhere may live there: it is only
-        marked when the caller knows better (``dead``: its heartbeat stopped).
+        One of a shared server that was started elsewhere may live there, unless the caller
+        knows that its heartbeat stopped (``dead``).
         """
         started_here = self.is_local or self._lock(run_id).exists()
         # The status last: a run puts its end on record before it releases its lock.
@@ -138,8 +137,8 @@ class Store:
         """Lock a run for this process, until :meth:`release` or its death.
 
         Raises:
-            RunInUse: another living process of this machine has it.
-            UserError: nothing can be written there.
+            RunInUse: another process of this machine has it.
+            UserError: the lock file cannot be written.
         """
         lock = FileLock(self._lock(run_id), timeout=ACQUIRE_S)
         with as_user_error(str(self.folder)):
@@ -171,7 +170,7 @@ class Store:
             found = self.client.get_experiment_by_name(name)
         assert found is not None
         if found.lifecycle_stage == "deleted":
-            with suppress(MlflowException):  # restored by another process just now
+            with suppress(MlflowException):  # another process has restored it
                 self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
@@ -229,7 +228,7 @@ class Store:
             tags: exact values.
             statuses: any of these; None takes all.
             parent_run_id: only runs under this one.
-            deleted: also those that were deleted, singly or with their experiment.
+            deleted: deleted runs and experiments too.
         """
         wanted = dict(tags or {}) | ({names.PARENT: parent_run_id} if parent_run_id else {})
         ids = [
@@ -268,7 +267,7 @@ class Store:
             raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}") from None
 
     def find_run(self, given: str) -> RunInfo:
-        """Return the run that a person means by an id, or by its first characters.
+        """Return the run of this id, or the only one whose id begins so.
 
         Raises:
             UnknownRun: there is no such run.
@@ -286,22 +285,20 @@ class Store:
         return sorted((int(metric.step), float(metric.value)) for metric in history)
 
     def data_inputs(self, run_id: str) -> list[dict[str, Any]]:
-        """Return the data sets logged as inputs of a run: name, digest, source, profile."""
+        """Return the data sets that :meth:`RunLog.dataset` logged: name, source, profile."""
         run = self.call(lambda: self.client.get_run(run_id))
-        found = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
         return [
             {
-                "name": data.name,
-                "digest": data.digest,
-                "source": str(_json_object(data.source).get("uri", "")),
-                "profile": _json_object(data.profile),
+                "name": entry.dataset.name,
+                "source": json.loads(entry.dataset.source)["uri"],
+                "profile": json.loads(entry.dataset.profile or "{}"),
             }
-            for data in found
+            for entry in (run.inputs.dataset_inputs if run.inputs else ())
         ]
 
 
 def runs_link(address: str, experiment_id: str) -> str:
-    """Return the link that opens an experiment's table of runs with the columns people need."""
+    """Return the link to an experiment's table of runs, with the columns of ``tags.COLUMNS``."""
     view = f"viewStateShareKey={names.VIEW}&workflowType=machine_learning"
     return f"{address}/#/experiments/{experiment_id}/runs?{view}"
 
@@ -325,12 +322,3 @@ def _run_info(run: Run) -> RunInfo:
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
     )
-
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    """Read a JSON object; runs of other programs hold other things."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

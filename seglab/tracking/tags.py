@@ -1,7 +1,6 @@
-"""Names of every tag that a run, an experiment or a registered model carries.
+"""Names of every tag of a run, an experiment or a registered model.
 
-Tags are the program's memory in MLflow: runs are found again by them, so a name that is changed
-here orphans what older versions logged.
+Runs are found by their tags: a name that is changed here hides what older versions logged.
 """
 
 from __future__ import annotations
@@ -97,9 +96,7 @@ _STATE = {
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
     "selectedColumns": list(COLUMNS),
-    "runsExpanded": {},
-    "runsPinned": [],
-    "runsHidden": [],
+    **{"runsExpanded": {}, "runsPinned": [], "runsHidden": []},
 }
 EXPERIMENT_TAGS = {
     # Without a kind the UI opens on a page about language models.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seglab.core.config import MODALITIES, RunConfig, flatten, without_local
+from seglab.core.config import MODALITIES, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study, load_study, resolve_study
 
@@ -41,12 +41,6 @@ def test_a_root_in_the_home_folder_is_found(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     study = load(tmp_path, "", "data.root=~/brats")
     assert study.run.data.root == tmp_path / "home" / "brats"
-
-
-def test_defaults_are_part_of_the_config(tmp_path: Path) -> None:
-    flat = flatten(load(tmp_path, "loss: tversky").run.to_dict())
-    assert flat["loss.name"] == "tversky"
-    assert 0 <= flat["loss.alpha"] <= 1
 
 
 def test_a_channel_of_an_older_config_becomes_its_modality(tmp_path: Path) -> None:
@@ -110,7 +104,7 @@ def test_a_mistaken_modality_or_target_is_named(tmp_path: Path, override: str, s
         ("optim: sgd", r"optim: 'sgd' is not allowed.*optim\.name is one of: adamw, adam, sgd"),
         ("loss: [dice, bce]", r"loss: .* it is a name, or a block of a name and its options"),
         ("name: a/b", r"name: 'a/b' is not allowed: a name is made of letters, digits"),
-        ("train: {device: gpu}", r"train\.device: 'gpu' is not allowed: .*auto, cpu, mps, cuda"),
+        ("train: {device: gpu}", r"train\.device: 'gpu' is not allowed: .*auto\|cpu\|mps\|cuda"),
         ("split: {fractions: [0.8, 0.2]}", r"split\.fractions: too few values: \[0\.8, 0\.2\]"),
         ("split: {fractions: 0.7}", r"split\.fractions: 0\.7 is not allowed: it is a list"),
         ("seedz: [1]", r"unknown key 'seedz' \(did you mean 'seed'\?\).*arms, .*seeds, .*train"),
@@ -183,21 +177,9 @@ def test_a_redrawn_split_has_a_hash_of_its_own_and_others_keep_theirs(tmp_path: 
         load(tmp_path, "", "split.redraw=1", "split.folds=3")
 
 
-def test_the_config_is_frozen(tmp_path: Path) -> None:
-    run = load(tmp_path, "").run
-    assert isinstance(run, RunConfig)
-    with pytest.raises(ValueError, match="frozen"):
-        run.seed = 1  # type: ignore[misc]
-
-
 def test_arms_that_are_numbers_can_be_the_baseline(tmp_path: Path) -> None:
     study = load(tmp_path, "arms: {96: {}, 128: {data: {image_size: 96}}}\nbaseline: 128")
     assert study.baseline == "128"
-
-
-def test_another_optimizer_keeps_the_rest_of_its_block(tmp_path: Path) -> None:
-    run = load(tmp_path, "optim: {name: adamw, lr: 0.5}", "optim.name=adam").run
-    assert (run.optim.name, run.optim.lr) == ("adam", 0.5)
 
 
 def test_the_input_arms_are_what_they_are_called() -> None:

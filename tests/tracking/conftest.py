@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from seglab.tracking import Store, open_store
-from tests.faults.servers import DATABASE, MlflowServer, Server
+from tests.faults.servers import DATABASE, MlflowServer
 
 
 @pytest.fixture(autouse=True)
@@ -30,22 +30,6 @@ def store(fresh_folder: Path, tmp_path: Path) -> Store:
     folder = tmp_path / "mlruns"
     shutil.copytree(fresh_folder, folder)
     return open_store(folder)
-
-
-@pytest.fixture(scope="session")
-def start_server() -> Iterator[Callable[[list[str], dict[str, str], int], Server]]:
-    """Start servers that are stopped when the tests end, whatever happens."""
-    started: list[Server] = []
-
-    def start(command: list[str], environment: dict[str, str], port: int) -> Server:
-        server = Server(command, environment, port)
-        started.append(server)
-        server.start()
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from seglab.tracking import Store, open_store, start_run
-from seglab.tracking.connect import prepare_database, server_command, server_environment
-from tests.faults.servers import Server, free_port
+from seglab.tracking.connect import prepare_database
 
 
 def _run_with_artifact(store: Store) -> str:
@@ -77,22 +72,3 @@ def test_a_database_that_mlflow_made_is_taken_over(store: Store, tmp_path: Path)
     prepare_database(store.folder / "mlflow.db")
     shutil.move(store.folder, tmp_path / "moved")
     assert _read(open_store(tmp_path / "moved"), run_id, tmp_path / "got") == "hello"
-
-
-@pytest.mark.slow
-def test_the_ui_shows_artifacts_of_a_moved_folder(
-    store: Store,
-    start_server: Callable[[list[str], dict[str, str], int], Server],
-    tmp_path: Path,
-) -> None:
-    run_id = _run_with_artifact(store)
-    shutil.move(store.folder, tmp_path / "moved")
-    moved = open_store(tmp_path / "moved")
-    port = free_port()
-    server = start_server(server_command("127.0.0.1", port), server_environment(moved), port)
-    try:
-        address = f"{server.uri}/get-artifact?path=gallery/index.html&run_uuid={run_id}"
-        with urllib.request.urlopen(address, timeout=20) as answer:
-            assert answer.read() == b"hello"
-    finally:
-        server.stop()
