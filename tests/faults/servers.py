@@ -1,4 +1,4 @@
-"""Servers of the campaign's own, on 127.0.0.1, that can be killed and started again."""
+"""Servers on 127.0.0.1 that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 
 START_S = 90.0
 DATABASE = "server.db"
@@ -25,22 +24,28 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Server:
-    """A web server on 127.0.0.1 that answers at ``/health``."""
+class MlflowServer:
+    """A real ``mlflow server`` with a database of its own; hands artifacts through."""
 
-    def __init__(
-        self, command: list[str], environment: dict[str, str], port: int, log: Path | None = None
-    ) -> None:
-        self._command, self._environment = command, environment
-        self._log = Path(os.devnull) if log is None else log
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        port = free_port()
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder / DATABASE}"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ]
+        self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.uri = f"http://127.0.0.1:{port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                self._command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
         deadline = time.monotonic() + START_S
         while not self._answers():
@@ -56,31 +61,15 @@ class Server:
             return False
 
     def stop(self, *, hard: bool = False) -> None:
-        """End it and its workers; ``hard`` with SIGKILL, in the middle of what they do."""
+        """End it and its workers; ``hard`` with SIGKILL, in the middle of a request."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL if hard else signal.SIGTERM)
             self._process.wait()
             self._process = None
 
 
-class MlflowServer(Server):
-    """A real ``mlflow server`` with a database of its own; hands artifacts through."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        port = free_port()
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder / DATABASE}"),
-            *("--artifacts-destination", str(folder / "artifacts")),
-            *("--host", "127.0.0.1", "--port", str(port)),
-        ]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        super().__init__(command, environment, port, folder / "log")
-
-
 class PostgresServer:
-    """A database server of its own, run by the user ``postgres`` where this one is root."""
+    """A database server, run by the user ``postgres`` where this process is root."""
 
     def __init__(self) -> None:
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -102,30 +91,17 @@ class PostgresServer:
         self._run("pg_ctl", *where, "-o", options, "-w", *arguments)
 
     def restart(self) -> None:
-        """Cut every connection, and come back at once."""
+        """Cut every connection, and start again at once."""
         self._control("-m", "fast", "restart")
-
-    def stop(self) -> None:
-        """Cut every connection, and stay away."""
-        self._control("-m", "fast", "stop")
-
-    def start(self) -> None:
-        """Come back."""
-        self._control("start")
 
     def __enter__(self) -> PostgresServer:
         if os.getuid() == 0:
             shutil.chown(self._folder, "postgres")
         self._run("initdb", "-D", str(self._folder / "data"), "-A", "trust", "-U", "postgres")
-        self.start()
+        self._control("start")
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", "seglab")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._control("-m", "immediate", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)

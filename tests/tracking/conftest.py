@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from seglab.tracking import Store, open_store
+from seglab.tracking import RunLog, Store, open_store, start_run
 from tests.faults.servers import DATABASE, MlflowServer
+
+LogAndDie = Callable[[Store, Callable[[RunLog], object]], str]
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,24 @@ def store(fresh_folder: Path, tmp_path: Path) -> Store:
     folder = tmp_path / "mlruns"
     shutil.copytree(fresh_folder, folder)
     return open_store(folder)
+
+
+@pytest.fixture
+def log_and_die() -> LogAndDie:
+    """Id of a run whose process is killed after it has logged something."""
+
+    def run_and_kill(store: Store, log: Callable[[RunLog], object]) -> str:
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            run = start_run(store, "killed", "run", {"seglab.kind": "train"})
+            log(run)
+            os.write(writing, run.run_id.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        run_id = os.read(reading, 32).decode()
+        os.waitpid(child, 0)
+        return run_id
+
+    return run_and_kill
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,19 +130,17 @@ def test_an_exception_ends_the_run(
     assert not run.state.exists()
 
 
-def test_no_metric_twice_after_a_kill(any_store: Store) -> None:
-    """A child is killed after logging epoch 2; its checkpoint is of epoch 0."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        run = start_run(any_store, "killed", "run", {"seglab.kind": "train"})
+def test_no_metric_twice_after_a_kill(
+    any_store: Store, log_and_die: Callable[[Store, Callable[[RunLog], object]], str]
+) -> None:
+    """A process is killed after logging epoch 2; its checkpoint is of epoch 0."""
+
+    def log_three_epochs(run: RunLog) -> None:
         run.params({"optim.lr": 0.1, "data.root": "/old"})
         for epoch in range(3):
             run.metrics({"val/dice": epoch / 10, "lr": 0.1}, epoch)
-        os.write(writing, run.run_id.encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    run_id = os.read(reading, 32).decode()
-    os.waitpid(child, 0)
+
+    run_id = log_and_die(any_store, log_three_epochs)
     assert any_store.get_run(run_id).status == "RUNNING"
 
     run = resume_run(any_store, run_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.servers import Server
+from tests.faults.servers import MlflowServer
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cr3t-of-anna"
@@ -31,7 +31,7 @@ def run(folder: Path, uri: str, *arguments: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.slow
 def test_nothing_that_a_run_leaves_or_prints_holds_the_password(
-    server: Server, server_folder: Path, phantoms: Path, shared_cache: Path, tmp_path: Path
+    server: MlflowServer, server_folder: Path, phantoms: Path, shared_cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY.format(root=phantoms, cache=shared_cache))
     address = server.uri.removeprefix("http://")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import multiprocessing
 import os
@@ -209,16 +210,8 @@ def test_an_unusable_address_is_one_line(
 def test_something_else_than_a_store_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import http.server
-
-    class Silent(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Silent) as other:
+    handler = http.server.SimpleHTTPRequestHandler  # answers 501 to POST
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.server_port}")
         with pytest.raises(UserError, match="cannot be used"):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -51,15 +50,10 @@ def test_a_run_is_sampled_until_it_ends(store: Store, error: type[BaseException]
     assert "system/system_memory_usage_megabytes" in store.get_run(run.run_id).metrics
 
 
-def test_a_run_that_was_killed_goes_on_with_the_next_step(store: Store) -> None:
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        run = start_run(store, "sampled", "killed")
-        wait_for_samples(run, 2)
-        os.write(writing, run.run_id.encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    run_id = os.read(reading, 32).decode()
-    os.waitpid(child, 0)
+def test_a_run_that_was_killed_goes_on_with_the_next_step(
+    store: Store, log_and_die: Callable[[Store, Callable[[RunLog], object]], str]
+) -> None:
+    run_id = log_and_die(store, lambda run: wait_for_samples(run, 2))
     before = len(steps(store, run_id))
     with resume_run(store, run_id) as run:
         wait_for_samples(run, before + 2)
