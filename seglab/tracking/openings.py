@@ -6,6 +6,7 @@ deleting a promotion leaves it. Earlier versions kept openings as tags of promot
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,16 +67,17 @@ def record_opening(
     """
     before = sum(opening.test_hash == test_hash for opening in openings(store))
     name = f"sealed test {test_hash} opening {before + 1}"
+    texts = textwrap.wrap(" ".join(sorted(patients)), _TAG_LENGTH)
     content = {
         tags.TEST_HASH: test_hash,
         tags.TEST_OPENED_BY: run_id,
         tags.TEST_OPENED_AT: time.strftime("%Y-%m-%dT%H:%M:%S"),
         tags.NOTE: _NOTE,
         **({tags.REOPEN_REASON: reason} if reason else {}),
-        **{f"{tags.TEST_PATIENTS}.{i}": text for i, text in enumerate(_chunks(patients))},
+        **{f"{tags.TEST_PATIENTS}.{i}": text for i, text in enumerate(texts)},
     }
     try:
-        store.call(lambda: store.create_experiment(name, tags.EXPERIMENT_TAGS | content))
+        store.create_experiment(name, tags.EXPERIMENT_TAGS | content)
     except AlreadyThere:
         raise UserError("another promotion opens the same test patients now: try again") from None
 
@@ -88,13 +90,3 @@ def _from_tags(found: Mapping[str, str]) -> Opening:
         found.get(tags.TEST_OPENED_AT, ""),
         frozenset(digest for text in texts for digest in text.split()),
     )
-
-
-def _chunks(digests: Iterable[str]) -> list[str]:
-    """Join digests by spaces into texts of at most ``_TAG_LENGTH`` characters."""
-    chunks = [""]
-    for digest in sorted(digests):
-        if len(chunks[-1]) + 1 + len(digest) > _TAG_LENGTH:
-            chunks.append("")
-        chunks[-1] = f"{chunks[-1]} {digest}".strip()
-    return chunks

@@ -158,20 +158,16 @@ class Store:
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment ``name``: found, restored from deletion, or created."""
-        return self.call(lambda: self._experiment(name))
-
-    def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(name)
+        found = self.call(lambda: self.client.get_experiment_by_name(name))
         if found is None:
             with suppress(AlreadyThere):  # another process was faster
                 return self.create_experiment(name, names.EXPERIMENT_TAGS)
-            found = self.client.get_experiment_by_name(name)
-        assert found is not None
+            return self.experiment(name)
         if found.lifecycle_stage == "deleted":
             with suppress(MlflowException):  # another process has restored it
-                self.client.restore_experiment(found.experiment_id)
+                self.call(lambda: self.client.restore_experiment(found.experiment_id))
         return str(found.experiment_id)
 
     def create_experiment(self, name: str, with_tags: Mapping[str, str]) -> str:
@@ -184,8 +180,9 @@ class Store:
 
         folder = re.sub(r"[^\w.-]+", "_", name).strip("._") or "experiment"
         location = str(self.folder / ARTIFACTS / folder) if self.is_local else None
+        create = self.client.create_experiment
         try:
-            return str(self.client.create_experiment(name, location, tags=dict(with_tags)))
+            return str(self.call(lambda: create(name, location, tags=dict(with_tags))))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -196,7 +193,7 @@ class Store:
         return {str(e.experiment_id): str(e.name) for e in reversed(self._experiments())}
 
     def experiment_tags(self, key: str) -> list[dict[str, str]]:
-        """Tags of every experiment, deleted ones included, that carries ``key``."""
+        """Return the tags of every experiment that has ``key``, deleted ones included."""
         return [dict(e.tags) for e in self._experiments(deleted=True) if key in e.tags]
 
     def _experiments(self, *, deleted: bool = False) -> list[Experiment]:
