@@ -159,7 +159,7 @@ def against_monai(bench: Bench) -> Measurement:
     """The same against MONAI: CacheDataset, ThreadDataLoader, its transforms, same precision."""
     usual.require_monai()
     config = _short(bench)
-    with _shipped(config) as (run, epoch):
+    with _our_epochs(config) as (run, epoch):
         cache, trainer = run.data.cache, run.trainer
         known = np.concatenate([brain_rows(cache, cache.by_id[n]) for n in run.data.split.val])
         rows = trainer.loader.draw(0)
@@ -174,7 +174,7 @@ def _short(bench: Bench, *overrides: Mapping[str, Any]) -> RunConfig:
 
 
 @contextmanager
-def _shipped(config: RunConfig) -> Iterator[tuple[OpenRun, Callable[[], object]]]:
+def _our_epochs(config: RunConfig) -> Iterator[tuple[OpenRun, Callable[[], object]]]:
     """Open a run as the command line would; the call trains, validates, logs, saves an epoch."""
     longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 100})})
     data = open_data(longer)
@@ -189,7 +189,7 @@ def _bare_loop(run: OpenRun) -> usual.BareLoop:
 
 
 def _against_bare(bench: Bench, config: RunConfig) -> Measurement:
-    with _shipped(config) as (run, epoch):
+    with _our_epochs(config) as (run, epoch):
         seconds = in_turn({"ours": epoch, "bare": _bare_loop(run)}, bench.rounds)
         measured = compare(run.trainer.loader.samples, seconds["ours"], seconds["bare"])
         return with_split(measured, epoch)
@@ -204,7 +204,7 @@ def _files(config: RunConfig, names: tuple[str, ...]) -> list[Path]:
 def _against_tutorial(
     bench: Bench, config: RunConfig, shape: tuple[int, int] | None = None
 ) -> Measurement:
-    with _shipped(config) as (run, epoch):
+    with _our_epochs(config) as (run, epoch):
         split, cache = run.data.split, run.data.cache
         files = list(islice(cycle(_files(config, split.train)), run.trainer.loader.samples))
         known, shape = _files(config, split.val), shape or cache.shape

@@ -1,4 +1,4 @@
-"""Every stage runs and gives figures that can be figures; how fast is not asked."""
+"""Every stage runs and gives finite figures; speed is not tested."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_figures_are_finite_and_positive(name: str, bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_a_gpu_training_is_measured_with_its_shares(bench: Bench) -> None:
-    """On torch's CPU device: the analysis is complete; no speed is asked."""
+    """On torch's CPU device: the analysis is complete."""
     measured = stages.measure_gpu(bench, {"name": "unet", "base_channels": 2}, 32)
     assert 0 < measured.ours < math.inf
     for part in ("of the card's bf16 rate", "limited by", "batches"):

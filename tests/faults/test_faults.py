@@ -1,4 +1,4 @@
-"""Machines, servers and databases that go away while a command trains."""
+"""Machines, servers and databases that fail while a command trains."""
 
 from __future__ import annotations
 
