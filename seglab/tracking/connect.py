@@ -205,7 +205,11 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr)
     for experiment_id, name in store.experiments().items():
         print(f"  {name}: {runs_link(address, experiment_id)}", file=sys.stderr)
-    server = subprocess.Popen(server_command(host, port), env=server_environment(store))
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
+        *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
+    ]
+    server = subprocess.Popen(command, env=_server_environment(store))
     try:
         return server.wait()
     finally:
@@ -216,20 +220,8 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
             server.kill()
 
 
-def server_command(host: str, port: int) -> list[str]:
-    """Return the command of a small server, whose environment names the store."""
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--host", host, "--port", str(port)),
-        *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
-    ]
-
-
-def server_environment(store: Store) -> dict[str, str]:
-    """Return the environment of a server of ``store``.
-
-    The store's address may hold a password, which a command line would show to every user.
-    """
+def _server_environment(store: Store) -> dict[str, str]:
+    """The store's address may hold a password, which a command line would show to every user."""
     of_clients = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
     inherited = {key: value for key, value in os.environ.items() if key not in of_clients}
     return inherited | {
