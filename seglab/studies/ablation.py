@@ -124,9 +124,12 @@ def _run_ablation(
     data = SharedData()
     # The baseline's data names the parent: it stays when arms are added or moved.
     with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
+        recorded = store.get_run(parent.run_id).tags
+        given = study.document.get("baseline") or recorded.get(tags.BASELINE)
+        hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
         known = {
-            tags.ARMS: json.dumps({arm: arm_hash(config) for arm, config in study.arms.items()}),
-            tags.BASELINE: study.baseline or next(iter(study.arms)),
+            tags.ARMS: _added(recorded, tags.ARMS, hashes),
+            tags.BASELINE: str(given or next(iter(study.arms))),
             tags.BUDGET: study.budget.per,
             tags.CONFIRMS: confirms,
         }
@@ -138,23 +141,29 @@ def _run_ablation(
                 arm: best_values(plans, [next(tried) for _ in plans])
                 for arm, plans in tuning.items()
             }
-            parent.tags({tags.TUNED: json.dumps(values)})
+            parent.tags({tags.TUNED: _added(recorded, tags.TUNED, values)})
         runs = _carry_out(study, parent, data, workers, values)
-        reasons: dict[str, str] = {}  # some fail before there is a run to carry it
+        reasons: dict[str, str] = dict.fromkeys(study.arms, "")
         for run in runs:
-            if run.error:
-                reasons.setdefault(run.arm, run.error[:MAX_REASON])
-        parent.tags({tags.FAILURES: json.dumps(reasons)})
+            if run.error and not reasons[run.arm]:  # some fail before a run can carry it
+                reasons[run.arm] = run.error[:MAX_REASON]
+        parent.tags({tags.FAILURES: _added(recorded, tags.FAILURES, reasons)})
         report = _report(store, parent)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
 
 
+def _added(recorded: Mapping[str, str], tag: str, arms: Mapping[str, Any]) -> str:
+    """What a tag says of every arm, with those on record that are not run now."""
+    return json.dumps({**json.loads(recorded.get(tag, "{}")), **arms})
+
+
 def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> RunLog:
     """Find the parent run of this ablation, on the same data and code, or start one.
 
-    Arms and seeds may be added to an ablation later: they join the same parent.
+    Arms and seeds may be added to an ablation later: they join the same parent, which keeps
+    those that this study does not have.
     What all arms share may not change, or they would no longer differ in one thing only.
     """
     identity = {

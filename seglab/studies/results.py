@@ -139,7 +139,7 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
         if arm.runs:
             arms.append(arm)
         else:
-            reason = reasons.get(name, "no run of it has finished")
+            reason = reasons.get(name) or "no run of it has finished"
             warnings.append(f"arm '{name}' is not in the comparison: {reason}")
     if not arms:
         raise UserError(f"nothing to compare in '{experiment}': no arm has finished")

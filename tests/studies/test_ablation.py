@@ -83,6 +83,13 @@ def test_arms_by_seeds_under_one_parent_each_child_once(
     assert more.parent_run_id == first.parent_run_id
     assert [run.reused for run in more.runs] == [True, True, False]
 
+    some = run_study(build(name="arms", arms={"bce": {"loss": "bce"}}, seeds=[0]), store)
+    parent = store.get_run(str(some.parent_run_id))
+    assert parent.run_id == first.parent_run_id
+    assert list(json.loads(parent.tags["seglab.arms"])) == ["base", "added", "broken", "bce"]
+    assert parent.tags["seglab.baseline"] == "base"
+    assert json.loads(parent.tags["seglab.failures"])["broken"]
+
 
 def test_the_report_of_trained_runs_has_the_figures_of_scipy_and_statsmodels(
     build: Build, store: Store
