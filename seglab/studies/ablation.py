@@ -26,7 +26,7 @@ from seglab.studies.experiment import (
     show,
     train_one,
 )
-from seglab.studies.queue import OUR_FAULT, Params, State
+from seglab.studies.queue import OUR_FAULT, Params, State, one_at_a_time
 from seglab.studies.report.page import log_ablation_report
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, best_values, tuning_plans
@@ -123,7 +123,10 @@ def _run_ablation(
     tuning_plans(study, "")  # refuses a space that an arm does not fit before anything starts
     data = SharedData()
     # The baseline's data names the parent: it stays when arms are added or moved.
-    with open_parent(study, store, data.of(study.reference), fresh=fresh) as parent:
+    reference = data.of(study.reference)
+    with one_at_a_time(study, store.folder):
+        parent = open_parent(study, store, reference, fresh=fresh)
+    with parent:
         recorded = store.get_run(parent.run_id).tags
         given = study.document.get("baseline") or recorded.get(tags.BASELINE)
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}

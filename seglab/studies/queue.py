@@ -14,7 +14,8 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from seglab.core.errors import TrainingDiverged, UserError
@@ -117,13 +119,32 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
         return retry_locked(connect_once)
 
 
+def _storage_of(study: Study, folder: Path) -> RDBStorage:
+    search = study.search
+    url, heartbeat = (search.storage, search.heartbeat_s) if search else (study.storage, 20)
+    return open_storage(url, folder, heartbeat)
+
+
+@contextmanager
+def one_at_a_time(study: Study, folder: Path) -> Iterator[None]:
+    """Let one process in, of all machines that share the storage of an experiment."""
+    storage = _storage_of(study, folder)
+    if storage.engine.dialect.name != "postgresql":
+        with FileLock(folder / ".experiment.lock"):
+            yield
+        return
+    lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+    with as_user_error(storage.url), storage.engine.begin() as connection:
+        connection.execute(lock, {"name": f"seglab {study.name}"})
+        yield
+
+
 def open_items(study: Study, folder: Path, name: str) -> optuna.Study:
     """Open the Optuna study of an ablation's or a search's items, made if absent."""
     search = study.search
-    url, heartbeat = (search.storage, search.heartbeat_s) if search else (study.storage, 20)
     two = search is not None and search.second_objective != "none"
     return optuna.create_study(
-        storage=open_storage(url, folder, heartbeat),
+        storage=_storage_of(study, folder),
         study_name=name,
         directions=["maximize", "minimize"] if two else ["maximize"],
         load_if_exists=True,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,18 @@ import pytest
 from optuna.trial import Trial
 
 from seglab.core.errors import UserError
-from seglab.studies.queue import DONE, ITEM, OUR_FAULT, SPENT, Queue, Worker, open_storage
+from seglab.core.study import Study
+from seglab.studies.queue import (
+    DONE,
+    ITEM,
+    OUR_FAULT,
+    SPENT,
+    Queue,
+    Worker,
+    one_at_a_time,
+    open_storage,
+)
+from tests.faults.servers import PostgresServer
 
 KEYS = [f"item {number}" for number in range(6)]
 
@@ -195,6 +207,23 @@ def _die_elsewhere(folder: str) -> None:
         return 0.0
 
     _run(queue, die, KEYS[:1])
+
+
+@pytest.mark.postgres
+def test_one_machine_at_a_time_looks_for_the_parent_run(
+    tmp_path: Path, build: Callable[..., Study], database: PostgresServer
+) -> None:
+    study, seen = build(storage=database.url), []
+
+    def enter(machine: str) -> None:
+        with one_at_a_time(study, tmp_path / machine):
+            seen.append(machine)
+            time.sleep(0.5)
+            seen.append(machine)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(enter, ["one", "two"]))
+    assert seen[0] == seen[1] != seen[2] == seen[3]
 
 
 def test_without_psycopg_the_extra_is_named(

@@ -14,7 +14,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData, share_patients
-from seglab.studies.queue import open_items
+from seglab.studies.queue import one_at_a_time, open_items
 from seglab.studies.search.confirm import confirm
 from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
 from seglab.studies.search.space import Space, make_space
@@ -60,7 +60,9 @@ def run_search(
     data = shared.of(study.run)
     _refuse_unfit(space, data)
     begun = open_study(study, space, data, store)
-    with open_sweep(study, store, begun, data) as parent:
+    with one_at_a_time(study, store.folder):
+        parent = open_sweep(study, store, begun, data)
+    with parent:
         context = run_items(
             TrialItems,
             study,
