@@ -111,7 +111,7 @@ class CauseCost:
 
     cause: Cause
     patients: int  # for whom it is named first
-    findings: int  # regions put down to it
+    findings: int  # regions attributed to it
     share: float  # of the Dice lost over all patients; NaN where none was lost
 
 

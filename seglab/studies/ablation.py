@@ -177,7 +177,7 @@ def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> 
         tags.CODE_HASH: code_hash(),
     }
     for run in [] if fresh else store.find_runs(study.name, identity):
-        # Machines that share a queue share the parent too, whoever began it.
+        # Machines that share a queue share the parent too, also one that another machine began.
         if study.storage is not None or store.may_continue(run):
             with suppress(RunInUse):
                 return resume_run(store, run.run_id)

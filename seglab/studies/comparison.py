@@ -49,7 +49,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Budgets:
-    """What all arms spent, and which of them may be held against each other."""
+    """What all arms spent, and which of them may be compared."""
 
     unit: Unit
     arms: Sequence[Spent]

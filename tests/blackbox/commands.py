@@ -73,7 +73,7 @@ class Ended:
         return self
 
     def refused(self, *words: str, lines: int | None = None) -> Ended:
-        """Check that it ended as what the user can mend does: status 2, one error, no traceback.
+        """Check that it ended as what the user can correct does: status 2, one error, no traceback.
 
         Args:
             words: what the error must name.

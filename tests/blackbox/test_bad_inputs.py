@@ -1,4 +1,4 @@
-"""What a user can mend: exit code 2, one line that names the culprit, no traceback."""
+"""What a user can correct: exit code 2, one line that names the culprit, no traceback."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_predict_writes_one_mask_with_its_volume(study: Study) -> None:
     assert one["volume_ml"] == pytest.approx(mask.sum() * voxel_mm3 / 1000, rel=1e-3)
 
 
-def children(store: Store, parent: Run, experiment: str) -> list[Run]:
+def child_runs(store: Store, parent: Run, experiment: str) -> list[Run]:
     assert "mlflow.parentRunId" not in parent.data.tags
     return [
         run
@@ -209,7 +209,7 @@ def test_an_ablation_in_the_store(study: Study) -> None:
     parent = store.client.get_run(told["parent_run_id"])
     of_it = OF_THE_STUDY | tags("config_hash")
     assert_has(store, parent, "ablation", of_it, set(), {"report/report.html"})
-    found = children(store, parent, "ablation")
+    found = child_runs(store, parent, "ablation")
     assert {run.info.run_id for run in found} == {one["run_id"] for one in told["runs"]}
     for run in found:
         assert_trained(store, run)
@@ -221,7 +221,7 @@ def test_a_search_in_the_store(study: Study) -> None:
     store, told = Store(study.folder), study.ask("sweep").json
     parent = store.client.get_run(told["parent_run_id"])
     assert_has(store, parent, "sweep", OF_THE_STUDY, set(), {"best.yaml", "sweep.yaml"})
-    trials = children(store, parent, "sweep")
+    trials = child_runs(store, parent, "sweep")
     pruned = [run for run in trials if "seglab.pruned_at_epoch" in run.data.tags]
     complete = [run for run in trials if run not in pruned]
     for run in complete:

@@ -91,7 +91,7 @@ def shows(browser: Any, *texts: str) -> None:
 
 
 def api(ui: str) -> tuple[str, list[str]]:
-    """The experiment's id and its runs' ids, children only."""
+    """The experiment's id and its child runs' ids."""
     from seglab.tracking import open_store
 
     store = open_store()

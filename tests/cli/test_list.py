@@ -1,4 +1,4 @@
-"""``list`` names everything a YAML can say, also what somebody added."""
+"""``list`` names everything a YAML can say, also what a user added."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_kind_that_is_none_is_answered_with_the_nearest(
 def own_loss() -> None:
     @LOSSES.register(NAME)
     def logistic(*, weight: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
-        """Logistic loss, as somebody would add one."""
+        """Logistic loss, as a user would add one."""
         return lambda logits, mask: weight * (softplus(logits) - logits * mask).mean()
 
 
@@ -66,7 +66,7 @@ def test_one_decorated_function_is_a_loss_that_a_yaml_names(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = [line for line in listed(capsys, "losses") if NAME in line]
-    assert line.endswith("Logistic loss, as somebody would add one")
+    assert line.endswith("Logistic loss, as a user would add one")
     known = json.loads("\n".join(listed(capsys, "losses", "--json")))
     assert known["losses"][NAME]["options"] == {"weight": 1.0}
     tiny.write_text(f"{tiny.read_text()}loss: {{name: {NAME}, weight: 2.0}}\n")

@@ -161,7 +161,7 @@ class TestWeights:
 
 
 class TestHub:
-    """The hub's cache stands in for the hub: offline, the client reads it alone."""
+    """The hub's cache stands in for the hub: offline, the client reads only it."""
 
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

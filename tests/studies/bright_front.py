@@ -19,7 +19,7 @@ COMPUTE = Compute(torch.device("cpu"), "fp32", 1)
 
 
 class BrightFront(nn.Module):
-    """Marks what is bright, in the front half alone: it matters how the head lies."""
+    """Marks what is bright, in the front half only: it matters how the head lies."""
 
     def __init__(self) -> None:
         super().__init__()

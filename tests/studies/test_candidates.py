@@ -77,12 +77,12 @@ def test_runs_of_different_splits_are_not_ranked_together(
     hard, easy = "1111aaaa2222", "3333bbbb4444"
     best = finished(store, "splits", 0.8, split_hash=hard)
     finished(store, "splits", 0.7, split_hash=hard)
-    lucky = finished(store, "splits", 0.9, split_hash=easy)
+    easiest = finished(store, "splits", 0.9, split_hash=easy)
     with pytest.raises(UserError, match=r"1111aaaa \(2 runs\), 3333bbbb \(1 run\).*name a RUN"):
         find_candidates(store, "splits")
     assert main(["promote", "splits"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    for run_id in (best, lucky):
+    for run_id in (best, easiest):
         assert find_candidates(store, run_id).best.run_id == run_id
 
 

@@ -1,4 +1,4 @@
-"""Masks for scans nobody has outlined, through a network whose answer is known."""
+"""Masks for scans without a segmentation, through a network whose answer is known."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object], wait_s: float = 600) -> None:
         time.sleep(0.2)
 
 
-def children(parent: subprocess.Popen[str]) -> list[int]:
+def child_pids(parent: subprocess.Popen[str]) -> list[int]:
     """Processes that the parent spawned to do trials."""
     found = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     return [int(p) for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
@@ -153,7 +153,7 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
     path = write(epochs=6, trials=4)
     first = start(path, "--workers", "2")
     wait_until(lambda: epochs_done() >= 2)
-    os.kill(children(first)[0], signal.SIGKILL)
+    os.kill(child_pids(first)[0], signal.SIGKILL)
     wait_until(lambda: epochs_done() >= 6)
     first.kill()
     first.communicate()
@@ -184,7 +184,7 @@ def test_kills_of_an_ablations_worker_and_parent_leave_each_run_once(
 
     first = start(path, "--workers", "2", script="run_experiment.py")
     wait_until(begun)
-    os.kill(children(first)[0], signal.SIGKILL)
+    os.kill(child_pids(first)[0], signal.SIGKILL)
     wait_until(lambda: begun() >= 2)
     first.kill()
     first.communicate()

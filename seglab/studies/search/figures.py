@@ -115,7 +115,7 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
 
 
 def _sized(axes: Any, height: float) -> Figure:
-    """Make room for every label in a figure of 8 inches."""
+    """Leave space for every label in a figure of 8 inches."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     panels: Any = np.ravel(axes)
