@@ -70,7 +70,6 @@ def _on_slices(transform: Any) -> OnHost:
 
 
 def _try(transform: OnHost) -> None:
-    """Apply it to slices of one, two, three and five channels."""
     for draw, channels in enumerate((1, 2, 3, 5) * 3):  # some change the size only at times
         image = np.random.default_rng(0).integers(1, 256, (61, 83, channels), np.uint8)
         mask = np.zeros(image.shape[:2], np.uint8)

@@ -143,7 +143,6 @@ class Cache:
         self._read_patients(index, skipped)
 
     def _read_patients(self, index: Json, skipped: Mapping[str, str]) -> None:
-        """Find the patients' rows, each behind those of the one before."""
         self.row_patient = np.full(len(self.row_slice), -1, np.int32)
         self.remarks: dict[str, list[str]] = {}
         self._native_first: dict[str, int] = {}

@@ -107,9 +107,8 @@ def check(
     patients = source.patients()
     files = {path for patient in patients for path in patient.files if path.exists()}
     large = sum(path.stat().st_size for path in files) > WORTH_PROCESSES_BYTES
-    with worker_pool(
-        min(workers or (available_cores() if large else 1), len(patients))
-    ) as pool_map:
+    count = min(workers or (available_cores() if large else 1), len(patients))
+    with worker_pool(count) as pool_map:
         results = pool_map(partial(examine, source, tuple(modalities)), patients)
         examined = list(progress(results, "checking", total=len(patients), unit="patient"))
     rows = [one.row for one in examined]

@@ -63,7 +63,6 @@ def download(out: Path, *, wait_s: float = 1.0) -> DownloadReport:
 
 
 def _fetch(cache: Path, wait_s: float) -> Path:
-    """Where kagglehub put the files; each attempt resumes the one before."""
     os.environ["KAGGLEHUB_CACHE"] = str(cache)
     import kagglehub
     from kagglehub.exceptions import DataCorruptionError

@@ -146,7 +146,6 @@ def _native_length(cached: int, frame: Shape, size: int) -> int:
 def _overlap(
     box: Box, frame_shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of the part of the box inside the frame: in the box's and in frame coordinates."""
     inside, frame = [], []
     for start, length, limit in zip(box[:2], box[2:], frame_shape, strict=True):
         first = max(start, 0)

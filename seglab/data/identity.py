@@ -277,7 +277,6 @@ def _edge(tumour: Region) -> Region:
 
 
 def _depth(region: NDArray[np.generic]) -> Image:
-    """Distance in pixels to what is outside the region, or the frame."""
     framed = np.pad(region.astype(np.uint8), 1)
     return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1])
 

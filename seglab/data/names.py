@@ -254,7 +254,6 @@ class NameMapping:
 
 
 def _read_persons(path: Path) -> dict[str, str]:
-    """Patient → person: a CSV with the columns patient and person."""
     persons: dict[str, str] = {}
     for row in map(_known, read_rows(path, "person")):
         if not {"patient", "person"} <= row.keys():

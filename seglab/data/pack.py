@@ -177,17 +177,14 @@ class SingleVolume(Cache):
         )
         self.row_slice, self.row_brain_px = volume.slice_indices, brain_px
         self.row_patient = nothing
+        shared = ("patient_id", "grade", "spacing_mm", "stack_size", "slice_indices")
         self.patient = CachedPatient(
-            patient_id=volume.patient_id,
-            grade=volume.grade,
-            spacing_mm=volume.spacing_mm,
+            **{name: getattr(volume, name) for name in shared},
             native_shape=extent.frame,
-            stack_size=volume.stack_size,
             parts_known=False,
             box=box,
             tumour_box=Box(0, 0, 0, 0),
             first=0,
-            slice_indices=volume.slice_indices,
             brain_px=brain_px,
             tumour_px=nothing,
             whole_px=nothing,

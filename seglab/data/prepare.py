@@ -114,8 +114,6 @@ def some_names(names: Sequence[str], limit: int = 8) -> str:
 
 
 class _Filler:
-    """Reads and writes what a cache's folder lacks."""
-
     def __init__(
         self, source: Source, settings: CacheSettings, patients: Sequence[Patient], *, skip: bool
     ) -> None:
@@ -173,7 +171,6 @@ class _Filler:
             publish(scratch, f"{name}.json", (f"{name}.npy", f"{name}.scale.npy"), about)
 
     def _new_index(self, parts: Sequence[Part]) -> Json:
-        """Describe the patients, and the window that all share."""
         bad = {p.patient.patient_id: p.failed[self.reference] for p in parts if not p.entry}
         parts = [part for part in parts if part.entry]
         if not parts:
@@ -200,7 +197,6 @@ class _Filler:
 
 
 def _stat(path: Path) -> tuple[int, int]:
-    """Size and time of a file."""
     try:
         stat = path.stat()
     except OSError:
@@ -209,7 +205,6 @@ def _stat(path: Path) -> tuple[int, int]:
 
 
 def _write(packed: Iterable[Arrays], index: Json, scratch: Path) -> None:
-    """Write the patients' arrays behind one another."""
     rows = sum(entry["count"] for entry in index["patients"])
     lengths = {NATIVE_LABELS: sum(entry["native_bytes"] for entry in index["patients"])}
     files: dict[str, IO[bytes]] = {}

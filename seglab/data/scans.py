@@ -135,7 +135,6 @@ def check_image(path: Path, image: NDArray[np.float32]) -> None:
 
 
 def _name(patient: Patient, modalities: Sequence[str]) -> str:
-    """After the file where one is read, else after the patient."""
     paths = patient.images.get(modalities[0], ())
     stem = nifti_stem(paths[0]) if len(paths) == len(modalities) == 1 else None
     return stem or patient.patient_id
@@ -155,7 +154,6 @@ def _unique_names(scans: Sequence[Scan]) -> list[Scan]:
 
 
 def _like(path: Path, mask: Bool) -> Any:
-    """A NIfTI mask with the grid, affine and header of the scan."""
     from nibabel.loadsave import load
 
     image: Any = load(path)
@@ -172,7 +170,6 @@ def _like(path: Path, mask: Bool) -> Any:
 
 
 def _stack_image(mask: Bool, volume: Volume) -> Any:
-    """A NIfTI mask of the full stack of slice files, with the axes of BraTS."""
     from nibabel.nifti1 import Nifti1Image
 
     _, height, width = mask.shape

@@ -46,7 +46,6 @@ class SealedCache(Cache):
         self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
 
     def _native_planes(self, patient: CachedPatient) -> dict[str, UInt8]:
-        """Return the source's own labels, if the patient is none of the test."""
         if patient.patient_id in self._test:
             raise SealBroken(f"the mask of test patient {patient.patient_id} was asked for")
         return super()._native_planes(patient)

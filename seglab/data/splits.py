@@ -135,7 +135,6 @@ def load_split(path: Path) -> Split:
 
 
 def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
-    """Gather the groups, in an order that does not depend on that of the patients."""
     members: dict[str, list[SplitPatient]] = {}
     for patient in sorted(patients, key=lambda patient: patient.patient_id):
         members.setdefault(patient.group, []).append(patient)
@@ -143,7 +142,6 @@ def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
 
 
 def _strata(groups: Sequence[Group]) -> list[list[Group]]:
-    """Sort the groups by grade and third of the tumour volume."""
     by_volume = sorted(groups, key=lambda g: sum(one.tumour_volume for one in g) / len(g))
     strata: dict[tuple[str, int], list[Group]] = {}
     for rank, group in enumerate(by_volume):

@@ -142,7 +142,6 @@ def compare_arms(
 
 
 def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
-    """Confidence of the intervals, and what the test says of each arm."""
     from statsmodels.stats.multitest import multipletests
 
     p_holm = multipletests(test.p, method="holm")[1] if len(test.p) else test.p
@@ -215,7 +214,6 @@ def _paired(arms: Sequence[ArmScores]) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _warnings(by_seed: Sequence[FloatArray], left_out: int) -> tuple[str, ...]:
-    """What a comparison cannot tell: one seed, unlike seeds, few patients, patients left out."""
     seeds, patients = [len(values) for values in by_seed], by_seed[0].shape[1]
     found = {
         "one seed only: the spread over seeds is unknown, and a verdict holds for these runs, "

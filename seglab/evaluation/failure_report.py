@@ -100,7 +100,6 @@ def _causes(explanation: Explanation) -> str:
 
 
 def _size_ratio(explanation: Explanation) -> float:
-    """Predicted over true volume; 1 without tumour."""
     score = explanation.score
     return score.pred_px / score.truth_px if score.truth_px else 1.0
 

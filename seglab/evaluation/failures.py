@@ -178,7 +178,6 @@ class _Tissue:
 
 
 def _widened(box: tuple[slice, ...], space: Space) -> tuple[slice, ...]:
-    """Move every side of a box outwards, so that a ring fits in."""
     margin = [int(np.ceil(RING[1] / step)) for step in space.step]
     return tuple(
         slice(max(0, side.start - by), side.stop + by) for side, by in zip(box, margin, strict=True)
@@ -186,7 +185,6 @@ def _widened(box: tuple[slice, ...], space: Space) -> tuple[slice, ...]:
 
 
 def _findings(tissue: _Tissue, partition: Partition, lost: float) -> Iterator[Finding]:
-    """Measure every region, and choose its cause."""
     from scipy.ndimage import find_objects
 
     wrong = int(np.count_nonzero(partition.labels))
@@ -219,7 +217,6 @@ def _findings(tissue: _Tissue, partition: Partition, lost: float) -> Iterator[Fi
 
 
 def _cause(region: Finding, tumour_contrast: float) -> Cause:
-    """Choose the cause of one region: the first rule that fits."""
     is_small = region.kind == "missed lesion" and region.volume < SMALL_LESION
     if region.kind == "boundary":
         return Cause.BOUNDARY

@@ -98,7 +98,6 @@ def _ratio(table: FloatArray) -> float:
 
 
 def _mean(name: str, score: PatientScore) -> tuple[float, float]:
-    """One patient's part of a mean over the patients that have the score."""
     value = float(getattr(score, name))
     return (0.0, 0.0) if math.isnan(value) else (value, 1.0)
 

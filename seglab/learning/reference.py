@@ -133,7 +133,6 @@ def _extremes(rows: Sequence[Sequence[float]]) -> Extremes | None:
 
 
 def _brightness(name: str, image: UInt8, usual: Range) -> str | None:
-    """Judge by the root mean square over the quantiles."""
     here, centre = brain_quantiles(image), usual["centre"]
     away = np.nan_to_num((here - centre) / np.array(usual["spread"]))
     excess = float(np.sqrt(np.mean(away**2)))

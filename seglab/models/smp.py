@@ -114,7 +114,6 @@ def _proved_loaded(construct: Callable[[], Any]) -> Any:
 
 
 def _reason(architecture: str, encoder: str, weights: str, error: Exception) -> str:
-    """Say in one line what cannot be built, and what to do about it."""
     import segmentation_models_pytorch as smp
     import timm
 

@@ -203,7 +203,6 @@ def _before(at: Sequence[Array], centre: Point, push_mm: float, reach_mm: float)
 
 
 def _lobes(at: Sequence[Array]) -> list[Array]:
-    """Cerebrum, temporal lobes, cerebellum and brainstem; the head is symmetric."""
     x, y, z = np.abs(at[0]), *at[1:]
     stem = [(0, 10, 66, 15), (0, 9, 44, 16), (0, 17, 22, 10), (0, 22, 2, 8)]
     return [
@@ -244,7 +243,6 @@ def _clefts(
 
 
 def _deep(at: Sequence[Array], widened_mm: float) -> tuple[Array, Array]:
-    """Ventricles, and deep nuclei."""
     half = [np.abs(at[0]), *at[1:]]
     front = [(9, -31, 80, 2.5), (8, -20, 86, 4), (9, 2, 92, 3.5)]
     back = [(17, 27, 87, 5), (23, 46, 79, 2.2), (24, 62, 76, 0.3)]

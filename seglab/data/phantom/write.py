@@ -79,7 +79,6 @@ def write_phantom(
 
 
 def _existing(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of the set already in ``out`` if it is the wanted one; None if nothing is."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
@@ -127,7 +126,6 @@ def _write_csv(path: Path, columns: str, rows: list[Any]) -> None:
 
 
 def _write_patient(folder: Path, wanted: dict[str, Any], number: int) -> tuple[Any, list[Any]]:
-    """Write a patient; return its traits, and a row of the table for each slice."""
     patient = make_patient(wanted["seed"], number, size=wanted["size"], slices=wanted["slices"])
     patient_id, rows = f"BraTS20_Training_{number:03d}", []
     if wanted["layout"] == "nifti":

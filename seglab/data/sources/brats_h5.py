@@ -132,7 +132,6 @@ def _labels(file: h5py.File, path: Path, frame: tuple[int, ...]) -> NDArray[np.u
 
 
 def _spacing(path: Path, image: h5py.Dataset) -> tuple[base.Spacing | None, tuple[str, ...]]:
-    """The spacing that a file states in an attribute, else that of BraTS; and what to tell."""
     if SPACING not in image.attrs:
         return SPACING_MM, ()
     stated = image.attrs.get_id(SPACING)  # nothing is read yet, however large it is

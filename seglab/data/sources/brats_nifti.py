@@ -230,7 +230,6 @@ def _orientation(image: Any) -> Array | None:
 
 
 def _disagreements(path: Path, image: Any) -> Iterator[str]:
-    """What the header states twice, and differently, in its own units."""
     from nibabel.affines import voxel_sizes
     from nibabel.spatialimages import HeaderDataError
 

@@ -117,7 +117,6 @@ class LggTif(base.SliceFiles):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open ``path``; a UserError for whatever Pillow raises inside the block."""
     muted = warnings.catch_warnings(action="ignore")
     with base.reading(path, "TIFF"), muted, Image.open(path, formats=["TIFF"]) as file:
         yield file
