@@ -1,7 +1,6 @@
 """Losses from logits (B,1,H,W) and mask (B,1,H,W) to a scalar, built by name.
 
-All are written by hand: other libraries' versions differ in what an empty batch costs, and
-equal these where both are defined (tests/test_losses.py).
+Written by hand: other libraries differ in what an empty batch costs, and equal these elsewhere.
 """
 
 from __future__ import annotations

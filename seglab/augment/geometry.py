@@ -1,10 +1,8 @@
 """Mirror, rotation, scale, shift and elastic displacement of images with their masks.
 
 The elastic field is white noise blurred by a Gaussian of SD ``sigma``: its correlation at the
-distance d is exp(-d² / 4 sigma²), the law of ``albumentations.ElasticTransform`` far from the
-frame's edges. It is separable: K_rows ⊗ K_columns. From K = L Lᵀ with few columns in L the field
-at some nodes is ``L_rows @ z @ L_columns.T`` for a small matrix ``z`` of standard normal numbers.
-As it is smooth, nodes ``sigma`` / 2.5 apart suffice, with linear interpolation between them.
+distance d is exp(-d² / 4 sigma²), as of ``albumentations.ElasticTransform``. It is separable: with
+K = L Lᵀ of few columns along each axis, ``L_rows @ z @ L_columns.T`` of standard normal z has it.
 """
 
 from __future__ import annotations
@@ -54,9 +52,8 @@ def flip(axis: int, p: float) -> Geometric:
 def warp(frame: Frame, affine: Affine | None = None, elastic: Elastic | None = None) -> Geometric:
     """Move image (bilinear) and mask (nearest) by one joint map, 0 beyond the frame.
 
-    One resampling blurs the image once and costs half of two. Affine and elastic part are each
-    drawn with their own probability: ``matrix`` (2,3) and ``nodes`` (2,Y,X), displacements along
-    x and y in pixels, the outer ones on the frame's outermost pixels.
+    Affine and elastic part are drawn with a probability each: ``matrix`` (2,3) and ``nodes``
+    (2,Y,X), displacements along x and y in pixels, the outer ones on the frame's outermost pixels.
     """
     none = np.zeros((2, 1))
     roots = [elastic_root(side * frame.pixel_mm, elastic) if elastic else none for side in frame.hw]

@@ -57,8 +57,7 @@ def tone(
 def noise(frame: Frame, *, sd: Share = 0.05, p: Probability = 0.5) -> list[Intensity]:
     """Gaussian noise on the brain, SD as a share of the range.
 
-    Independent in every pixel and channel; its SD is drawn uniformly from 0 to ``sd``. CPU and
-    GPU draw other numbers from the same seed.
+    Independent in every pixel and channel; its SD is uniform from 0 to ``sd``. CPU and GPU differ.
     """
 
     def draw(stream: np.random.Generator) -> Params:

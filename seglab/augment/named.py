@@ -26,10 +26,8 @@ Arguments = dict[str, Any]
 def build_named(name: str, arguments: Mapping[str, Any]) -> OnHost:
     """Build a transform of uint8 slices from the name of its class in albumentations.
 
-    Raises:
-        ValueError: no such transform or argument, a value that it does not take, or a
-            transform that is not for slices: it changes their size or type, takes colour
-            pictures only, or needs more than an image and its mask.
+    Raises ValueError for an unknown name or argument, and for a transform that is not for
+    slices: it changes their size or type, takes colour only, or needs more than image and mask.
     """
     import albumentations as A
 

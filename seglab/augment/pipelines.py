@@ -1,7 +1,6 @@
 """The moving augmentations that a YAML can name, and those made of several.
 
-Every builder takes the frame of the slices and returns transforms in the order they are
-applied. Sizes are in millimetres, so that they mean the same at any image size.
+Builders take the frame and return transforms in the order they are applied; sizes are millimetres.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a pipeline is made of: transforms that draw in one step and apply in another.
 
-Images are (B,C,H,W) float32 in whole grey levels, 0 for background and 1 to 255 for brain, with
-masks (B,1,H,W) float32 in {0,1}. Channels are modality-major: all neighbouring slices of the
-first modality, then those of the second.
+Images are (B,C,H,W) float32 in whole grey levels, 0 for background and 1 to 255 for brain, all
+neighbours of one modality before those of the next; masks (B,1,H,W) float32 in {0,1}.
 """
 
 from __future__ import annotations
@@ -73,8 +72,7 @@ def sample_streams(seed: int, epoch: int, first: int, count: int) -> list[np.ran
 class Augmenter:
     """A pipeline, ready for batches; any thread may use it.
 
-    What happens to a sample depends only on its stream: neither on the other samples of its
-    batch nor on the number of threads. Transforms of albumentations (``named``) come first.
+    What happens to a sample depends only on its stream. Transforms of albumentations come first.
     """
 
     def __init__(self, pipeline: Sequence[Transform | OnHost], frame: Frame) -> None:
@@ -130,8 +128,7 @@ def enlarge(coarse: Tensor, hw: tuple[int, int], *, between_centres: bool) -> Te
     """Interpolate (n,K,h,w) linearly to (n,K,H,W).
 
     The outer values lie on the centres of the frame's outer pixels (``between_centres``), or all
-    fill its area evenly, as pixels do. ``functional.interpolate`` does the same, but its bits
-    depend on the number of threads.
+    fill its area. The bits of ``functional.interpolate`` depend on the number of threads.
     """
     axes = []
     for side in hw:

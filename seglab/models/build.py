@@ -58,10 +58,8 @@ def build_model(
         smallest_batch: images in the smallest batch of the training.
         pretrained: False leaves out the initial weights, for a checkpoint that is loaded next.
 
-    Raises:
-        UserError: unknown encoder, weights that cannot be had, an image size that the network
-            does not take, or one image a batch where it normalises a map pooled to one pixel
-            over the batch (PAN, DeepLab, UPerNet).
+    Raises UserError for an unknown encoder, weights that cannot be had, an image size that the
+    network does not take, or one image a batch where it normalises one pixel over the batch.
     """
     options = config.options
     if not pretrained and "encoder_weights" in options:
@@ -105,8 +103,7 @@ def count_parameters(network: nn.Module) -> int:
 def gflops_per_image(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> float:
     """Count the floating-point operations of one forward pass of one image, in 1e9.
 
-    A multiply–add counts as two; element-wise operations are not counted, padding is. A
-    training step costs about three times as much. NaN where torch has no shape rule for a part.
+    A multiply–add counts as two, an element-wise operation as none. NaN where torch cannot tell.
     """
     from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which takes a while
 

@@ -1,8 +1,7 @@
 """The architectures of segmentation-models-pytorch (smp), with encoders of smp and timm.
 
-An encoder of timm is written ``tu-NAME`` or ``tu-NAME.TAG``, the tag naming one of its sets
-of weights. PAN, DeepLabV3(+) and UPerNet normalise a feature map pooled to one pixel over the
-batch: while training, each batch must hold at least two images.
+An encoder of timm is written ``tu-NAME`` or ``tu-NAME.TAG``, the tag naming its weights. PAN,
+DeepLabV3(+) and UPerNet normalise single pixels over the batch: they train on two images or more.
 """
 
 from __future__ import annotations
@@ -44,16 +43,9 @@ FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
     """Build the model of class ``architecture`` in smp, with one output channel.
 
-    Args:
-        architecture: class name in smp.
-        in_channels: channels of the image. smp and timm adapt a pretrained RGB stem: summed for
-            one channel, repeated in turn and rescaled for more.
-        encoder: name in smp, or ``tu-`` and a name in timm.
-        weights: ``none``, a published set such as ``imagenet``, or a file.
-
-    Raises:
-        UserError: an unknown encoder, one that the architecture cannot use, or weights that
-            cannot be had or leave a part of the encoder random.
+    smp and timm adapt a pretrained RGB stem: summed for one channel, repeated in turn for more.
+    ``weights`` are ``none``, a published set such as ``imagenet``, or a file. Raises UserError for
+    an encoder that cannot be used, and weights that cannot be had or leave a part of it random.
     """
     source = weights
     try:

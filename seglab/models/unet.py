@@ -1,9 +1,7 @@
 """The hand-written U-Net: the baseline that everything else is compared with.
 
-Ronneberger, Fischer and Brox 2015 (arXiv:1505.04597), with three changes that have
-become standard: convolutions are padded, so that the output is as large as the input;
-each convolution is normalised; the width starts at 16 instead of 64 channels, which
-costs a sixteenth and loses little on one modality.
+Ronneberger, Fischer and Brox 2015 (arXiv:1505.04597), but convolutions are padded and normalised,
+and the width starts at 16 instead of 64 channels: a sixteenth of the cost, for little.
 """
 
 from __future__ import annotations
@@ -29,9 +27,8 @@ GROUPS = 8
 class UNet(nn.Module):
     """U-Net of ``depth`` halvings, ``base_channels`` wide at full resolution.
 
-    Each halving doubles the channels; sides must be multiples of ``2 ** depth``. ``up`` is how
-    the decoder doubles the resolution, ``dropout`` the share of channels dropped at the end of
-    the contracting path.
+    Each halving doubles the channels; sides must be multiples of ``2 ** depth``. ``up`` is how the
+    decoder doubles the resolution, ``dropout`` the share of channels dropped at the lowest.
     """
 
     def __init__(
