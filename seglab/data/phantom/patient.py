@@ -44,7 +44,7 @@ SIGNAL: Mapping[str, tuple[float, float, float, float]] = {
     "enhancing": (1.56, 0.84, 1.90, 1.95),
 }
 """Signal of each tissue in each of ``MODALITIES``, over that of white matter. Read off BraTS
-volumes: oedema shines on FLAIR and T2 and is lost on T1ce; the rim enhances on T1ce alone, and
+volumes: oedema shines on FLAIR and T2 and is lost on T1ce; the rim enhances on T1ce only, and
 on FLAIR looks like oedema; necrosis is dark on T1ce; fluid is dark on all but T2."""
 RECURRENCE = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
 

@@ -59,7 +59,7 @@ def write_phantom(
     workers: int = 0,
     layout: Layout = "h5",
 ) -> PhantomReport:
-    """Write patients 1 to ``patients``; each depends on ``seed`` and its number alone.
+    """Write patients 1 to ``patients``; each depends on ``seed`` and its number only.
 
     The folder ``out`` appears when it is complete; the same call again re-uses it. ``size``
     pixels cover 240 mm and ``slices`` cover 155 mm; ``workers`` 0 takes a process a core.
