@@ -75,9 +75,9 @@ def test_runs_that_require_the_same_share_patients_and_split(
     assert one.cache.path == other.cache.path
 
 
-def test_a_modality_that_the_format_does_not_hold_is_named() -> None:
+def test_a_modality_that_the_format_does_not_hold_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lgg-tif has no t2; it has t1, flair, t1ce"):
-        open_data_source(Data(source="lgg-tif", modalities=("t2",)))
+        open_data_source(Data(source="lgg-tif", root=tmp_path, modalities=("t2",)))
 
 
 @pytest.mark.parametrize("seed", range(3))
