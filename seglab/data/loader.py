@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import RunConfig
-from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CachedPatient
 
 UInt8 = NDArray[np.uint8]
@@ -46,10 +45,7 @@ def patient_rows(*patients: CachedPatient) -> Rows:
 
 
 class TrainLoader:
-    """Draws the training slices of each epoch from streams that only the seed decides.
-
-    Raises UserError where the chosen slices are none, or none of them shows a tumour.
-    """
+    """Draws the training slices, some with tumour, of each epoch from streams of the seed."""
 
     def __init__(self, cache: Cache, patients: Iterable[str], config: RunConfig) -> None:
         self.cache, self.config = cache, config
@@ -59,10 +55,6 @@ class TrainLoader:
         is_used = chosen[config.data.slices]
         self.rows = rows[is_used]
         self.tumour, self.other = rows[is_used & tumour], rows[is_used & ~tumour]
-        if len(self.rows) == 0:
-            raise UserError(f"data.slices: {config.data.slices}: no such slice in training")
-        if len(self.tumour) == 0:
-            raise UserError(f"no slice of the training patients of {cache.path.name} has tumour")
         self.samples = config.train.samples_per_epoch or len(self.rows)
 
     @property

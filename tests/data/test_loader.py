@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from seglab.core.config import RunConfig
-from seglab.core.errors import UserError
 from seglab.data.cache import Cache
 from seglab.data.loader import TrainLoader, gather, neighbour, patient_rows
 from seglab.data.open import open_data
@@ -63,15 +62,6 @@ def test_oversampling_gives_the_share_asked_for(
     # Every tumour slice comes before any comes again.
     counts = np.unique(rows[cache.row_tumour_px[rows] > 0], return_counts=True)[1]
     assert counts.max() - counts.min() <= 1
-
-
-def test_a_training_part_without_any_tumour_is_refused(
-    cache: Cache, small_config: Callable[..., RunConfig]
-) -> None:
-    bare = copy(cache)
-    bare.row_tumour_px = np.zeros_like(cache.row_tumour_px)
-    with pytest.raises(UserError, match=r"no slice of the training patients .* has tumour"):
-        loader(bare, small_config())
 
 
 def test_slices_without_brain_are_not_trained_on(
