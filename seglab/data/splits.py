@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from seglab.core.config import Split as SplitConfig
 from seglab.core.errors import UserError
@@ -117,21 +116,6 @@ def save_split(split: Split, path: Path) -> None:
         path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def load_split(path: Path) -> Split:
-    """Read what :func:`save_split` wrote; a UserError where it is absent, no split, or changed."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        told = read["hash"]
-        split = TypeAdapter(Split).validate_python(read)
-    except OSError as error:
-        raise UserError(f"cannot read the split {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a split: it needs hash, {', '.join(PARTS)}") from error
-    if split.hash != told:
-        raise UserError(f"{path} was changed: its patients give {split.hash}, it says {told}")
-    return split
 
 
 def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:

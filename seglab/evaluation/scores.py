@@ -230,5 +230,3 @@ CAVEAT = (
     "Other data, other splits, often other inputs: these figures say in what region a result "
     "lies, and not which method is better."
 )
-IMPLAUSIBLE_DICE = 0.92
-"""A 2-D network with FLAIR as its only input above it has a leak or averages empty slices."""

@@ -16,7 +16,6 @@ from seglab.data.splits import (
     Joined,
     Split,
     SplitPatient,
-    load_split,
     make_split,
     save_split,
 )
@@ -121,7 +120,6 @@ def test_as_many_validate_after_a_redraw_where_there_are_enough(tmp_path: Path) 
     assert (len(few.val), len(few.train)) == (4, 14)
     save_split(few, tmp_path / "split.json")
     assert json.loads((tmp_path / "split.json").read_text())["redrawn"] == few.redrawn
-    assert load_split(tmp_path / "split.json").hash == few.hash
 
 
 @pytest.mark.parametrize("folds", [None, 5])
@@ -177,28 +175,11 @@ def test_a_saved_split_comes_back(tmp_path: Path) -> None:
     split = make_split(scans, SplitConfig(seed=4))
     assert split.joined == (Joined(("P003", "again"), "visits"),)
     save_split(split, tmp_path / "split.json")
-    assert load_split(tmp_path / "split.json") == split
-    assert load_split(tmp_path / "split.json").hash == split.hash
+    read = json.loads((tmp_path / "split.json").read_text())
+    joined = [{"patients": ["P003", "again"], "rule": "visits"}]
+    assert read == {"hash": split.hash, **split.to_dict(), "joined": joined}
 
 
-def test_an_edited_split_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "split.json"
-    save_split(make_split(cohort(12), SplitConfig()), path)
-    path.write_text(path.read_text().replace("P001", "P099"))
-    with pytest.raises(UserError, match="was changed"):
-        load_split(path)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"hash": "a", "train": 3}', "\x00"])
-def test_what_is_not_a_split_is_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "split.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"split\.json is not a split: .* hash, train, val, test$"):
-        load_split(path)
-
-
-def test_absent_and_unwritable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.json"):
-        load_split(tmp_path / "absent.json")
+def test_an_unwritable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no/split\.json"):
         save_split(Split((), (), ()), tmp_path / "no" / "split.json")
