@@ -60,8 +60,7 @@ _PARTS = {
     r"non.?enhanc|necro|core|ncr": NON_ENHANCING,
     r"enhanc": ENHANCING,
     r"o?edema": OEDEMA,
-    r"whole": UNKNOWN_PART,
-    r"tumou?r|lesion|glioma|mask": UNKNOWN_PART,
+    r"whole|tumou?r|lesion|glioma|mask": UNKNOWN_PART,
 }
 """Names of labels in a dataset.json; the first that is found in a name counts."""
 

@@ -217,13 +217,9 @@ class Published:
 
 
 PUBLISHED = (
-    Published(
-        "2-D, FLAIR only, BraTS 2019, hidden validation", 0.81, 0.84, "DeepSeg, Zeineldin 2020"
-    ),
+    Published("2-D, FLAIR only, BraTS 2019, hidden validation", 0.81, 0.84, "Zeineldin 2020"),
     Published("FLAIR only at test, BraTS 2020, 3-D, per volume", 0.869, 0.898, "RFNet to DeMoSeg"),
-    Published(
-        "all four modalities, BraTS 2020 winner, test", 0.8895, 0.8895, "nnU-Net, Isensee 2020"
-    ),
+    Published("all four modalities, BraTS 2020 winner, test", 0.8895, 0.8895, "Isensee 2020"),
     Published("two human raters, over tumour regions", 0.74, 0.85, "Menze 2015"),
 )
 CAVEAT = (
