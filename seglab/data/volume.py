@@ -45,6 +45,8 @@ class Volume:
     grade: str | None
     spacing_mm: tuple[float, float, float] | None = None
     """(slice, row, column), or None where the files do not tell, or tell nonsense."""
+    affine: NDArray[np.float64] | None = None
+    """(4, 4) from (row, column, slice) to millimetres; None where the files have none."""
     parts_known: bool = False  # False where a merged mask tells only tumour (label 4) from the rest
     convention: str = ""  # by which convention the labels were read; empty where they were not
     remarks: tuple[str, ...] = ()
