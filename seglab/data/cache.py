@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from seglab.core.errors import UserError
 from seglab.data.geometry import Box, resize_images, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
+from seglab.data.names import SYNTHETIC
 from seglab.data.normalise import Method
 
 if TYPE_CHECKING:  # workers that fill a cache start without it
     from seglab.core.config import Data
 
 INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
-_NOT_CONTENT = {"digest", "skipped", "remarks"}  # reasons and remarks may name paths
+_NOT_CONTENT = {"digest", "skipped", "remarks", "synthetic"}  # reasons and remarks may name paths
 
 UInt8 = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -87,6 +88,7 @@ class Cache:
 
     Attributes:
         reference: the modality whose brain decided the windows.
+        notice: what pages and pictures say of the data; empty where they are of patients.
         shape: (h, w) of the cached slices; ``upright`` and ``mirror_axis``: how they lie.
         data_hash: SHA-256 of what is read of the folder, the same on every machine.
         images: one (N, h, w) uint8 memory map a modality; 0 is background.
@@ -117,6 +119,7 @@ class Cache:
         self.reference: str = index["reference"]
         self.modalities = tuple(modalities) or (self.reference,)
         self.source: str = index["source"]
+        self.notice = SYNTHETIC if index.get("synthetic") else ""
         self.upright: bool = index["upright"]
         self.mirror_axis: int = index["mirror_axis"]
         self.settings = CacheSettings(**index["settings"])

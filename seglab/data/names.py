@@ -24,6 +24,10 @@ WORDS = {
 """Last word of a name (BraTS, UPENN-GBM, UCSF-PDGM, BIDS), or name in a dataset.json → modality."""
 UNNAMED = ""  # modality of a file whose name tells none
 MAPPING = "name_mapping.csv"
+PHANTOM = "phantom.json"
+"""At the root of a synthetic set: that it is one, its parameters, how its patients are called."""
+SYNTHETIC = "synthetic data: phantoms, not patients"
+"""Stands on pages, pictures and models that were made of such a set."""
 _SEGMENTATIONS = "seg|segm|segmentation|mask|label|labels|dseg"
 _BREAK = re.compile(r"[_\-.\s]+")
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)

@@ -185,6 +185,7 @@ class _Filler:
         return {
             "format": FORMAT,
             "source": self.source.name,
+            "synthetic": bool(self.source.phantom),
             "upright": self.source.upright,
             "mirror_axis": self.source.mirror_axis,
             "settings": asdict(self.settings),

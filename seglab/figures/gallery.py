@@ -35,7 +35,7 @@ LEAST_SHARE: Final = 0.01
 
 
 def write_gallery(
-    path: Path, cases: Iterable[Case], analysis: FailureAnalysis, *, title: str
+    path: Path, cases: Iterable[Case], analysis: FailureAnalysis, *, title: str, notice: str = ""
 ) -> None:
     """Write the gallery of explained patients as one HTML file.
 
@@ -48,6 +48,7 @@ def write_gallery(
         cases: every patient of ``analysis``, in any order.
         analysis: the explained patients.
         title: heading of the page; plain text.
+        notice: what must be known of the data, below it; plain text.
 
     Raises:
         KeyError: a case that is not in ``analysis``.
@@ -64,11 +65,11 @@ def write_gallery(
         entries[case.patient_id] = _entry(case, explanation, analysis, slices, budget)
     ordered = [entries[name] for name in analysis.explanations if name in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = _page(title, {**_overview(analysis), "cases": ordered})
+    page = _page(title, notice, {**_overview(analysis), "cases": ordered})
     path.write_text(page, encoding="utf-8")
 
 
-def _page(title: str, data: dict[str, Any]) -> str:
+def _page(title: str, notice: str, data: dict[str, Any]) -> str:
     folder = files("seglab.figures")
     page, style, script = (
         folder.joinpath(name).read_text(encoding="utf-8")
@@ -77,6 +78,7 @@ def _page(title: str, data: dict[str, Any]) -> str:
     # In a script element "<" could end it; JSON may write it as an escape instead.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": text}
+    parts["NOTICE"] = f'<p class="notice">{html.escape(notice)}</p>' if notice else ""
     pieces = page.split("@@")
     return "".join(parts.get(piece, piece) for piece in pieces)
 

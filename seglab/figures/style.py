@@ -64,6 +64,13 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.set_axisbelow(True)
 
 
+def marked(figure: Figure, notice: str) -> Figure:
+    """Write ``notice``, which may be empty, below everything else."""
+    if notice:
+        figure.supxlabel(notice, color=unit(VERMILLION), fontsize=9)
+    return figure
+
+
 def legend() -> list[Patch]:
     """What the colours of an overlay mean, as entries of a Matplotlib legend."""
     from matplotlib.patches import Patch

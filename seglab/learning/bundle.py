@@ -49,6 +49,7 @@ class ModelCard:
     point: OperatingPoint
     reference: Reference | None = None
     run_id: str | None = None  # the run that trained it; None where no run did
+    notice: str = ""  # what must be said of the training data: that they are synthetic
     range_modality: str | None = None
     """Modality whose range of intensities all are clipped to; None takes each one's own."""
 
@@ -112,6 +113,7 @@ def make_card(
         point=point or OperatingPoint(threshold=config.evaluation.threshold),
         reference=measure_reference(cache, train),
         run_id=run_id,
+        notice=cache.notice,
     )
 
 

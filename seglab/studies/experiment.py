@@ -154,6 +154,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
             **environment_tags(),
             tags.LOOKS_LIKE_FLAIR: str(data.identity.ok).lower(),
             tags.MISSING_FILES: str(data.missing_files),
+            tags.SYNTHETIC: "true" if data.cache.notice else None,
             tags.DEVICE: str(compute.device),
             tags.PRECISION: compute.precision,
             tags.AUGMENTED_ON: trainer.batches.augmented_on,

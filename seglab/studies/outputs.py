@@ -23,7 +23,7 @@ from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
 from seglab.figures.overlays import overlay_sheet
-from seglab.figures.style import write_png
+from seglab.figures.style import marked, write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, validate
@@ -100,10 +100,17 @@ def log_validation(
         if pictures:
             with as_warning("curves.png is not drawn"):
                 curves = learning_curves(trainer.progress.history, trainer.kept_epoch)
+                curves = marked(curves, cache.notice)
                 curves.savefig(folder / "curves.png", dpi=100)
         if explanations:
-            title, overlays = f"{config.name}: validation patients", config.evaluation.overlays
-            write_pictures(folder, case, explanations, title=title, overlays=overlays)
+            write_pictures(
+                folder,
+                case,
+                explanations,
+                title=f"{config.name}: validation patients",
+                overlays=config.evaluation.overlays,
+                notice=cache.notice,
+            )
         log.artifact(folder)
     return final
 
@@ -127,30 +134,40 @@ def why_zero(predictor: Predictor, data: StudyData, threshold: float) -> str:
 
 
 def write_pictures(
-    folder: Path, case: Cases, explanations: Sequence[Explanation], *, title: str, overlays: int
+    folder: Path,
+    case: Cases,
+    explanations: Sequence[Explanation],
+    *,
+    title: str,
+    overlays: int,
+    notice: str = "",
 ) -> None:
     """Write ``overlays/*.png``, ``failures.json`` and ``gallery/index.html`` into ``folder``.
 
-    What cannot be written is a warning.
+    What cannot be written is a warning. ``notice`` stands on the page and every picture.
     """
     scores = [explanation.score for explanation in explanations]
     with as_warning("overlays are not drawn"):
-        write_overlays(folder / "overlays", case, scores, overlays)
+        write_overlays(folder / "overlays", case, scores, overlays, notice)
     with as_warning("the gallery is not written"):
         analysis = analyse(explanations)
         text = json_text(analysis.to_json())
         (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
         cases = (case(score.patient_id) for score in scores)
-        write_gallery(folder / "gallery" / "index.html", cases, analysis, title=title)
+        write_gallery(
+            folder / "gallery" / "index.html", cases, analysis, title=title, notice=notice
+        )
 
 
-def write_overlays(folder: Path, case: Cases, scores: Sequence[PatientScore], count: int) -> None:
+def write_overlays(
+    folder: Path, case: Cases, scores: Sequence[PatientScore], count: int, notice: str = ""
+) -> None:
     """Draw up to ``count`` of the best, median and worst patients, a sheet each."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = best_median_worst(scores, min(count, fair_share(len(scores))))
     for label, names in chosen.items():
         if names:
-            title = f"{label} of {len(scores)} patients"
+            title = " · ".join(filter(None, (f"{label} of {len(scores)} patients", notice)))
             sheet = overlay_sheet([case(name) for name in names], title, label)
             write_png(folder / f"{label}.png", sheet)
 

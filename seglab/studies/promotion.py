@@ -49,7 +49,7 @@ from seglab.tracking import (
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
 
 INHERITED = (
-    tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH,
+    tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH, tags.SYNTHETIC,
 )  # fmt: skip
 LONGEST_REASON = 500
 
@@ -139,7 +139,7 @@ def promote(
         onnx = log_onnx(log, bundle, trained.data)
         opened = open_test(store, log, trained.data, reopen)
         results = _evaluate(frozen, frozen_rival, opened)
-        log_results(log, results, opened)
+        log_results(log, results, opened, trained.data.cache.notice)
         log_pictures(log, _unsealed(frozen, opened), results)
         dice = results.frozen["dice"].value
         version_tags = {
@@ -149,6 +149,8 @@ def promote(
             tags.ONNX: onnx,
             "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
         }
+        if bundle.card.notice:
+            version_tags[tags.SYNTHETIC] = "true"
         channels = bundle.card.modalities
         shape = (2, 64, 64) if len(channels) == 1 else (len(channels), 2, 64, 64)
         example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
@@ -209,7 +211,7 @@ def _open(
         tags.OPERATING_POINT: point,
         tags.DEVICE: str(compute.device),
         tags.PRECISION: compute.precision,
-        tags.NOTE: candidates.reason,
+        tags.NOTE: "\n\n".join(filter(None, (frozen.trained.data.cache.notice, candidates.reason))),
     }
     return start_run(store, frozen.trained.config.name, f"promotion of {best.name}", own_tags)
 

@@ -12,6 +12,7 @@ from seglab.core.documents import finite
 from seglab.core.errors import as_warning
 from seglab.evaluation.scores import CAVEAT, PUBLISHED, calibration, summarise, write_csv
 from seglab.figures.sealed_test import calibration_plot, patient_plot, slice_position_plot
+from seglab.figures.style import marked
 from seglab.studies.outputs import CASES_IN_MEMORY, write_pictures
 from seglab.studies.sealed_test import FrozenRun, OpenedTest, SealedResults
 from seglab.tracking import RunLog
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def log_results(log: RunLog, results: SealedResults, opened: OpenedTest) -> None:
-    """Log every figure of the test, with its interval, and the tables and pictures behind them."""
+def log_results(log: RunLog, results: SealedResults, opened: OpenedTest, notice: str = "") -> None:
+    """Log every figure of the test, with its interval, and the tables and pictures behind them.
+
+    ``notice`` stands below the pictures.
+    """
     log.metrics(sealed_metrics(results), step=0)
     log.json(results_json(results, opened), "test_results.json")
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
@@ -40,7 +44,7 @@ def log_results(log: RunLog, results: SealedResults, opened: OpenedTest) -> None
     }
     for name, draw in figures.items():
         with as_warning(f"figures/{name} is not drawn"):
-            log.figure(draw(), f"figures/{name}")
+            log.figure(marked(draw(), notice), f"figures/{name}")
 
 
 def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None:
@@ -54,6 +58,7 @@ def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None
             explanations,
             title=f"{config.name}: test patients",
             overlays=config.evaluation.overlays,
+            notice=frozen.trained.data.cache.notice,
         )
         log.artifact(Path(folder))
 

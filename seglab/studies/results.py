@@ -12,6 +12,7 @@ from typing import Literal
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
+from seglab.data.names import SYNTHETIC
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
 from seglab.studies.resolve import find
@@ -78,6 +79,16 @@ class Ablation:
     trials: Mapping[str, Sequence[RunInfo]]
     """Tuning trials of each arm."""
     warnings: Sequence[str]
+
+    @property
+    def notice(self) -> str:
+        """What must be said of the data: that they are synthetic."""
+        return notice_of([one.run for arm in self.arms for one in arm.runs])
+
+
+def notice_of(runs: Sequence[RunInfo]) -> str:
+    """What must be said of the data of some runs; empty where they are of patients."""
+    return SYNTHETIC if any(tags.SYNTHETIC in run.tags for run in runs) else ""
 
 
 def target_of(run: RunInfo) -> str:

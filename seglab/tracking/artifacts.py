@@ -179,10 +179,13 @@ def register_champion(
             pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
         )
         log.artifact(folder, FOLDER)
-    return store.call(lambda: _register(store, log.run_id, name, dict(tags)))
+    about = bundle.card.notice or None
+    return store.call(lambda: _register(store, log.run_id, name, dict(tags), about))
 
 
-def _register(store: Store, run_id: str, name: str, tags: dict[str, str]) -> Registered:
+def _register(
+    store: Store, run_id: str, name: str, tags: dict[str, str], about: str | None
+) -> Registered:
     from mlflow.exceptions import MlflowException
 
     client = store.client
@@ -194,7 +197,8 @@ def _register(store: Store, run_id: str, name: str, tags: dict[str, str]) -> Reg
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
     # A promotion that was interrupted here has made its version already.
     known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    made = known[0] if known else client.create_model_version(name, source, run_id, tags=tags)
+    create = client.create_model_version
+    made = known[0] if known else create(name, source, run_id, tags=tags, description=about)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     return _registered(made)
 

@@ -36,6 +36,8 @@ GIT_COMMIT, GIT_DIRTY = "seglab.git_commit", "seglab.git_dirty"
 DEVICE, PRECISION = "seglab.device", "seglab.precision"
 AUGMENTED_ON, WEIGHTS = "seglab.augmented_on", "seglab.weights"
 LOOKS_LIKE_FLAIR, MISSING_FILES = "seglab.looks_like_flair", "seglab.missing_files"
+SYNTHETIC = "seglab.synthetic"
+"""``true`` where the data are phantoms; absent where they are of patients."""
 
 # How it ended.
 ERROR = "seglab.error"

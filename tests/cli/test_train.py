@@ -90,7 +90,7 @@ def test_a_diverged_run_is_failed_with_the_reason(
     assert run.status == "FAILED"
     for told in (run.tags["seglab.error"], capsys.readouterr().err):
         assert "step 1" in told
-        assert "BraTS20_Training" in told
+        assert "Phantom_" in told
 
 
 @pytest.mark.slow

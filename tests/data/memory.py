@@ -69,6 +69,7 @@ class MemorySource:
     modalities = ("flair", "t1", "t1ce", "t2")
     upright, mirror_axis = True, 1
     names = Names()
+    phantom = ()
 
     def patients(self) -> list[Patient]:
         """One file a modality, and one of labels; they exist, and are empty."""

@@ -151,9 +151,9 @@ def test_copy_under_another_name_is_found(phantoms: Path) -> None:
         shutil.copy(path, path.with_name(path.name.replace("volume_2_", "volume_9_")))
     report = check(open_source("brats-h5", phantoms))
     (found,) = report.found["duplicates"]
-    assert list(found["patients"]) == ["BraTS20_Training_002", "BraTS20_Training_009"]
+    assert list(found["patients"]) == ["Phantom_002", "Phantom_009"]
     assert found["identical"]
-    assert "BraTS20_Training_002 = BraTS20_Training_009: every voxel is equal" in report.to_text()
+    assert "Phantom_002 = Phantom_009: every voxel is equal" in report.to_text()
 
 
 def write_lgg(root: Path, cases: list[str]) -> Path:
@@ -168,22 +168,22 @@ def write_lgg(root: Path, cases: list[str]) -> Path:
 def test_people_in_two_sources_and_with_two_names_are_told(phantoms: Path, tmp_path: Path) -> None:
     slice_path(phantoms, 1, 0).with_name("name_mapping.csv").write_text(
         "Grade,TCGA_TCIA_subject_ID,BraTS_2020_subject_ID\n"
-        "LGG,TCGA-CS-5396,BraTS20_Training_001\n"
-        "LGG,TCGA-CS-5396,BraTS20_Training_003\n"
-        "LGG,TCGA-DU-7008,BraTS20_Training_004\n"
+        "LGG,TCGA-CS-5396,Phantom_001\n"
+        "LGG,TCGA-CS-5396,Phantom_003\n"
+        "LGG,TCGA-DU-7008,Phantom_004\n"
     )
     lgg = write_lgg(tmp_path / "lgg", ["TCGA_DU_7008_19830723", "TCGA_HT_8018_19970411"])
     ours, other = open_source("brats-h5", phantoms), open_source("lgg-tif", lgg)
     found = check(ours, others=[other]).found
     (shared,) = found["shared_patients"]
-    assert (shared["patient"], shared["other"]) == ("BraTS20_Training_004", "TCGA_DU_7008_19830723")
+    assert (shared["patient"], shared["other"]) == ("Phantom_004", "TCGA_DU_7008_19830723")
     assert shared["source"].startswith("lgg-tif")
     (person,) = found["persons"]
-    assert person["patients"] == ["BraTS20_Training_001", "BraTS20_Training_003"]
+    assert person["patients"] == ["Phantom_001", "Phantom_003"]
     assert "name_mapping.csv" in person["rule"]
     # The mapping lies with the other source.
     (back,) = check(other, others=[ours]).found["shared_patients"]
-    assert back["other"] == "BraTS20_Training_004"
+    assert back["other"] == "Phantom_004"
 
 
 def write_nifti(root: Path, parts: dict[str, tuple[str, ...]], mm: float = 1.0) -> None:

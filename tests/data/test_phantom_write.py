@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
+from seglab.data.cache import CacheSettings
 from seglab.data.phantom import CONTENT, make_patient, write_phantom
 from seglab.data.phantom.write import write_slice
+from seglab.data.prepare import prepare
+from seglab.data.sources import open_source
 
 SIZE, SLICES = 64, 10
 
@@ -85,7 +89,25 @@ def test_tables_count_what_the_files_hold(folder: Path) -> None:
     names = table(folder / CONTENT / "name_mapping.csv")
     for trait, row in zip(record["traits"], names, strict=True):
         assert (trait["patient"], trait["grade"]) == (row["BraTS_2020_subject_ID"], row["Grade"])
-    assert names[2]["BraTS_2020_subject_ID"] == "BraTS20_Training_003"
+    assert names[2]["BraTS_2020_subject_ID"] == "Phantom_003"
+
+
+def test_they_are_read_as_phantoms_and_old_sets_as_before(folder: Path, tmp_path: Path) -> None:
+    def read(root: Path) -> tuple[str, str, str]:
+        source = open_source("brats-h5", root)
+        cache, _ = prepare(source, CacheSettings(64, "brain", "percentile", "auto"), tmp_path)
+        first = cache.patients[0]
+        return first.patient_id, str(first.grade), cache.notice
+
+    phantom, grade, notice = read(folder / CONTENT)
+    assert (phantom, notice) == ("Phantom_001", "synthetic data: phantoms, not patients")
+    assert grade in ("HGG", "LGG")
+    old = shutil.copytree(folder, tmp_path / "old")
+    record = json.loads((old / "phantom.json").read_text())
+    (old / "phantom.json").write_text(json.dumps({**record, "names": None, "generator": 4}))
+    assert read(old)[::2] == ("BraTS20_Training_001", notice)
+    (old / "phantom.json").unlink()
+    assert read(old / CONTENT)[::2] == ("BraTS20_Training_001", "")
 
 
 def test_nifti_holds_the_same_patients(tmp_path: Path) -> None:
@@ -94,7 +116,7 @@ def test_nifti_holds_the_same_patients(tmp_path: Path) -> None:
     parts = ("flair", "t1", "t1ce", "t2", "seg")
     expected = (*np.moveaxis(patient.image, -1, 0), patient.labels)
     for part, stack in zip(parts, expected, strict=True):
-        name = f"BraTS20_Training_002/BraTS20_Training_002_{part}.nii.gz"
+        name = f"Phantom_002/Phantom_002_{part}.nii.gz"
         image = nib.load(tmp_path / "set" / name)
         assert image.get_data_dtype() == np.int16
         np.testing.assert_array_equal(np.moveaxis(image.dataobj, -1, 0), stack)

@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_names_step_and_patients(small_config: Build) -
     trainer, data = trainer_of(small_config())
     whole, steps = trainer.loss, iter(range(10**6))
     trainer.loss = lambda logits, mask: whole(logits, mask) * (1 if next(steps) < 1 else math.inf)
-    with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2, in a batch of BraTS20_Training"):
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2, in a batch of Phantom_"):
         next(fit(trainer, data.split.val))
 
 

@@ -82,6 +82,7 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
 
     page = artifact(store, first.run_id, "gallery/index.html", tmp_path).read_text()
     assert all(score.patient_id in page for score in scores)
+    assert '<p class="notice">synthetic data: phantoms, not patients</p>' in page
     with pytest.raises(UserError, match=first.run_id):
         promote(store, other)
     with pytest.raises(UserError, match="reason"):
@@ -92,6 +93,9 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     assert tags["seglab.reopen_reason"] == "the baseline was asked for"
     assert again.to_json()["confirmatory"] is False
     assert again.registered.tags["seglab.confirmatory"] == "false"
+    assert again.registered.tags["seglab.synthetic"] == "true"
+    version = store.client.get_model_version_by_alias("small", "champion")
+    assert version.description == "synthetic data: phantoms, not patients"
     with pytest.raises(UserError, match="reopen"):
         promote(store, best)
 

@@ -69,6 +69,8 @@ def test_the_whole_study_is_told_from_the_store_alone(
     assert page.loads == []
     assert {run.run_id: run for run in store.find_runs()} == runs, "a report changes nothing"
 
+    assert "Synthetic data: phantoms, not patients." in page.all[0].text
+    assert "Other data, other splits" not in page["Test"].text, "published figures are of patients"
     record = runs[promotion]
     download(store, promotion, tmp_path, "split.json")
     split = json.loads((tmp_path / "split.json").read_text())

@@ -17,6 +17,7 @@ import numpy as np
 
 from seglab.core.errors import UserError
 from seglab.core.machine import available_cores, progress
+from seglab.data.names import PHANTOM
 from seglab.data.phantom.anatomy import Array, Point
 from seglab.data.phantom.patient import MODALITIES, PARTS, Labels, PhantomPatient, make_patient
 from seglab.data.workers import worker_pool
@@ -24,9 +25,8 @@ from seglab.data.workers import worker_pool
 Layout = Literal["h5", "nifti"]  # as on Kaggle, a file a slice; as in BraTS, a file a modality
 CONTENT = Path("BraTS2020_training_data") / "content" / "data"
 """Where the slices of the Kaggle layout lie below the root of the set."""
-RECORD = "phantom.json"
-"""At the root: that the set is synthetic, its parameters, and what was drawn for each patient."""
-GENERATOR = 4  # raised whenever the same parameters would give other files
+NAMES = "Phantom_"  # of the patients, before their number
+GENERATOR = 5  # raised whenever the same parameters would give other files
 SLICE_COLUMNS = (
     "slice_path,target,volume,slice,label0_pxl_cnt,label1_pxl_cnt,label2_pxl_cnt,background_ratio"
 )
@@ -69,8 +69,13 @@ def write_phantom(
     for name, (value, least) in (limits | {"seed": (seed, 0), "workers": (workers, 0)}).items():
         if value < least:
             raise UserError(f"phantom {name} {value} is out of range: at least {least}")
-    wanted = {"patients": patients, "size": size, "slices": slices, "layout": layout}
-    wanted = {"synthetic": True, "seed": seed, **wanted, "generator": GENERATOR}
+    wanted: dict[str, Any] = {
+        "patients": patients,
+        "size": size,
+        "slices": slices,
+        "layout": layout,
+    }
+    wanted = {"synthetic": True, "names": NAMES, "seed": seed, **wanted, "generator": GENERATOR}
     started = time.perf_counter()
     found = _existing(out, wanted)
     record = found or _write_set(out, wanted, workers or available_cores())
@@ -82,7 +87,7 @@ def _existing(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((out / PHANTOM).read_text(encoding="utf-8"))
         differs = [f"{k} {record.get(k)}" for k, v in wanted.items() if record.get(k) != v]
     except (OSError, ValueError, AttributeError):
         raise UserError(f"{out} exists and is not a phantom set; choose another --out") from None
@@ -110,7 +115,7 @@ def _write_set(out: Path, wanted: dict[str, Any], workers: int) -> dict[str, Any
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         record = wanted | {"tumour_slices": sum(row[1] for row in rows), "bytes": size}
         record["traits"] = traits
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / PHANTOM).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         folder.rename(out)
     except OSError as error:
         reason = error.strerror or error
@@ -127,7 +132,7 @@ def _write_csv(path: Path, columns: str, rows: list[Any]) -> None:
 
 def _write_patient(folder: Path, wanted: dict[str, Any], number: int) -> tuple[Any, list[Any]]:
     patient = make_patient(wanted["seed"], number, size=wanted["size"], slices=wanted["slices"])
-    patient_id, rows = f"BraTS20_Training_{number:03d}", []
+    patient_id, rows = f"{NAMES}{number:03d}", []
     if wanted["layout"] == "nifti":
         write_nifti(folder / patient_id, patient_id, patient)
     for index, (image, labels) in enumerate(zip(patient.image, patient.labels, strict=True)):

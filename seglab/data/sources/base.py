@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -18,7 +19,7 @@ from seglab.core.config import Data
 from seglab.core.errors import UserError, first_line
 from seglab.core.registry import SOURCES
 from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
-from seglab.data.names import UNNAMED, NameMapping, natural_key, same_name
+from seglab.data.names import PHANTOM, UNNAMED, NameMapping, natural_key, same_name
 from seglab.data.volume import Patient, Volume
 
 LEAST_MM, MOST_MM = 0.1, 20.0  # between two voxels of a scan of a head
@@ -93,6 +94,17 @@ class Source(ABC):
     def names(self) -> NameMapping:
         """Other names, persons and grades of the patients."""
         return NameMapping.find(self._paths, self.persons)
+
+    @cached_property
+    def phantom(self) -> Mapping[str, Any]:
+        """The record above the files of a synthetic set; empty where there is none."""
+        first = next((p for p in self._paths if p.name.lower().endswith(self.suffixes)), self.root)
+        for folder in list(first.absolute().parents)[:4]:
+            with suppress(OSError, ValueError, AttributeError):
+                record: dict[str, Any] = json.loads((folder / PHANTOM).read_text(encoding="utf-8"))
+                if record.get("synthetic") is True:
+                    return record
+        return {}
 
     @cached_property
     def _paths(self) -> tuple[Path, ...]:

@@ -49,8 +49,9 @@ class BratsH5(base.SliceFiles):
     first_number = 0
 
     def patient_id(self, case: str) -> str:
-        """As the challenge calls the volume."""
-        return f"BraTS20_Training_{int(case.rpartition('_')[2]):03d}"
+        """As the challenge calls the volume, or a phantom set its phantom."""
+        names = self.phantom.get("names") or "BraTS20_Training_"
+        return f"{names}{int(case.rpartition('_')[2]):03d}"
 
     def read(
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True

@@ -14,6 +14,7 @@ from seglab.data.cache import Cache
 from seglab.evaluation.scores import stratify
 from seglab.figures.comparison import arms_learning, forest, pareto, patient_swarm
 from seglab.figures.sheets import SheetPatient, arm_sheet
+from seglab.figures.style import marked
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.results import Arm
@@ -47,7 +48,7 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     found = {}
     for name, figure in draw.items():
         with as_warning(f"figure {name} is not drawn"):
-            found[name] = png(figure())
+            found[name] = png(marked(figure(), result.ablation.notice))
     return found
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from seglab.core.documents import json_text
 from seglab.core.errors import UserError, as_warning
 from seglab.evaluation import scores
+from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.report import sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet
@@ -107,7 +108,7 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
     parent = store.get_run(log.run_id)
     result = compare_ablation(collect(store, parent))
     with as_warning("no predictions are drawn"):
-        log.figure(draw_sheet(result, store), SHEET)
+        log.figure(marked(draw_sheet(result, store), result.ablation.notice), SHEET)
     report = report_ablation(store, parent)
     log.artifact(report.page.parent, "report")
     runs = sum(len(arm.runs) for arm in result.ablation.arms)
@@ -178,6 +179,7 @@ def summary_metrics(result: ComparedAblation) -> dict[str, float]:
 def note(result: ComparedAblation) -> str:
     """The answer in Markdown, as the MLflow UI shows it with the parent run."""
     parts = [
+        result.ablation.notice,
         _escape(sections.scope(result)),
         *(f"> **Note:** {_escape(text)}" for text in sections.notices(result)),
         "\n".join(f"- {_escape(sections.sentence(result, row))}" for row in result.rows),

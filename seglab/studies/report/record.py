@@ -13,6 +13,7 @@ from typing import Any
 
 from seglab.studies.candidates import DICE, TRAINED, rank
 from seglab.studies.resolve import find
+from seglab.studies.results import notice_of
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
 from seglab.tracking.tags import CONFIRMS, KIND, PROMOTED_RUN, PRUNED
@@ -56,6 +57,11 @@ class Record:
         """The ablations, newest first, without those that confirm this experiment's search."""
         found = self.of_kind("ablation")
         return [run for run in found if self.sweep is None or CONFIRMS not in run.tags]
+
+    @property
+    def notice(self) -> str:
+        """What must be said of the data: that they are synthetic."""
+        return notice_of(self.runs)
 
     @property
     def failed(self) -> list[RunInfo]:
