@@ -17,7 +17,7 @@ from seglab.core.errors import UserError
 from seglab.data.cache import open_cache
 from seglab.evaluation.metrics import mean
 from seglab.evaluation.scores import read_csv
-from seglab.learning.operating_point import PLAIN, Candidate
+from seglab.learning.operating_point import PLAIN
 from seglab.studies import promotion as room
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
@@ -268,7 +268,7 @@ def test_the_frozen_setting_loses_nothing_against_plain_on_the_test(
         data = replace(sealed.data, cache=open_cache(sealed.data.cache.path))
         frozen = replace(freeze(sealed), trained=replace(sealed, data=data))
         points.add(frozen.point)
-        selection = replace(frozen.selection, selected=Candidate(PLAIN, 0))
+        selection = replace(frozen.selection, point=PLAIN)
         gains.append(dice_on_test(frozen) - dice_on_test(replace(frozen, selection=selection)))
         print(f"split {seed}: {frozen.point}, test Dice {gains[-1]:+.4f} against plain")
     # One split in which three barely trained patients mislead does not decide.
