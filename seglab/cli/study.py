@@ -7,9 +7,11 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seglab.cli.shell import DONE, USER_ERROR, answer, print_text, table
+from seglab.core.errors import UserError
 from seglab.tracking import open_store, tags
 
 if TYPE_CHECKING:
@@ -20,13 +22,24 @@ if TYPE_CHECKING:
 CANDIDATES_SHOWN = 10
 FILES_SHOWN = 4
 """Files that are named as seen; the JSON names all."""
-DEMO = (
-    "seglab data phantom --out data/phantoms --patients 24 --size 96 --slices 40",
-    "run_experiment.py experiments/demo.yaml",
-    "sweep.py experiments/sweeps/demo.yaml",
-    "seglab promote demo",
-    "seglab report demo",
-)
+EXPERIMENTS = "experiments"
+DEMO = {
+    "seglab data phantom --out data/demo --patients 40 --size 80 --slices 32":
+        "40 synthetic patients: ten to thirty seconds",
+    "run_experiment.py experiments/demo.yaml":
+        "which of 3 arms is better? 6 runs, judged on 12 patients: one to three minutes",
+    "sweep.py experiments/sweeps/demo.yaml":
+        "a search of 8 trials; hopeless ones are pruned, the best is confirmed: one to two minutes",
+    "seglab promote demo":
+        "the best run is frozen and opens the sealed test of 12 patients, once: half a minute",
+    "seglab report demo":
+        "everything on one page: seconds",
+}  # fmt: skip
+"""Command → what it is for, and about how long it takes on two cores."""
+NEXT = """\
+Your own data, here Kaggle's slices of BraTS 2020 (`seglab list sources` names the others):
+  python run_experiment.py experiments/baseline.yaml data.root=path/to/your/data
+Look at the runs: make ui"""
 
 
 def compare(given: argparse.Namespace) -> int:
@@ -167,10 +180,12 @@ def demo(given: argparse.Namespace) -> int:
     from seglab.cli import main, train
     from seglab.core.machine import available_cores
 
+    if not Path(EXPERIMENTS).is_dir():
+        raise UserError(f"the demo runs in a checkout of seglab: no {EXPERIMENTS} in {Path.cwd()}")
     programs = {"seglab": main.main, "run_experiment.py": train.main, "sweep.py": train.sweep}
     started = time.perf_counter()
-    for number, line in enumerate(DEMO, start=1):
-        print(f"\n=== {number}/{len(DEMO)} {line}", file=sys.stderr)
+    for number, (line, purpose) in enumerate(DEMO.items(), start=1):
+        print(f"\n=== {number} of {len(DEMO)}: {purpose}\n{line}", file=sys.stderr)
         program, *argv = line.split()
         if argv[0] == "promote" and _was_promoted(argv[1]):
             continue
@@ -178,8 +193,33 @@ def demo(given: argparse.Namespace) -> int:
         status = programs[program]([*argv, *workers])
         if status != DONE:
             return status
-    print_text(f"\nThe demo took {time.perf_counter() - started:.0f} s. Look at it: make ui")
+    findings = "\n".join(_findings("demo"))
+    print_text(f"\nThe demo took {time.perf_counter() - started:.0f} s.\n{findings}\n\n{NEXT}")
     return DONE
+
+
+def _findings(experiment: str) -> list[str]:
+    """What an ablation, a search and the sealed test of one experiment found, a sentence each."""
+    from seglab.studies.report import sections
+    from seglab.studies.report.record import read_record
+
+    record = read_record(open_store(), experiment)
+    found = []
+    for parent in record.ablations[:1]:
+        result = sections.compare(record.store, parent.run_id)
+        if not isinstance(result, str) and result.rows:
+            clearest = min(result.rows, key=lambda row: row.p_holm)
+            found.append(sections.sentence(result, clearest))
+    if record.sweep is not None:
+        trials = sections.trials(record, record.sweep)
+        best = trials["best"]
+        dice = (
+            ""
+            if best is None
+            else f"; the best has a validation Dice of {best.metrics['val/dice']:.3f}"
+        )
+        found.append(f"Trials of the search: {trials['counts']}{dice}.")
+    return [*found, sections.test_sentence(record.promotion)]
 
 
 def _was_promoted(experiment: str) -> bool:

@@ -268,18 +268,19 @@ class ArmItems:
             raise UserError("it belongs to an earlier state of the experiment file")
         plan = self._plans[key]
         try:
-            dice = self._train(plan).metrics.get("val/dice", 0.0)
+            dice = self._train(plan, 1 + self.keys().index(key)).metrics.get("val/dice", 0.0)
         except (UserError, TrainingDiverged) as error:
             print(f"{plan.run_name} failed: {error}", file=sys.stderr)
             raise
         return dice if dice == dice else 0.0
 
-    def _train(self, plan: Plan) -> Outcome:
+    def _train(self, plan: Plan, number: int) -> Outcome:
         context = self._context
         plan = replace(plan, config=with_threads(plan.config, context.task.threads))
         data = context.data.of(plan.config)
         if (twin := finished_twin(plan, context.store, data)) is not None:
             return twin
+        print(f"run {number} of {len(self._plans)}: {plan.run_name}", file=sys.stderr)
         with open_run(plan, context.store, data) as run:
             for result in run.epochs():
                 show(plan, result)

@@ -244,7 +244,7 @@ def train_one(
 def show(plan: Plan, result: EpochResult) -> None:
     """Print one line of an epoch on stderr."""
     metrics = result.metrics
-    mark = " *" if result.is_best else ""
+    mark = "  best so far" if result.is_best else ""
     print(
         f"{plan.run_name}  epoch {result.epoch:3d}/{plan.config.train.epochs}"
         f"  loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"

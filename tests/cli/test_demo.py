@@ -15,8 +15,11 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 2, "the files of the demo are not here"
+    Path("experiments").mkdir()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("seglab.cli.study.DEMO", [line for line in DEMO if "promote" in line])
+    promotes = {line: text for line, text in DEMO.items() if "promote" in line}
+    monkeypatch.setattr("seglab.cli.study.DEMO", promotes)
     store = open_store()
     start_run(store, "demo", "broken off", {"seglab.kind": "promotion"}).fail("stopped")
     assert main(["demo"]) == 2  # promotes, and there is nothing to promote
@@ -25,7 +28,9 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
     before = len(store.find_runs("demo"))
     capsys.readouterr()
     assert main(["demo"]) == 0
-    told = capsys.readouterr().err
-    assert promotion.run_id in told
-    assert "0.8125" in told
+    printed = capsys.readouterr()
+    assert promotion.run_id in printed.err
+    assert "0.8125" in printed.err
+    assert "Dice 0.812" in printed.out
+    assert "data.root=path/to/your/data" in printed.out
     assert len(store.find_runs("demo")) == before
