@@ -25,17 +25,17 @@ FILES_SHOWN = 4
 EXPERIMENTS = "experiments"
 DEMO = {
     "seglab data phantom --out data/demo --patients 40 --size 80 --slices 32":
-        "40 synthetic patients: ten to thirty seconds",
+        "40 synthetic patients: 10 to 30 seconds",
     "run_experiment.py experiments/demo.yaml":
-        "which of 3 arms is better? 6 runs, judged on 12 patients: one to three minutes",
+        "which of 3 arms is better? 6 runs, judged on 12 patients: 2 to 6 minutes",
     "sweep.py experiments/sweeps/demo.yaml":
-        "a search of 8 trials; hopeless ones are pruned, the best is confirmed: one to two minutes",
+        "a search of 8 trials; hopeless ones are pruned, the best is confirmed: 1 to 4 minutes",
     "seglab promote demo":
-        "the best run is frozen and opens the sealed test of 12 patients, once: half a minute",
+        "the best run is frozen and opens the sealed test of 12 patients, once: 1 to 2 minutes",
     "seglab report demo":
         "everything on one page: seconds",
 }  # fmt: skip
-"""Command → what it is for, and about how long it takes on two cores."""
+"""Command → what it is for, and how long it takes on two cores, idle to busy."""
 NEXT = """\
 Your own data, here Kaggle's slices of BraTS 2020 (`seglab list sources` names the others):
   python run_experiment.py experiments/baseline.yaml data.root=path/to/your/data
