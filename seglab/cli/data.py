@@ -19,7 +19,6 @@ SOURCE_HELP = "brats-h5, brats-nifti, lgg-tif or another of: python -m seglab li
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
-    """Arguments that are named as the parameters they become."""
     return {name: value for name, value in vars(given).items() if name != "json"}
 
 

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH: Final = 11.5
-"""Inches; a report of 1280 pixels shows the text at its size."""
+WIDTH: Final = 11.5  # inches; a report of 1280 pixels shows the text at its size
 ROW: Final = 0.42
 VERDICT_COLOURS: Final[Mapping[str, RGB]] = {
     "better": GREEN,
@@ -42,8 +41,7 @@ VERDICT_COLOURS: Final[Mapping[str, RGB]] = {
 ARM_COLOURS: Final = (BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE)
 MARKERS: Final = "osD^vP"
 SIZE_COLOURS: Final[Mapping[str, RGB]] = {"small": SKY_BLUE, "medium": BLUE, "large": BLACK}
-Curve = Sequence[tuple[int, float]]
-"""(epoch from 1, validation Dice) of a run."""
+Curve = Sequence[tuple[int, float]]  # (epoch from 1, validation Dice) of a run
 
 
 def arm_style(number: int) -> tuple[tuple[float, float, float], str]:
@@ -131,12 +129,9 @@ def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[n
 def pareto(
     arms: Sequence[ArmSummary], costs: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]
 ) -> Figure:
-    """Draw Dice against each cost, with the arms that no other beats on both joined.
+    """Draw Dice against each cost that has a label, with the arms on the front joined.
 
-    Args:
-        arms: the baseline first.
-        costs: of each arm, by key.
-        labels: of the keys to be drawn, at least one.
+    The baseline comes first of the arms.
     """
     figure = new_figure(WIDTH, 4.4)
     panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]

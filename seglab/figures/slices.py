@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from seglab.core.arrays import bounding_box
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, FILL_OPACITY, MISSED, RGB, UInt8
 
-Window = tuple[slice, slice]
-"""Rows and columns; may reach outside the slice."""
-MARGIN: Final = 4
-"""Pixels kept free around the brain."""
+Window = tuple[slice, slice]  # rows and columns; may reach outside the slice
+MARGIN: Final = 4  # pixels kept free around the brain
 MARK_COLOUR: Final = (215, 215, 215)
 
 
@@ -64,14 +62,9 @@ def cut(array: NDArray[Any], window: Window) -> NDArray[Any]:
 
 
 def draw_slice(image: UInt8, scale: int) -> UInt8:
-    """Draw a slice by itself, with R and L at the patient's sides.
+    """Draw a radiological slice (H, W), with R and L at the patient's sides.
 
-    Args:
-        image: (H, W), radiological.
-        scale: screen pixels per image pixel.
-
-    Returns:
-        (H·scale, W·scale, 3) RGB.
+    Returns (H·scale, W·scale, 3) RGB.
     """
     height, width = image.shape
     size = (width * scale, height * scale)
@@ -86,16 +79,9 @@ def draw_slice(image: UInt8, scale: int) -> UInt8:
 
 
 def draw_overlay(image: UInt8, truth: UInt8, prediction: UInt8, scale: int) -> UInt8:
-    """Draw where prediction and truth agree and differ, on the slice.
+    """Draw where prediction and truth, both (H, W) in {0, 1}, differ and agree on the slice.
 
-    Args:
-        image: (H, W), radiological, as the masks are.
-        truth: (H, W) in {0, 1}.
-        prediction: (H, W) in {0, 1}.
-        scale: screen pixels per image pixel.
-
-    Returns:
-        RGB of the size :func:`draw_slice` gives.
+    All are radiological; returns RGB of the size that :func:`draw_slice` gives.
     """
     canvas = draw_slice(image, scale)
     tumour, predicted = truth != 0, prediction != 0

@@ -20,12 +20,10 @@ from seglab.evaluation.metrics import Case
 from seglab.figures.slices import Window, brain_window, cut, draw_overlay, radiological
 from seglab.figures.style import UInt8
 
-LONGEST_SIDE: Final = 192
-"""Pixels of a slice in a sprite; larger ones are reduced."""
+LONGEST_SIDE: Final = 192  # pixels of a slice in a sprite; larger ones are reduced
 THUMBNAIL_HEIGHT: Final = 168
 THUMBNAIL_ASPECT: Final = 0.84
-CONTEXT: Final = 3
-"""Slices shown beyond the first and last with anything marked."""
+CONTEXT: Final = 3  # slices shown beyond the first and last with anything marked
 LOSSLESS: Final = 101
 QUALITY: Final = 55
 FEWEST_SLICES: Final = 8
@@ -49,14 +47,9 @@ class Sprites:
 
 
 def encode(case: Case, most_slices: int, budget: int) -> Sprites:
-    """Encode the marked slices of ``case`` in at most ``budget`` bytes of page.
+    """Encode up to ``most_slices`` marked slices of ``case`` in ``budget`` bytes of page.
 
     Where they do not fit, slices are thinned out, down to a few: those cost what they cost.
-
-    Args:
-        case: the patient.
-        most_slices: show no more of them.
-        budget: bytes.
     """
     window = brain_window(radiological(case.image, case.upright))
     count = most_slices

@@ -1,8 +1,7 @@
 """Which run is promoted: the best finished one by validation Dice, and the others there were.
 
-Under cross-validation each fold's run is scored on patients of its own, and the run with the
-easiest patients would win. There an arm's seed is judged by its Dice over all of its folds;
-of the winner's runs the one is taken that is furthest above the mean of the same fold.
+Under cross-validation an arm's seed is judged by its mean Dice over all of its folds; of the
+winner's runs the one is taken that is furthest above the mean of the same fold.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class Candidates:
 
     ranked: Sequence[RunInfo]
     unfinished: int
-    out_of_fold: Mapping[str, float] = field(default_factory=dict)
-    """Dice over all folds of the arm and seed of a run id; empty without cross-validation."""
+    out_of_fold: Mapping[str, float] = field(default_factory=dict)  # by run id, if there are folds
 
     @property
     def best(self) -> RunInfo:
@@ -101,10 +99,7 @@ def find_candidates(store: Store, name: str) -> Candidates:
 
 
 def is_candidate(run: RunInfo) -> bool:
-    """Whether a run may be promoted: tuning runs, which only choose values, may not.
-
-    Earlier versions gave them the kind of a search's trials.
-    """
+    """Whether a run may be promoted; tuning runs were of a trial's kind in earlier versions."""
     return run.tags.get(tags.KIND) in TRAINED and tags.TUNES not in run.tags
 
 
@@ -122,7 +117,6 @@ def _of_run(store: Store, run: RunInfo) -> Sequence[RunInfo]:
 
 
 def _refuse_mixed(runs: Sequence[RunInfo], what: str) -> None:
-    """Refuse runs of several targets, or of one fold on several splits: the easiest would win."""
     folds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         folds["targets"][target_of(run)] += 1
@@ -141,10 +135,7 @@ def _refuse_mixed(runs: Sequence[RunInfo], what: str) -> None:
 
 
 def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
-    """Rank finished runs with a validation Dice, all of one split.
-
-    Of several folds the mean over all of them goes first; an arm and seed that lacks one is last.
-    """
+    """Rank finished runs with a validation Dice; an arm and seed that lacks a fold is last."""
     folds = {_fold(run) for run in runs}
     if len(folds) == 1:
         ranked = sorted(runs, key=lambda run: (-run.metrics[DICE], run.start_time))
@@ -173,11 +164,10 @@ def _fold(run: RunInfo) -> str:
 
 
 def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
-    """Find the finished run of the baseline, in the same ablation or search, nearest to ``run``.
+    """Find the finished run of the baseline arm or base config nearest to ``run``.
 
-    That is a run of the ablation's baseline arm, or the search's trial of the base config.
-    The same fold always; the same seed if it finished, else the best by validation
-    Dice. None where ``run`` is no child of either, or is of the baseline itself.
+    The same fold always; the same seed if it finished, else the best by validation Dice. None
+    where ``run`` is no child of an ablation or search, or is of the baseline itself.
     """
     if run.parent_run_id is None:
         return None

@@ -30,11 +30,9 @@ class Predicted:
     input: Path
     mask: Path
     overlay: Path
-    volume_ml: float | None
-    """None where the spacing is unknown."""
+    volume_ml: float | None  # None where the spacing is unknown
     warnings: tuple[str, ...]
-    seen: tuple[Path, ...]
-    """Further files of the patient: other modalities, a segmentation."""
+    seen: tuple[Path, ...]  # further files of the patient: other modalities, a segmentation
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ class Predictions:
     """What became of all scans."""
 
     outputs: Sequence[Predicted]
-    failed: Sequence[tuple[Path, str]]
-    """(input, reason) of those without a mask."""
+    failed: Sequence[tuple[Path, str]]  # (input, reason) of those without a mask
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``predict --json``."""
@@ -54,13 +51,7 @@ class Predictions:
 
 
 def predict(bundle: ModelBundle, inputs: Sequence[Path], out: Path) -> Predictions:
-    """Predict every patient whose files are given, or lie in a folder, as far as they can be.
-
-    Args:
-        bundle: the model.
-        inputs: files and folders.
-        out: folder of masks and pictures; made if absent.
-    """
+    """Predict every patient whose files are given, or lie in a folder given, into ``out``."""
     scans, failed = find_scans(inputs, bundle.card.modalities)
     out.mkdir(parents=True, exist_ok=True)
     outputs = []
@@ -73,11 +64,7 @@ def predict(bundle: ModelBundle, inputs: Sequence[Path], out: Path) -> Predictio
 
 
 def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
-    """Predict one scan and write its mask and its picture.
-
-    Raises:
-        UserError: it cannot be read, holds no image of a brain, or nothing can be written.
-    """
+    """Predict one scan and write its mask and its picture; a UserError where that fails."""
     read = scan.read()
     turned = bundle.card.upright != scan.source.upright
     volume = _transposed_volume(read) if turned else read
@@ -105,7 +92,6 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
 
 
 def _transposed_volume(volume: Volume) -> Volume:
-    """Lay the slices as the model's training slices lay."""
     spacing = volume.spacing_mm
     return replace(
         volume,

@@ -1,10 +1,8 @@
 """One queue for arms and trials: what is to be done, and which worker does the next item.
 
 The items of an experiment are the trials of one Optuna study, in Optuna's own storage with its
-heartbeats: SQLite beside the runs for the processes of one machine, PostgreSQL for several
-machines. A trial whose worker dies or is interrupted leaves its item open, and the next worker
-acquires it under a new trial with the same parameters; its training goes on from the
-checkpoint, because a run is found by what it computes and not by its trial.
+heartbeats. A trial whose worker dies or is interrupted leaves its item open: the next worker
+acquires it under a new trial with the same parameters, and its run goes on from the checkpoint.
 """
 
 from __future__ import annotations
@@ -43,15 +41,12 @@ from seglab.tracking.errors import (
 )
 
 ITEM, OWNER, INTERRUPTED, SURPLUS = "item", "owner", "interrupted", "surplus"
-ERROR, OUR_FAULT = "error", "our_fault"
-"""User attributes of a trial; ``OUR_FAULT``: its error is none that a user can correct."""
+ERROR, OUR_FAULT = "error", "our_fault"  # user attributes of a trial too
 DATABASE = "optuna.db"
 POSTGRES = "postgresql+psycopg://"
-MAX_RETRIES = 3
-"""Of an item whose worker died."""
+MAX_RETRIES = 3  # of an item whose worker died
 ENDED = ("done", "failed")
-DONE, SPENT = 0, 3
-"""How :meth:`Queue.run` ended."""
+DONE, SPENT = 0, 3  # how a queue ended
 _BUSY_S, _OPEN_S, _TABLES_S, _IDLE_S = 60, 120, 3.0, 1.0
 _MAX_ERROR = 1000
 
@@ -152,11 +147,7 @@ def open_items(study: Study, folder: Path, name: str) -> optuna.Study:
 
 
 class Worker:
-    """This process among those that share a queue, known by a lock that dies with it.
-
-    Args:
-        folder: of the store.
-    """
+    """This process among those that share a queue, known by a lock in the store's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
@@ -185,10 +176,8 @@ class Worker:
 class State:
     """What is known of one item."""
 
-    word: str
-    """``open``, ``active``, ``done`` or ``failed``."""
-    last: FrozenTrial
-    """Its newest trial, or the one that did it."""
+    word: str  # open, active, done or failed
+    last: FrozenTrial  # the newest, or the one that did it
 
     @property
     def error(self) -> str:
@@ -252,11 +241,7 @@ class Queue:
         """Do items, and wait while others are at work, until none is left.
 
         An error fails its item, and the queue goes on; ``optuna.TrialPruned`` ends one early.
-
-        Args:
-            items: what is to be done.
-            stop: asked before each item.
-            look: called after each, and while waiting.
+        ``stop`` is asked before each item, ``look`` is called after each, and while waiting.
 
         Returns:
             ``DONE``; ``SPENT`` after an error that was not expected: memory may be in pieces,
@@ -332,7 +317,6 @@ class Queue:
             raise _Failed(reason) from error
 
     def _is_duplicate(self, number: int, key: str) -> bool:
-        """Whether an earlier trial does the same item, or has done it."""
         return any(
             trial.user_attrs[ITEM] == key
             and trial.number < number

@@ -19,15 +19,11 @@ from seglab.studies.results import arm_hash
 from seglab.tracking.tags import ARM_HASH, TUNES, TUNING, VALUES
 
 DRAWS_SEED = 0
-TUNING_SEED = 1_000_000
-"""Of every tuning run; seeds that are added to an ablation later leave the tuning as it is."""
+TUNING_SEED = 1_000_000  # of every tuning run; no arm is compared with it
 
 
 def draw_values(tune: Tune) -> list[dict[str, Value]]:
-    """Draw the tries of one arm: the arm as it is, then a Latin hypercube of the space.
-
-    Every arm tries the same values, so that the draws favour none.
-    """
+    """Draw the tries of any arm: the arm as it is, then a Latin hypercube of the space."""
     rng = np.random.default_rng(DRAWS_SEED)
     draws = tune.trials - 1
     strata = np.stack([rng.permutation(draws) for _ in tune.space], axis=1)
@@ -63,9 +59,6 @@ def at_share(domain: Range, share: float) -> Value:
 def tuning_plans(study: Study, parent_run_id: str) -> dict[str, list[Plan]]:
     """Plan every tuning run of every arm; its values are in the tag ``VALUES``.
 
-    They are trained with a seed that the comparison does not use: the values are chosen on
-    other runs than those that are compared.
-
     Raises:
         UserError: an arm sets a key that is to be tuned, or does not have it.
     """
@@ -98,11 +91,7 @@ def tuning_plans(study: Study, parent_run_id: str) -> dict[str, list[Plan]]:
 
 
 def apply_values(config: RunConfig, arm: str, values: Mapping[str, Value]) -> RunConfig:
-    """Lay tuned values over an arm's config.
-
-    Raises:
-        UserError: the arm has no such key, or does not take the value.
-    """
+    """Lay tuned values over an arm's config; a UserError where it does not take one."""
     document: dict[str, Any] = config.to_dict()
     for key, value in values.items():
         if key not in flatten(document):
