@@ -26,7 +26,7 @@ from seglab.studies.experiment import (
     show,
     train_one,
 )
-from seglab.studies.queue import OUR_FAULT, Params, State, one_at_a_time
+from seglab.studies.queue import OUR_FAULT, NotOurs, Params, State, one_at_a_time
 from seglab.studies.report.page import log_ablation_report
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, best_values, tuning_plans
@@ -265,7 +265,7 @@ class ArmItems:
     def do(self, trial: Trial, key: str) -> float:
         """Train a run, or find it done; returns its Dice, 0 where there is none."""
         if key not in self._plans:
-            raise UserError("it belongs to an earlier state of the experiment file")
+            raise NotOurs  # of the other phase, or of a machine with other arms
         plan = self._plans[key]
         try:
             dice = self._train(plan, 1 + self.keys().index(key)).metrics.get("val/dice", 0.0)

@@ -66,6 +66,10 @@ class Items(Protocol):
         """Do an item and return its value; see :meth:`Queue.run` for its errors."""
 
 
+class NotOurs(Exception):
+    """An item of a process with other items in the same queue: it stays open for that one."""
+
+
 class _Failed(Exception):
     """A trial fails without ending the queue: by its item, or because it has none of its own."""
 
@@ -238,7 +242,7 @@ class Queue:
     def run(
         self, items: Items, stop: Callable[[], bool], look: Callable[[], None] = lambda: None
     ) -> int:
-        """Do items, and wait while others are at work, until none is left.
+        """Do items, and wait while others are at work on some, until each is done or failed.
 
         An error fails its item, and the queue goes on; ``optuna.TrialPruned`` ends one early.
         ``stop`` is asked before each item, ``look`` is called after each, and while waiting.
@@ -254,7 +258,7 @@ class Queue:
         """
         while not stop():
             if not self.run_next(items):
-                if not self.is_active():
+                if self.is_done(items):
                     return DONE
                 time.sleep(_IDLE_S)
             look()
@@ -298,6 +302,9 @@ class Queue:
         trial.set_user_attr(OWNER, self.worker.name)
         try:
             return items.do(trial, key)
+        except NotOurs:
+            trial.set_user_attr(SURPLUS, True)
+            raise _Failed("another process has its item") from None
         except (optuna.TrialPruned, StoreUnavailable):
             raise
         except KeyboardInterrupt:

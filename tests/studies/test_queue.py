@@ -18,15 +18,17 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.queue import (
     DONE,
+    INTERRUPTED,
     ITEM,
     OUR_FAULT,
     SPENT,
+    NotOurs,
     Queue,
     Worker,
     one_at_a_time,
@@ -185,6 +187,41 @@ def test_the_later_of_two_trials_of_one_item_steps_back(tmp_path: Path) -> None:
     _run(queue, lambda trial, key: seen.append(key) or 1.0)
     assert sorted(seen) == KEYS
     assert len(queue.trials) == len(KEYS)
+
+
+def test_an_item_of_a_process_with_other_items_stays_open_and_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    queue, other = _queue(tmp_path), "of another process"
+    queue.study.enqueue_trial({}, user_attrs={ITEM: other})
+
+    def do(trial: Trial, key: str) -> float:
+        if key == other:
+            raise NotOurs
+        queue.study.ask().set_user_attr(ITEM, other)  # which that process does
+        return 1.0
+
+    assert _run(queue, do, KEYS[:1]) == DONE
+    assert queue.states()[other].word == "active"
+
+
+def test_an_item_that_fails_elsewhere_while_a_worker_looks_is_taken_up(tmp_path: Path) -> None:
+    queue, other, done = _queue(tmp_path), _queue(tmp_path), []
+    trial = other.study.ask()
+    for name, value in ((ITEM, KEYS[0]), (INTERRUPTED, True)):
+        trial.set_user_attr(name, value)
+
+    items, look = Listed(lambda trial, key: done.append(key) or 1.0, KEYS[:1]), queue.run_next
+
+    def look_first(items: Listed) -> bool:
+        found = look(items)
+        if not found:
+            other.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        return found
+
+    queue.run_next = look_first  # type: ignore[method-assign]
+    assert queue.run(items, stop=lambda: False) == DONE
+    assert done == KEYS[:1]
 
 
 @pytest.mark.slow
