@@ -151,7 +151,7 @@ def _run_ablation(
             if run.error and not reasons[run.arm]:  # some fail before a run can carry it
                 reasons[run.arm] = run.error[:MAX_REASON]
         parent.tags({tags.FAILURES: _added(recorded, tags.FAILURES, reasons)})
-        report = _report(store, parent)
+        report = _report(study, store, parent)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
@@ -197,10 +197,11 @@ def shared_hash(study: Study) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _report(store: Store, parent: RunLog) -> str | None:
+def _report(study: Study, store: Store, parent: RunLog) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
     try:
-        written = log_ablation_report(store, parent)
+        with one_at_a_time(study, store.folder):
+            written = log_ablation_report(store, parent)
     except Exception as error:  # whatever it is, the runs are finished
         print(f"no report: {first_line(error)}", file=sys.stderr)
         return None

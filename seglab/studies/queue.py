@@ -167,10 +167,14 @@ class Worker:
         self._lock.release()
         self._path.unlink(missing_ok=True)
 
+    def is_here(self, other: str) -> bool:
+        """Whether another worker is of this machine."""
+        return other.startswith(f"{socket.gethostname()}-")
+
     def is_dead(self, other: str) -> bool:
         """Whether another worker of this machine and folder has died."""
         path = self._path.with_name(f"{other}.lock")
-        if other == self.name or not other.startswith(f"{socket.gethostname()}-"):
+        if other == self.name or not self.is_here(other):
             return False
         # Without a file it closed in good order since, or is of another folder: heartbeats tell.
         return path.exists() and not is_locked(path)

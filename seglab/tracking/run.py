@@ -94,8 +94,10 @@ class RunLog:
             self._steps[row.key].add(step)
 
     def _logged_steps(self, key: str) -> set[int]:
-        if key not in self._steps:
-            history = self.store.metric_history(self.run_id, key) if self._resumed else []
+        is_shared = not self._is_sampled  # by machines that may log at any time
+        if key not in self._steps or is_shared:
+            is_known = self._resumed or is_shared
+            history = self.store.metric_history(self.run_id, key) if is_known else []
             self._steps[key] = {step for step, _ in history}
         return self._steps[key]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from seglab.core.errors import UserError
 from seglab.tracking import RunLog, Store, UnknownRun, resume_run, start_run
 from seglab.tracking.errors import StoreUnavailable
-from seglab.tracking.tags import INTERRUPTED
+from seglab.tracking.tags import INTERRUPTED, KIND
 
 
 def _artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
@@ -154,6 +155,15 @@ def test_no_metric_twice_after_a_kill(
     expected = [(epoch, epoch / 10) for epoch in range(5)]
     assert any_store.metric_history(run_id, "val/dice") == expected
     assert any_store.metric_history(run_id, "lr") == [(epoch, 0.1) for epoch in range(5)]
+
+
+def test_two_machines_log_a_step_of_their_parent_once(store: Store, tmp_path: Path) -> None:
+    with start_run(store, "shared", "parent", {KIND: "ablation"}) as one:
+        one.metrics({"val/dice": 0.5}, step=1)
+        with resume_run(replace(store, folder=tmp_path / "two"), one.run_id) as two:
+            two.metrics({"val/dice": 0.6}, step=2)
+            one.metrics({"val/dice": 0.6}, step=2)
+    assert store.metric_history(one.run_id, "val/dice") == [(1, 0.5), (2, 0.6)]
 
 
 def test_resuming_clears_how_the_run_ended(any_store: Store) -> None:

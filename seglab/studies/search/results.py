@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from seglab.core.errors import as_warning
 from seglab.core.study import Study
-from seglab.studies.queue import Queue
+from seglab.studies.queue import OWNER, Queue
 from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import BASE_KEY, RUN, THREADS
@@ -41,6 +41,8 @@ class TrialRow:
     is_base: bool
     error: str = ""
     """Why it failed."""
+    owner: str = ""
+    """Its worker."""
 
     def to_text(self) -> str:
         """One line."""
@@ -133,6 +135,7 @@ def summarise(study: Study, queue: Queue, parent_run_id: str) -> SearchOutcome:
             run_id=state.last.user_attrs.get(RUN, ""),
             is_base=key == BASE_KEY,
             error="" if state.word == "done" else state.error,
+            owner=state.last.user_attrs.get(OWNER, ""),
         )
         for key, state in queue.states().items()
         if state.word in ("done", "failed")
@@ -205,6 +208,8 @@ class SearchProgress:
             if row.number not in self._told:
                 self._told.add(row.number)
                 print(f"{row.to_text()}  |  {self._summary(outcome)}", file=sys.stderr, flush=True)
+                if not self._queue.worker.is_here(row.owner):
+                    continue  # the machine that did it logs it
                 values = {f"search/{word}": float(n) for word, n in outcome.trials.items()}
                 leader = {"search/best_dice": outcome.best.values[0]} if outcome.best else {}
                 self._log.metrics({**values, **leader}, step=len(outcome.rows))
