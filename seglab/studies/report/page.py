@@ -95,7 +95,10 @@ def report_ablation(
     """
     result = compare_ablation(collect(store, parent), baseline)
     experiment = result.ablation.experiment
-    folder = out or store.folder / "reports" / f"{_folder(experiment)}-{parent.run_id[:8]}"
+    name = f"{_folder(experiment)}-{parent.run_id[:8]}"
+    if result.baseline != result.ablation.baseline:  # the experiment's own page stays
+        name += f"-{_folder(result.baseline)}"
+    folder = out or store.folder / "reports" / name
     return _write(read_record(store, experiment), result, folder)
 
 
