@@ -189,8 +189,10 @@ class State:
 
     @property
     def error(self) -> str:
-        """Why it failed."""
-        return str(self.last.user_attrs.get(ERROR, f"its worker died {MAX_RETRIES + 1} times"))
+        """Why it has no result."""
+        is_failed = self.word == "failed"
+        default = f"its worker died {MAX_RETRIES + 1} times" if is_failed else "not done"
+        return str(self.last.user_attrs.get(ERROR, default))
 
 
 class Queue:

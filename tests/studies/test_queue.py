@@ -134,7 +134,8 @@ def test_an_interrupted_item_is_open_again_with_its_parameters(tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         _run(queue, draw, KEYS[:1])
-    assert queue.states()[KEYS[0]].word == "open"
+    state = queue.states()[KEYS[0]]
+    assert (state.word, state.error) == ("open", "not done")
     _run(queue, draw, KEYS[:1])
     assert drawn[0] == drawn[1]
     assert queue.states()[KEYS[0]].word == "done"
