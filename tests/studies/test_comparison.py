@@ -17,6 +17,7 @@ from seglab.studies.candidates import find_candidates
 from seglab.studies.comparison import compare_ablation, compare_strata
 from seglab.studies.report.page import note, render, report_ablation
 from seglab.studies.report.record import read_record
+from seglab.studies.report.sections import scope
 from seglab.studies.results import collect, find_ablation
 from seglab.tracking import RunLog, Store, open_store
 from seglab.tracking.tags import ARM_HASH, ARMS, FAILURES
@@ -222,13 +223,15 @@ def test_only_the_runs_of_the_arm_as_it_is_now_are_compared(store: Store) -> Non
 
 
 @pytest.mark.parametrize("baseline", [None, "up"])
-def test_a_comparison_leaves_the_parent_as_it_was(
-    store: Store, tmp_path: Path, baseline: str | None
+def test_a_comparison_leaves_the_parent_and_its_page_as_they_were(
+    store: Store, baseline: str | None
 ) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
     before = store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)
-    written = report_ablation(store, before[0], baseline=baseline, out=tmp_path / "out")
-    assert written.page.is_file()
+    own = report_ablation(store, before[0]).page
+    content = own.read_text()
+    assert report_ablation(store, before[0], baseline=baseline).page.is_file()
+    assert own.read_text() == content
     assert (store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)) == before
 
 
@@ -280,3 +283,4 @@ def test_one_arm_alone_is_described(store: Store) -> None:
     written = report_ablation(store, store.get_run(log_ablation(store, {"only": 0}).run_id))
     assert written.result.rows == []
     assert "baseline" in written.text()
+    assert scope(written.result).startswith("1 arm × ")

@@ -91,13 +91,17 @@ def scope(result: ComparedAblation) -> str:
     seeds = {seed for arm in arms for seed in arm.seeds}
     folds = {one.fold for arm in arms for one in arm.runs}
     return (
-        f"{len(arms)} arms × {len(seeds)} seeds"
+        f"{_count(len(arms), 'arm')} × {_count(len(seeds), 'seed')}"
         + (f" × {len(folds)} folds" if len(folds) > 1 else "")
-        + f", {result.comparison.n_patients} patients"
+        + f", {_count(result.comparison.n_patients, 'patient')}"
         + (" out of fold" if len(folds) > 1 else " of the validation part")
         + f". Baseline: {result.baseline}, Dice {result.comparison.baseline.mean:.3f}. "
         + kept_weights([one.run for arm in arms for one in arm.runs])
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def notices(result: ComparedAblation) -> list[str]:
