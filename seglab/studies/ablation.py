@@ -243,8 +243,7 @@ def _outcome(plan: Plan, state: State | None, context: Context) -> Outcome:
         error = "not done" if state is None else state.error
         our_fault = state is not None and OUR_FAULT in state.last.user_attrs
         return plan.outcome("", FAILED, {}, error=error, our_fault=our_fault)
-    started = state.last.datetime_start if state else None
-    return replace(twin, reused=started is None or started < context.queue.since)
+    return replace(twin, reused=state is None or state.last.number in context.queue.before)
 
 
 class ArmItems:

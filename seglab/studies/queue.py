@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -150,6 +149,11 @@ def open_items(study: Study, folder: Path, name: str) -> optuna.Study:
     )
 
 
+def ended_trials(study: optuna.Study) -> frozenset[int]:
+    """Numbers of the trials that have ended by now."""
+    return frozenset(t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished())
+
+
 class Worker:
     """This process among those that share a queue, known by a lock in the store's folder."""
 
@@ -201,11 +205,12 @@ class Queue:
     Args:
         study: of the items.
         worker: this process.
-        since: when the command started: what failed before it is tried again.
+        before: numbers of the trials that had ended when the command started; those that
+            failed are tried again.
     """
 
-    def __init__(self, study: optuna.Study, worker: Worker, since: datetime) -> None:
-        self.study, self.worker, self.since = study, worker, since
+    def __init__(self, study: optuna.Study, worker: Worker, before: frozenset[int]) -> None:
+        self.study, self.worker, self.before = study, worker, before
         self._is_fit = True
 
     @property
@@ -231,7 +236,7 @@ class Queue:
         last = trials[-1]
         if not last.state.is_finished():
             return State("active", last)
-        fresh = [t for t in trials if t.datetime_complete and t.datetime_complete >= self.since]
+        fresh = [t for t in trials if t.state.is_finished() and t.number not in self.before]
         deaths = sum(not t.user_attrs.keys() & {ERROR, INTERRUPTED} for t in fresh)
         is_failed = (ERROR in last.user_attrs and last in fresh) or deaths > MAX_RETRIES
         return State("failed" if is_failed else "open", last)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -22,7 +21,7 @@ from seglab.core.machine import available_cores
 from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
-from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, open_items
+from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, ended_trials, open_items
 from seglab.tracking import RunLog, Store, open_store
 
 FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -90,8 +89,8 @@ class Task:
     """The resolved experiment file."""
     parent_run_id: str
     study_name: str
-    since: datetime
-    """When the command started."""
+    before: frozenset[int]
+    """Trials that had ended when the command started."""
     threads: int
     """Processor threads of each run; 0 leaves it to the config."""
     values: Mapping[str, Any] | None = None
@@ -138,13 +137,14 @@ def run_items(
         UserError: a worker cannot go on, or workers die again and again.
         KeyboardInterrupt: stopped by the user, all in good order.
     """
-    store, since = parent.store, datetime.now()
+    store = parent.store
     stop = StopRequest(None if timeout_s is None else time.monotonic() + timeout_s)
     threads = _share_of_threads(workers, study.run.train.threads)
-    task = Task(items, study.document, parent.run_id, name, since, threads, values)
     begun = open_items(study, store.folder, name)
+    before = ended_trials(begun)
+    task = Task(items, study.document, parent.run_id, name, before, threads, values)
     with Worker(store.folder) as own, stop.listening():
-        queue = Queue(begun, own, since)
+        queue = Queue(begun, own, before)
         context = Context(task, study, store, queue, data, stop)
         show = look(queue)
         try:
@@ -268,7 +268,7 @@ def _work(task: Task, stop: Callable[[], bool]) -> int:
     study, store = resolve_study(task.document), open_store()
     begun = open_items(study, store.folder, task.study_name)
     with Worker(store.folder) as own:
-        queue = Queue(begun, own, task.since)
+        queue = Queue(begun, own, task.before)
         context = Context(task, study, store, queue, SharedData(warn=False), stop)
         return queue.run(task.items(context), stop)
 

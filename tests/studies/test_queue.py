@@ -24,6 +24,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.queue import (
     DONE,
+    ERROR,
     INTERRUPTED,
     ITEM,
     OUR_FAULT,
@@ -31,6 +32,7 @@ from seglab.studies.queue import (
     NotOurs,
     Queue,
     Worker,
+    ended_trials,
     one_at_a_time,
     open_storage,
 )
@@ -53,10 +55,11 @@ class Listed:
         return {}, {}
 
 
-def _queue(folder: Path, since: datetime | None = None, heartbeat_s: int = 20) -> Queue:
+def _queue(folder: Path, before: frozenset[int] | None = None, heartbeat_s: int = 20) -> Queue:
     storage = open_storage(None, folder, heartbeat_s)
     study = optuna.create_study(storage=storage, study_name="items", load_if_exists=True)
-    return Queue(study, Worker(folder).__enter__(), since or datetime.now())
+    known = ended_trials(study) if before is None else before
+    return Queue(study, Worker(folder).__enter__(), known)
 
 
 def _run(queue: Queue, do: Callable[[Trial, str], float], keys: list[str] = KEYS) -> int:
@@ -91,10 +94,17 @@ def test_a_failure_ends_its_item_until_the_next_command(tmp_path: Path) -> None:
     state = queue.states()[KEYS[0]]
     assert (state.word, state.error) == ("failed", "no such loss")
     assert not queue.run_next(Listed(fail, KEYS[:1]))
-    later = _queue(tmp_path, datetime.now() + timedelta(seconds=1))
+    later = _queue(tmp_path)
     assert later.states()[KEYS[0]].word == "open"
     _run(later, lambda trial, key: 1.0, KEYS[:1])
     assert later.states()[KEYS[0]].word == "done"
+
+
+def test_what_failed_before_is_open_whatever_the_clock_of_its_machine_says(tmp_path: Path) -> None:
+    failed = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={ITEM: "1", ERROR: "no"})
+    failed.datetime_complete = datetime.now() + timedelta(hours=1)
+    _queue(tmp_path).study.add_trial(failed)
+    assert _queue(tmp_path).states()["1"].word == "open"
 
 
 def test_an_unexpected_error_asks_for_another_process(
@@ -172,10 +182,9 @@ def test_workers_share_the_items_and_take_up_what_a_dead_one_left(tmp_path: Path
 
 
 def test_an_item_whose_worker_dies_again_and_again_fails(tmp_path: Path) -> None:
-    since = datetime.now()
     for _ in range(4):
         _start(_work, str(tmp_path), KEYS[0]).join()
-    queue = _queue(tmp_path, since)
+    queue = _queue(tmp_path, frozenset())
     queue.run_next(Listed(lambda trial, key: 1.0, []))  # looks for dead workers
     assert queue.states()[KEYS[0]].word == "failed"
     assert "died" in queue.states()[KEYS[0]].error

@@ -147,7 +147,7 @@ def check_failures(queue: Queue) -> None:
     ended = [
         (state.last.datetime_complete, state)
         for state in states
-        if state.last.datetime_complete and state.last.datetime_complete >= queue.since
+        if state.last.datetime_complete and state.last.number not in queue.before
     ]
     last = [state for _, state in sorted(ended, key=lambda one: one[0])[-MAX_FAILURES:]]
     is_active = any(state.word == "active" for state in states)
