@@ -148,11 +148,10 @@ def run_items(
         context = Context(task, study, store, queue, data, stop)
         show = look(queue)
         try:
-            if workers == 1:
-                with suppress(Interrupted):
-                    while queue.run(items(context), stop, show) == SPENT:
-                        pass
-            else:
+            is_spent = workers > 1
+            with suppress(Interrupted):
+                is_spent = is_spent or queue.run(items(context), stop, show) == SPENT
+            if is_spent:
                 _Pool(task, workers, _visible_gpus(study.run.train.device)).run(stop, show)
         finally:
             # A run of another machine, on a shared server, may live while an item is active.

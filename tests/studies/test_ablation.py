@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from torch.nn.functional import softplus
 from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 from seglab.core.study import Study
+from seglab.studies import workers
 from seglab.studies.ablation import run_study
 from seglab.studies.comparison import Budgets, Spent
 from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan
+from seglab.studies.queue import DONE, SPENT, Queue
 from seglab.studies.results import collect
 from seglab.studies.tuning import TUNING_SEED
 from seglab.tracking import Store, open_store
@@ -155,6 +158,17 @@ def test_no_arm_finished_is_told_by_the_parent(build: Build, store: Store) -> No
     assert {run.status for run in outcome.runs} == {"FAILED"}
     assert outcome.report is None
     assert store.get_run(str(outcome.parent_run_id)).status == "FAILED"
+
+
+def test_one_worker_too_is_followed_by_another_process_after_an_unexpected_error(
+    build: Build, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, pool = [SPENT, DONE], Mock()
+    monkeypatch.setattr(Queue, "run", lambda *_: ends.pop(0))
+    monkeypatch.setattr(workers, "_Pool", pool)
+    run_study(build(name="spent", seeds=[0, 1]), store)
+    assert pool.call_args.args[1] == 1
+    assert ends == [DONE]
 
 
 @pytest.mark.parametrize(
