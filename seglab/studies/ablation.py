@@ -126,17 +126,17 @@ def _run_ablation(
     reference = data.of(study.reference)
     with one_at_a_time(study, store.folder):
         parent = open_parent(study, store, reference, fresh=fresh)
-    with parent:
-        recorded = store.get_run(parent.run_id).tags
-        given = study.document.get("baseline") or recorded.get(tags.BASELINE)
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
+        given = study.document.get("baseline")
+        baseline = given or store.get_run(parent.run_id).tags.get(tags.BASELINE)
         known = {
-            tags.ARMS: _added(recorded, tags.ARMS, hashes),
-            tags.BASELINE: str(given or next(iter(study.arms))),
+            tags.ARMS: _added(parent, tags.ARMS, hashes),
+            tags.BASELINE: str(baseline or next(iter(study.arms))),
             tags.BUDGET: study.budget.per,
             tags.CONFIRMS: confirms,
         }
         parent.tags(known)
+    with parent:
         values = {}
         if tuning := tuning_plans(study, parent.run_id):
             tried = iter(_carry_out(study, parent, data, workers, None))
@@ -144,22 +144,23 @@ def _run_ablation(
                 arm: best_values(plans, [next(tried) for _ in plans])
                 for arm, plans in tuning.items()
             }
-            parent.tags({tags.TUNED: _added(recorded, tags.TUNED, values)})
+            parent.tags({tags.TUNED: _added(parent, tags.TUNED, values)})
         runs = _carry_out(study, parent, data, workers, values)
         reasons: dict[str, str] = dict.fromkeys(study.arms, "")
         for run in runs:
             if run.error and not reasons[run.arm]:  # some fail before a run can carry it
                 reasons[run.arm] = run.error[:MAX_REASON]
-        parent.tags({tags.FAILURES: _added(recorded, tags.FAILURES, reasons)})
+        parent.tags({tags.FAILURES: _added(parent, tags.FAILURES, reasons)})
         report = _report(study, store, parent)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
 
 
-def _added(recorded: Mapping[str, str], tag: str, arms: Mapping[str, Any]) -> str:
+def _added(parent: RunLog, tag: str, arms: Mapping[str, Any]) -> str:
     """What a tag says of every arm, with those on record that are not run now."""
-    return json.dumps({**json.loads(recorded.get(tag, "{}")), **arms})
+    recorded = parent.store.get_run(parent.run_id).tags.get(tag, "{}")
+    return json.dumps({**json.loads(recorded), **arms})
 
 
 def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> RunLog:
