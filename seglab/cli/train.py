@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "an experiment, e.g. experiments/baseline.yaml",
     )
     parser.add_argument(
-        "--arms", metavar="A,B", help="only these arms; the first is the baseline if it is not here"
+        "--arms", metavar="A,B", help="only these arms, beside those of earlier commands"
     )
     parser.add_argument("--fresh", action="store_true", help="train it once more, done or not")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
