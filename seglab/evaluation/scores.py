@@ -226,3 +226,5 @@ CAVEAT = (
     "Other data, other splits, often other inputs: these figures say in what region a result "
     "lies, and not which method is better."
 )
+IMPLAUSIBLE_DICE = 0.92
+"""Of a 2-D network on FLAIR alone, read by the report's template: above it look for a leak."""
