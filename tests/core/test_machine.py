@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import platform
-import resource
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from seglab.core.machine import (
-    available_cores,
-    give_back_freed_memory,
-    keep_freed_memory,
-    progress,
-)
+from seglab.core.machine import available_cores, progress
 
-BYTES = 2**26
 linux_only = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity here")
 
 
@@ -48,26 +39,6 @@ def test_a_process_confined_to_a_core_has_one(tmp_path: Path) -> None:
         assert available_cores(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, all_cores)
-
-
-def _filling() -> int:
-    """Page faults of filling an array."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(BYTES, np.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these calls")
-def test_freed_memory_is_kept_until_it_is_given_back() -> None:
-    keep_freed_memory()
-    assert [_filling() for _ in range(5)][-1] < 0.01 * BYTES / resource.getpagesize()
-    before = _resident_bytes()
-    give_back_freed_memory()
-    assert before - _resident_bytes() > 0.8 * BYTES
 
 
 class Terminal(io.StringIO):
