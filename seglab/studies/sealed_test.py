@@ -112,7 +112,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
     test_hash = _digest(patients)[:_HASH_DIGITS]
     digests = {_digest([patient])[:_PATIENT_DIGITS] for patient in patients}
     if not any(one.opened_by == log.run_id for one in openings(store)):
-        record_opening(store, test_hash, log.run_id, digests, reopen)
+        record_opening(store, test_hash, log.run_id, digests, reopen, len(before))
     # Read again: another promotion may have opened them at the same time.
     others = [one.patients for one in openings(store) if one.opened_by != log.run_id]
     # An opening of this very test showed all of them, also one that is on record without names.

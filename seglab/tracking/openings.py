@@ -51,7 +51,12 @@ def openings(store: Store) -> list[Opening]:
 
 
 def record_opening(
-    store: Store, test_hash: str, run_id: str, patients: Iterable[str], reason: str | None
+    store: Store,
+    test_hash: str,
+    run_id: str,
+    patients: Iterable[str],
+    reason: str | None,
+    before: int,
 ) -> None:
     """Record an opening, before anything of the test is read; atomic.
 
@@ -61,11 +66,11 @@ def record_opening(
         run_id: of the promotion.
         patients: digests of its patients.
         reason: of a second opening.
+        before: openings of this test part that the promotion knows of.
 
     Raises:
-        UserError: another promotion opens it at this moment.
+        UserError: another promotion has opened it since.
     """
-    before = sum(opening.test_hash == test_hash for opening in openings(store))
     name = f"sealed test {test_hash} opening {before + 1}"
     texts = textwrap.wrap(" ".join(sorted(patients)), _TAG_LENGTH)
     content = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, SealedCache
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
-from seglab.studies import promotion
+from seglab.studies import promotion, sealed_test
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
 from seglab.studies.sealed_test import check_sealed, open_test
 from seglab.tracking import RunLog, Store, open_store, start_run
-from seglab.tracking.openings import openings
+from seglab.tracking.openings import Opening, openings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "seglab"
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
@@ -114,6 +114,22 @@ def test_later_openings_need_a_reason_and_confirm_nothing(store: Store, data: St
             tags = store.get_run(again.run_id).tags
             assert tags["seglab.confirmatory"] == "false"
             assert tags["seglab.reopen_reason"] == "a wrong table"
+
+
+def test_an_opening_between_check_and_record_refuses_the_later(
+    store: Store, data: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with begin(store) as other, begin(store) as log:
+
+        def check(*arguments: Any) -> Sequence[Opening]:
+            found = check_sealed(*arguments)
+            monkeypatch.undo()
+            open_test(store, other, data, None)
+            return found
+
+        monkeypatch.setattr(sealed_test, "check_sealed", check)
+        with pytest.raises(UserError, match="another promotion"):
+            open_test(store, log, data, None)
 
 
 def test_the_seal_is_of_patients_slices_and_truth(store: Store, data: StudyData) -> None:

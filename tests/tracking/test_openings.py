@@ -24,14 +24,14 @@ def _promotion(store: Store) -> str:
 def test_an_opening_is_found_with_all_its_patients(store: Store) -> None:
     digests = {f"{number:08x}" for number in range(2000)}  # 18,000 characters: four tags
     run_id = _promotion(store)
-    record_opening(store, HASH, run_id, digests, "a second look")
+    record_opening(store, HASH, run_id, digests, "a second look", 0)
     (found,) = openings(store)
     assert (found.test_hash, found.opened_by, found.patients) == (HASH, run_id, digests)
 
 
 def test_deleting_the_promotion_and_its_experiment_leaves_the_record(store: Store) -> None:
     run_id = _promotion(store)
-    record_opening(store, HASH, run_id, {"aa"}, None)
+    record_opening(store, HASH, run_id, {"aa"}, None, 0)
     store.client.delete_run(run_id)
     store.client.delete_experiment(store.experiment("losses"))
     environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri}
@@ -41,11 +41,11 @@ def test_deleting_the_promotion_and_its_experiment_leaves_the_record(store: Stor
 
 
 def test_deleting_the_record_itself_leaves_it_readable(store: Store) -> None:
-    record_opening(store, HASH, _promotion(store), {"aa"}, None)
+    record_opening(store, HASH, _promotion(store), {"aa"}, None, 0)
     (record,) = [i for i, name in store.experiments().items() if name.startswith("sealed test")]
     store.client.delete_experiment(record)
     assert len(openings(store)) == 1
-    record_opening(store, HASH, _promotion(store), {"aa"}, "again")
+    record_opening(store, HASH, _promotion(store), {"aa"}, "again", 1)
     assert len(openings(store)) == 2
 
 
@@ -55,7 +55,7 @@ def test_of_promotions_at_once_one_opens_the_test(store: Store) -> None:
     def attempt(run_id: str) -> bool:
         before = openings(store)
         try:
-            record_opening(store, HASH, run_id, {"aa"}, None)
+            record_opening(store, HASH, run_id, {"aa"}, None, len(before))
         except UserError:
             return False
         return not before
