@@ -17,6 +17,7 @@ from seglab.studies.promotion import promote
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.results import find_ablation
 from seglab.tracking import Store, download, open_store, start_run
+from seglab.tracking.openings import openings, record_opening
 from tests.studies.logged_ablation import log_ablation
 from tests.studies.report_page import Page
 
@@ -122,6 +123,17 @@ def test_a_reopened_test_is_marked_and_every_opening_listed(store: Store) -> Non
     assert [row["confirmatory"] for row in openings] == ["yes", "no"]
     assert [row["test Dice"] for row in openings] == ["0.5000", "0.6000"]
     assert "not confirmatory" in " ".join(page[""].items)
+
+
+def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) -> None:
+    start_run(store, "opened", "run").finish()
+    with start_run(store, "opened", "promotion", {"seglab.kind": "promotion"}) as log:
+        record_opening(store, "0123456789abcdef", log.run_id, {"aa"}, None, 0)
+    store.client.delete_run(log.run_id)
+    page = page_of(store, "opened")
+    for section in (page[""], page["Test"]):
+        assert f"opened at {openings(store)[0].opened_at} by promotion {log.run_id}" in section.text
+        assert "Not tested yet" not in section.text
 
 
 def log_promotion(

@@ -16,6 +16,7 @@ from seglab.studies.report.record import Record
 from seglab.studies.report.tables import NONE, duration, interval, number, p_value, short
 from seglab.studies.results import collect
 from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking.openings import openings
 from seglab.tracking.tags import CONFIRMATION_RUN
 
 KINDS = {
@@ -50,7 +51,9 @@ def lead(record: Record, result: ComparedAblation | None) -> list[str]:
     if record.best is not None:
         dice = number(record.best.metrics[DICE])
         lines.append(f"Best on validation: {record.best.name}, Dice {dice}.")
-    return [*lines, test_sentence(record.promotion)]
+    opened = openings_without_result(record)
+    tested = [test_sentence(record.promotion)] if record.promotion or not opened else []
+    return [*lines, *opened, *tested]
 
 
 def sentence(result: ComparedAblation, row: ArmRow) -> str:
@@ -83,6 +86,20 @@ def test_sentence(run: RunInfo | None) -> str:
         f"Sealed test, {firm}: Dice {number(run.metrics.get('test/dice'))} "
         f"({limits}) over {number(count, ',.0f')} patient{'' if count == 1 else 's'}."
     )
+
+
+def openings_without_result(record: Record) -> list[str]:
+    """Openings of the test by promotions of this experiment that were deleted or did not finish."""
+    kind = {tags.KIND: "promotion"}
+    promotions = record.store.find_runs(record.experiment, kind, deleted=True)
+    finished = {run.run_id for run in record.runs if run.status == "FINISHED"}
+    ids = {run.run_id for run in promotions} - finished
+    return [
+        f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}, which was "
+        "deleted or did not finish."
+        for one in openings(record.store)
+        if one.opened_by in ids
+    ]
 
 
 def scope(result: ComparedAblation) -> str:
