@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import optuna
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import text
@@ -42,6 +43,7 @@ from seglab.tracking.errors import (
 ITEM, OWNER, INTERRUPTED, SURPLUS = "item", "owner", "interrupted", "surplus"
 ERROR, OUR_FAULT = "error", "our_fault"  # user attributes of a trial too
 DATABASE = "optuna.db"
+WHERE = f"the queue ({DATABASE}, or what the key storage names)"
 POSTGRES = "postgresql+psycopg://"
 MAX_RETRIES = 3  # of an item whose worker died
 ENDED = ("done", "failed")
@@ -215,10 +217,17 @@ class Queue:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Every trial that has an item, as the storage has it now; not to be changed."""
+        """Every trial that has an item, as the storage has it now; not to be changed.
+
+        Raises:
+            StoreUnavailable: the storage does not answer.
+            UserError: it cannot be used.
+        """
+        with as_user_error(WHERE):
+            trials = retry_locked(lambda: self.study.get_trials(deepcopy=False))
         return [
             trial
-            for trial in self.study.get_trials(deepcopy=False)
+            for trial in trials
             if ITEM in trial.user_attrs and SURPLUS not in trial.user_attrs
         ]
 
@@ -268,7 +277,9 @@ class Queue:
             Exception: the disk is full.
         """
         while not stop():
-            if not self.run_next(items):
+            with as_user_error(WHERE):
+                is_busy = self.run_next(items)
+            if not is_busy:
                 if self.is_done(items):
                     return DONE
                 time.sleep(_IDLE_S)
@@ -316,7 +327,7 @@ class Queue:
         except NotOurs:
             trial.set_user_attr(SURPLUS, True)
             raise _Failed("another process has its item") from None
-        except (optuna.TrialPruned, StoreUnavailable):
+        except (optuna.TrialPruned, StoreUnavailable, StorageInternalError):
             raise
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTED, True)

@@ -155,7 +155,9 @@ def run_items(
                 _Pool(task, workers, _visible_gpus(study.run.train.device)).run(stop, show)
         finally:
             # A run of another machine, on a shared server, may live while an item is active.
-            is_over = not queue.is_active()
+            is_over = False
+            with suppress(UserError):  # of a storage that is away; what ended the work says so
+                is_over = not queue.is_active()
             for run in store.find_runs(parent_run_id=parent.run_id, statuses=["RUNNING"]):
                 store.mark_interrupted(run.run_id, "its worker died", dead=is_over)
     if stop.interrupts:

@@ -23,6 +23,7 @@ from optuna.trial import Trial, TrialState
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.studies.queue import (
+    DATABASE,
     DONE,
     ERROR,
     INTERRUPTED,
@@ -131,6 +132,20 @@ def test_a_full_disk_ends_the_queue_and_leaves_its_item_open(tmp_path: Path) -> 
     with pytest.raises(UserError, match="the store"):
         _run(queue, fill)
     assert queue.states()[KEYS[0]].word == "open"
+
+
+def test_a_storage_that_breaks_during_an_item_is_named(tmp_path: Path) -> None:
+    queue = _queue(tmp_path)
+
+    def destroy(trial: Trial, key: str) -> float:
+        (tmp_path / DATABASE).write_bytes(bytes(4096))
+        trial.report(0.5, 1)
+        return 1.0
+
+    with pytest.raises(UserError, match=rf"{DATABASE}.* cannot be used"):
+        _run(queue, destroy)
+    with pytest.raises(UserError, match="cannot be used"):
+        queue.is_active()
 
 
 def test_an_interrupted_item_is_open_again_with_its_parameters(tmp_path: Path) -> None:
