@@ -166,8 +166,12 @@ class Store:
                 return self.create_experiment(name, names.EXPERIMENT_TAGS)
             return self.experiment(name)
         if found.lifecycle_stage == "deleted":
-            with suppress(MlflowException):  # another process has restored it
+            try:
                 self.call(lambda: self.client.restore_experiment(found.experiment_id))
+            except MlflowException:  # another process may have restored it
+                again = self.call(lambda: self.client.get_experiment(found.experiment_id))
+                if again.lifecycle_stage == "deleted":
+                    raise
         return str(found.experiment_id)
 
     def create_experiment(self, name: str, with_tags: Mapping[str, str]) -> str:

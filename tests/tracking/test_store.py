@@ -11,11 +11,13 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from seglab.core.errors import UserError
 from seglab.tracking import (
@@ -103,6 +105,15 @@ def test_an_experiment_is_found_created_and_restored(store: Store) -> None:
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     view = json.loads(found.tags["mlflow.sharedViewState.seglab"])
     assert "metrics.`val/dice`" in view["selectedColumns"]
+
+
+def test_an_experiment_that_cannot_be_restored_is_an_error(store: Store) -> None:
+    store.client.delete_experiment(store.experiment("losses"))
+    stuck = "CREATE TRIGGER a BEFORE UPDATE ON experiments BEGIN SELECT RAISE(ABORT, 'stuck'); END"
+    with closing(sqlite3.connect(store.folder / "mlflow.db")) as database:
+        database.execute(stuck)
+    with pytest.raises(MlflowException, match="stuck"):
+        store.experiment("losses")
 
 
 def test_odd_experiment_names_stay_inside_the_artifact_folder(store: Store) -> None:
