@@ -111,14 +111,13 @@ def promote(
         baseline: run id to compare with under the same seal; None takes the run of the
             ablation's baseline arm or of the search's base config, if there is one.
         overrides: ``key=value`` for paths and devices of this machine.
-        tell: called with the candidates before any work is done.
+        tell: called with the candidates once nothing speaks against opening the test.
 
     Raises:
         UserError: no finished run, other data than it was trained on, or a test part that
             cannot be opened; see :mod:`seglab.studies.sealed_test`.
     """
     candidates = find_candidates(store, name)
-    tell(candidates)
     trained = load_trained(store, candidates.best, overrides)
     rival = _load_baseline(store, trained, baseline, overrides)
     identity = {
@@ -130,6 +129,7 @@ def promote(
     }
     begun = _find_begun(store, identity)
     check_sealed(store, trained.data, reopen, begun.run_id if begun else "")
+    tell(candidates)
     frozen = freeze(trained)
     frozen_rival = None if rival is None else freeze(rival)
     with _open(store, candidates, frozen, identity, begun) as log:

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +49,7 @@ MAX_RETRIES = 3  # of an item whose worker died
 ENDED = ("done", "failed")
 DONE, SPENT = 0, 3  # how a queue ended
 _BUSY_S, _OPEN_S, _TABLES_S, _IDLE_S = 60, 120, 3.0, 1.0
+_OLD_S = 86_400
 _MAX_ERROR = 1000
 
 Params = Mapping[str, Any]
@@ -167,6 +168,11 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._lock.acquire()
+        for path in self._path.parent.glob("*.lock"):
+            # Younger ones of killed workers tell that their items are open.
+            with suppress(FileNotFoundError):  # another worker was faster
+                if time.time() - path.stat().st_mtime > _OLD_S and not is_locked(path):
+                    path.unlink()
         return self
 
     def __exit__(self, *error: object) -> None:

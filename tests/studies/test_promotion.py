@@ -19,6 +19,7 @@ from seglab.evaluation.metrics import mean
 from seglab.evaluation.scores import read_csv
 from seglab.learning.operating_point import PLAIN
 from seglab.studies import promotion as room
+from seglab.studies.candidates import Candidates
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
@@ -83,8 +84,10 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     page = artifact(store, first.run_id, "gallery/index.html", tmp_path).read_text()
     assert all(score.patient_id in page for score in scores)
     assert '<p class="notice">synthetic data: phantoms, not patients</p>' in page
+    told: list[Candidates] = []
     with pytest.raises(UserError, match=first.run_id):
-        promote(store, other)
+        promote(store, other, tell=told.append)
+    assert not told
     with pytest.raises(UserError, match="reason"):
         promote(store, other, reopen="  ")
     again = promote(store, other, reopen="the baseline was asked for")

@@ -205,6 +205,17 @@ def test_an_item_whose_worker_dies_again_and_again_fails(tmp_path: Path) -> None
     assert "died" in queue.states()[KEYS[0]].error
 
 
+def test_old_locks_of_killed_workers_are_removed(tmp_path: Path) -> None:
+    queue, folder = _queue(tmp_path), tmp_path / "workers"
+    for name in ("new", "old"):
+        (folder / f"{name}.lock").touch()
+    for name in ("old", queue.worker.name):
+        os.utime(folder / f"{name}.lock", (0, 0))
+    with Worker(tmp_path) as worker:
+        left = {path.stem for path in folder.iterdir()}
+    assert left == {"new", queue.worker.name, worker.name}
+
+
 def test_the_later_of_two_trials_of_one_item_steps_back(tmp_path: Path) -> None:
     queue, seen = _queue(tmp_path), []
     for _ in range(2):  # as two workers do that look at the same moment
