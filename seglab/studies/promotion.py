@@ -28,6 +28,8 @@ from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.data import StudyData
 from seglab.studies.outputs import log_setting
 from seglab.studies.promotion_outputs import log_pictures, log_results
+from seglab.studies.report.page import log_report
+from seglab.studies.report.sections import test_sentence
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.sealed_test import (
     FrozenRun,
@@ -155,6 +157,9 @@ def promote(
         shape = (2, 64, 64) if len(channels) == 1 else (len(channels), 2, 64, 64)
         example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
         model = register_champion(store, log, bundle, example, bundle.card.name, version_tags)
+        log.finish()  # the report is of promotions that finished
+        answer = test_sentence(store.get_run(log.run_id))
+        log_report(log, trained.config.name, candidates.reason, answer)
         return Promotion(log.run_id, candidates, frozen.point, opened, results, model, onnx)
 
 

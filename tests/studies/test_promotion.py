@@ -74,6 +74,10 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     expected = {"dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled"}
     assert {f"test/{name}" for name in expected} <= record.metrics.keys()
     assert "test_vs_baseline/diff" in record.metrics
+    answer = f"Sealed test, confirmatory: Dice {record.metrics['test/dice']:.3f}"
+    page = artifact(store, first.run_id, "report/report.html", tmp_path).read_text()
+    assert answer in record.tags["mlflow.note.content"]
+    assert answer in page
 
     split = json.loads(artifact(store, first.run_id, "split.json", tmp_path).read_text())
     scores = read_csv(artifact(store, first.run_id, "patients_test.csv", tmp_path))

@@ -22,6 +22,7 @@ from seglab.core.study import load_study
 from seglab.studies.queue import ITEM, SURPLUS, open_storage
 from seglab.studies.search.run import run_search
 from seglab.tracking import RunInfo, open_store
+from seglab.tracking.artifacts import list_artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
@@ -88,6 +89,10 @@ def test_a_search_trains_what_is_asked_and_draws_the_leaders(write: Callable[...
     assert_runs_equal_trials(2)
     assert outcome.rows[0].params == {"optim.lr": load_study(path).run.optim.lr}
     best, client = -1.0, open_store().client
+    (parent,) = open_store().find_runs("tiny", {"seglab.kind": "sweep"})
+    assert outcome.best is not None
+    assert f"Dice {outcome.best.values[0]:.4f}" in parent.tags["mlflow.note.content"]
+    assert "report/report.html" in list_artifacts(open_store(), parent.run_id)
     for row in outcome.rows:
         names = {item.path for item in client.list_artifacts(row.run_id)}
         drawn = {"curves.png", "overlays", "gallery"}

@@ -120,6 +120,13 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
     return report
 
 
+def log_report(log: RunLog, experiment: str, *answers: str) -> None:
+    """Log the report of an experiment with a run, and answers as its note."""
+    log.tags({tags.NOTE: "\n\n".join(_escape(text) for text in answers) or None})
+    with as_warning("no report is logged"):
+        log.artifact(report_experiment(log.store, experiment).page, "report")
+
+
 def _write(
     record: Record, result: ComparedAblation | None, folder: Path, reason: str = ""
 ) -> Report:

@@ -32,7 +32,7 @@ NO_PATIENTS = (
 
 def confirm(
     study: Study, outcome: SearchOutcome, parent: RunLog, *, workers: int = 1
-) -> str | None:
+) -> tuple[str | None, str]:
     """Retrain the best few trials and the base config, and compare them patient by patient.
 
     An ablation like any other, in an experiment of its own: its runs are validated on other
@@ -40,11 +40,11 @@ def confirm(
     and keeps its report and ``confirmation.json``.
 
     Returns:
-        Path of the report; None where there is none.
+        Path of the report, None where there is none, and what it says in words.
     """
     assert study.search is not None
     if outcome.best is None or study.search.confirm.top == 0:
-        return None
+        return None, ""
     best, base, split = outcome.best, outcome.base, study.run.split
     gain = best.values[0] - base.values[0] if base else None
     told: dict[str, Any] = {
@@ -70,7 +70,7 @@ def confirm(
     told["text"] = sentence(told)
     parent.json(finite(told), FILE)
     print(told["text"], file=sys.stderr)
-    return report
+    return report, str(told["text"])
 
 
 def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:

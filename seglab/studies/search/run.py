@@ -15,6 +15,7 @@ from seglab.core.study import Study
 from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.queue import one_at_a_time, open_items
+from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm
 from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
 from seglab.studies.search.space import Space, make_space
@@ -77,7 +78,10 @@ def run_search(
         if not context.queue.is_done(TrialItems(context)):
             parent.interrupt("the time was up")
             return outcome
-        return replace(outcome, confirmation=confirm(study, outcome, parent, workers=workers))
+        report, told = confirm(study, outcome, parent, workers=workers)
+        best = [outcome.best.to_text()] if outcome.best else []
+        log_report(parent, study.name, *best, *filter(None, [told]))
+        return replace(outcome, confirmation=report)
 
 
 def _refuse_unfit(space: Space, data: StudyData) -> None:
