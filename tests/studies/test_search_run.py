@@ -20,8 +20,10 @@ import yaml
 from seglab.cli import train
 from seglab.core.study import load_study
 from seglab.studies.queue import ITEM, SURPLUS, open_storage
+from seglab.studies.search import confirm
+from seglab.studies.search.results import SearchOutcome, TrialRow
 from seglab.studies.search.run import run_search
-from seglab.tracking import RunInfo, open_store
+from seglab.tracking import RunInfo, open_store, start_run
 from seglab.tracking.artifacts import list_artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +101,22 @@ def test_a_search_trains_what_is_asked_and_draws_the_leaders(write: Callable[...
         assert {"patients_val.csv", "checkpoints"} <= names
         assert names & drawn == (drawn if row.values[0] > best else set())
         best = max(best, row.values[0])
+
+
+def test_nothing_is_trained_to_confirm_that_the_base_config_is_best(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, store = load_study(write(confirm={"top": 1})), open_store()
+    rows = [
+        TrialRow(number, "complete", (dice,), {"optim.lr": lr}, 1, "", not number)
+        for number, dice, lr in ((0, 0.9, study.run.optim.lr), (1, 0.5, 0.005))
+    ]
+    monkeypatch.setattr(confirm, "run_study", None)
+    with start_run(store, "tiny", "sweep") as parent:
+        outcome = SearchOutcome("tiny", parent.run_id, tuple(rows))
+        report, told = confirm.confirm(study, outcome, parent)
+    assert report is None
+    assert "trial 000: the base config is the best" in told
 
 
 def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[..., Path]) -> None:

@@ -58,6 +58,8 @@ def confirm(
         told["reason"] = NO_PATIENTS
     elif ablation is None:
         told["reason"] = "no trial of another config than the base config is complete"
+    elif told["winner"] not in ablation.arms:
+        told["reason"] = "the base config is the best of the search itself"
     else:
         confirmed = run_study(ablation, parent.store, confirms=parent.run_id, workers=workers)
         parent.tags({tags.CONFIRMATION_RUN: confirmed.parent_run_id})
@@ -118,10 +120,9 @@ def _judge(store: Store, run_id: str, told: Mapping[str, Any]) -> dict[str, Any]
         return {"reason": str(error)}
     found: dict[str, Any] = {"validation_patients": list(result.comparison.patients)}
     row = next((row for row in result.comparison.rows if row.arm == told["winner"]), None)
-    mean = row or result.comparison.baseline
-    found |= {"confirmed_mean": mean.mean, "ci_low": mean.mean_low, "ci_high": mean.mean_high}
     if row is None:
-        return found | {"reason": "the base config is the best of the search itself"}
+        return found | {"reason": "none of its runs finished"}
+    found |= {"confirmed_mean": row.mean, "ci_low": row.mean_low, "ci_high": row.mean_high}
     gains = {"confirmed_gain": row.diff, "gain_ci_low": row.ci_low, "gain_ci_high": row.ci_high}
     gain = told["search_gain"]
     optimism = None if gain is None else gain - row.diff
