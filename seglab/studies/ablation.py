@@ -66,6 +66,7 @@ def run_study(
     fresh: bool = False,
     confirms: str | None = None,
     workers: int = 1,
+    deadline: float | None = None,
 ) -> StudyOutcome:
     """Train everything the study names.
 
@@ -79,14 +80,16 @@ def run_study(
         fresh: train again what is trained already.
         confirms: the search whose best trials are the arms.
         workers: processes that share out the runs of an ablation.
+        deadline: of ``time.monotonic``; when an ablation is interrupted, to be continued.
 
     Raises:
         UserError: the data cannot be used, or the only run failed.
+        Interrupted: the time was up.
     """
     study = share_patients(study)
     with _lock(study, store, wait=not fresh):
         if study.is_ablation or len(study.folds) > 1:
-            return _run_ablation(study, store, fresh=fresh, confirms=confirms, workers=workers)
+            return _run_ablation(study, store, fresh, confirms, workers, deadline)
         (arm,) = study.arms
         outcome = train_one(Plan(study.with_seed(arm, study.seeds[0]), arm), store, fresh=fresh)
         return StudyOutcome(study.name, None, [outcome])
@@ -118,7 +121,12 @@ def _lock(study: Study, store: Store, *, wait: bool) -> Iterator[None]:
 
 
 def _run_ablation(
-    study: Study, store: Store, *, fresh: bool, confirms: str | None, workers: int
+    study: Study,
+    store: Store,
+    fresh: bool,
+    confirms: str | None,
+    workers: int,
+    deadline: float | None,
 ) -> StudyOutcome:
     tuning_plans(study, "")  # refuses a space that an arm does not fit before anything starts
     data = SharedData()
@@ -139,13 +147,13 @@ def _run_ablation(
     with parent:
         values = {}
         if tuning := tuning_plans(study, parent.run_id):
-            tried = iter(_carry_out(study, parent, data, workers, None))
+            tried = iter(_carry_out(study, parent, data, workers, None, deadline))
             values = {
                 arm: best_values(plans, [next(tried) for _ in plans])
                 for arm, plans in tuning.items()
             }
             parent.tags({tags.TUNED: _added(parent, tags.TUNED, values)})
-        runs = _carry_out(study, parent, data, workers, values)
+        runs = _carry_out(study, parent, data, workers, values, deadline)
         reasons: dict[str, str] = dict.fromkeys(study.arms, "")
         for run in runs:
             if run.error and not reasons[run.arm]:  # some fail before a run can carry it
@@ -216,6 +224,7 @@ def _carry_out(
     data: SharedData,
     workers: int,
     values: Mapping[str, Any] | None,
+    deadline: float | None,
 ) -> list[Outcome]:
     """Do what is not done yet, each run once; what became of each, in the order of the plans.
 
@@ -230,7 +239,11 @@ def _carry_out(
         KeyboardInterrupt: stopped by the user, all in good order.
     """
     name = f"{study.name} · {parent.run_id}"
-    context = run_items(ArmItems, study, parent, name, data, workers, values=values)
+    context = run_items(
+        ArmItems, study, parent, name, data, workers, values=values, deadline=deadline
+    )
+    if context.stop():
+        raise Interrupted
     states = context.queue.states()
     plans = plans_of(study, parent.run_id, values).items()
     return [_outcome(plan, states.get(key), context) for key, plan in plans]

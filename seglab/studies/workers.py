@@ -119,7 +119,7 @@ def run_items(
     *,
     values: Mapping[str, Any] | None = None,
     look: Callable[[Queue], Callable[[], None]] = lambda queue: lambda: None,
-    timeout_s: float | None = None,
+    deadline: float | None = None,
 ) -> Context:
     """Have items done, in this process or by several; returns what this process had at hand.
 
@@ -131,14 +131,13 @@ def run_items(
         data: opened already.
         workers: processes.
         look: makes what is called meanwhile, to show progress.
-        timeout_s: seconds after which items are interrupted, to be continued.
+        deadline: of ``time.monotonic``; items are interrupted then, to be continued.
 
     Raises:
         UserError: a worker cannot go on, or workers die again and again.
         KeyboardInterrupt: stopped by the user, all in good order.
     """
-    store = parent.store
-    stop = StopRequest(None if timeout_s is None else time.monotonic() + timeout_s)
+    store, stop = parent.store, StopRequest(deadline)
     threads = _share_of_threads(workers, study.run.train.threads)
     begun = open_items(study, store.folder, name)
     before = ended_trials(begun)

@@ -23,6 +23,7 @@ from seglab.studies.queue import ITEM, SURPLUS, open_storage
 from seglab.studies.search import confirm
 from seglab.studies.search.results import SearchOutcome, TrialRow
 from seglab.studies.search.run import run_search
+from seglab.studies.workers import Interrupted
 from seglab.tracking import RunInfo, open_store, start_run
 from seglab.tracking.artifacts import list_artifacts
 
@@ -117,6 +118,15 @@ def test_nothing_is_trained_to_confirm_that_the_base_config_is_best(
         report, told = confirm.confirm(study, outcome, parent)
     assert report is None
     assert "trial 000: the base config is the best" in told
+
+
+def test_the_time_of_a_search_is_up_for_its_confirmation_too(write: Callable[..., Path]) -> None:
+    study, store = load_study(write(confirm={"top": 1})), open_store()
+    row = TrialRow(1, "complete", (0.5,), {"optim.lr": 0.005}, 1, "", is_base=False)
+    with start_run(store, "tiny", "sweep") as parent, pytest.raises(Interrupted):
+        confirm.confirm(study, SearchOutcome("tiny", "", (row,)), parent, deadline=0.0)
+    (ablation,) = store.find_runs("tiny-confirmation")
+    assert ablation.status == "KILLED"
 
 
 def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[..., Path]) -> None:

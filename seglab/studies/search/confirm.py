@@ -31,7 +31,12 @@ NO_PATIENTS = (
 
 
 def confirm(
-    study: Study, outcome: SearchOutcome, parent: RunLog, *, workers: int = 1
+    study: Study,
+    outcome: SearchOutcome,
+    parent: RunLog,
+    *,
+    workers: int = 1,
+    deadline: float | None = None,
 ) -> tuple[str | None, str]:
     """Retrain the best few trials and the base config, and compare them patient by patient.
 
@@ -41,6 +46,9 @@ def confirm(
 
     Returns:
         Path of the report, None where there is none, and what it says in words.
+
+    Raises:
+        Interrupted: the time was up at ``deadline``, of ``time.monotonic``.
     """
     assert study.search is not None
     if outcome.best is None or study.search.confirm.top == 0:
@@ -61,7 +69,9 @@ def confirm(
     elif told["winner"] not in ablation.arms:
         told["reason"] = "the base config is the best of the search itself"
     else:
-        confirmed = run_study(ablation, parent.store, confirms=parent.run_id, workers=workers)
+        confirmed = run_study(
+            ablation, parent.store, confirms=parent.run_id, workers=workers, deadline=deadline
+        )
         parent.tags({tags.CONFIRMATION_RUN: confirmed.parent_run_id})
         told["redraw"] = ablation.run.split.redraw
         told |= _judge(parent.store, str(confirmed.parent_run_id), told)

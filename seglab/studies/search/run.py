@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from seglab.studies.search.confirm import confirm
 from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
-from seglab.studies.workers import run_items
+from seglab.studies.workers import Interrupted, run_items
 from seglab.tracking import (
     RunInUse,
     RunLog,
@@ -49,7 +50,7 @@ def run_search(
         study: with a ``search`` block.
         store: of the runs.
         workers: processes on this machine.
-        timeout_s: seconds after which running trials are interrupted, to be continued.
+        timeout_s: seconds after which what is trained is interrupted, to be continued.
 
     Raises:
         UserError: the space, the data or the storage cannot be used; the study is of
@@ -61,6 +62,7 @@ def run_search(
     data = shared.of(study.run)
     _refuse_unfit(space, data)
     begun = open_study(study, space, data, store)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with one_at_a_time(study, store.folder):
         parent = open_sweep(study, store, begun, data)
     with parent:
@@ -72,13 +74,17 @@ def run_search(
             shared,
             workers,
             look=lambda queue: SearchProgress(study, queue, parent),
-            timeout_s=timeout_s,
+            deadline=deadline,
         )
         outcome = publish(study, context.queue, parent)
         if not context.queue.is_done(TrialItems(context)):
             parent.interrupt("the time was up")
             return outcome
-        report, told = confirm(study, outcome, parent, workers=workers)
+        try:
+            report, told = confirm(study, outcome, parent, workers=workers, deadline=deadline)
+        except Interrupted:
+            parent.interrupt("the time was up")
+            return outcome
         best = [outcome.best.to_text()] if outcome.best else []
         log_report(parent, study.name, *best, *filter(None, [told]))
         return replace(outcome, confirmation=report)
