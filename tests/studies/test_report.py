@@ -106,7 +106,7 @@ def test_failures_cost_and_environment_are_those_of_the_runs(
     failures = page["Failures"]
     shares = [int(row["share of the lost Dice"].rstrip("%")) for row in failures.table("cause")]
     assert sum(shares) == pytest.approx(100, abs=len(shares))
-    worst = [item for item in failures.items if item.startswith("BraTS20")]
+    worst = [item for item in failures.items if item.startswith("Phantom_")]
     assert len(worst) == 3, "a paragraph for each of three cases"
     assert promotion in failures.text
     machine = page["Environment"].facts
