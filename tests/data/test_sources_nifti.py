@@ -115,6 +115,20 @@ def test_a_file_that_lies_elsewhere_is_refused(
         read_only_patient(tmp_path, "flair", *([part] if part == "t2" else []))
 
 
+@pytest.mark.parametrize("modalities", [("flair", "t1"), ("t1", "flair")])
+def test_a_modality_without_orientation_lies_as_the_first(
+    tmp_path: Path, modalities: tuple[str, ...]
+) -> None:
+    ras = nib.affines.from_matvec(np.diag([1, 1, 1]), [-20, 0, 0])
+    for part, values, affine in (("flair", flair(), ras), ("t1", flair(), np.eye(4))):
+        save(tmp_path / f"P_{part}.nii", values, affine)
+    save(tmp_path / "P_seg.nii", labels(), ras)
+    volume = read_only_patient(tmp_path, *modalities)
+    np.testing.assert_array_equal(*volume.images)
+    told = f"P_{modalities[1]}.nii is taken to lie as P_{modalities[0]}.nii"
+    assert told in volume.remarks
+
+
 def test_a_misnamed_segmentation_is_taken_and_said(tmp_path: Path) -> None:
     folder = tmp_path / "BraTS20_Training_355"
     write_patient(folder, "BraTS20_Training_355", ".nii")

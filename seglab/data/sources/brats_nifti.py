@@ -74,9 +74,9 @@ class BratsNifti(base.Source):
         paths, told = base.image_files(patient, modalities)
         read = {path: read_nifti(path) for path in dict.fromkeys(paths)}
         _, first = read[paths[0]]
-        for _, header in read.values():
-            header.check_lies_on(first)
-            told += header.remarks
+        for path, (values, header) in read.items():
+            read[path] = values, header.laid_on(first)
+            told += read[path][1].remarks
         images = []
         for path, modality in zip(paths, modalities, strict=True):
             values = _one_volume(path, read[path][0], patient.channels.get(modality))
@@ -103,9 +103,7 @@ class BratsNifti(base.Source):
             raise UserError(f"{name} has no segmentation: no {name}_seg.nii or .nii.gz in {folder}")
         path = paths[0]
         stored, header = read_nifti(path)
-        if header.affine is None or image.affine is None:  # it is taken to lie as its image
-            header = replace(header, turn=image.turn, grid=_grid(stored.shape, image.turn))
-        header.check_lies_on(image)
+        header = header.laid_on(image)
         stored = _one_volume(path, stored, None)
         found = read_labels(path, stored, name=name, chosen=self.labels, listed=patient.label_map)
         told = () if is_plain_segmentation(path, name) else (f"segmentation: {path.name}",)
@@ -118,7 +116,7 @@ class Header:
     """How a volume lies, as stored and turned to ``AXES``."""
 
     path: Path
-    grid: tuple[int, ...]  # (S, H, W) of the turned volume
+    shape: tuple[int, ...]  # (x, y, z) as stored
     turn: Array
     """Transform of nibabel to ``AXES``; as stored where the header states no orientation."""
     affine: Array | None
@@ -139,16 +137,30 @@ class Header:
         back = ornt_transform(_AS_STORED, self.turn)
         return np.asarray(apply_orientation(np.moveaxis(stack, 0, -1), back))
 
-    def check_lies_on(self, other: Header) -> None:
-        """Raise a UserError for another shape than ``other``'s, or corners that lie apart."""
-        base.check_same_shape(self.path, self.grid, other.grid, other.path.name)
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """(S, H, W) of the turned volume."""
+        rows, columns, slices = (self.shape[axis] for axis in np.argsort(self.turn[:, 0]))
+        return slices, rows, columns
+
+    def laid_on(self, other: Header) -> Header:
+        """Turn as ``other`` where not both state how they lie, else as stated.
+
+        Raises UserError for another shape than ``other``'s, or corners that lie apart.
+        """
         if self.affine is None or other.affine is None:
-            return
+            told = f"{self.path.name} is taken to lie as {other.path.name}"
+            more = () if np.array_equal(self.turn, other.turn) else (told,)
+            laid = replace(self, turn=other.turn, remarks=(*self.remarks, *more))
+            base.check_same_shape(laid.path, laid.grid, other.grid, other.path.name)
+            return laid
+        base.check_same_shape(self.path, self.grid, other.grid, other.path.name)
         corners = _corners((*self.grid[1:], self.grid[0]))
         apart = np.abs(np.linalg.solve(other.affine, self.affine @ corners) - corners).max()
         if not apart <= FURTHEST:
             told = f"{self.path} lies elsewhere than {other.path.name}: by their affines"
             raise UserError(f"{told} corners are {apart:.1f} voxels apart, {FURTHEST} are allowed")
+        return self
 
 
 def read_nifti(path: Path) -> tuple[Array, Header]:
@@ -185,20 +197,15 @@ def read_header(path: Path, image: Any) -> Header:
         steps = voxel_sizes(affine)
         remarks += _disagreements(path, image)
     else:
-        remarks.append(f"orientation is not stated in {path.name}: taken as stored")
+        told = f"orientation is not stated in {path.name}, or as the identity: taken as stored"
+        remarks.append(told)
     spacing_mm, told = base.plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
-    return Header(path, _grid(shape, turn), turn, affine, spacing_mm, (*remarks, *told))
+    return Header(path, shape, turn, affine, spacing_mm, (*remarks, *told))
 
 
 def is_gzipped(path: Path) -> bool:
     """Whether the name says so, as nibabel takes it: in capitals too."""
     return path.suffix.lower() == ".gz"
-
-
-def _grid(shape: Sequence[int], turn: Array) -> tuple[int, ...]:
-    """(S, H, W) of an array (x, y, z) when it is turned."""
-    rows, columns, slices = (shape[axis] for axis in np.argsort(turn[:, 0]))
-    return slices, rows, columns
 
 
 def _check_declared(path: Path, image: Any) -> None:
