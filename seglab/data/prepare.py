@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -117,10 +117,11 @@ class _Filler:
     def __init__(
         self, source: Source, settings: CacheSettings, patients: Sequence[Patient], *, skip: bool
     ) -> None:
-        self.source, self.settings, self.patients, self.skip = source, settings, patients, skip
+        self.source, self.settings, self.skip = source, settings, skip
         shared = set(MODALITIES).intersection(*(patient.images for patient in patients))
-        # Its brain decides the window, whatever else is named.
+        # Its brain decides the window, and its grid where the others lie, whatever else is named.
         self.reference = next((name for name in MODALITIES if name in shared), MODALITIES[0])
+        self.patients = [replace(patient, frame=self.reference) for patient in patients]
         self._sizes = {path: _stat(path) for one in patients for path in one.files}
         inputs = {
             "format": FORMAT,

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
+from seglab.data.cache import CacheSettings
+from seglab.data.prepare import prepare
 from seglab.data.sources import open_source
 from seglab.data.volume import Volume
 
@@ -127,6 +129,16 @@ def test_a_modality_without_orientation_lies_as_the_first(
     np.testing.assert_array_equal(*volume.images)
     told = f"P_{modalities[1]}.nii is taken to lie as P_{modalities[0]}.nii"
     assert told in volume.remarks
+
+
+def test_a_modality_that_is_cached_later_must_lie_on_the_first(tmp_path: Path) -> None:
+    write_patient(tmp_path / "P", "P")
+    save(tmp_path / "P" / "P_t1ce.nii.gz", flair(), np.diag([1.0, -1.0, 1.0, 1.0]))
+    source = open_source("brats-nifti", tmp_path / "P")
+    settings = CacheSettings(32, "brain", "zscore", "auto")
+    prepare(source, settings, tmp_path / "cache")
+    with pytest.raises(UserError, match=r"P_t1ce\.nii\.gz lies elsewhere than P_flair"):
+        prepare(source, settings, tmp_path / "cache", modalities=("flair", "t1ce"))
 
 
 def test_a_misnamed_segmentation_is_taken_and_said(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ class BratsNifti(base.Source):
         """Read the modalities, which must lie on each other, and the labels; see ``Source``."""
         paths, told = base.image_files(patient, modalities)
         read = {path: read_nifti(path) for path in dict.fromkeys(paths)}
-        _, first = read[paths[0]]
+        frame = patient.images.get(patient.frame or "", paths)[0]
+        first = read[frame][1] if frame in read else _header_of(frame)
         for path, (values, header) in read.items():
             read[path] = values, header.laid_on(first)
             told += read[path][1].remarks
@@ -178,6 +179,13 @@ def read_nifti(path: Path) -> tuple[Array, Header]:
             values = np.asarray(ArrayProxy(file, about))
             file.read(_TRAILER_BYTES)  # at the end of the stream its checksum is compared
         return values, header
+
+
+def _header_of(path: Path) -> Header:
+    from nibabel.loadsave import load
+
+    with base.reading(path, "NIfTI"):
+        return read_header(path, load(path))
 
 
 def read_header(path: Path, image: Any) -> Header:
