@@ -28,6 +28,7 @@ PHANTOM = "phantom.json"
 """At the root of a synthetic set: that it is one, its parameters, how its patients are called."""
 SYNTHETIC = "synthetic data: phantoms, not patients"
 """Stands on pages, pictures and models that were made of such a set."""
+DATASET = "dataset.json"
 _SEGMENTATIONS = "seg|segm|segmentation|mask|label|labels|dseg"
 _BREAK = re.compile(r"[_\-.\s]+")
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -83,7 +84,7 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
     ``dataset.json`` among ``paths`` is a UserError.
     """
     paths = tuple(paths)
-    datasets = {path.parent: _read_dataset(path) for path in paths if path.name == "dataset.json"}
+    datasets = {path.parent: _read_dataset(path) for path in paths if path.name == DATASET}
     cases: dict[tuple[str, Path], Patient] = {}
     labels: list[Path] = []
     others: list[Path] = []
@@ -96,7 +97,9 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
             key = patient_id, Path() if strict else path.parent
             if not strict and key in cases and modality in cases[key].images:
                 key = patient_id, path
-            case = cases.setdefault(key, Patient(patient_id, {}, label_map=label_map))
+            table = None if listed is None else path.parent.parent / DATASET
+            new = Patient(patient_id, {}, label_map=label_map, table=table)
+            case = cases.setdefault(key, new)
             if modality in case.images:
                 other = case.images[modality][0]
                 raise same_name(other, path, f"the {modality} of one patient")

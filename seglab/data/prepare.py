@@ -122,7 +122,9 @@ class _Filler:
         # Its brain decides the window, and its grid where the others lie, whatever else is named.
         self.reference = next((name for name in MODALITIES if name in shared), MODALITIES[0])
         self.patients = [replace(patient, frame=self.reference) for patient in patients]
-        self._sizes = {path: _stat(path) for one in patients for path in one.files}
+        tables = [one.table for one in patients if one.table]
+        files = (*(path for one in patients for path in one.files), *tables)
+        self._sizes = {path: _stat(path) for path in files}
         inputs = {
             "format": FORMAT,
             "source": source.name,

@@ -21,6 +21,7 @@ class Patient:
     channels: dict[str, int] = field(default_factory=dict)
     """Modality → its place along the last axis, where one file holds several modalities."""
     label_map: dict[int, int] | None = None  # label in the file → canonical one, if a table tells
+    table: Path | None = None  # the dataset.json that tells its modalities and labels
     frame: str | None = None
     """Modality on whose grid all are read, if it is there; else that of the first that is read."""
 

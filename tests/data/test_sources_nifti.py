@@ -180,6 +180,22 @@ def test_volumes_of_several_modalities_are_read_by_their_dataset_json(tmp_path: 
     )
 
 
+def test_another_dataset_json_makes_another_cache(tmp_path: Path) -> None:
+    for place in range(2):
+        save(tmp_path / "D" / "imagesTr" / f"P_000{place}.nii", flair() + 100 * place)
+    save(tmp_path / "D" / "labelsTr" / "P.nii", labels())
+    settings, hashes = CacheSettings(32, "brain", "zscore", "auto"), set()
+    for names in (["T1", "FLAIR"], ["FLAIR", "T1"]):
+        content = json.dumps({"channel_names": dict(enumerate(names))})
+        (tmp_path / "D" / "dataset.json").write_text(content)
+        source = open_source("brats-nifti", tmp_path / "D")
+        cache, reused = prepare(source, settings, tmp_path / "cache")
+        assert not reused
+        hashes.add(cache.data_hash)
+    assert len(hashes) == 2
+    assert prepare(source, settings, tmp_path / "cache")[1]
+
+
 def change_header(path: Path, change: Callable[[nib.Nifti1Header], object]) -> None:
     image = nib.load(path)
     values, header = np.asarray(image.dataobj), image.header
