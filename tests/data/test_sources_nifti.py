@@ -180,6 +180,14 @@ def test_volumes_of_several_modalities_are_read_by_their_dataset_json(tmp_path: 
     )
 
 
+def test_one_image_is_not_taken_for_several_modalities(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "FLAIR", "1": "T1"}}))
+    save(tmp_path / "imagesTr" / "P.nii", flair())
+    save(tmp_path / "labelsTr" / "P.nii", labels())
+    with pytest.raises(UserError, match=r"P\.nii is 3-D.*dataset\.json places a modality at 0"):
+        read_only_patient(tmp_path)
+
+
 def test_another_dataset_json_makes_another_cache(tmp_path: Path) -> None:
     for place in range(2):
         save(tmp_path / "D" / "imagesTr" / f"P_000{place}.nii", flair() + 100 * place)

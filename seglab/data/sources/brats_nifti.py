@@ -270,7 +270,10 @@ def _corners(shape: Sequence[int]) -> Array:
 
 def _one_volume(path: Path, values: Array, channel: int | None) -> Array:
     """(x, y, z) of a file that may have a fourth axis of modalities, or axes of length 1."""
-    if channel is not None and values.ndim == 4 and channel < values.shape[3]:
+    if channel is not None:
+        if values.ndim != 4 or channel >= values.shape[3]:
+            told = f"{path} is {values.ndim}-D, shape {values.shape}; its dataset.json places a"
+            raise UserError(f"{told} modality at {channel} of a fourth axis")
         return values[..., channel]
     if values.size > np.prod(values.shape[:3]):
         raise UserError(f"{path} is {values.ndim}-D, shape {values.shape}; expected one modality")
