@@ -116,7 +116,7 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
 
 
 def _read_dataset(path: Path) -> tuple[dict[int, str], dict[int, int] | None]:
-    """Place → modality, and label → canonical one, by a dataset.json of nnU-Net or the MSD."""
+    """Place → modality or UNNAMED, label → canonical one: a dataset.json of nnU-Net or the MSD."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         named = dict(found.get("channel_names") or found.get("modality") or {})
@@ -124,7 +124,7 @@ def _read_dataset(path: Path) -> tuple[dict[int, str], dict[int, int] | None]:
         labels = canonical_names(dict(found.get("labels") or {}))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not the description of a data set: {error}") from error
-    return {place: WORDS[word] for place, word in words.items() if word in WORDS}, labels
+    return {place: WORDS.get(word, UNNAMED) for place, word in words.items()}, labels
 
 
 def _images(
@@ -134,9 +134,9 @@ def _images(
     if listed is not None and path.parent.name.startswith("images"):
         match = _CHANNEL.fullmatch(stem)
         if match and int(match[2]) in listed:
-            yield match[1], listed[int(match[2])], None
-        else:
-            for place, modality in listed.items():
+            stem, listed = match[1], {0: listed[int(match[2])]}
+        for place, modality in listed.items():
+            if modality != UNNAMED:
                 yield stem, modality, place if len(listed) > 1 else None
     elif listed is not None and path.parent.name.startswith("labels"):
         return

@@ -73,6 +73,14 @@ def test_nnunet_files_are_told_by_their_dataset(tmp_path: Path) -> None:
     assert not patient.channels
 
 
+def test_channels_of_another_kind_are_no_patients(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "D", channel_names={"0": "SWI", "1": "FLAIR"})
+    names = [f"D/imagesTr/{name}.nii" for name in ("a_0000", "a_0001", "b")]
+    first, second = found(tmp_path, dataset, *names)
+    assert names_of(first) == {"flair": "a_0001.nii"}
+    assert second.channels == {"flair": 1}
+
+
 def test_volumes_of_four_modalities_are_told_by_their_dataset(tmp_path: Path) -> None:
     labels = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
     dataset = write_dataset(tmp_path / "Task01", modality=BRATS, labels=labels)

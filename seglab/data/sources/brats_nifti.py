@@ -205,8 +205,8 @@ def read_header(path: Path, image: Any) -> Header:
         steps = voxel_sizes(affine)
         remarks += _disagreements(path, image)
     else:
-        told = f"orientation is not stated in {path.name}, or as the identity: taken as stored"
-        remarks.append(told)
+        unknown = f"orientation is not stated in {path.name}, or as the identity"
+        remarks.append(f"{unknown}: taken as stored")
     spacing_mm, told = base.plausible_spacing(path, [float(step) for step in np.roll(steps, 1)])
     return Header(path, shape, turn, affine, spacing_mm, (*remarks, *told))
 
