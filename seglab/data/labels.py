@@ -41,7 +41,7 @@ MOST_OF_BRAIN = 0.6
 """A tumour is a smaller part of the brain: at most 0.20 of it in 18 volumes, 0.36 in 103 slices."""
 OUTSIDE, FEW_PX = 0.1, 100
 """Part of a mask that may lie on the background (at most 0.002 in 18 skull-stripped volumes), and
-so few pixels that say nothing."""
+so few pixels that say nothing as long as they are less than half of the mask."""
 
 _ERAS = {
     r"BraTS-GLI-\d{5}-1\d\d": "brats2024",
@@ -145,7 +145,7 @@ def _convention(path: Path, values: list[int], name: str) -> str:
         return "brats2024" if 4 in values else "brats2023"
     if 3 not in values and era != "brats-ped":
         return "brats2017"
-    if 4 in values and era in ("brats2017", "brats2012"):
+    if era == "brats2012" or (4 in values and era == "brats2017"):
         return "brats2012"
     fitting = [each for each, known in CONVENTIONS.items() if set(values) <= known.keys()]
     if not fitting:
@@ -186,8 +186,10 @@ def check_on_image(found: LabelMap, image: NDArray[np.float32], *, shared: bool)
 
     ``image`` (S, H, W) is one modality; ``shared``: whether its slices share one scale.
     """
-    # Every second row and column tells it.
-    sampled, tumour = np.ascontiguousarray(image[:, ::2, ::2]), found.labels[:, ::2, ::2] > 0
+    # Every second row and column tells it of a mask that is not small.
+    step = 2 if np.count_nonzero(found.labels[:, ::2, ::2]) > FEW_PX else 1
+    sampled = np.ascontiguousarray(image[:, ::step, ::step])
+    tumour = found.labels[:, ::step, ::step] > 0
     marked = np.count_nonzero(tumour)
     brain = brain_mask(sampled, shared_scale=shared) if marked else tumour
     if not brain.any():
@@ -199,6 +201,6 @@ def check_on_image(found: LabelMap, image: NDArray[np.float32], *, shared: bool)
     # Where air is noise, dark tissue is taken for it; it says nothing.
     stripped = np.count_nonzero(sampled == sampled[:, :1, :1]) > EXACT_SHARE * sampled.size
     outside = np.count_nonzero(tumour & ~brain)
-    if stripped and outside > max(FEW_PX, OUTSIDE * marked):
+    if stripped and (outside > max(FEW_PX, OUTSIDE * marked) or 2 * outside > marked):
         told = f"{found.path}: {outside / marked:.0%} of the mask lies on the background"
         raise UserError(f"{told}: it belongs to another image, or lies elsewhere")

@@ -39,6 +39,7 @@ def read(
         ((2,), "BraTS-GLI-00145-000", "brats2017", (OEDEMA,)),
         ((1, 2, 3, 4), "BraTS20_Training_130", "brats2012", (CORE, OEDEMA, CORE, ENHANCING)),
         ((1, 2, 3, 4), "brats_2013_pat0001_1", "brats2012", (CORE, OEDEMA, CORE, ENHANCING)),
+        ((1, 2, 3), "brats_2013_pat0001_1", "brats2012", (CORE, OEDEMA, CORE)),
         ((1, 2, 3), "BraTS-GLI-00145-000", "brats2023", (CORE, OEDEMA, ENHANCING)),
         ((1, 2, 3, 4), "BraTS-GLI-02062-101", "brats2024", (CORE, OEDEMA, ENHANCING, NONE)),
         ((1,), "BraTS20_Training_001", "binary", (TUMOUR,)),
@@ -163,7 +164,9 @@ def test_masks_that_are_no_tumour_of_the_image_are_refused(noise: bool, shared: 
 def test_a_mask_on_the_background_is_refused_where_the_background_is_sure() -> None:
     image, tumour = head()
     inverted = (image == 0).astype(np.uint8)
-    for wrong in (inverted, np.roll(tumour, 25, axis=1)):
+    small = np.zeros_like(tumour)
+    small[10, 1, 1:4] = 1
+    for wrong in (inverted, np.roll(tumour, 25, axis=1), small):
         with pytest.raises(
             UserError, match=r"P_seg.nii.gz: \d+% of the mask lies on the background"
         ):
