@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.data.names import UNNAMED, nifti_stem
-from seglab.data.sources.base import Source, walk
+from seglab.data.sources.base import Source, check_image, walk
 from seglab.data.sources.brats_h5 import SPACING_MM, BratsH5
 from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
 from seglab.data.sources.lgg_tif import LggTif
@@ -22,8 +22,6 @@ Bool = NDArray[np.bool_]
 
 KINDS: tuple[type[Source], ...] = (BratsH5, BratsNifti, LggTif)
 SUFFIXES = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
-FEWEST_LEVELS = 10  # an image of so few distinct values, or fewer, is a mask
-SAMPLES = 200_000
 
 
 @dataclass(frozen=True)
@@ -120,18 +118,6 @@ def find_scans(
             what = f"holds no scan ({kinds}), or only a segmentation"
             failed.append((path, f"{path} {what if path.exists() else 'does not exist'}"))
     return _unique_names(scans), failed
-
-
-def check_image(path: Path, image: NDArray[np.float32]) -> None:
-    """Raise a UserError where every value is the same, or so few differ that it is a mask."""
-    values = np.unique(image.reshape(-1)[:: max(1, image.size // SAMPLES)])
-    if len(values) <= FEWEST_LEVELS:
-        values = np.unique(image)
-    if len(values) == 1:
-        raise UserError(f"{path} is empty: every value is {values[0]:g}")
-    if len(values) <= FEWEST_LEVELS:
-        some = ", ".join(f"{value:g}" for value in values)
-        raise UserError(f"{path} holds only the values {some}: a mask, not an image")
 
 
 def _name(patient: Patient, modalities: Sequence[str]) -> str:

@@ -326,6 +326,8 @@ BAD_FLAIR: dict[str, tuple[Callable[[Path], object], str]] = {
     "4-D": (lambda path: save(path, np.zeros((*SHAPE, 2), np.int16)), r"4-D, shape \(6, 5, 4, 2\)"),
     "2-D": (lambda path: save(path, np.zeros(SHAPE[:2], np.int16)), r"2-D, shape \(6, 5\)"),
     "NaN": (_write_nan, "1 image values that are NaN"),
+    "constant": (lambda path: save(path, 0 * flair()), "is empty: every value is 0"),
+    "a mask": (lambda path: save(path, labels()), "holds only the values 0, 1, 2, 4: a mask"),
     "larger than any file": (_declare((1024, 1024, 1024)), "on disk cannot hold"),
     "more than the file can hold": (_declare((512, 512, 155)), "on disk cannot hold"),
     "less in the file than declared": (_declare((40, 40, 40)), "cannot be read as NIfTI"),

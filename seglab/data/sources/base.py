@@ -22,6 +22,8 @@ from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
 from seglab.data.names import PHANTOM, UNNAMED, NameMapping, natural_key, same_name
 from seglab.data.volume import Patient, Volume
 
+FEWEST_LEVELS = 10  # an image of so few distinct values, or fewer, is a mask
+SAMPLES = 200_000  # of its pixels, which tell that in almost all cases
 LEAST_MM, MOST_MM = 0.1, 20.0  # between two voxels of a scan of a head
 Spacing = tuple[float, float, float]  # millimetres from voxel to voxel: (slice, row, column)
 
@@ -196,7 +198,13 @@ def as_volume(
     remarks: Sequence[str] = (),
     **grid: Any,
 ) -> Volume:
-    """Put M images (S, H, W), labels that lie on the first, and the other fields together."""
+    """Put M images (S, H, W), labels that lie on the first, and the other fields together.
+
+    Raises UserError for an image that is constant or a mask, and for labels that do not fit.
+    """
+    for modality, image in zip(modalities, images, strict=True):
+        if len(image) > 1:  # a slice of a stack may be empty
+            check_image(patient.images.get(modality, patient.files)[0], image)
     volume = Volume(
         patient_id=patient.patient_id,
         images=images[0][None] if len(images) == 1 else np.stack(images),
@@ -266,6 +274,18 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # the libraries name no common class for damaged files
         told = f"{path} cannot be read as {kind} (truncated?): {first_line(error)}"
         raise UserError(told) from error
+
+
+def check_image(path: Path, image: NDArray[np.float32]) -> None:
+    """Raise a UserError where every value is the same, or so few differ that it is a mask."""
+    values = np.unique(image.reshape(-1)[:: max(1, image.size // SAMPLES)])
+    if len(values) <= FEWEST_LEVELS:
+        values = np.unique(image)
+    if len(values) == 1:
+        raise UserError(f"{path} is empty: every value is {values[0]:g}")
+    if len(values) <= FEWEST_LEVELS:
+        some = ", ".join(f"{value:g}" for value in values)
+        raise UserError(f"{path} holds only the values {some}: a mask, not an image")
 
 
 def check_same_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:
