@@ -62,11 +62,14 @@ def test_modalities_are_channels_of_the_file(tmp_path: Path) -> None:
         read_only_patient(tmp_path, "t2")
 
 
-def test_flair_in_the_place_of_another_sequence_is_told(tmp_path: Path) -> None:
+def test_flair_is_not_read_in_the_place_of_another_sequence(tmp_path: Path) -> None:
     path = write_slice(tmp_path, 1)
-    Image.fromarray(np.full((8, 9, 3), 50, np.uint8)).save(path)
-    told = read_only_patient(tmp_path, "flair", "t1ce").remarks
-    assert "t1ce repeats flair: it was not acquired" in told
+    image = np.array(Image.open(path))
+    image[..., 2] = image[..., 1]
+    Image.fromarray(image).save(path)
+    assert read_only_patient(tmp_path, "flair", "t1").images.any()
+    with pytest.raises(UserError, match=f"{CASE} has no t1ce; .* has: t1, flair"):
+        read_only_patient(tmp_path, "flair", "t1ce")
 
 
 def test_archive_that_holds_the_set_twice_is_read_once(tmp_path: Path) -> None:
@@ -84,6 +87,16 @@ def test_gaps_and_lone_halves_are_missing(tmp_path: Path) -> None:
         f"{CASE}_2.tif",
         f"{CASE}_2_mask.tif",
     ]
+
+
+def test_numbers_with_zeros_and_another_suffix_are_not_missing(tmp_path: Path) -> None:
+    for number in (1, 3):
+        write_slice(tmp_path, number)
+        for end in ("", "_mask"):
+            path = tmp_path / f"{CASE}_{number}{end}.tif"
+            path.rename(path.with_name(f"{CASE}_{number:02}{end}.tiff"))
+    missing = [f"{CASE}_02.tiff", f"{CASE}_02_mask.tiff"]
+    assert open_source("lgg-tif", tmp_path).missing_files() == missing
 
 
 @pytest.mark.parametrize(("code", "grade"), [("1", "G2"), ("2", "G3"), ("", None)])

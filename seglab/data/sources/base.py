@@ -119,7 +119,7 @@ class SliceFiles(Source):
     pattern: ClassVar[re.Pattern[str]]  # of the names: the groups are case and number
     example: ClassVar[str]  # such a name, for errors
     first_number: ClassVar[int]
-    file_ends: ClassVar[tuple[str, ...]]  # of the files of a slice, behind its number
+    name_ends: ClassVar[tuple[str, ...]]  # of the files of a slice, behind its number
 
     def list_patients(self, *, strict: bool) -> list[Patient]:
         """Group the files by case, in the order of their numbers; see ``Source``."""
@@ -167,9 +167,14 @@ class SliceFiles(Source):
         """Files that a table of the set lists, or without one those that a numbering skips."""
         expected = set(self.listed_files())
         for patient in [] if expected else self.list_patients(strict=True):
-            case, _, last = patient.images[self.modalities[0]][-1].stem.rpartition("_")
-            numbers = range(self.first_number, int(last) + 1)
-            expected |= {f"{case}_{number}{end}" for number in numbers for end in self.file_ends}
+            first, last = (next(iter(patient.images.values()))[place] for place in (0, -1))
+            case, _, stop = last.stem.rpartition("_")
+            start = first.stem.rpartition("_")[2]
+            digits = len(start) if start.startswith("0") else 0
+            numbers = [str(n).zfill(digits) for n in range(self.first_number, int(stop) + 1)]
+            expected |= {
+                f"{case}_{number}{end}{last.suffix}" for number in numbers for end in self.name_ends
+            }
         return sorted(expected - {path.name for path in self._paths}, key=natural_key)
 
     def listed_files(self) -> Iterator[str]:

@@ -43,7 +43,7 @@ class BratsH5(base.SliceFiles):
     modalities = ("flair", "t1", "t1ce", "t2")
     upright = False
     mirror_axis = 0
-    suffixes = file_ends = (".h5",)
+    suffixes, name_ends = (".h5",), ("",)
     pattern = re.compile(r"(volume_\d{1,6})_slice_(\d{1,4})\.h5", re.IGNORECASE)
     example = "volume_<V>_slice_<S>.h5"
     first_number = 0

@@ -48,7 +48,7 @@ class LggTif(base.SliceFiles):
     pattern = re.compile(r"(.+)_(\d{1,4})\.tiff?", re.IGNORECASE)
     example = "TCGA_<case>_<n>.tif"
     first_number = 1
-    file_ends = (".tif", "_mask.tif")
+    name_ends = ("", "_mask")
 
     def read(
         self, patient: Patient, modalities: Sequence[str] = ("flair",), *, with_labels: bool = True
@@ -64,9 +64,8 @@ class LggTif(base.SliceFiles):
             told.append(f"{paths[0].name} has one channel: taken for {modalities[0]}")
         else:
             raise UserError(f"{paths[0]} has 1 channel; {', '.join(modalities)} are in 3")
-        for name in modalities if len(channels) > 1 else ():
-            if name != "flair" and np.array_equal(channels[name], channels["flair"]):
-                told.append(f"{name} repeats flair: it was not acquired")
+        for name in _not_acquired(pages) & {*modalities}:
+            raise UserError(f"{paths[0]} has no {name}: flair is in its place")
         indices = self.numbers(paths)
         if len(paths) != len(pages):
             indices = np.arange(len(pages), dtype=np.int32)
@@ -96,8 +95,11 @@ class LggTif(base.SliceFiles):
         return False
 
     def patient(self, name: str, paths: tuple[Path, ...]) -> Patient:
-        """With its grade, and the masks that there are."""
+        """With its grade, the masks that there are, and what its middle slice shows."""
         patient = super().patient(name, paths)
+        with suppress(UserError):  # told when the patient is read
+            for modality in _not_acquired(_read_stack([paths[len(paths) // 2]])):
+                del patient.images[modality]
         patient.label_files = tuple(mask for mask in map(_mask_of, paths) if mask in self._every)
         patient.grade = self._grades.get(tcga_person(name) or name)
         return patient
@@ -138,6 +140,14 @@ def _read_stack(paths: Sequence[Path]) -> NDArray[Any]:
                 pages.append(np.array(page))
                 base.check_same_shape(path, pages[-1].shape, pages[0].shape, "its volume")
     return np.stack(pages)
+
+
+def _not_acquired(pages: NDArray[Any]) -> set[str]:
+    """Modalities in whose place FLAIR is in (S, H, W, 3); none where that is constant."""
+    if pages.ndim != 4 or pages[..., 1].min() == pages[..., 1].max():
+        return set()
+    found = zip(LggTif.modalities, np.moveaxis(pages, -1, 0), strict=True)
+    return {name for name, one in found if np.array_equal(one, pages[..., 1])} - {"flair"}
 
 
 def _mask_of(path: Path) -> Path:
