@@ -22,9 +22,9 @@ def write_slice(folder: Path, number: int, case: str = CASE) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     image = np.zeros((8, 9, 3), np.uint8)
     image[:] = (10 + number, 20 + number, 30 + number)
-    image[7, :, 1] -= 2 * np.arange(9, dtype=np.uint8)
+    image[5:, :, 1] -= 2 * np.arange(9, dtype=np.uint8)
     mask = np.zeros((8, 9), np.uint8)
-    mask[0, :number] = 255
+    mask[7, -number:] = 255
     Image.fromarray(mask).save(folder / f"{case}_{number}_mask.tif")
     path = folder / f"{case}_{number}.tif"
     Image.fromarray(image).save(path)

@@ -206,7 +206,7 @@ def test_another_dataset_json_makes_another_cache(tmp_path: Path) -> None:
 
 def change_header(path: Path, change: Callable[[nib.Nifti1Header], object]) -> None:
     image = nib.load(path)
-    values, header = np.asarray(image.dataobj), image.header
+    values, header = np.asarray(image.dataobj).copy(), image.header
     change(header)
     nib.save(nib.Nifti1Image(values, None, header), path)
 
