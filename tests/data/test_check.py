@@ -190,7 +190,8 @@ def write_nifti(root: Path, parts: dict[str, tuple[str, ...]], mm: float = 1.0) 
     for name, there in parts.items():
         (root / name).mkdir(parents=True)
         for part in there:
-            data = nib.Nifti1Image(np.zeros((32, 32, 4), np.int16), np.diag([-mm, -mm, 1, 1]))
+            ramp = np.arange(32 * 32 * 4, dtype=np.int16).reshape(32, 32, 4) * (part != "seg")
+            data = nib.Nifti1Image(ramp, np.diag([-mm, -mm, 1, 1]))
             nib.save(data, root / name / f"{name}_{part}.nii.gz")
 
 
