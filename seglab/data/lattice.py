@@ -32,7 +32,7 @@ def one_scale(slices: Sequence[Array] | Array) -> tuple[NDArray[np.float32], boo
 
     A slice of few distinct values is brought to its neighbours' brightness by a whole factor.
     Where another slice does not fit, all keep the scale that they have. Returns the image
-    (S, H, W), 0 on background; whether its slices share one scale; and what to tell of it.
+    (S, H, W), 0 on background where they share one scale; whether they do; and what to tell of it.
     """
     levels = np.zeros((len(slices), *slices[0].shape), np.float32)
     distinct = np.zeros(len(slices), int)
