@@ -85,7 +85,7 @@ class Data(Block):
     crop: Literal["brain", "none"] = "brain"
     """``brain`` drops the background around the brain; no brain or mask pixel is lost."""
     normalise: Literal["zscore", "robust", "percentile"] = "zscore"
-    """Grey values of the brain: by mean and SD, median and median absolute deviation (robust), or percentiles."""
+    """Grey values of the brain: by mean and SD, median and MAD, or percentiles."""
     normalise_scope: Literal["auto", "slice", "volume"] = "auto"
     """``auto``: per volume where the files keep its scale, per slice where they do not."""
     context: Annotated[int, Field(ge=0, le=3)] = 0

@@ -102,22 +102,19 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
     if (reason := unreachable(where)) is not None:
         raise UserError(f"storage: {redact(where)} cannot be reached: {reason}")
 
-    def connect() -> RDBStorage:
-        return RDBStorage(
-            where, engine, heartbeat_interval=heartbeat_s, grace_period=3 * heartbeat_s
-        )
+    beats: Any = {"heartbeat_interval": heartbeat_s, "grace_period": 3 * heartbeat_s}
 
-    def connect_once() -> RDBStorage:
+    def connect() -> RDBStorage:
         with FileLock(folder / ".optuna.lock", timeout=_OPEN_S):
             try:
-                return connect()
+                return RDBStorage(where, engine, **beats)
             except (IntegrityError, ProgrammingError):  # another machine makes the tables now
                 time.sleep(_TABLES_S)
-                return connect()
+                return RDBStorage(where, engine, **beats)
 
     with as_user_error(where):
         folder.mkdir(parents=True, exist_ok=True)
-        return retry_locked(connect_once)
+        return retry_locked(connect)
 
 
 def _storage_of(study: Study, folder: Path) -> RDBStorage:
@@ -231,11 +228,7 @@ class Queue:
         """
         with as_user_error(WHERE):
             trials = retry_locked(lambda: self.study.get_trials(deepcopy=False))
-        return [
-            trial
-            for trial in trials
-            if ITEM in trial.user_attrs and SURPLUS not in trial.user_attrs
-        ]
+        return [t for t in trials if ITEM in t.user_attrs and SURPLUS not in t.user_attrs]
 
     def states(self) -> dict[str, State]:
         """State of every item that was ever acquired."""
@@ -352,9 +345,5 @@ class Queue:
             raise _Failed(reason) from error
 
     def _is_duplicate(self, number: int, key: str) -> bool:
-        return any(
-            trial.user_attrs[ITEM] == key
-            and trial.number < number
-            and trial.state != TrialState.FAIL
-            for trial in self.trials
-        )
+        others = [trial for trial in self.trials if trial.user_attrs[ITEM] == key]
+        return any(one.number < number and one.state != TrialState.FAIL for one in others)
