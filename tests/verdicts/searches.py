@@ -126,7 +126,7 @@ def search_planted(study: Study, store: Store, number: int) -> dict[str, Any]:
     replaced: Mapping[str, Any] = {
         "search.trials.open_run": open_planted,
         "ablation.open_run": open_planted,
-        "ablation._report": lambda store, parent: None,
+        "ablation._report": lambda study, store, parent: None,
         "search.run.publish": lambda study, queue, log: sum_up(study, queue, log.run_id),
     }
     with ExitStack() as stack:
