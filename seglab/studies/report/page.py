@@ -93,9 +93,12 @@ def report_ablation(
     Raises:
         UserError: see :func:`collect` and :func:`compare_ablation`.
     """
-    result = compare_ablation(collect(store, parent), baseline)
+    return _report(store, compare_ablation(collect(store, parent), baseline), out)
+
+
+def _report(store: Store, result: ComparedAblation, out: Path | None = None) -> Report:
     experiment = result.ablation.experiment
-    name = f"{_folder(experiment)}-{parent.run_id[:8]}"
+    name = f"{_folder(experiment)}-{result.ablation.parent.run_id[:8]}"
     if result.baseline != result.ablation.baseline:  # the experiment's own page stays
         name += f"-{_folder(result.baseline)}"
     folder = out or store.folder / "reports" / name
@@ -108,11 +111,10 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
     Raises:
         UserError: see :func:`report_ablation`.
     """
-    parent = store.get_run(log.run_id)
-    result = compare_ablation(collect(store, parent))
+    result = compare_ablation(collect(store, store.get_run(log.run_id)))
     with as_warning("no predictions are drawn"):
         log.figure(marked(draw_sheet(result, store), result.ablation.notice), SHEET)
-    report = report_ablation(store, parent)
+    report = _report(store, result)
     log.artifact(report.page.parent, "report")
     runs = sum(len(arm.runs) for arm in result.ablation.arms)
     log.metrics(summary_metrics(result), step=runs)
