@@ -19,18 +19,18 @@ from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import (
     FAILED,
     FINISHED,
+    Interrupted,
     Outcome,
     Plan,
     finished_twin,
-    open_run,
-    show,
+    train,
     train_one,
 )
 from seglab.studies.queue import OUR_FAULT, NotOurs, Params, State, one_at_a_time
 from seglab.studies.report.page import log_ablation_report
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import apply_values, best_values, tuning_plans
-from seglab.studies.workers import Context, Interrupted, run_items, with_threads
+from seglab.studies.workers import Context, run_items, with_threads
 from seglab.tracking import (
     RunInUse,
     RunLog,
@@ -295,12 +295,7 @@ class ArmItems:
         if (twin := finished_twin(plan, context.store, data)) is not None:
             return twin
         print(f"run {number} of {len(self._plans)}: {plan.run_name}", file=sys.stderr)
-        with open_run(plan, context.store, data) as run:
-            for result in run.epochs():
-                show(plan, result)
-                if context.stop() and not result.is_last:
-                    raise Interrupted
-            return run.conclude()
+        return train(plan, context.store, data, stop=context.stop)
 
 
 def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None) -> dict[str, Plan]:

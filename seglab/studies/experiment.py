@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,10 @@ from seglab.tracking import (
 )
 
 FINISHED, FAILED = "FINISHED", "FAILED"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stop was requested: the run is interrupted at the end of its epoch, to be continued."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +239,28 @@ def train_one(
     data = data or open_data(plan.config)
     if not fresh and (twin := finished_twin(plan, store, data)) is not None:
         return twin
+    return train(plan, store, data, fresh=fresh)
+
+
+def train(
+    plan: Plan,
+    store: Store,
+    data: StudyData,
+    *,
+    fresh: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Do a run to its end; ``stop``, asked after each epoch but the last, interrupts it.
+
+    Raises:
+        Interrupted: it was asked to stop.
+        UserError, TrainingDiverged: see :func:`train_one`.
+    """
     with open_run(plan, store, data, fresh=fresh) as run:
         for result in run.epochs():
             show(plan, result)
+            if stop() and not result.is_last:
+                raise Interrupted
         return run.conclude()
 
 

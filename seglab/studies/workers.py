@@ -21,6 +21,7 @@ from seglab.core.machine import available_cores
 from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
+from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, ended_trials, open_items
 from seglab.tracking import RunLog, Store, open_store
 
@@ -29,10 +30,6 @@ FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130
 _LOOK_S, _STOP_S = 0.5, 30.0
 _MAX_DEATHS = 20
 """Of each place; an item is retried three times, so many items have to kill their workers."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Stop was requested: the run is interrupted at the end of its epoch, to be continued."""
 
 
 @dataclass

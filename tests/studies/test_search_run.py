@@ -19,11 +19,11 @@ import yaml
 
 from seglab.cli import train
 from seglab.core.study import load_study
+from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import ITEM, SURPLUS, open_storage
 from seglab.studies.search import confirm
 from seglab.studies.search.results import SearchOutcome, TrialRow
 from seglab.studies.search.run import run_search
-from seglab.studies.workers import Interrupted
 from seglab.tracking import RunInfo, open_store, start_run
 from seglab.tracking.artifacts import list_artifacts
 

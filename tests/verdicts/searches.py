@@ -120,12 +120,14 @@ def search_planted(study: Study, store: Store, number: int) -> dict[str, Any]:
     document = dict(study.document) | {"name": f"planted {number}"}
     document["search"] = {**document["search"], "seed": number}
 
-    def open_planted(plan: Plan, store: Store, data: StudyData) -> PlantedRun:
+    def open_planted(
+        plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
+    ) -> PlantedRun:
         return PlantedRun(plan, store, data, f"search {number}")
 
     replaced: Mapping[str, Any] = {
         "search.trials.open_run": open_planted,
-        "ablation.open_run": open_planted,
+        "experiment.open_run": open_planted,
         "ablation._report": lambda study, store, parent: None,
         "search.run.publish": lambda study, queue, log: sum_up(study, queue, log.run_id),
     }

@@ -15,13 +15,14 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData, share_patients
+from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import one_at_a_time, open_items
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm
 from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
-from seglab.studies.workers import Interrupted, run_items
+from seglab.studies.workers import run_items
 from seglab.tracking import (
     RunInUse,
     RunLog,

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
 from seglab.core.search import Pruner, Range, Search, Value
-from seglab.studies.experiment import FINISHED, OpenRun, Plan, find_twins, open_run
+from seglab.studies.experiment import FINISHED, Interrupted, OpenRun, Plan, find_twins, open_run
 from seglab.studies.queue import Params, Queue
 from seglab.studies.search.space import Space
-from seglab.studies.workers import Context, Interrupted, with_threads
+from seglab.studies.workers import Context, with_threads
 from seglab.tracking import tags
 
 DICE = "val/dice"
