@@ -47,8 +47,9 @@ _VISITS = {
     r"(UPENN-GBM-\d{5})_\d{2}": "time point in the name (UPENN-GBM)",
     r"(UCSF-PDGM-\d{4})(?:_FU\d+d?)?": "follow-up in the name (UCSF-PDGM)",
     r"(sub-[A-Z0-9]+)_ses-[A-Z0-9]+": "session in the name (BIDS)",
-    r"(.+?)[_-](?:ses|session|visit|time[_-]?point|tp|week|scan|fu)[_-]?[0-9A-Z]*\d.*":
-        "session, visit or time point in the name",
+    # Behind a number only: glioma_scan_001 and case_tp53_001 name no person.
+    r"(.+?)[_-](?:ses|session|visit|time[_-]?point|week|fu|(?<=\d.)(?:tp|scan))"
+    r"(?:\d|[_-][0-9A-Z]*\d).*": "session, visit or time point in the name",
 }  # fmt: skip
 """Name of a patient, the person in brackets → the rule."""
 
@@ -240,15 +241,19 @@ class NameMapping:
         for (first, _), *more in keys.values():
             for key, _ in more:
                 root[find(key)] = find(first)
-        rules = {
-            name: [rule for key, rule in found if shared[key] > 1] for name, found in keys.items()
+        return {
+            name: Person(
+                find(found[0][0]),
+                ", ".join(dict.fromkeys(rule for key, rule in found if shared[key] > 1)),
+            )
+            for name, found in keys.items()
         }
-        return {name: Person(find(name), ", ".join(dict.fromkeys(rules[name]))) for name in keys}
 
     def _keys(self, patient_id: str) -> Iterator[tuple[str, str]]:
-        """(person, rule) by each rule that knows the name; at last the name itself."""
+        """(person, rule) by ``data.persons``, else each rule that knows it, and the name itself."""
         if patient_id in self.listed:
             yield self.listed[patient_id], "data.persons"
+            return
         if patient_id in self.persons:
             yield self.persons[patient_id], MAPPING
         if tcga := tcga_person(patient_id):

@@ -172,6 +172,7 @@ def test_every_alias_leads_to_the_same_person(mapping: NameMapping) -> None:
         ("sub-01_ses-pre", "sub-01_ses-post", "BIDS"),
         ("Patient-003_week-000-1", "Patient-003_week-044", "time point"),
         ("P12_timepoint_1", "P12_timepoint_2", "time point"),
+        ("P12_scan-1", "P12_scan-2", "time point"),
         ("TCGA_CS_4941_19960909", "TCGA-CS-4941", "TCGA"),
     ],
 )
@@ -191,6 +192,9 @@ def test_visits_of_one_person_are_joined_and_the_rule_is_said(
         ("BraTS-GLI-00145-000", "BraTS-GLI-00146-000"),
         ("sub-01_ses-1", "sub-11_ses-1"),
         ("case_1", "case_2"),
+        ("glioma_scan_000", "glioma_scan_005"),
+        ("case_tp53_001", "case_tp53_002"),
+        ("P1_scanner1", "P1_scanner2"),
         ("UPENN-GBM-00001_11", "UPENN-GBM-00011_11"),
     ],
 )
@@ -202,13 +206,20 @@ def test_different_persons_stay_apart(names: tuple[str, str]) -> None:
 
 def test_rules_join_through_one_another(mapping: NameMapping, tmp_path: Path) -> None:
     listed = tmp_path / "persons.csv"
-    listed.write_text("patient,person,site\nscan A,x,Oslo\nBraTS-GLI-00001-001,x,\n")
+    listed.write_text("patient,person,site\nscan A,BraTS-GLI-00001,Oslo\n")
     names = ["scan A", "BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "scan B"]
     found = NameMapping.find([], listed)
     people = found.people(names)
     assert len({people[name].name for name in names[:3]}) == 1
-    assert people[names[2]].rule == "data.persons, visit in the name (BraTS 2023)"
+    assert people["scan A"].rule == "data.persons"
     assert people["scan B"].rule == ""
+
+
+def test_the_table_of_persons_parts_what_names_join(tmp_path: Path) -> None:
+    listed = tmp_path / "persons.csv"
+    listed.write_text("patient,person\nP1_visit_1,a\nP1_visit_2,b\n")
+    people = NameMapping.find([], listed).people(["P1_visit_1", "P1_visit_2"])
+    assert [person.name for person in people.values()] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
