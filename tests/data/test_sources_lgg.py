@@ -37,6 +37,12 @@ def read_only_patient(root: Path, *modalities: str) -> Volume:
     return source.read(patient, modalities or ("flair",))
 
 
+@pytest.mark.parametrize("name", ["lgg-tif", "brats-h5"])
+def test_labels_that_the_set_cannot_hold_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"data\.labels: brats2017 is none of {name}'s: auto, bin"):
+        open_source(name, tmp_path, labels="brats2017")
+
+
 def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         write_slice(tmp_path / "kaggle_3m" / CASE, number)

@@ -43,6 +43,7 @@ class Source(ABC):
     upright: ClassVar[bool]  # whether rows run from top to bottom; otherwise show ``slice.T``
     mirror_axis: ClassVar[int]  # axis of a slice (0 rows, 1 columns) along which left and right lie
     suffixes: ClassVar[tuple[str, ...]]  # of the files, in lower case
+    conventions: ClassVar[tuple[str, ...]] = tuple(CONVENTIONS)  # of labels that it can hold
 
     def __init__(
         self,
@@ -51,8 +52,9 @@ class Source(ABC):
         persons: Path | None = None,
         paths: Sequence[Path] | None = None,
     ) -> None:
-        if labels not in ("auto", *CONVENTIONS):
-            raise UserError(f"data.labels: {labels} is none of auto, {', '.join(CONVENTIONS)}")
+        if labels not in ("auto", *self.conventions):
+            known = ", ".join(self.conventions)
+            raise UserError(f"data.labels: {labels} is none of {self.name}'s: auto, {known}")
         self.root, self.labels, self.persons = Path(root), labels, persons
         if paths is not None:
             self._paths = tuple(paths)
@@ -120,6 +122,7 @@ class SliceFiles(Source):
     example: ClassVar[str]  # such a name, for errors
     first_number: ClassVar[int]
     name_ends: ClassVar[tuple[str, ...]]  # of the files of a slice, behind its number
+    conventions = ("binary",)
 
     def list_patients(self, *, strict: bool) -> list[Patient]:
         """Group the files by case, in the order of their numbers; see ``Source``."""
