@@ -43,6 +43,7 @@ OUTSIDE, FEW_PX = 0.1, 100
 """Part of a mask that may lie on the background (at most 0.002 in 18 skull-stripped volumes), and
 so few pixels that say nothing as long as they are less than half of the mask."""
 
+ROUNDING = 1e-5  # by which the slope of a header may move a label
 _ERAS = {
     r"BraTS-GLI-\d{5}-1\d\d": "brats2024",
     r"BraTS-PED-.+": "brats-ped",  # 1 is its enhancing tumour
@@ -104,7 +105,7 @@ def read_labels(
     """
     inside = stored != 0
     marked = _whole_numbers(path, stored[inside])
-    values = [int(value) for value in np.unique(marked)]
+    values = [int(value) for value in np.unique(marked) if value]
     if chosen == "auto" and listed is not None:
         convention, canonical = LISTED, listed
     else:
@@ -126,8 +127,8 @@ def read_labels(
 
 def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
     with np.errstate(invalid="ignore"):
-        whole = marked.astype(np.uint8)
-    odd = marked[whole != marked]
+        whole = np.rint(marked).astype(np.uint8)
+    odd = marked[~(np.abs(whole - marked.astype(np.float64)) <= ROUNDING)]
     if odd.size:
         nan = "mask values that are NaN; " if (odd != odd).any() else ""
         told = f"{path} holds {nan}labels {_some(np.unique(odd))}: labels are whole numbers from 0"
@@ -157,7 +158,7 @@ def _convention(path: Path, values: list[int], name: str) -> str:
 
 
 def _some(values: Any) -> str:
-    return ", ".join(f"{value:g}" for value in values[:5]) + (", …" if len(values) > 5 else "")
+    return ", ".join(f"{value:.8g}" for value in values[:5]) + (", …" if len(values) > 5 else "")
 
 
 def canonical_names(names: Mapping[str, Any]) -> dict[int, int] | None:

@@ -58,7 +58,7 @@ def one_scale(slices: Sequence[Array] | Array) -> tuple[NDArray[np.float32], boo
 
 
 def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | None:
-    """Turn one slice (H, W) of z-scores into whole numbers, 0 where it is background.
+    """Turn one slice (H, W) of z-scores, also rounded to float32, into whole numbers, 0 outside.
 
     Returns levels (H, W), and how many distinct values are not background (below ``SURE`` a
     common factor may be missing). None where the values are not equally spaced.
@@ -75,6 +75,8 @@ def restore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], int] | No
         step = _common_step(distinct)
         if step is None:
             return None
+        highest = float(np.abs(distinct).max())
+        step = highest / round(highest / step)  # one gap of rounded scores tells it less exactly
         numbers = values / step
         rounded = np.rint(numbers)
         if np.abs(numbers - rounded).max() < TOLERANCE:

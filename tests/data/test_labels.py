@@ -44,6 +44,7 @@ def read(
         ((1, 2, 3, 4), "BraTS-GLI-02062-101", "brats2024", (CORE, OEDEMA, ENHANCING, NONE)),
         ((1,), "BraTS20_Training_001", "binary", (TUMOUR,)),
         ((255,), "", "binary", (TUMOUR,)),
+        ((1.0, 1.99999998, 1e-7), "", "brats2017", (CORE, OEDEMA, NONE)),
         ((), "", "brats2017", ()),
     ],
 )
@@ -88,6 +89,7 @@ def test_labels_3_and_4_are_told_with_the_convention() -> None:
         ((1, 3), "brats2017", "labels 3, which brats2017 does not have .its labels: 1, 2, 4"),
         ((2,), "binary", "labels 2, which binary"),
         ((0.25, 0.5, 1.0), "auto", "labels 0.25, 0.5: labels are whole numbers"),
+        ((1.0, 2.00002), "auto", "labels 2.00002: labels are whole numbers"),
         ((-1, 1), "auto", "labels -1: labels are whole numbers from 0 to 255"),
         ((300, 1), "auto", "labels 300: "),
         ((float("nan"), 1.0), "auto", "mask values that are NaN"),

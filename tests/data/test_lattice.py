@@ -37,6 +37,12 @@ def test_whole_numbers_come_back(seed: int, brightest: int) -> None:
     np.testing.assert_array_equal(restored, image)
 
 
+def test_whole_numbers_come_back_from_scores_that_were_rounded() -> None:
+    image = head(brightest=400)
+    rounded = [scores.astype(np.float32) for scores in z_scored(image)]
+    np.testing.assert_array_equal(one_scale(rounded)[0], image)
+
+
 def test_numbers_with_a_fraction_keep_their_scores() -> None:
     image = head().astype(np.float64)
     image[3] += np.random.default_rng(1).normal(0, 0.3, (48, 48)) * (image[3] > 0)
