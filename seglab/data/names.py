@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from seglab.core.config import MODALITIES
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.data.labels import canonical_names
@@ -82,10 +83,10 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
 
     If ``strict``, two files of one modality and patient are a UserError, and files that tell no
     modality are passed over; otherwise these are patients of their own. A damaged
-    ``dataset.json`` among ``paths`` is a UserError.
+    ``dataset.json`` among ``paths`` is a UserError, and so is one that leads to no patient.
     """
     paths = tuple(paths)
-    datasets = {path.parent: _read_dataset(path) for path in paths if path.name == DATASET}
+    datasets = {path.parent: read_dataset(path) for path in paths if path.name == DATASET}
     cases: dict[tuple[str, Path], Patient] = {}
     labels: list[Path] = []
     others: list[Path] = []
@@ -113,11 +114,18 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
     _assign(labels, found)
     if not strict:
         found += _unnamed(others, {case.patient_id for case in found})
+    elif not found and datasets:
+        folder, (listed, _) = next(iter(datasets.items()))
+        told = f"{folder / DATASET} names the channels {', '.join(listed.values()) or 'nothing'}"
+        raise UserError(f"{told}; no image beside it is one of {', '.join(MODALITIES)}")
     return sorted(found, key=lambda case: natural_key(case.patient_id))
 
 
-def _read_dataset(path: Path) -> tuple[dict[int, str], dict[int, int] | None]:
-    """Place → modality or UNNAMED, label → canonical one: a dataset.json of nnU-Net or the MSD."""
+def read_dataset(path: Path) -> tuple[dict[int, str], dict[int, int] | None]:
+    """Place → modality or another name, label → canonical one: dataset.json of nnU-Net or the MSD.
+
+    A UserError where it is damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         named = dict(found.get("channel_names") or found.get("modality") or {})
@@ -125,7 +133,7 @@ def _read_dataset(path: Path) -> tuple[dict[int, str], dict[int, int] | None]:
         labels = canonical_names(dict(found.get("labels") or {}))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not the description of a data set: {error}") from error
-    return {place: WORDS.get(word, UNNAMED) for place, word in words.items()}, labels
+    return {place: WORDS.get(word, word) for place, word in words.items()}, labels
 
 
 def _images(
@@ -137,7 +145,7 @@ def _images(
         if match and int(match[2]) in listed:
             stem, listed = match[1], {0: listed[int(match[2])]}
         for place, modality in listed.items():
-            if modality != UNNAMED:
+            if modality in MODALITIES:
                 yield stem, modality, place if len(listed) > 1 else None
     elif listed is not None and path.parent.name.startswith("labels"):
         return

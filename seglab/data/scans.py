@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.names import UNNAMED, nifti_stem
+from seglab.data.names import DATASET, UNNAMED, nifti_stem, read_dataset
 from seglab.data.sources.base import Source, check_image, walk
 from seglab.data.sources.brats_h5 import SPACING_MM, BratsH5
 from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
@@ -54,13 +54,16 @@ class Scan:
 
         Raises UserError where one is missing, unreadable, not what its suffix says, or no image.
         """
-        volume = self.source.read(self.patient, self.modalities, with_labels=False)
-        if set(self.patient.label_files) & set(self.seen):
-            try:
-                self.source.read(self.patient, self.modalities)
-            except UserError as error:
-                told = f"its segmentation could not be used for training: {error}"
-                volume = replace(volume, remarks=(*volume.remarks, told))
+        has_mask = not set(self.patient.label_files).isdisjoint(self.seen)
+        try:
+            volume = self.source.read(self.patient, self.modalities, with_labels=has_mask)
+            volume = replace(volume, labels=np.zeros_like(volume.labels))
+        except UserError as error:
+            if not has_mask:
+                raise
+            volume = self.source.read(self.patient, self.modalities, with_labels=False)
+            told = f"its segmentation could not be used for training: {error}"
+            volume = replace(volume, remarks=(*volume.remarks, told))
         for modality, image in zip(self.modalities, volume.images, strict=True):
             check_image(self.patient.images.get(modality, (self.path,))[0], image)
         return volume
@@ -102,6 +105,12 @@ def find_scans(
         except UserError as error:
             failed.append((path, str(error)))
     paths = list(dict.fromkeys(path for found in given.values() for path in found))
+    for table in [path for path in paths if path.name == DATASET]:
+        try:
+            read_dataset(table)
+        except UserError as error:
+            failed.append((table, str(error)))
+            paths = [path for path in paths if table.parent not in path.parents]
     scans: list[Scan] = []
     for kind in KINDS:
         source = kind(Path(), paths=paths)

@@ -81,6 +81,13 @@ def test_channels_of_another_kind_are_no_patients(tmp_path: Path) -> None:
     assert second.channels == {"flair": 1}
 
 
+def test_a_dataset_without_the_four_modalities_is_named_with_its_channels(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "D", channel_names={"0": "SWI", "1": "ADC"})
+    said = r"D/dataset\.json names the channels swi, adc; no image beside it is one of flair, t1,"
+    with pytest.raises(UserError, match=said):
+        found(tmp_path, dataset, "D/imagesTr/a_0000.nii", "D/imagesTr/a_0001.nii")
+
+
 def test_volumes_of_four_modalities_are_told_by_their_dataset(tmp_path: Path) -> None:
     labels = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
     dataset = write_dataset(tmp_path / "Task01", modality=BRATS, labels=labels)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from seglab.cli.main import main
 from seglab.data.scans import find_scans
+from seglab.data.sources import brats_nifti
 from seglab.studies.prediction import Predictions, predict
 from tests.studies.bright_front import make_bundle
 
@@ -208,6 +209,31 @@ def test_a_segmentation_beside_the_scan_is_judged_too(scan: Path, tmp_path: Path
     write_nifti(mask, (head() > 1000).astype(np.uint8), BRATS)
     one = only(predict(make_bundle(), [scan.parent], tmp_path / "out"))
     assert not any("segmentation" in text for text in one.warnings)
+
+
+def test_a_scan_with_a_segmentation_is_read_once(
+    scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nifti(scan.parent / "case_seg.nii.gz", (head() > 1000).astype(np.uint8), BRATS)
+    reader, read = brats_nifti.read_nifti, []
+
+    def read_nifti(path: Path) -> Any:
+        read.append(path.name)
+        return reader(path)
+
+    monkeypatch.setattr(brats_nifti, "read_nifti", read_nifti)
+    ((found,), _) = find_scans([scan.parent], ("flair",))
+    assert not found.read().labels.any()
+    assert read == ["case_flair.nii.gz", "case_seg.nii.gz"]
+
+
+def test_a_broken_dataset_json_is_named_and_stops_no_other_scan(scan: Path) -> None:
+    broken = scan.parent / "set" / "dataset.json"
+    write_nifti(scan.parent / "set" / "c_flair.nii", head(), BRATS)
+    broken.write_text('{"labels": [')
+    (found,), ((path, reason),) = find_scans([scan.parent], ("flair",))
+    assert (found.path, path) == (scan, broken)
+    assert "dataset.json is not the description" in reason
 
 
 def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_path: Path) -> None:
