@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from seglab.core.documents import json_text
-from seglab.core.errors import TrainingDiverged, UserError
+from seglab.core.errors import TrainingDiverged, UserError, nearest
 from seglab.tracking.errors import print_traceback, redact
 
 DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -32,7 +33,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> Any:
-        """Exit with status 2 and one line."""
+        """Exit with status 2 and one line, which names the nearest option or choice."""
+        known = [option for action in self._actions for option in action.option_strings]
+        if found := re.search(r"unrecognized arguments: (-[^\s=]+)", message):
+            message += nearest(found[1], known)
+        elif found := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message):
+            message += nearest(found[1], re.findall(r"[\w-]+", found[2]))
         self.exit(USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from seglab.core.errors import UserError, first_line
+from seglab.core.errors import UserError, first_line, nearest
 
+SUFFIXES = (".yaml", ".yml")
 MAX_BYTES = 200_000
 """The largest YAML file that is read, which takes PyYAML up to two seconds."""
 COMPONENTS = ("model", "loss", "augment")
@@ -77,7 +78,9 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"{asked}{path}: no such file") from None
+        folders = (Path("experiments").rglob("*"), Path().glob("*"), path.parent.glob("*"))
+        known = {one.name: one for found in folders for one in found if one.suffix in SUFFIXES}
+        raise UserError(f"{asked}{path}: no such file{nearest(path.name, known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{asked}{path}: cannot be read: {error}") from None
     chain = (*_seen, path.resolve())

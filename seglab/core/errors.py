@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -38,14 +38,20 @@ def as_warning(what: str) -> Iterator[None]:
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the closest choice, or an empty string."""
-    matches = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    """Return ``" (did you mean 'x'?)"`` for the closest choice, or an empty string.
+
+    Of a mapping the keys are compared, and the value of the closest is shown.
+    """
+    shown = choices if isinstance(choices, Mapping) else {choice: choice for choice in choices}
+    matches = difflib.get_close_matches(str(name), shown, n=1, cutoff=0.5)
+    return f" (did you mean '{shown[matches[0]]}'?)" if matches else ""
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UserError:
     """Build the error for a name that is not among ``choices``."""
     allowed = sorted(choices)
+    if not allowed:
+        return UserError(f"unknown {kind} '{name}': there is none")
     return UserError(
         f"unknown {kind} '{name}'{nearest(name, allowed)}; choose one of: {', '.join(allowed)}"
     )

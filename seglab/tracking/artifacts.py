@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.errors import UserError, unknown_name
+from seglab.core.errors import UserError, nearest, unknown_name
 from seglab.core.machine import progress
 from seglab.learning.bundle import CARD, WEIGHTS, ModelBundle
 from seglab.tracking.environment import PACKAGE
@@ -234,7 +234,8 @@ def find_registered(store: Store, text: str) -> Registered:
         raise unknown_name("model", name, known)
     absent = alias if version is None else f"version {version}"
     aliases = ", ".join(known[name]) or "none"
-    raise UserError(f"model '{name}' has no {absent}; its aliases: {aliases}")
+    hint = nearest(absent, known[name])
+    raise UserError(f"model '{name}' has no {absent}{hint}; its aliases: {aliases}")
 
 
 def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:

@@ -60,6 +60,52 @@ def test_a_command_that_is_none_is_answered(capsys: Capture, given: list[str], t
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["run_experiment", "a.yaml", "--dryrun"], "did you mean '--dry-run'"),
+        (["run_experiment", "a.yaml", "--worker", "2"], "did you mean '--workers'"),
+        (["data", "phantom", "--out", "x", "--patient", "3"], "did you mean '--patients'"),
+        (["data", "phantom", "--out", "x", "--layout", "nifty"], "did you mean 'nifti'"),
+    ],
+)
+def test_a_misspelt_option_is_answered_with_the_nearest(
+    capsys: Capture, given: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.main(given[1:]) if given[0] == "run_experiment" else main(given)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("loses.yaml", "did you mean 'experiments/losses.yaml'"),
+        ("experiments/loses.yml", "did you mean 'experiments/losses.yaml'"),
+        ("losses", "did you mean 'experiments/losses.yaml'"),
+        ("unet.yaml", "did you mean 'experiments/sweeps/unet.yaml'"),
+        ("min.yaml", "did you mean 'mine.yaml'"),
+        ("mine.yaml data.root=phantms", "did you mean 'phantoms'"),
+        ("mine.yaml --arms dice", "unknown arm 'dice': there is none"),
+    ],
+)
+def test_a_file_or_folder_that_is_none_is_answered_with_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, given: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.yaml", "experiments/losses.yaml", "experiments/sweeps/unet.yaml"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("data: {source: brats-h5, root: nowhere}\n")
+    Path("phantoms").mkdir()
+    assert train.main(given.split()) == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert printed.count("\n") == 1
+
+
 def test_the_list_of_commands_names_all(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     told = capsys.readouterr().out

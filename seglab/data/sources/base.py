@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import Data
-from seglab.core.errors import UserError, first_line
+from seglab.core.errors import UserError, first_line, nearest
 from seglab.core.registry import SOURCES
 from seglab.data.labels import CONVENTIONS, LabelMap, check_on_image
 from seglab.data.names import PHANTOM, UNNAMED, NameMapping, natural_key, same_name
@@ -256,7 +256,8 @@ def walk(root: Path) -> Iterator[Path]:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         where = "" if root.is_absolute() else f" (it was looked for in {Path.cwd()})"
-        raise UserError(f"data root {root} {what}{where}")
+        beside = [one.name for one in root.parent.glob("*") if one.is_dir()]
+        raise UserError(f"data root {root} {what}{where}{nearest(root.name, beside)}")
     seen: set[str] = set()
     for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):
         is_new = (real := os.path.realpath(folder)) not in seen
