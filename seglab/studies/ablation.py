@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,9 +27,9 @@ from seglab.studies.experiment import (
     train_one,
 )
 from seglab.studies.queue import OUR_FAULT, NotOurs, Params, State, one_at_a_time
-from seglab.studies.report.page import log_ablation_report
+from seglab.studies.report.page import Report, log_ablation_report, report_ablation
 from seglab.studies.results import arm_hash
-from seglab.studies.tuning import apply_values, best_values, tuning_plans
+from seglab.studies.tuning import best_values, plans_of, tuning_plans
 from seglab.studies.workers import Context, run_items, with_threads
 from seglab.tracking import (
     RunInUse,
@@ -43,6 +43,8 @@ from seglab.tracking import (
 )
 
 MAX_REASON = 300
+CONFIRMATION = "-confirmation"
+"""Ends the name of the experiment that confirms a search."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ def _run_ablation(
     data = SharedData()
     # The baseline's data names the parent: it stays when arms are added or moved.
     reference = data.of(study.reference)
+    if not fresh and (done := find_finished(study, store, data)) is not None:
+        return done
     with one_at_a_time(study, store.folder):
-        parent = open_parent(study, store, reference, fresh=fresh)
+        parent = open_parent(study, store, reference, fresh=fresh, is_confirmation=bool(confirms))
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
         given = study.document.get("baseline")
         baseline = given or store.get_run(parent.run_id).tags.get(tags.BASELINE)
@@ -159,10 +163,37 @@ def _run_ablation(
             if run.error and not reasons[run.arm]:  # some fail before a run can carry it
                 reasons[run.arm] = run.error[:MAX_REASON]
         parent.tags({tags.FAILURES: _added(parent, tags.FAILURES, reasons)})
-        report = _report(study, store, parent)
+        with one_at_a_time(study, store.folder):
+            report = _report(log_ablation_report, store, parent)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
+
+
+def find_finished(study: Study, store: Store, data: SharedData) -> StudyOutcome | None:
+    """What this ablation came to, if all of it is done: its runs and their parent stay as is."""
+    hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
+    identity = _identity(study, data.of(study.reference))
+    if given := study.document.get("baseline"):
+        identity[tags.BASELINE] = str(given)
+    for parent in store.find_runs(study.name, identity, ["FINISHED"]):
+        recorded = json.loads(parent.tags.get(tags.ARMS, "{}"))
+        if tags.VERDICTS not in parent.tags or not hashes.items() <= recorded.items():
+            continue
+        values = json.loads(parent.tags.get(tags.TUNED, "{}"))
+        plans = plans_of(study, parent.run_id, values)
+        found = (_find_twin(plan, store, data) for plan in plans.values())
+        runs = [one for one in found if one is not None]
+        if len(runs) == len(plans):
+            report = _report(report_ablation, store, parent)
+            return StudyOutcome(study.name, parent.run_id, runs, report)
+    return None
+
+
+def _find_twin(plan: Plan, store: Store, data: SharedData) -> Outcome | None:
+    with suppress(UserError):  # an arm whose data cannot be opened has no run either
+        return finished_twin(plan, store, data.of(plan.config))
+    return None
 
 
 def _added(parent: RunLog, tag: str, arms: Mapping[str, Any]) -> str:
@@ -171,28 +202,41 @@ def _added(parent: RunLog, tag: str, arms: Mapping[str, Any]) -> str:
     return json.dumps({**json.loads(recorded), **arms})
 
 
-def open_parent(study: Study, store: Store, data: StudyData, *, fresh: bool) -> RunLog:
+def open_parent(
+    study: Study,
+    store: Store,
+    data: StudyData,
+    *,
+    fresh: bool,
+    is_confirmation: bool = False,
+) -> RunLog:
     """Find the parent run of this ablation, on the same data and code, or start one.
 
     Arms and seeds may be added to an ablation later: they join the same parent, which keeps
     those that this study does not have.
     What all arms share may not change, or they would no longer differ in one thing only.
     """
-    identity = {
+    identity = _identity(study, data)
+    for run in [] if fresh else store.find_runs(study.name, identity):
+        # Machines that share a queue share the parent too, also one that another machine began.
+        if study.storage is not None or store.may_continue(run):
+            with suppress(RunInUse):
+                return resume_run(store, run.run_id)
+    name = f"{study.name} · ablation"
+    if is_confirmation:
+        name = f"{study.name.removesuffix(CONFIRMATION)} · confirmation"
+    return start_run(store, study.name, name, {**environment_tags(), **identity})
+
+
+def _identity(study: Study, data: StudyData) -> dict[str, str]:
+    """Tags that make two parent runs the same ablation."""
+    return {
         tags.KIND: "ablation",
         tags.CONFIG_HASH: shared_hash(study),
         tags.SPLIT_HASH: data.split.hash,
         tags.DATA_HASH: data.cache.data_hash,
         tags.CODE_HASH: code_hash(),
     }
-    for run in [] if fresh else store.find_runs(study.name, identity):
-        # Machines that share a queue share the parent too, also one that another machine began.
-        if study.storage is not None or store.may_continue(run):
-            with suppress(RunInUse):
-                return resume_run(store, run.run_id)
-    return start_run(
-        store, study.name, f"{study.name} · ablation", {**environment_tags(), **identity}
-    )
 
 
 def shared_hash(study: Study) -> str:
@@ -206,11 +250,10 @@ def shared_hash(study: Study) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _report(study: Study, store: Store, parent: RunLog) -> str | None:
+def _report(write: Callable[[Store, Any], Report], store: Store, parent: object) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
     try:
-        with one_at_a_time(study, store.folder):
-            written = log_ablation_report(store, parent)
+        written = write(store, parent)
     except Exception as error:  # whatever it is, the runs are finished
         print(f"no report: {first_line(error)}", file=sys.stderr)
         return None
@@ -250,10 +293,7 @@ def _carry_out(
 
 
 def _outcome(plan: Plan, state: State | None, context: Context) -> Outcome:
-    twin = None
-    with suppress(UserError):  # an arm whose data cannot be opened has no run either
-        twin = finished_twin(plan, context.store, context.data.of(plan.config))
-    if twin is None:
+    if (twin := _find_twin(plan, context.store, context.data)) is None:
         error = "not done" if state is None else state.error
         our_fault = state is not None and OUR_FAULT in state.last.user_attrs
         return plan.outcome("", FAILED, {}, error=error, our_fault=our_fault)
@@ -296,28 +336,3 @@ class ArmItems:
             return twin
         print(f"run {number} of {len(self._plans)}: {plan.run_name}", file=sys.stderr)
         return train(plan, context.store, data, stop=context.stop)
-
-
-def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None) -> dict[str, Plan]:
-    """Every run by its key in the queue: all arms with the first seed and fold, then the next.
-
-    In this order an ablation that is stopped early still compares every arm.
-
-    Args:
-        study: of the arms.
-        parent_run_id: of the runs.
-        values: tuned values of each arm; None plans the tuning runs.
-    """
-    if values is None:
-        plans = [plan for tries in tuning_plans(study, parent_run_id).values() for plan in tries]
-    else:
-        plans = []
-        for seed in study.seeds:
-            for fold in study.folds:
-                for arm, config in study.arms.items():
-                    split = config.split.model_copy(update={"fold": fold})
-                    tuned = apply_values(config, arm, values[arm]) if arm in values else config
-                    own = {tags.ARM_HASH: arm_hash(config), tags.FOLD: str(fold)}
-                    tuned = tuned.model_copy(update={"seed": seed, "split": split})
-                    plans.append(Plan(tuned, arm, parent_run_id=parent_run_id, tags=own))
-    return {f"{plan.run_name} · {plan.config.hash()}": plan for plan in plans}

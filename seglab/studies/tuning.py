@@ -1,4 +1,4 @@
-"""Nuisance parameters re-tuned for every arm: the same trials, drawn before anything is seen."""
+"""The runs of an ablation, and before them its tuning: the same trials for every arm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seglab.core.search import Range, Value
 from seglab.core.study import Study, Tune, build_run
 from seglab.studies.experiment import FINISHED, Outcome, Plan
 from seglab.studies.results import arm_hash
-from seglab.tracking.tags import ARM_HASH, TUNES, TUNING, VALUES
+from seglab.tracking.tags import ARM_HASH, FOLD, TUNES, TUNING, VALUES
 
 DRAWS_SEED = 0
 TUNING_SEED = 1_000_000  # of every tuning run; no arm is compared with it
@@ -88,6 +88,31 @@ def tuning_plans(study: Study, parent_run_id: str) -> dict[str, list[Plan]]:
             for number, values in enumerate(points)
         ]
     return planned
+
+
+def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None) -> dict[str, Plan]:
+    """Every run by its key in the queue: all arms with the first seed and fold, then the next.
+
+    In this order an ablation that is stopped early still compares every arm.
+
+    Args:
+        study: of the arms.
+        parent_run_id: of the runs.
+        values: tuned values of each arm; None plans the tuning runs.
+    """
+    if values is None:
+        plans = [plan for tries in tuning_plans(study, parent_run_id).values() for plan in tries]
+    else:
+        plans = []
+        for seed in study.seeds:
+            for fold in study.folds:
+                for arm, config in study.arms.items():
+                    split = config.split.model_copy(update={"fold": fold})
+                    tuned = apply_values(config, arm, values[arm]) if arm in values else config
+                    own = {ARM_HASH: arm_hash(config), FOLD: str(fold)}
+                    tuned = tuned.model_copy(update={"seed": seed, "split": split})
+                    plans.append(Plan(tuned, arm, parent_run_id=parent_run_id, tags=own))
+    return {f"{plan.run_name} · {plan.config.hash()}": plan for plan in plans}
 
 
 def apply_values(config: RunConfig, arm: str, values: Mapping[str, Value]) -> RunConfig:

@@ -15,7 +15,7 @@ from typing import Any
 from seglab.core.documents import finite, merge, nest
 from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
-from seglab.studies.ablation import run_study
+from seglab.studies.ablation import CONFIRMATION, run_study
 from seglab.studies.comparison import compare_ablation
 from seglab.studies.results import collect
 from seglab.studies.search.results import SearchOutcome
@@ -62,12 +62,8 @@ def confirm(
     }
     told |= {"search_value": best.values[0], "search_gain": gain}
     ablation, report = confirmation_study(study, outcome), None
-    if split.folds:
-        told["reason"] = NO_PATIENTS
-    elif ablation is None:
-        told["reason"] = "no trial of another config than the base config is complete"
-    elif told["winner"] not in ablation.arms:
-        told["reason"] = "the base config is the best of the search itself"
+    if isinstance(ablation, str):
+        told["reason"] = ablation
     else:
         confirmed = run_study(
             ablation, parent.store, confirms=parent.run_id, workers=workers, deadline=deadline
@@ -85,9 +81,11 @@ def confirm(
     return report, str(told["text"])
 
 
-def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:
-    """Make the ablation; None where nothing but the base is there to confirm."""
+def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | str:
+    """Make the ablation that confirms the best trials, or say why there is none."""
     assert study.search is not None
+    if study.run.split.folds:
+        return NO_PATIENTS
     space, wanted = Space.of(study), study.search.confirm
     arms: dict[str, Any] = {BASE_ARM: {}}
     known = {study.run.hash()}
@@ -97,15 +95,17 @@ def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | None:
             known.add(config.hash())
             arms[f"trial {row.number:03d}"] = nested(row.params)
     if len(arms) == 1:
-        return None
+        return "no trial of another config than the base config is complete"
+    if outcome.best is None or f"trial {outcome.best.number:03d}" not in arms:
+        return "the base config is the best of the search itself"
     shared = {key: value for key, value in study.document.items() if key != "search"}
     own = {
-        "name": f"{study.name[:86]}-confirmation",
+        "name": f"{study.name[:86]}{CONFIRMATION}",
         "arms": arms,
         "baseline": BASE_ARM,
         "seeds": list(wanted.seeds),
         "storage": study.search.storage,
-        "split": {"redraw": 0 if study.run.split.folds else study.run.split.redraw + 1},
+        "split": {"redraw": study.run.split.redraw + 1},
     }
     return resolve_study(merge(shared, own))
 

@@ -20,7 +20,7 @@ from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import BASE_KEY, RUN, THREADS
 from seglab.studies.workers import with_threads
-from seglab.tracking import RunLog
+from seglab.tracking import RunLog, Store
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """How a trial ended."""
@@ -163,17 +163,27 @@ def write_best(path: Path, study: Study, queue: Queue, best: TrialRow) -> None:
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
-    """Write and log everything that can be said of the study as it stands."""
-    assert study.search is not None
-    outcome = summarise(study, queue, parent.run_id)
+def on_disk(study: Study, queue: Queue, store: Store, parent_run_id: str) -> SearchOutcome:
+    """Sum up the search, and write its best config as a file that runs."""
+    outcome = summarise(study, queue, parent_run_id)
     if outcome.best is None:
         return outcome
-    folder = parent.store.folder / "searches"
+    folder = store.folder / "searches"
     folder.mkdir(parents=True, exist_ok=True)
     best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
     write_best(best_config, study, queue, outcome.best)
-    parent.text(best_config.read_text(encoding="utf-8"), "best.yaml")
+    return replace(outcome, best_config=best_config, report=report if report.exists() else None)
+
+
+def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
+    """Write and log everything that can be said of the study as it stands."""
+    assert study.search is not None
+    outcome = on_disk(study, queue, parent.store, parent.run_id)
+    if outcome.best is None or outcome.best_config is None:
+        return outcome
+    parent.metrics({"val/dice": outcome.best.values[0]}, step=len(outcome.rows))
+    parent.text(outcome.best_config.read_text(encoding="utf-8"), "best.yaml")
+    report = outcome.best_config.with_name(f"{study.name}.html")
     ended = ended_study(queue)
     base = outcome.base.values[0] if outcome.base else None
     second = study.search.second_objective
@@ -185,7 +195,7 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
         parent.text(ended.trials_dataframe(columns).to_csv(index=False), "search/trials.csv")
         for name, figure in pictures(ended, base):
             parent.figure(figure, f"search/{name}.png")
-    return replace(outcome, best_config=best_config, report=report if report.exists() else None)
+    return replace(outcome, report=report if report.exists() else None)
 
 
 class SearchProgress:

@@ -14,15 +14,16 @@ from seglab.core.config import flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.models import build_model
+from seglab.studies.ablation import find_finished
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import Interrupted
-from seglab.studies.queue import one_at_a_time, open_items
+from seglab.studies.queue import Queue, Worker, ended_trials, one_at_a_time, open_items
 from seglab.studies.report.page import log_report
-from seglab.studies.search.confirm import confirm
-from seglab.studies.search.results import SearchOutcome, SearchProgress, publish
+from seglab.studies.search.confirm import confirm, confirmation_study
+from seglab.studies.search.results import SearchOutcome, SearchProgress, on_disk, publish
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
-from seglab.studies.workers import run_items
+from seglab.studies.workers import Context, Task, run_items
 from seglab.tracking import (
     RunInUse,
     RunLog,
@@ -63,6 +64,8 @@ def run_search(
     data = shared.of(study.run)
     _refuse_unfit(space, data)
     begun = open_study(study, space, data, store)
+    if (done := _find_finished(study, store, begun, shared)) is not None:
+        return done
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with one_at_a_time(study, store.folder):
         parent = open_sweep(study, store, begun, data)
@@ -89,6 +92,28 @@ def run_search(
         best = [outcome.best.to_text()] if outcome.best else []
         log_report(parent, study.name, *best, *filter(None, [told]))
         return replace(outcome, confirmation=report)
+
+
+def _find_finished(
+    study: Study, store: Store, begun: optuna.Study, data: SharedData
+) -> SearchOutcome | None:
+    """What this search came to, if all of it is done: its runs stay as they are."""
+    known = begun.user_attrs.get(PARENT)
+    runs = store.find_runs(study.name, {tags.KIND: "sweep"}, ["FINISHED"])
+    if known not in [run.run_id for run in runs]:
+        return None
+    before = ended_trials(begun)
+    task = Task(TrialItems, study.document, known, study.name, before, 0)
+    queue = Queue(begun, Worker(store.folder), before)
+    if not queue.is_done(TrialItems(Context(task, study, store, queue, data, lambda: False))):
+        return None
+    outcome = on_disk(study, queue, store, known)
+    if outcome.best is None or study.search is None or study.search.confirm.top == 0:
+        return outcome
+    if isinstance(ablation := confirmation_study(study, outcome), str):
+        return outcome
+    confirmed = find_finished(share_patients(ablation), store, SharedData(warn=False))
+    return None if confirmed is None else replace(outcome, confirmation=confirmed.report)
 
 
 def _refuse_unfit(space: Space, data: StudyData) -> None:
