@@ -127,7 +127,7 @@ def read_labels(
 
 def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:
     with np.errstate(invalid="ignore"):
-        whole = np.rint(marked).astype(np.uint8)
+        whole: NDArray[np.uint8] = np.rint(marked).astype(np.uint8)
     odd = marked[~(np.abs(whole - marked.astype(np.float64)) <= ROUNDING)]
     if odd.size:
         nan = "mask values that are NaN; " if (odd != odd).any() else ""
