@@ -161,10 +161,13 @@ class SingleVolume(Cache):
     """A cache of one volume in memory, for prediction; it has no labels and no folder.
 
     Settings and ``shape`` (h, w) are those of the cache that the network was trained on; a larger
-    brain gets a larger window. The modality that a cache would take decides it.
+    brain gets a larger window. The first ``inputs`` modalities are its images; of all, the first
+    of ``MODALITIES`` decides the window, as in a cache.
     """
 
-    def __init__(self, volume: Volume, settings: CacheSettings, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, volume: Volume, settings: CacheSettings, shape: tuple[int, int], inputs: int
+    ) -> None:
         read = [_levels(volume, index, settings) for index in range(len(volume.images))]
         names = [MODALITIES.index(name) for name in volume.modalities]
         brain, _, _, brain_px = read[names.index(min(names))]
@@ -173,7 +176,8 @@ class SingleVolume(Cache):
         self.shape = (max(shape[0], needed[0]), max(shape[1], needed[1]))
         box, nothing = place(extent, self.shape, settings), np.zeros_like(brain_px)
         self.images = tuple(
-            resize_images(crop(levels, box.inside(own)), self.shape) for own, levels, _, _ in read
+            resize_images(crop(levels, box.inside(own)), self.shape)
+            for own, levels, _, _ in read[:inputs]
         )
         self.row_slice, self.row_brain_px = volume.slice_indices, brain_px
         self.row_patient = nothing

@@ -32,6 +32,7 @@ class Scan:
     patient: Patient
     source: Source
     modalities: tuple[str, ...]
+    window: str | None = None  # further modality, which places the window and may be missing
 
     @property
     def _read(self) -> list[Path]:
@@ -50,23 +51,34 @@ class Scan:
         return tuple(path for path in self.patient.files if path not in read)
 
     def read(self) -> Volume:
-        """Read the modalities; a segmentation beside them is judged and not handed on.
+        """Read the modalities, and last that of the window if it is there.
 
+        A segmentation beside them is judged and not handed on.
         Raises UserError where one is missing, unreadable, not what its suffix says, or no image.
         """
+        wanted, window = self.modalities, self.window
+        if window is None or window in wanted or window not in self.patient.images:
+            volume = self._read_judging_mask(wanted)
+        else:
+            try:
+                volume = self._read_judging_mask((*wanted, window))
+            except UserError:  # a bad file that the model does not need
+                volume = self._read_judging_mask(wanted)
+        for modality, image in zip(wanted, volume.images, strict=False):
+            check_image(self.patient.images.get(modality, (self.path,))[0], image)
+        return volume
+
+    def _read_judging_mask(self, modalities: Sequence[str]) -> Volume:
         has_mask = not set(self.patient.label_files).isdisjoint(self.seen)
         try:
-            volume = self.source.read(self.patient, self.modalities, with_labels=has_mask)
-            volume = replace(volume, labels=np.zeros_like(volume.labels))
+            volume = self.source.read(self.patient, modalities, with_labels=has_mask)
+            return replace(volume, labels=np.zeros_like(volume.labels))
         except UserError as error:
             if not has_mask:
                 raise
-            volume = self.source.read(self.patient, self.modalities, with_labels=False)
+            volume = self.source.read(self.patient, modalities, with_labels=False)
             told = f"its segmentation could not be used for training: {error}"
-            volume = replace(volume, remarks=(*volume.remarks, told))
-        for modality, image in zip(self.modalities, volume.images, strict=True):
-            check_image(self.patient.images.get(modality, (self.path,))[0], image)
-        return volume
+            return replace(volume, remarks=(*volume.remarks, told))
 
     def write(self, mask: Bool, volume: Volume, folder: Path) -> Path:
         """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file."""
@@ -90,7 +102,7 @@ class Scan:
 
 
 def find_scans(
-    inputs: Sequence[Path], modalities: Sequence[str]
+    inputs: Sequence[Path], modalities: Sequence[str], window: str | None = None
 ) -> tuple[list[Scan], list[tuple[Path, str]]]:
     """Find the scans that files and folders hold, one a patient.
 
@@ -117,7 +129,7 @@ def find_scans(
         try:
             for patient in source.list_patients(strict=False):
                 name = _name(patient, modalities)
-                scans.append(Scan(name, patient, source, tuple(modalities)))
+                scans.append(Scan(name, patient, source, tuple(modalities), window))
         except UserError as error:
             failed.append((inputs[0], str(error)))
     held = {path for scan in scans for paths in scan.patient.images.values() for path in paths}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,13 @@ class Volume:
     convention: str = ""  # by which convention the labels were read; empty where they were not
     remarks: tuple[str, ...] = ()
     """What a reader should be told: units converted, orientation unknown, labels 3 and 4, …"""
+
+    def of(self, modalities: Sequence[str]) -> Volume:
+        """The same with these modalities, in this order."""
+        places = [self.modalities.index(name) for name in modalities]
+        scales = tuple(self.shared_scales[place] for place in places)
+        images = self.images[places]
+        return replace(self, images=images, modalities=tuple(modalities), shared_scales=scales)
 
     @property
     def shared_scale(self) -> bool:

@@ -52,6 +52,8 @@ class ModelCard:
     notice: str = ""  # what must be said of the training data: that they are synthetic
     range_modality: str | None = None
     """Modality whose range of intensities all are clipped to; None takes each one's own."""
+    window: str | None = None
+    """Modality whose brain placed the training's windows; None where that is not known."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -114,6 +116,7 @@ def make_card(
         reference=measure_reference(cache, train),
         run_id=run_id,
         notice=cache.notice,
+        window=cache.reference,
     )
 
 
@@ -136,8 +139,8 @@ class ModelBundle:
     def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume, whose slices lie as the training's did (``card.upright``).
 
-        It holds raw values of the model's modalities and any others, in any order; labels are not
-        looked at. Raises UserError where a modality is missing.
+        It holds raw values of the model's modalities, in any order; that which places the window
+        is used where it is there too. Raises UserError where a modality is missing.
         """
         card, given = self.card, volume.modalities
         missing = [name for name in card.modalities if name not in given]
@@ -145,14 +148,11 @@ class ModelBundle:
             needs = f"{volume.patient_id}: the model needs {', '.join(card.modalities)}"
             found = f"{', '.join(missing)} is missing (found: {', '.join(given)})"
             raise UserError(f"{needs}; {found}")
-        places = [given.index(name) for name in card.modalities]
-        chosen = replace(
-            volume,
-            images=volume.images[places],
-            modalities=tuple(card.range_modality or name for name in card.modalities),
-            shared_scales=tuple(volume.shared_scales[place] for place in places),
-        )
-        prepared = SingleVolume(chosen, card.settings, card.shape)
+        beside = [name for name in given if name == card.window and name not in card.modalities]
+        chosen = volume.of((*card.modalities, *beside))
+        if card.range_modality:
+            chosen = replace(chosen, modalities=(card.range_modality,) * len(chosen.modalities))
+        prepared = SingleVolume(chosen, card.settings, card.shape, len(card.modalities))
         mirrors = card.point.mirror
         predictor = self.predictor.mirrored(card.mirror_axis) if mirrors else self.predictor
         probability = predictor.native(prepared, prepared.patient)

@@ -52,7 +52,7 @@ class Predictions:
 
 def predict(bundle: ModelBundle, inputs: Sequence[Path], out: Path) -> Predictions:
     """Predict every patient whose files are given, or lie in a folder given, into ``out``."""
-    scans, failed = find_scans(inputs, bundle.card.modalities)
+    scans, failed = find_scans(inputs, bundle.card.modalities, bundle.card.window)
     out.mkdir(parents=True, exist_ok=True)
     outputs = []
     for scan in progress(scans, "predict", unit="scan"):
@@ -87,7 +87,8 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
         write_png(overlay, sheet)
     except (OSError, cv2.error) as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
-    warnings = (*read.remarks, *_warnings(bundle.card, volume, found))
+    shown = volume.of(bundle.card.modalities)
+    warnings = (*read.remarks, *_warnings(bundle.card, shown, found))
     return Predicted(scan.path, path, overlay, ml, warnings, scan.seen)
 
 

@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from seglab.cli.main import main
+from seglab.data.cache import CacheSettings
+from seglab.data.prepare import prepare
 from seglab.data.scans import find_scans
-from seglab.data.sources import brats_nifti
+from seglab.data.sources import brats_nifti, open_source
 from seglab.studies.prediction import Predictions, predict
+from tests.learning.bundles import make_bundle as make_network
 from tests.studies.bright_front import make_bundle
 
 BRATS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -225,6 +228,27 @@ def test_a_scan_with_a_segmentation_is_read_once(
     ((found,), _) = find_scans([scan.parent], ("flair",))
     assert not found.read().labels.any()
     assert read == ["case_flair.nii.gz", "case_seg.nii.gz"]
+
+
+def test_the_window_is_that_of_training_whatever_the_model_names(
+    scan: Path, tmp_path: Path
+) -> None:
+    t1ce, mask = head() + 5, (head() > 1000).astype(np.uint8)
+    t1ce[t1ce == 5] = 0
+    t1ce[40:60, 40:60] = head()[20:40, 20:40]  # it shows more than FLAIR does
+    write_nifti(scan.parent / "case_t1ce.nii.gz", t1ce, BRATS)
+    write_nifti(scan.parent / "case_seg.nii.gz", mask, BRATS)
+    settings = CacheSettings(64, "brain", "zscore", "auto")
+    source = open_source("brats-nifti", scan.parent)
+    cache, _ = prepare(source, settings, tmp_path / "cache", modalities=("t1ce",))
+    card = {"settings": settings, "shape": cache.shape, "window": cache.reference}
+    bundle = make_network("t1ce", **card)
+    (found,), _ = find_scans([scan.parent], bundle.card.modalities, bundle.card.window)
+    prepared = bundle.segment(found.read()).prepared
+    assert prepared.patient.box == cache.patients[0].box
+    np.testing.assert_array_equal(prepared.images[0], cache.images[0])
+    scan.write_bytes(b"")  # damaged: the model does not need it
+    assert only(predict(bundle, [scan.parent], tmp_path / "out")).seen[0] == scan
 
 
 def test_a_broken_dataset_json_is_named_and_stops_no_other_scan(scan: Path) -> None:
