@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.evaluation.scores import half_widths, spread
+from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, half_widths, spread
 from seglab.evaluation.statistics import (
     RESAMPLES,
     FloatArray,
@@ -67,8 +67,11 @@ class ArmRow(ArmSummary):
     p_wilcoxon: float  # signed-rank test over patients, two-sided; no verdict rests on it
     p_equivalence: float  # two one-sided tests within the margin
     verdict: Verdict
-    patients_needed: int | None
-    """Patients that would decide if the figures held; None: no number would."""
+    patients_to_find: int | None
+    """Patients that would show the difference if the figures held; None: no number would."""
+    patients_to_equate: int | None
+    """Patients that would show equivalence; likewise."""
+    patients_needed: int | None  # the fewer of both
     wins: int  # patients the arm scores higher than the baseline
     losses: int
 
@@ -141,6 +144,17 @@ def compare_arms(
     )
 
 
+def without_intervals(found: Comparison) -> Comparison:
+    """Leave out intervals and numbers of patients, which fewer than five patients cannot carry."""
+    if found.n_patients >= FEWEST_WITH_INTERVAL:
+        return found
+    unknown: dict[str, Any] = {"mean_low": np.nan, "mean_high": np.nan}
+    of_rows: dict[str, Any] = {"ci_low": np.nan, "ci_high": np.nan, "p_equivalence": np.nan}
+    of_rows |= {"patients_to_find": None, "patients_to_equate": None}
+    rows = tuple(replace(row, **unknown, **of_rows) for row in found.rows)
+    return replace(found, baseline=replace(found.baseline, **unknown), rows=rows)
+
+
 def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
     from statsmodels.stats.multitest import multipletests
 
@@ -167,10 +181,13 @@ def _of_patients(differences: FloatArray, arms: int, of_seeds: float) -> dict[st
     from scipy.stats import wilcoxon
 
     diff, sd = float(differences.mean()), spread(differences)
+    find, equate = patients_to_decide(diff, sd, MARGIN, LEVEL, arms, of_seeds)
     return {
         "sd_diff": sd,
         "p_wilcoxon": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
-        "patients_needed": patients_to_decide(diff, sd, MARGIN, LEVEL, arms, of_seeds),
+        "patients_to_find": find,
+        "patients_to_equate": equate,
+        "patients_needed": min((n for n in (find, equate) if n is not None), default=None),
         "wins": int(np.count_nonzero(differences > 0)),
         "losses": int(np.count_nonzero(differences < 0)),
     }

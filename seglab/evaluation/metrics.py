@@ -214,3 +214,4 @@ class Case:
     spacing_mm: tuple[float, float, float] | None  # (slice, row, column); None where unknown
     upright: bool  # rows run top to bottom; False where a slice is stored on its side
     score: PatientScore
+    modality: str = "flair"  # of the image

@@ -22,6 +22,9 @@ from seglab.evaluation.statistics import RESAMPLES, FloatArray, bootstrap_pivots
 Parts = Callable[[PatientScore], tuple[float, float]]
 CONFIDENCE: Final = 0.95
 FEWEST_RESAMPLED: Final = 8
+FEWEST_WITH_INTERVAL: Final = 5
+"""Patients below which no page shows an interval: its own uncertainty is larger than it."""
+NEAR_PX: Final = 10
 SIZES: Final = ("small", "medium", "large")
 BINS = 10
 
@@ -169,7 +172,7 @@ def reliability(
 ) -> FloatArray:
     """Count the pixels of one patient by predicted probability, in ``BINS`` bins of equal width.
 
-    Of probability and truth (S, H, W) only pixels ``inside`` count: the brain, not the easy air.
+    Of probability and truth (S, H, W) only pixels ``inside`` count, see :func:`in_question`.
     Returns (3, BINS), which may be added up: pixels, those with tumour, sum of their probabilities.
     """
     p = probability[inside].astype(np.float64)
@@ -178,11 +181,25 @@ def reliability(
     return np.array([np.bincount(bins, one, minlength=BINS) for one in weights])
 
 
+def in_question(
+    brain: NDArray[np.bool_], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Mark the brain within 10 pixels of true or predicted tumour: (S, H, W).
+
+    Elsewhere every network is sure and right, which would hide how it errs (Mehrtash 2020).
+    """
+    import cv2
+
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * NEAR_PX + 1, 2 * NEAR_PX + 1))
+    marked = ((truth != 0) | (prediction != 0)).astype(np.uint8)
+    near: NDArray[np.bool_] = np.array([cv2.dilate(one, disc) for one in marked]) != 0
+    return brain & near
+
+
 def calibration(sums: FloatArray) -> tuple[FloatArray, FloatArray, float]:
     """Mean probability and share of tumour (BINS,) of each bin, and the expected error in [0, 1].
 
-    NaN in an empty bin. The error is the mean gap weighted by pixels (Naeini 2015), most of which
-    are background that the network is sure of.
+    NaN in an empty bin. The error is the mean gap weighted by pixels (Naeini 2015).
     """
     pixels, tumour, probability = sums
     counted = np.where(pixels > 0, pixels, np.nan)

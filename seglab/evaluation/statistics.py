@@ -151,8 +151,8 @@ def bootstrap_pivots(values: FloatArray, resamples: int, rng: np.random.Generato
 
 def patients_to_decide(
     difference: float, sd: float, margin: float, level: float, arms: int, of_seeds: float
-) -> int | None:
-    """Patients that give 80 % power to find the difference, or to show equivalence.
+) -> tuple[int | None, int | None]:
+    """Patients that give 80 % power to find the difference, and to show equivalence.
 
     Takes the observed figures for the truth: a guide for planning. The difference needs a standard
     error of |difference| / (z(1 - level/2) + z(0.8)) (Guenther 1981), equivalence one of
@@ -164,7 +164,7 @@ def patients_to_decide(
         arms: beside the baseline: the difference is planned for Holm's strictest step.
         of_seeds: what seeds add to the squared error, beside sd²/n.
 
-    Returns at least 2; None where no number of patients is enough.
+    Returns two numbers of at least 2, each None where no number of patients is enough.
     """
     z = NormalDist().inv_cdf
     strictest = z(1 - level / arms / 2)
@@ -172,8 +172,10 @@ def patients_to_decide(
         (abs(difference) / (strictest + z(POWER)), strictest),
         (max(margin - abs(difference), 0.0) / (z(1 - level) + z((1 + POWER) / 2)), z(1 - level)),
     )
-    left = [(error**2 - of_seeds, quantile) for error, quantile in errors]
-    # A squared quantile over 2 for the estimated spread.
-    needed = [sd**2 / error + quantile**2 / 2 for error, quantile in left if error > 0]
-    fewest = min(needed, default=math.inf)
-    return max(2, math.ceil(fewest)) if fewest < MOST_PATIENTS else None
+    needed: list[int | None] = []
+    for error, quantile in errors:
+        left = error**2 - of_seeds
+        # A squared quantile over 2 for the estimated spread.
+        count = sd**2 / left + quantile**2 / 2 if left > 0 else math.inf
+        needed.append(max(2, math.ceil(count)) if count < MOST_PATIENTS else None)
+    return needed[0], needed[1]

@@ -77,10 +77,9 @@
   }
 
   function showFilters() {
-    const most = Math.max(...data.causes.map((c) => c.share ?? 0), 1e-9);
     for (const c of data.causes) {
       const bar = make("i");
-      bar.style.width = `${(100 * (c.share ?? 0)) / most}%`;
+      bar.style.width = `${100 * (c.share ?? 0)}%`;
       const patients = data.cases.filter((one) => carries(one, c.name)).length;
       const button = filterButton(
         "cause", c.name, `${c.rule} Named first for ${c.patients}.`, make("span", {}, c.name), make("span", { class: "track" }, bar),
@@ -101,6 +100,7 @@
       showCards();
     });
     const mean = data.meanDice === null ? "" : `, mean Dice ${data.meanDice.toFixed(3)}`;
+    at("modality").textContent = data.modality;
     at("summary").textContent = `${data.patients} patients${mean}. Select a patient to see every slice.`;
     const names = { agreement: "agreement", missed: "missed", false: "false alarm" };
     for (const [key, name] of Object.entries(names)) {
@@ -120,7 +120,7 @@
   const TRUTH = 128, PREDICTION = 64;
   const SCALE = 4;
   const layers = [
-    { key: "1", name: "FLAIR", on: true },
+    { key: "1", name: data.modality, on: true },
     { key: "2", name: "error colours", on: true, colour: "missed" },
     { key: "3", name: "truth", on: false, colour: "truth" },
     { key: "4", name: "prediction", on: false, colour: "prediction" },

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from seglab.data.identity import TITLES
 from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe, paragraph
 from seglab.evaluation.failures import RULES, Explanation
 from seglab.evaluation.metrics import Case
@@ -56,8 +57,9 @@ def write_gallery(
     chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
     share = MOST_BYTES // max(weights, 1)
-    entries = {}
+    entries, modality = {}, ""
     for case in cases:
+        modality = TITLES[case.modality]
         explanation = analysis.explanations[case.patient_id]
         shown = case.patient_id in chosen
         budget = min(MOST_PER_CASE, share * (CHOSEN_WEIGHT if shown else 1))
@@ -65,7 +67,7 @@ def write_gallery(
         entries[case.patient_id] = _entry(case, explanation, analysis, slices, budget)
     ordered = [entries[name] for name in analysis.explanations if name in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = _page(title, notice, {**_overview(analysis), "cases": ordered})
+    page = _page(title, notice, {**_overview(analysis), "modality": modality, "cases": ordered})
     path.write_text(page, encoding="utf-8")
 
 

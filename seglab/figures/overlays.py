@@ -9,6 +9,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from seglab.data.identity import TITLES
 from seglab.evaluation.metrics import Case
 from seglab.figures.slices import Window, brain_window, cut, draw_overlay, draw_slice, radiological
 from seglab.figures.style import UInt8, legend, pixels, unit
@@ -67,7 +68,7 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
     width = LABEL + columns * (2 * PANEL_WIDTH + GAP) + GAP
     height = HEADER + len(cases) * (PANEL_HEIGHT + CAPTION + GAP)
     sheet = _Sheet(width, height)
-    sheet.header(title)
+    sheet.header(title, TITLES[cases[0].modality])
     for row, (case, slices) in enumerate(zip(cases, chosen, strict=True)):
         top = HEADER + row * (PANEL_HEIGHT + CAPTION + GAP)
         sheet.patient(case, top, label)
@@ -116,7 +117,7 @@ class _Sheet:
         height, width, _ = self.canvas.shape
         self.figure.text(x / width, 1 - y / height, text, va="top", parse_math=False, **style)
 
-    def header(self, title: str) -> None:
+    def header(self, title: str, modality: str) -> None:
         """Write the title and what the colours mean."""
         self.write(GAP + 4, 12, title, size=15, color="white", weight="bold")
         height, width, _ = self.canvas.shape
@@ -125,7 +126,7 @@ class _Sheet:
         entries = self.figure.legend(handles=legend(), ncols=3, frameon=False, **text)
         entries.set_loc("upper left")
         entries.set_bbox_to_anchor(where)
-        note = "left: FLAIR, right: overlay · R = patient's right, anterior on top"
+        note = f"left: {modality}, right: overlay · R = patient's right, anterior on top"
         self.write(NOTE, 55, note, size=11, color="0.65")
 
     def patient(self, case: Case, top: int, label: str) -> None:

@@ -73,7 +73,7 @@ def calibration_plot(sums: NDArray[np.float64]) -> Figure:
     curve.plot(confidence, frequency, "o-", color=unit(BLUE), label=label)
     curve.set_ylim(0, 1)
     curve.legend(frameon=False, loc="upper left")
-    tidy(curve, x="", y="share that is tumour", title="Calibration over the brain's pixels")
+    tidy(curve, x="", y="share that is tumour", title="Calibration near true or predicted tumour")
     edges = (np.arange(BINS) + 0.5) / BINS
     counts.bar(edges, np.maximum(sums[0], 1), width=0.9 / BINS, color=unit(GREY))
     counts.set_yscale("log")

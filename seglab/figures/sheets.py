@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seglab.core.config import MODALITIES
 from seglab.data.check import CheckReport
-from seglab.data.identity import find_head
+from seglab.data.identity import TITLES, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.sources import Source
 from seglab.figures import style
@@ -67,13 +67,16 @@ class SheetPatient:
     labels: Sequence[str]  # written under each prediction
 
 
-def arm_sheet(patients: Sequence[SheetPatient], arms: Sequence[str], upright: bool) -> Figure:
+def arm_sheet(
+    patients: Sequence[SheetPatient], arms: Sequence[str], upright: bool, modality: str
+) -> Figure:
     """Draw a column a patient: the slice by itself, then each arm's overlay beneath it.
 
     Args:
         patients: at least one, each with a prediction for every arm.
         arms: names of the rows.
         upright: False where the source stores slices on their side.
+        modality: of the slices by themselves.
     """
     rows, columns = len(arms) + 1, len(patients)
     height = rows * WIDTH / (columns + 0.16) * 1.04 + 0.9
@@ -91,7 +94,7 @@ def arm_sheet(patients: Sequence[SheetPatient], arms: Sequence[str], upright: bo
         below = zip(grid[1:, column], predictions, patient.labels, strict=True)
         for axes, prediction, label in below:
             _show(axes, draw_overlay(image, truth, prediction, SCALE), label)
-    for axes, name in zip(grid[:, 0], ("FLAIR", *arms), strict=True):
+    for axes, name in zip(grid[:, 0], (TITLES[modality], *arms), strict=True):
         axes.set_ylabel(plain(name), color="white", fontsize=10)
     text: dict[str, Any] = {"labelcolor": "white", "fontsize": 10}
     figure.legend(handles=legend(), loc="outside upper center", ncols=3, frameon=False, **text)

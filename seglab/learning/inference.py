@@ -156,4 +156,5 @@ def build_case(
         spacing_mm=patient.spacing_mm,
         upright=cache.upright,
         score=score(cache, patient, mask),
+        modality=cache.modalities[0],
     )

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.evaluation.comparison import ArmRow, ArmScores, ArmSummary, Comparison, compare_arms
+from seglab.evaluation.comparison import (
+    ArmRow,
+    ArmScores,
+    ArmSummary,
+    Comparison,
+    compare_arms,
+    without_intervals,
+)
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.results import Ablation, Arm, Unit
@@ -149,6 +156,11 @@ class ComparedAblation:
     def rows(self) -> Sequence[ArmRow]:
         """The arms that are compared with the baseline, in the order of ``summaries``."""
         return [row for row in self.summaries if isinstance(row, ArmRow)]
+
+    def as_shown(self) -> ComparedAblation:
+        """As a page shows it: without intervals where there are fewer than five patients."""
+        strata = [replace(one, comparison=without_intervals(one.comparison)) for one in self.strata]
+        return replace(self, comparison=without_intervals(self.comparison), strata=strata)
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -26,6 +26,7 @@ from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import (
     SIZES,
     Interval,
+    in_question,
     interval,
     intervals,
     reliability,
@@ -179,7 +180,9 @@ class FrozenRun:
             frozen=case.score,
             plain=score(cache, patient, PLAIN.apply(direct, order)),
             explanation=explain(case),
-            reliability=reliability(frozen, case.truth, case.image > 0),
+            reliability=reliability(
+                frozen, case.truth, in_question(case.image > 0, case.truth, case.prediction)
+            ),
             slices=slice_dice(case.prediction, case.truth, order, patient.stack_size),
         )
 
@@ -247,7 +250,7 @@ class SealedResults:
 
     @cached_property
     def reliability(self) -> NDArray[np.float64]:
-        """Pixels of all patients' brains by probability, for :func:`calibration`."""
+        """Pixels in question of all patients by probability, for :func:`calibration`."""
         pooled: NDArray[np.float64] = np.sum([one.reliability for one in self.patients], axis=0)
         return pooled
 

@@ -13,7 +13,12 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from seglab.core.errors import UserError
-from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
+from seglab.evaluation.comparison import (
+    ArmScores,
+    Comparison,
+    compare_arms,
+    without_intervals,
+)
 from seglab.evaluation.statistics import paired_test, seed_variance
 from tests.verdicts.simulate import Setting, draw
 
@@ -125,6 +130,20 @@ def test_one_seed_and_few_patients_are_warned_of_and_one_patient_decides_nothing
     assert math.isnan(row.ci_low)
     assert math.isnan(found.sd_run)
     assert compare(dice(8, arms=2, patients=8, seeds=2)).warnings == ()
+
+
+@pytest.mark.parametrize("patients", [4, 5])
+def test_no_interval_is_shown_over_fewer_than_five_patients(patients: int) -> None:
+    found = compare(dice(9, arms=2, patients=patients, seeds=2))
+    shown = without_intervals(found)
+    (row,) = shown.rows
+    gone = [math.isnan(value) for value in (row.ci_low, row.ci_high, shown.baseline.mean_low)]
+    assert gone == [patients < 5] * 3
+    assert (row.diff, row.p, row.verdict) == (
+        found.rows[0].diff,
+        found.rows[0].p,
+        found.rows[0].verdict,
+    )
 
 
 BASE = arm("base", np.ones((2, 3)))

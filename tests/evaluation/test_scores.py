@@ -19,6 +19,7 @@ from seglab.evaluation.metrics import PatientScore, score_patient
 from seglab.evaluation.scores import (
     FIGURES,
     calibration,
+    in_question,
     interval,
     intervals,
     read_csv,
@@ -208,6 +209,21 @@ def test_calibration_is_scikit_learn_s() -> None:
     weights = pooled[0] / inside.sum()
     expected = (weights * np.abs(frequency - confidence)).sum()
     assert error == pytest.approx(expected, rel=1e-4)
+
+
+def test_in_question_is_the_brain_within_ten_pixels_of_a_mark_in_its_slice() -> None:
+    truth, prediction = np.zeros((2, 2, 60, 60), np.uint8)
+    truth[0, 30, 30] = prediction[0, 30, 34] = 1
+    brain = np.ones(truth.shape, bool)
+    brain[0, 30, 25] = False
+    rows, columns = np.indices((60, 60))
+    near = [np.hypot(rows - 30, columns - centre) <= 10 for centre in (30, 34)]
+    found = in_question(brain, truth, prediction)
+    assert not found[1].any(), "a slice without a mark is not in question"
+    wanted = (near[0] | near[1]) & brain[0]
+    # OpenCV's disc is rounded to whole pixels.
+    assert np.count_nonzero(found[0] != wanted) < 0.05 * wanted.sum()
+    assert not found[0, 30, 25]
 
 
 def test_slices_without_tumour_and_prediction_have_no_dice() -> None:

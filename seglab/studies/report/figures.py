@@ -115,7 +115,7 @@ def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
             masks[name].append(shown.astype(np.uint8))
             labels[name].append(f"Dice {dice:.3f}")
     columns = [_column(caches[name], name, masks[name], labels[name]) for name in names]
-    return arm_sheet(columns, [arm.name for arm in arms], cache.upright)
+    return arm_sheet(columns, [arm.name for arm in arms], cache.upright, cache.modalities[0])
 
 
 def _column(

@@ -56,8 +56,9 @@ class Report:
     def text(self) -> str:
         """The verdicts for a terminal, after what must be known before them."""
         assert self.result is not None
-        lines = [f"warning: {' '.join(text.split())}" for text in sections.notices(self.result)]
-        return "\n".join([*lines, tables.verdict_table(self.result).to_string(index=False)])
+        shown = self.result.as_shown()
+        lines = [f"warning: {' '.join(text.split())}" for text in sections.notices(shown)]
+        return "\n".join([*lines, tables.verdict_table(shown).to_string(index=False)])
 
 
 def report_experiment(store: Store, experiment: str, out: Path | None = None) -> Report:
@@ -133,8 +134,9 @@ def _write(
     record: Record, result: ComparedAblation | None, folder: Path, reason: str = ""
 ) -> Report:
     """Write ``report.html``, and the figures and numbers of the comparison beside it."""
-    pictures = comparison_figures(result, record.store) if result else {}
-    text, page = render(record, result, pictures, reason), folder / "report.html"
+    shown = result.as_shown() if result else None
+    pictures = comparison_figures(shown, record.store) if shown else {}
+    text, page = render(record, shown, pictures, reason), folder / "report.html"
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
@@ -181,7 +183,9 @@ def summary_metrics(result: ComparedAblation) -> dict[str, float]:
     decided = sum(word in ("better", "worse", "equivalent") for word in result.verdicts.values())
     return {
         "val/dice": max(row.mean for row in (result.comparison.baseline, *result.rows)),
-        "ablation/largest_difference": max((row.diff for row in result.rows), default=math.nan),
+        "ablation/largest_difference": max(
+            (row.diff for row in result.rows), key=abs, default=math.nan
+        ),
         "ablation/arms": float(len(result.ablation.arms)),
         "ablation/arms_decided": float(decided),
         "ablation/patients": float(result.comparison.n_patients),
@@ -190,11 +194,12 @@ def summary_metrics(result: ComparedAblation) -> dict[str, float]:
 
 def note(result: ComparedAblation) -> str:
     """The answer in Markdown, as the MLflow UI shows it with the parent run."""
+    shown = result.as_shown()
     parts = [
-        result.ablation.notice,
-        _escape(sections.scope(result)),
-        *(f"> **Note:** {_escape(text)}" for text in sections.notices(result)),
-        "\n".join(f"- {_escape(sections.sentence(result, row))}" for row in result.rows),
+        shown.ablation.notice,
+        _escape(sections.scope(shown)),
+        *(f"> **Note:** {_escape(text)}" for text in sections.notices(shown)),
+        "\n".join(f"- {_escape(sections.sentence(shown, row))}" for row in shown.rows),
         "*report/report.html has it all*",
     ]
     text = "\n\n".join(filter(None, parts))

@@ -10,6 +10,7 @@ from typing import Any
 
 from seglab.core.errors import UserError
 from seglab.evaluation.comparison import ArmRow
+from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_ablation
 from seglab.studies.report.record import Record
@@ -65,13 +66,19 @@ def sentence(result: ComparedAblation, row: ArmRow) -> str:
     if verdict == "equivalent":
         return f"{row.arm} is equivalent to {base} within ±{result.comparison.margin:g}: {figures}."
     if verdict == "undecided":
-        enough = ""
-        if row.needs_seeds:
-            enough = "; more seeds would decide, no number of patients would"
-        elif row.patients_needed is not None:
-            enough = f"; about {row.patients_needed:,} patients would decide"
-        return f"{row.arm} against {base} is undecided: {figures}{enough}."
+        return f"{row.arm} against {base} is undecided: {figures}{_needed(result, row)}."
     return f"{row.arm} is {verdict} than {base}: {figures}, corrected p {p_value(row.p_holm)}."
+
+
+def _needed(result: ComparedAblation, row: ArmRow) -> str:
+    """How many patients would find the difference or show equivalence, if any number would."""
+    if result.comparison.n_patients < FEWEST_WITH_INTERVAL:
+        return ""
+    if row.needs_seeds:
+        return "; more seeds would decide, no number of patients would"
+    wanted = {"find it": row.patients_to_find, "call it equivalent": row.patients_to_equate}
+    told = [f"{count:,} to {what}" for what, count in wanted.items() if count is not None]
+    return f"; patients it would take: about {' or '.join(told)}" if told else ""
 
 
 def test_sentence(run: RunInfo | None) -> str:
@@ -79,12 +86,13 @@ def test_sentence(run: RunInfo | None) -> str:
     if run is None:
         return "Not tested yet: only a promotion opens the sealed test, and none has finished."
     limits = interval(run.metrics.get("test/dice_ci_low"), run.metrics.get("test/dice_ci_high"))
-    limits = "no interval" if limits == NONE else f"95 % interval {limits}"
-    count = run.metrics.get("test/patients")
+    count = run.metrics.get("test/patients") or 0
+    few = limits == NONE or count < FEWEST_WITH_INTERVAL
+    limits = "too few for an interval" if few else f"95 % interval {limits}"
     firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
     return (
         f"Sealed test, {firm}: Dice {number(run.metrics.get('test/dice'))} "
-        f"({limits}) over {number(count, ',.0f')} patient{'' if count == 1 else 's'}."
+        f"over {_count(int(count), 'patient')} ({limits})."
     )
 
 
@@ -123,8 +131,13 @@ def _count(number: int, noun: str) -> str:
 
 def notices(result: ComparedAblation) -> list[str]:
     """What must be known before the verdicts."""
-    refusal = result.budgets.refusal()
+    refusal, count = result.budgets.refusal(), result.comparison.n_patients
     told = [*([refusal] if refusal else []), *result.warnings]
+    if count < FEWEST_WITH_INTERVAL:
+        told.append(
+            f"{_count(count, 'patient')} cannot carry an interval, nor say how many more patients "
+            "would decide: neither is shown"
+        )
     return [f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" for text in told]
 
 
@@ -174,7 +187,7 @@ def confirmation(record: Record, sweep: RunInfo) -> dict[str, Any]:
     return {
         "run_id": run_id,
         "told": told,
-        "result": found if isinstance(found, ComparedAblation) else None,
+        "result": found.as_shown() if isinstance(found, ComparedAblation) else None,
         "reason": found,
     }
 
@@ -212,12 +225,12 @@ def test_text(content: Mapping[str, Any]) -> str:
 
 
 def figure(one: Mapping[str, Any] | None) -> str:
-    """``0.8123 (0.7811 to 0.8435)``; a dash where unknown."""
+    """``0.812 (0.781 to 0.844)``; a dash where unknown."""
     if one is None or one["value"] is None:
         return NONE
-    limits = interval(one["low"], one["high"], ".4f")
-    limits = "too few patients: no interval" if limits == NONE else limits
-    return f"{number(one['value'], '.4f')} ({limits})"
+    limits = interval(one["low"], one["high"])
+    few = limits == NONE or one["patients"] < FEWEST_WITH_INTERVAL
+    return f"{number(one['value'])} ({'too few patients for an interval' if few else limits})"
 
 
 def data(record: Record, run: RunInfo) -> dict[str, str]:

@@ -33,7 +33,8 @@ VERDICTS: Columns = {
     "p (Holm)": ("p_holm", "p"),
     "p (Wilcoxon)": ("p_wilcoxon", "p"),
     "wins : losses": ("record", ""),
-    "patients to decide": ("needed", ""),
+    "patients to find it": ("patients_to_find", ",d"),
+    "to call it equivalent": ("patients_to_equate", ",d"),
 }
 SPREAD: Columns = {
     "arm": ("arm", ""),
@@ -115,7 +116,8 @@ def arm_table(result: ComparedAblation, columns: Columns) -> pd.DataFrame:
         row["verdict"] = result.verdicts.get(arm, IS_BASELINE)
         if isinstance(summary, ArmRow):
             row["record"] = f"{summary.wins} : {summary.losses}"
-            row["needed"] = _needed(summary) if row["verdict"] == "undecided" else NONE
+            if row["verdict"] != "undecided":
+                row |= dict.fromkeys(("patients_to_find", "patients_to_equate"))
         rows.append({label: _cell(row, *column) for label, column in columns.items()})
     return pd.DataFrame(rows)
 
@@ -128,11 +130,6 @@ def _cell(row: Mapping[str, Any], keys: str, spec: str) -> str:
     if not spec:
         return values[0] or NONE
     return p_value(values[0]) if spec == "p" else number(values[0], spec)
-
-
-def _needed(row: ArmRow) -> str:
-    """How many patients would decide, if any number would."""
-    return "more seeds" if row.needs_seeds else number(row.patients_needed, ",d")
 
 
 def verdict_table(result: ComparedAblation) -> pd.DataFrame:
