@@ -39,7 +39,7 @@ PARTS: Final[dict[int, tuple[str, style.RGB]]] = {
 COLOURS: Final = {"proven": style.GREEN, "not provable": style.YELLOW, "wrong": style.VERMILLION}
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
+def black_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
     """A black figure of empty panels."""
     figure = new_figure(width, height)
     figure.set_facecolor("black")
@@ -50,7 +50,8 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
     return figure, grid
 
 
-def _show(axes: Axes, picture: UInt8, caption: str) -> None:
+def show(axes: Axes, picture: UInt8, caption: str) -> None:
+    """Draw a picture with a caption below it."""
     axes.imshow(picture, interpolation="antialiased")
     axes.set_xlabel(caption, color="0.85", fontsize=9, labelpad=2)
 
@@ -80,7 +81,7 @@ def arm_sheet(
     """
     rows, columns = len(arms) + 1, len(patients)
     height = rows * WIDTH / (columns + 0.16) * 1.04 + 0.9
-    figure, grid = _grid(rows, columns, WIDTH, height)
+    figure, grid = black_grid(rows, columns, WIDTH, height)
     for column, patient in enumerate(patients):
         window = brain_window(radiological(patient.image, upright)[None], 1.0)
         image, truth, *predictions = (
@@ -90,10 +91,10 @@ def arm_sheet(
         name = patient.patient_id
         short = name if len(name) <= 24 else f"…{name[-23:]}"
         grid[0, column].set_title(plain(short), color="white", fontsize=9, pad=3)
-        _show(grid[0, column], draw_slice(image, SCALE), patient.caption)
+        show(grid[0, column], draw_slice(image, SCALE), patient.caption)
         below = zip(grid[1:, column], predictions, patient.labels, strict=True)
         for axes, prediction, label in below:
-            _show(axes, draw_overlay(image, truth, prediction, SCALE), label)
+            show(axes, draw_overlay(image, truth, prediction, SCALE), label)
     for axes, name in zip(grid[:, 0], (TITLES[modality], *arms), strict=True):
         axes.set_ylabel(plain(name), color="white", fontsize=10)
     text: dict[str, Any] = {"labelcolor": "white", "fontsize": 10}
@@ -124,7 +125,7 @@ def prediction_sheet(
     shown = _spread(mask if mask.any() else image > 0)
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure, grid = _grid(rows, columns, 2.7 * max(columns, 2), 3 * rows + 0.4)
+    figure, grid = black_grid(rows, columns, 2.7 * max(columns, 2), 3 * rows + 0.4)
     figure.suptitle(plain(title), color="0.85", fontsize=11, x=0.01, ha="left")
     window = brain_window(radiological(image, upright))
     for axes, index in zip(grid.flat, shown, strict=False):
@@ -132,7 +133,7 @@ def prediction_sheet(
         drawn = draw_slice(grey, SCALE)
         outline(drawn, predicted, style.ORANGE, SCALE, 2)
         count = f", {mask[index].sum()} px" if mask[index].any() else ""
-        _show(axes, drawn, f"slice {slice_indices[index]}{count}")
+        show(axes, drawn, f"slice {slice_indices[index]}{count}")
     return pixels(figure)
 
 
@@ -172,14 +173,14 @@ def identity_sheet(source: Source, report: CheckReport) -> UInt8:
     window = brain_window(find_head(images[0])[0][None])
     judged = {one.modality: one for one in report.identity.modalities}
     columns = len(images)
-    figure, grid = _grid(1, columns, PANEL_INCHES * columns, PANEL_INCHES + 1.9)
+    figure, grid = black_grid(1, columns, PANEL_INCHES * columns, PANEL_INCHES + 1.9)
     for axes, image, modality in zip(grid[0], images, volume.modalities, strict=True):
         drawn = draw_slice(cut(_grey(image), window), SCALE)
         for part, (_, colour) in PARTS.items():
             outline(drawn, cut(labels, window) == part, colour, SCALE, 1)
         one = judged[modality]
         verdict = unit(COLOURS[one.verdict])
-        _show(axes, drawn, "")
+        show(axes, drawn, "")
         axes.spines[:].set(visible=True, color=verdict, linewidth=4)
         axes.set_title(f"{modality}: {one.verdict}", color=verdict, fontsize=12)
         words = textwrap.fill(f"{one.reason}; {one.patients} patients", 46)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from seglab.augment import FRAME_MM, Augmenter, Frame, sample_streams
+from seglab.augment.transform import Streams
 from seglab.data.cache import Cache, CachedPatient
-from seglab.data.loader import Rows, TrainLoader, gather, neighbour, patient_rows
+from seglab.data.loader import Rows, TrainLoader, UInt8, gather, neighbour, patient_rows
 from seglab.learning.device import Compute, network_input, to_device
 
 Item = TypeVar("Item")
@@ -66,17 +67,28 @@ class Batches:
         return ResidentSlices(self.loader.cache, rows, self.context, self.compute.device)
 
     def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
-        (step, rows), cache, config = step_rows, self.loader.cache, self.loader.config
+        (step, rows), config = step_rows, self.loader.config
         first = step * config.train.batch_size
         streams = sample_streams(config.seed, epoch, first, len(rows))
         if self.resident is not None:
             slices = self.resident.slices(rows)
         else:
-            read = gather(cache, rows, self.context), cache.masks(rows)
-            grey, truth = self.augment.on_host(*read, streams)
-            slices = self.compute.grey(grey), self.compute.masks(truth)
+            slices = self._read(rows, streams)
         images, masks = self.augment(*slices, streams)
         return TensorBatch(network_input(images), masks, rows)
+
+    def _read(self, rows: Rows, streams: Streams) -> Slices:
+        read = gather(self.loader.cache, rows, self.context), self.loader.cache.masks(rows)
+        grey, truth = self.augment.on_host(*read, streams)
+        return self.compute.grey(grey), self.compute.masks(truth)
+
+    def examples(self, row: int, count: int) -> tuple[UInt8, UInt8]:
+        """Augment one slice ``count`` times: first modality and mask, both (count, H, W)."""
+        rows, streams = np.full(count, row), sample_streams(0, 0, 0, count)
+        images, masks = self.augment(*self._read(rows, streams), streams)
+        shown = images[:, self.context], masks[:, 0]
+        grey, truth = (each.round().byte().cpu().numpy() for each in shown)
+        return grey, truth
 
 
 class ResidentSlices:

@@ -115,6 +115,31 @@ def gflops_per_image(network: nn.Module, in_channels: int, hw: tuple[int, int]) 
     return float(counter.get_total_flops()) / 1e9
 
 
+def stages(network: nn.Module, in_channels: int, hw: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Channels, height and width of what is computed, in order; one entry a resolution.
+
+    Taken is the last output of a resolution that has more than the one channel of the logits.
+    """
+    found: list[tuple[int, int, int]] = []
+
+    def note(_module: nn.Module, _given: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] > 1:
+            channels, height, width = output.shape[1:]
+            if found and found[-1][1:] == (height, width):
+                found[-1] = (channels, height, width)
+            elif height * width > 1:  # pooled over the image, for attention: no stage
+                found.append((channels, height, width))
+
+    leaves = [part for part in network.modules() if not any(True for _ in part.children())]
+    hooks = [part.register_forward_hook(note) for part in leaves]
+    try:
+        _shape_pass(network, in_channels, hw)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 def _shape_pass(
     network: nn.Module, in_channels: int, hw: tuple[int, int], *, training: bool = False
 ) -> Tensor:

@@ -15,6 +15,8 @@ from seglab.core.config import RunConfig
 from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
 from seglab.core.machine import progress
+from seglab.data.cache import CachedPatient
+from seglab.data.loader import gather
 from seglab.data.splits import save_split
 from seglab.evaluation.failure_report import analyse, best_median_worst
 from seglab.evaluation.failures import Explanation, explain
@@ -22,18 +24,21 @@ from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
+from seglab.figures.method import Example, augmentation_sheet, data_sheet, network_drawing
 from seglab.figures.overlays import overlay_sheet
 from seglab.figures.style import marked, write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, validate
 from seglab.learning.training import WEIGHTS, Trainer
-from seglab.models import count_parameters, gflops_per_image
+from seglab.models import count_parameters, gflops_per_image, stages
 from seglab.studies.data import StudyData
 from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import RunLog, environment_report
 
 Cases = Callable[[str], Case]
+AUGMENTED = 9
+"""Augmented examples of one slice."""
 CASES_IN_MEMORY = 8
 """One takes 36 MB for a BraTS volume; a validation part of 55 would not fit a laptop."""
 
@@ -102,6 +107,8 @@ def log_validation(
                 curves = learning_curves(trainer.progress.history, trainer.kept_epoch)
                 curves = marked(curves, cache.notice)
                 curves.savefig(folder / "curves.png", dpi=100)
+            with as_warning("the method is not drawn"):
+                write_method(folder / "method", data, trainer)
         if explanations:
             write_pictures(
                 folder,
@@ -113,6 +120,43 @@ def log_validation(
             )
         log.artifact(folder)
     return final
+
+
+def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
+    """Draw example slices of training patients, augmented ones, and the stages of the network."""
+    cache, network = data.cache, trainer.network
+    train = sorted((cache.by_id[name] for name in data.split.train), key=_tumour_px)
+    places = {len(train) // 4, len(train) // 2, len(train) - 1}
+    largest = {train[place]: int(train[place].tumour_px.argmax()) for place in sorted(places)}
+    examples = [
+        Example(
+            f"{patient.patient_id}, slice {patient.slice_indices[at]}",
+            np.stack([cache.native_image(patient, m)[at] for m in range(len(cache.modalities))]),
+            cache.native_labels(patient)[at],
+        )
+        for patient, at in largest.items()
+    ]
+    patient, at = next(reversed(largest.items()))
+    grey, truth = trainer.batches.examples(patient.first + at, AUGMENTED)
+    own = (gather(cache, np.array([patient.first + at]), 0)[..., 0],)
+    images = np.concatenate([*own, grey])
+    masks = np.concatenate([cache.masks(np.array([patient.first + at])), truth])
+    parameters = count_parameters(network)
+    figures = {
+        "data": data_sheet(examples, cache.modalities, cache.upright),
+        "augmentation": augmentation_sheet(images, masks, cache.upright),
+        "network": network_drawing(
+            stages(network, trainer.channels, cache.shape), trainer.channels, parameters
+        ),
+    }
+    folder.mkdir()
+    for name, figure in figures.items():
+        if figure is not None:
+            marked(figure, cache.notice).savefig(folder / f"{name}.png", dpi=100)
+
+
+def _tumour_px(patient: CachedPatient) -> int:
+    return int(patient.tumour_px.sum())
 
 
 def explain_all(names: Sequence[str], case: Cases) -> list[Explanation]:
