@@ -15,7 +15,7 @@ from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
 from seglab.studies.data import StudyData, open_data
-from seglab.studies.outputs import log_checkpoint, log_cost, log_start, log_validation
+from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_start, log_validation
 from seglab.tracking import (
     RunInfo,
     RunInUse,
@@ -115,6 +115,8 @@ class OpenRun:
     def prune(self, epoch: int) -> None:
         """End the run at ``epoch``; what it has is logged."""
         log_cost(self.log, self.trainer)
+        dice = self.trainer.progress.history[-1]["val/dice"]
+        self.log.tags({tags.NOTE: f"Pruned after epoch {epoch} at a validation Dice of {dice:.3f}"})
         self.log.prune(epoch)
         drop_training_state(self.log.state)
 
@@ -128,6 +130,7 @@ class OpenRun:
         scores = log_validation(log, config, self.data, trainer, pictures=pictures)
         cost = log_cost(log, trainer)
         log_checkpoint(log, config, self.data, trainer)
+        log_note(log, scores, "gallery/index.html" if pictures else "patients_val.csv")
         log.finish()
         drop_training_state(log.state)
         return self.plan.outcome(log.run_id, FINISHED, {**scores, **cost})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image, stages
 from seglab.studies.data import StudyData
 from seglab.studies.resolve import CHECKPOINTS
-from seglab.tracking import RunLog, environment_report
+from seglab.tracking import RunLog, artifact_link, environment_report, tags
 
 Cases = Callable[[str], Case]
 AUGMENTED = 9
@@ -228,6 +228,13 @@ def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Tra
     log.json(card.to_json(), f"{CHECKPOINTS}/{CARD}")
     trainer.save_kept(log.state)
     log.artifact(log.state / WEIGHTS, CHECKPOINTS)
+
+
+def log_note(log: RunLog, scores: Mapping[str, float], page: str) -> None:
+    """Describe a run for the UI: its scores, and a link to what shows them."""
+    dice, iou = (f"{scores[f'val/{name}']:.3f}" for name in ("dice", "iou"))
+    link = artifact_link(log.store.get_run(log.run_id), page)
+    log.tags({tags.NOTE: f"Validation Dice {dice}, IoU {iou}: [{page}]({link})"})
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

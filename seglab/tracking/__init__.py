@@ -8,7 +8,7 @@ from seglab.tracking.artifacts import DownloadReport, download
 from seglab.tracking.connect import default_uri, open_store, serve_ui
 from seglab.tracking.environment import code_hash, environment_report, environment_tags
 from seglab.tracking.run import RunLog, resume_run, start_run
-from seglab.tracking.store import RunInfo, RunInUse, Store, UnknownRun
+from seglab.tracking.store import RunInfo, RunInUse, Store, UnknownRun, artifact_link
 
 __all__ = [
     "DownloadReport",
@@ -17,6 +17,7 @@ __all__ = [
     "RunLog",
     "Store",
     "UnknownRun",
+    "artifact_link",
     "code_hash",
     "default_uri",
     "download",

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from seglab.core.errors import UserError, first_line
+from seglab.tracking import tags
 from seglab.tracking.errors import as_user_error, redact, retry_locked, unreachable
 from seglab.tracking.store import ARTIFACTS, SQLITE, Store, runs_link
 
@@ -201,10 +202,8 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
         socket.create_server((host, port)).close()
     except OSError as error:
         raise UserError(f"cannot serve on {host}:{port}: {error.strerror}; try --port") from None
-    address = f"http://{host}:{port}"
+    address = newest_runs_link(store, f"http://{host}:{port}")
     print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr)
-    for experiment_id, name in store.experiments().items():
-        print(f"  {name}: {runs_link(address, experiment_id)}", file=sys.stderr)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
         *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
@@ -218,6 +217,21 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
             server.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+def newest_runs_link(store: Store, address: str) -> str:
+    """Return the link to the runs of the newest experiment, whose parent runs are open there.
+
+    A search stands for its confirmation too. Without any run it is the UI itself.
+    """
+    parents = [run for run in store.find_runs() if run.parent_run_id is None]
+    newest = next((run for run in parents if tags.CONFIRMS not in run.tags), None)
+    if newest is None:
+        return address
+    found = [one.run_id for one in parents if one.experiment_id == newest.experiment_id]
+    state, set_tag = tags.view_state(found), store.client.set_experiment_tag
+    store.call(lambda: set_tag(newest.experiment_id, tags.VIEW_TAG, state))
+    return runs_link(address, newest.experiment_id)
 
 
 def _server_environment(store: Store) -> dict[str, str]:

@@ -280,6 +280,10 @@ class Store:
             raise UserError(f"{len(found)} runs begin with '{given}': give more of the id")
         return found[0] if found else self.get_run(given)
 
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Set a tag of a run that is not open."""
+        self.call(lambda: self.client.set_tag(run_id, key, value))
+
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """Return every ``(step, value)`` of one metric, by step."""
         history = self.call(lambda: self.client.get_metric_history(run_id, key))
@@ -299,9 +303,15 @@ class Store:
 
 
 def runs_link(address: str, experiment_id: str) -> str:
-    """Return the link to an experiment's table of runs, with the columns of ``tags.COLUMNS``."""
+    """Return the link to an experiment's table of runs, as ``tags.view_state`` shows it."""
     view = f"viewStateShareKey={names.VIEW}&workflowType=machine_learning"
     return f"{address}/#/experiments/{experiment_id}/runs?{view}"
+
+
+def artifact_link(run: RunInfo, path: str) -> str:
+    """Return the link from one page of the UI to a file of a run."""
+    where = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"
+    return f"{where}?workflowType=machine_learning"
 
 
 def _view(deleted: bool) -> int:

@@ -6,6 +6,7 @@ Runs are found by their tags: a name that is changed here hides what older versi
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 KIND = "seglab.kind"
 """train, tuning, ablation, trial, sweep, promotion or evaluation."""
@@ -76,6 +77,7 @@ VIEW = "seglab"
 COLUMNS = (
     "attributes.`Created`",
     "attributes.`Duration`",
+    "attributes.`Description`",
     "metrics.`val/dice`",
     "metrics.`val/iou`",
     "metrics.`val/hd95_mm`",
@@ -89,21 +91,34 @@ COLUMNS = (
     "params.`data.modalities`",
     "tags.`seglab.kind`",
 )
-_STATE = {
-    "searchFilter": "",
-    "orderByKey": "attributes.start_time",
-    "orderByAsc": False,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "modelVersionFilter": "All Runs",
-    "datasetsFilter": [],
-    "selectedColumns": list(COLUMNS),
-    **{"runsExpanded": {}, "runsPinned": [], "runsHidden": []},
-}
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+"""The UI keeps shared views as JSON in a tag of the experiment; MLflow has no call for it."""
+
+
+def view_state(parents: Iterable[str] = ()) -> str:
+    """How an experiment opens in the UI: columns, the best run first, parent runs open.
+
+    The UI nests runs only where they are sorted by time, which one click does.
+    """
+    return json.dumps(
+        {
+            "searchFilter": "",
+            "orderByKey": "metrics.`val/dice`",
+            "orderByAsc": False,
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "modelVersionFilter": "All Runs",
+            "datasetsFilter": [],
+            "selectedColumns": list(COLUMNS),
+            "runsExpanded": dict.fromkeys(parents, True),
+            **{"runsPinned": [], "runsHidden": []},
+        }
+    )
+
+
 EXPERIMENT_TAGS = {
     # Without a kind the UI opens on a page about language models.
     EXPERIMENT_KIND: "custom_model_development",
-    # The UI keeps shared views as JSON in a tag of the experiment; MLflow has no call for it.
-    f"mlflow.sharedViewState.{VIEW}": json.dumps(_STATE),
+    VIEW_TAG: view_state(),
 }
-"""Tags of every experiment: how it opens in the UI."""
+"""Tags of every new experiment: how it opens in the UI."""

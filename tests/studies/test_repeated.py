@@ -39,6 +39,10 @@ def test_an_ablation_with_tuning(build: Callable[..., Study], tmp_path: Path) ->
     assert [run.run_id for run in again.runs] == [run.run_id for run in first.runs]
     assert all(run.reused for run in again.runs)
     assert (again.parent_run_id, again.report) == (first.parent_run_id, first.report)
+    notes = [run.tags["mlflow.note.content"] for run in store.find_runs("tuned")]
+    assert all("artifacts/" in note for note in notes)
+    assert sum("The baseline of the comparison" in note for note in notes) == 1
+    assert sum("undecided" in note or "than base" in note for note in notes) == 2
 
     more = run_study(build(name="tuned", **ARMS, tune=tune, baseline="bce"), store)
     assert more.parent_run_id == first.parent_run_id

@@ -27,7 +27,7 @@ from seglab.tracking import (
     open_store,
     start_run,
 )
-from seglab.tracking.connect import prepare_database
+from seglab.tracking.connect import newest_runs_link, prepare_database
 from seglab.tracking.errors import redact
 
 
@@ -261,3 +261,18 @@ def test_a_folder_that_mlflow_cannot_use_is_refused(tmp_path: Path) -> None:
 )
 def test_passwords_never_reach_a_message(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_the_ui_opens_on_the_newest_experiment_and_not_on_a_confirmation(store: Store) -> None:
+    assert newest_runs_link(store, "http://here") == "http://here"
+    started = {}
+    for name, tags in (("old", {}), ("search", {}), ("confirmed", {"seglab.confirms": "search"})):
+        with start_run(store, name, name, tags) as run:
+            started[name] = run.run_id
+        start_run(store, name, "trial", parent_run_id=run.run_id).finish()
+        time.sleep(0.01)  # MLflow orders by milliseconds
+    newest = store.get_run(started["search"]).experiment_id
+    assert f"/experiments/{newest}/runs?" in newest_runs_link(store, "http://here")
+    state = json.loads(store.client.get_experiment(newest).tags["mlflow.sharedViewState.seglab"])
+    assert state["runsExpanded"] == {started["search"]: True}
+    assert state["orderByKey"] == "metrics.`val/dice`"

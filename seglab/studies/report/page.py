@@ -22,7 +22,7 @@ from seglab.studies.report import sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet
 from seglab.studies.report.record import Record, read_record
 from seglab.studies.results import collect
-from seglab.tracking import RunInfo, RunLog, Store, tags
+from seglab.tracking import RunInfo, RunLog, Store, artifact_link, tags
 
 SECTIONS = (
     *("Arms", "Search", "Promoted model", "Test", "Failures", "Data", "Split", "Cost"),
@@ -120,12 +120,21 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
     runs = sum(len(arm.runs) for arm in result.ablation.arms)
     log.metrics(summary_metrics(result), step=runs)
     log.tags({tags.NOTE: note(result), tags.VERDICTS: dict(result.verdicts)})
+    shown = result.as_shown()
+    for arm in shown.ablation.arms:
+        row = next((row for row in shown.rows if row.arm == arm.name), None)
+        verdict = sections.sentence(shown, row) if row else "The baseline of the comparison."
+        for one in arm.runs:
+            own = one.run.tags.get(tags.NOTE, "").rpartition("\n\n")[2]
+            text = f"{_escape(verdict)} {_link(shown.ablation.parent)}\n\n{own}"
+            store.set_tag(one.run.run_id, tags.NOTE, text)
     return report
 
 
 def log_report(log: RunLog, experiment: str, *answers: str) -> None:
     """Log the report of an experiment with a run, and answers as its note."""
-    log.tags({tags.NOTE: "\n\n".join(_escape(text) for text in answers) or None})
+    link = _link(log.store.get_run(log.run_id))
+    log.tags({tags.NOTE: "\n\n".join([*map(_escape, answers), link])})
     with as_warning("no report is logged"):
         log.artifact(report_experiment(log.store, experiment).page, "report")
 
@@ -195,15 +204,21 @@ def summary_metrics(result: ComparedAblation) -> dict[str, float]:
 def note(result: ComparedAblation) -> str:
     """The answer in Markdown, as the MLflow UI shows it with the parent run."""
     shown = result.as_shown()
+    is_confirmation = tags.CONFIRMS in shown.ablation.parent.tags
     parts = [
+        "\n".join(f"- {_escape(sections.sentence(shown, row))}" for row in shown.rows),
+        "Confirms the best trials of a search against its base config." * is_confirmation,
         shown.ablation.notice,
         _escape(sections.scope(shown)),
         *(f"> **Note:** {_escape(text)}" for text in sections.notices(shown)),
-        "\n".join(f"- {_escape(sections.sentence(shown, row))}" for row in shown.rows),
-        "*report/report.html has it all*",
+        _link(shown.ablation.parent),
     ]
     text = "\n\n".join(filter(None, parts))
     return text if len(text) <= MAX_NOTE else f"{text[:MAX_NOTE]} …"
+
+
+def _link(run: RunInfo) -> str:
+    return f"[The report]({artifact_link(run, 'report/report.html')})"
 
 
 def _escape(text: str) -> str:
