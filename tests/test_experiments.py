@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from seglab.core.study import load_study
 from seglab.studies.ablation import run_study
@@ -44,8 +46,14 @@ def test_its_tuning_fits_every_arm(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_it_runs_and_reports(name: str, phantoms: Path, shared_cache: Path, store: Store) -> None:
+def test_it_runs_and_reports(
+    name: str, phantoms: Path, shared_cache: Path, store: Store, tmp_path: Path
+) -> None:
     here = (f"data.root={phantoms}", f"data.cache={shared_cache}")
+    if name == "pretrained.yaml":
+        weights = tmp_path / "weights.pth"
+        torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), weights)
+        here = (*here, f"arms.imagenet.model.encoder_weights={weights}")
     study = load_study(FOLDER / name, (*here, *BRIEFLY))
     outcome = run_study(study, store)
     assert [(run.arm, run.status) for run in outcome.runs] == [

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seglab.core.errors import UserError, nearest
 from seglab.core.registry import MODELS
-from seglab.models.build import Padded
+from seglab.models.build import IMAGE_MEAN, IMAGE_SD, Padded
 
 ARCHITECTURES = {
     "smp-unet": ("Unet", "U-Net decoder on a chosen encoder; Ronneberger 2015"),
@@ -43,51 +44,114 @@ FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 def build_smp(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
     """Build the model of class ``architecture`` in smp, with one output channel.
 
-    smp and timm adapt a pretrained RGB stem: summed for one channel, repeated in turn for more.
-    ``weights`` are ``none``, a published set such as ``imagenet``, or a file. Raises UserError for
-    an encoder that cannot be used, and weights that cannot be had or leave a part of it random.
+    A pretrained RGB stem is adapted: summed for one channel, repeated in turn for more, scaled to
+    the network's input. ``weights`` are ``none``, a published set such as ``imagenet``, or a file.
+    Raises UserError for an encoder that cannot be used, and weights that cannot be had or leave a
+    part of it random.
     """
-    source = weights
     try:
-        if weights.endswith(FILE_SUFFIXES):
-            digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-            source = f"file {Path(weights).name}, sha256 {digest[:12]}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # smp: which of its names are getting old
-            net = _build(architecture, in_channels, encoder, weights)
+            net, source = _build(architecture, in_channels, encoder, weights)
     except Exception as error:  # a hundred encoders, hubs and broken files fail in as many ways
         raise UserError(_reason(architecture, encoder, weights, error)) from error
     net.weights_source = source
     return net
 
 
-def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> Any:
+def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> tuple[Any, str]:
+    """Build the network; tell where its weights came from."""
     import segmentation_models_pytorch as smp
-    from timm.models import load_state_dict
 
-    options: dict[str, Any] = {"in_channels": in_channels, "classes": 1}
+    options: dict[str, Any] = {"classes": 1}
     if architecture == "DPT":
         options["dynamic_img_size"] = True  # interpolates the position embedding
     elif encoder.startswith(f"{TIMM}swin"):
         options["strict_img_size"] = False  # pads the windows
     construct = partial(getattr(smp, architecture), encoder, **options)
-    is_file = weights.endswith(FILE_SUFFIXES)
-    # No code of the file is run, whatever smp and timm do with it later.
-    tensors = load_state_dict(weights, weights_only=True) if is_file else {}
-    if encoder.startswith(TIMM) and weights != "none":
-        if is_file:
-            overlay = {"file": weights, "custom_load": False}
-            construct = partial(construct, pretrained_cfg_overlay=overlay)
-        elif weights != "imagenet":
-            raise ValueError("timm has only 'imagenet', chosen by the tag of the encoder's name")
-        return _proved_loaded(partial(construct, encoder_weights=True))
-    net = construct(encoder_weights=None if weights == "none" or is_file else weights)
-    if is_file:
-        whole = smp.encoders.get_encoder(encoder, in_channels=3, weights=None)
-        whole.load_state_dict(tensors)
+    if weights == "none":
+        return construct(in_channels=in_channels, encoder_weights=None), weights
+    if weights.endswith(FILE_SUFFIXES):
+        net = construct(in_channels=in_channels, encoder_weights=None)
+        with torch.random.fork_rng(devices=[]):
+            whole = construct(in_channels=3, encoder_weights=None).encoder
+        source = f"{_file(weights)}, {_load_file(whole, weights)} tensors"
         whole.set_in_channels(in_channels, pretrained=True)
         net.encoder.load_state_dict(whole.state_dict())
-    return net
+    elif encoder.startswith(TIMM):
+        if weights != "imagenet":
+            raise ValueError("timm has only 'imagenet', chosen by the tag of the encoder's name")
+        source = weights
+        net = _proved_loaded(partial(construct, in_channels=in_channels, encoder_weights=True))
+    else:
+        source = weights
+        net = construct(in_channels=in_channels, encoder_weights=weights)
+    _scale_stem(net.encoder, encoder)
+    return net, source
+
+
+def _file(path: str) -> str:
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return f"file {Path(path).name}, sha256 {digest[:12]}"
+
+
+def _load_file(encoder: nn.Module, path: str) -> int:
+    """Load a file of timm or torchvision, without running its code; return how many tensors fit.
+
+    They are matched by name or, where names differ, by their order: then each tensor must have the
+    role (weight, bias, …) and the shape of its counterpart. What follows them is the classifier.
+    """
+    from timm.models import load_state_dict
+
+    wanted, found = map(_counted, (encoder.state_dict(), load_state_dict(path, weights_only=True)))
+    named = {_plain(name): tensor for name, tensor in found.items()}
+    fitted = {name: named[_plain(name)] for name in wanted if _plain(name) in named}
+    if len(fitted) < len(wanted) and list(map(_form, wanted.items())) == list(
+        map(_form, list(found.items())[: len(wanted)])
+    ):
+        fitted = dict(zip(wanted, found.values(), strict=False))
+    lacking = [
+        name for name in wanted if name not in fitted or fitted[name].shape != wanted[name].shape
+    ]
+    if lacking:
+        names = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        raise ValueError(
+            f"{len(lacking)} of {len(wanted)} tensors do not fit or are absent: {names}"
+        )
+    nn.Module.load_state_dict(encoder, fitted, strict=False)
+    return len(fitted)
+
+
+def _counted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All but the counters of batches, which old files lack and nothing reads."""
+    return {name: one for name, one in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _plain(name: str) -> str:
+    """A tensor's name, however timm nests it: ``model.stages_0.conv`` is ``stages.0.conv``."""
+    return name.removeprefix("model.").replace("_", ".")
+
+
+def _form(named: tuple[str, Tensor]) -> tuple[str, torch.Size]:
+    return named[0].rpartition(".")[2], named[1].shape
+
+
+def _scale_stem(encoder: nn.Module, name: str) -> None:
+    """Have the stem take our input z for the (x - mean) / sd that its weights expect, x in 0 to 1.
+
+    A stem without a bias leaves the difference of the means to the normalisation that follows.
+    """
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from timm.models import get_pretrained_cfg
+
+    settings = get_pretrained_cfg(name.removeprefix(TIMM)) if name.startswith(TIMM) else None
+    mean = fmean(settings.mean if settings else IMAGENET_DEFAULT_MEAN)
+    sd = fmean(settings.std if settings else IMAGENET_DEFAULT_STD)
+    stem = next(part for part in encoder.modules() if isinstance(part, nn.Conv2d))
+    with torch.no_grad():
+        if stem.bias is not None:
+            stem.bias += stem.weight.sum((1, 2, 3)) * (IMAGE_MEAN - mean) / sd
+        stem.weight *= IMAGE_SD / sd
 
 
 def _proved_loaded(construct: Callable[[], Any]) -> Any:

@@ -155,6 +155,9 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     compute = choose_compute(config.train)
     restart_peak(compute.device)
     trainer = Trainer(config, data.cache, data.split.train, compute)
+    weights = loaded_weights(trainer.network)
+    if weights != "none":
+        print(f"{plan.run_name}  encoder weights: {weights}", file=sys.stderr)
     log = None if fresh else _reopen(plan, store, data)
     if log is None:
         own_tags = {
@@ -165,7 +168,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
             tags.DEVICE: str(compute.device),
             tags.PRECISION: compute.precision,
             tags.AUGMENTED_ON: trainer.batches.augmented_on,
-            tags.WEIGHTS: loaded_weights(trainer.network),
+            tags.WEIGHTS: weights,
             **identity_tags(plan, data),
             **plan.tags,
         }

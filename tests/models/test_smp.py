@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from seglab.core.config import Model
@@ -88,12 +93,8 @@ class TestEncoder:
 
 def save_encoder(path: Path, encoder: str, in_channels: int = 3) -> dict[str, Tensor]:
     """Write random weights of ``encoder`` to ``path``, as a stand-in for pretrained ones."""
-    from safetensors.torch import save_file
-
     torch.manual_seed(11)
     if encoder.startswith("tu-"):
-        import timm
-
         state = timm.create_model(encoder[3:], in_chans=in_channels).state_dict()
     else:
         network = build("smp-pspnet", encoder=encoder, in_channels=in_channels)
@@ -115,7 +116,9 @@ class TestWeights:
         network = build("smp-pspnet", encoder=encoder, encoder_weights=str(path))
         assert torch.equal(encoder_of(network).state_dict()[stem + key], saved[key])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert loaded_weights(network) == f"file weights{suffix}, sha256 {digest[:12]}"
+        count = sum("num_batches" not in name for name in encoder_of(network).state_dict())
+        told = f"file weights{suffix}, sha256 {digest[:12]}, {count} tensors"
+        assert loaded_weights(network) == told
 
     @pytest.mark.parametrize("channels", [1, 6])
     def test_stem_answers_a_grey_image_as_rgb_does(self, tmp_path: Path, channels: int) -> None:
@@ -126,10 +129,50 @@ class TestWeights:
         )
         stem = encoder_of(network).state_dict()["features.0.0.weight"]
         grey = torch.randn(1, 1, 16, 16)
+        expected = 0.25 * grey / statistics.fmean(IMAGENET_DEFAULT_STD)
         torch.testing.assert_close(
             nn.functional.conv2d(grey.expand(-1, channels, -1, -1), stem),
-            nn.functional.conv2d(grey.expand(-1, 3, -1, -1), saved["features.0.0.weight"]),
+            nn.functional.conv2d(expected.expand(-1, 3, -1, -1), saved["features.0.0.weight"]),
         )
+
+    def test_stem_with_a_bias_sees_what_the_weights_were_trained_on(self, tmp_path: Path) -> None:
+        """A grey value x in 0 to 1 is (x - 0.5) / 0.25 to us and (x - mean) / sd to timm."""
+        path = tmp_path / "weights.safetensors"
+        save_encoder(path, "tu-convnext_atto")
+        reference = timm.create_model("convnext_atto")
+        reference.load_state_dict(load_file(path))
+        network = build(
+            "smp-fpn", in_channels=2, encoder="tu-convnext_atto", encoder_weights=str(path)
+        )
+        grey = torch.rand(1, 1, 16, 16)
+        mean, sd = map(statistics.fmean, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        torch.testing.assert_close(
+            encoder_of(network).model.stem_0(((grey - 0.5) / 0.25).expand(-1, 2, -1, -1)),
+            reference.stem[0](((grey - mean) / sd).expand(-1, 3, -1, -1)),
+        )
+
+    @pytest.mark.parametrize("encoder", ["tu-tf_efficientnet_lite0", "resnet18"])
+    def test_other_names_in_the_same_order(self, tmp_path: Path, encoder: str) -> None:
+        """As of packages that call timm's ``conv_stem`` ``_conv_stem``."""
+        path = tmp_path / "weights.pth"
+        saved = timm.create_model(encoder.removeprefix("tu-")).state_dict()
+        renamed = {
+            f"part{i}.{name.split('.')[-1]}": one for i, (name, one) in enumerate(saved.items())
+        }
+        torch.save(renamed, path)
+        own = encoder_of(build("smp-unet", encoder=encoder, encoder_weights=str(path))).state_dict()
+        stem = next(iter(own))
+        for name, tensor in own.items():
+            if name != stem:
+                assert torch.equal(tensor, saved[name.removeprefix("model.")]), name
+
+    def test_a_file_of_torchvision(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.pth"
+        saved = torchvision.models.mobilenet_v2().state_dict()
+        torch.save(saved, path)
+        network = build("smp-unet", encoder="mobilenet_v2", encoder_weights=str(path))
+        key = "features.18.0.weight"
+        assert torch.equal(encoder_of(network).state_dict()[key], saved[key])
 
     def test_file_of_another_encoder(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.safetensors"
@@ -137,13 +180,15 @@ class TestWeights:
         for encoder in ("mit_b0", "tu-resnet10t", "tu-convnext_atto"):
             assert str(path) in refusal("smp-fpn", encoder=encoder, encoder_weights=str(path))
 
-    def test_half_a_file_of_timm(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("lacking", ["layer4.0.conv2.weight", "layer3.0.bn1.running_var"])
+    def test_a_file_without_one_tensor(self, tmp_path: Path, lacking: str) -> None:
         """timm itself loads such a file without a word."""
         path = tmp_path / "weights.pt"
         state = save_encoder(path, "tu-resnet10t")
-        torch.save({k: v for k, v in state.items() if not k.startswith("layer4")}, path)
+        del state[lacking]
+        torch.save(state, path)
         text = refusal("smp-unet", encoder="tu-resnet10t", encoder_weights=str(path))
-        assert "tensors stay random, first 'model.layer4" in text
+        assert f"tensors do not fit or are absent: model.{lacking}" in text
 
     @pytest.mark.parametrize("content", [b"no weights", b"\x80\x02cos\nsystem\n."])
     @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
