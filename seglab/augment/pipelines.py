@@ -97,6 +97,12 @@ def default(frame: Frame, *, strength: Strength = 1.0) -> list[Transform]:
     return [*geometric(frame, strength=strength), *_tone_noise_blur(frame, strength)]
 
 
+@AUGMENTATIONS.register("other_scanners")
+def other_scanners(frame: Frame, *, strength: Strength = 2.0) -> list[Transform]:
+    """Geometric as in default; tone, noise, blur, bias field and low resolution at strength."""
+    return [*geometric(frame), *intensity(frame, strength=strength)]
+
+
 @AUGMENTATIONS.register("all")
 def everything(frame: Frame, *, strength: Strength = 1.0) -> list[Transform]:
     """Default, the other flip, bias field and low resolution."""

@@ -219,8 +219,11 @@ class Train(Block):
     is optimistic on the patients it was chosen on. Where ``patience`` stopped a run, the best."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Training time after which no further step is taken (equal-seconds budgets)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the device is faster in it."""
+    ema: Annotated[float | None, Field(gt=0, lt=1, json_schema_extra=UNSET)] = None
+    """Judge and keep the weights' exponential moving average, which keeps this share of itself at
+    each step (0.999; less at first); None takes the weights of the last step."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the device is faster in it, else fp16 on a GPU with tensor cores."""
     compile: bool = False
     """``torch.compile`` the network: one to two minutes that only a long run on a GPU repays."""
     device: Annotated[
@@ -276,7 +279,10 @@ class RunConfig(Block):
 def without_local(block: BaseModel) -> dict[str, Any]:
     """Dump ``block`` without keys of this machine only, and without ``UNSET`` ones not given."""
     dumped = block.model_dump(mode="json")
-    for key, field in type(block).model_fields.items():
+    fields = dict(type(block).model_fields)
+    if isinstance(block, Component):
+        fields |= block.registry[block.name].options.model_fields
+    for key, field in fields.items():
         value = getattr(block, key)
         extra = field.json_schema_extra
         marks = extra if isinstance(extra, dict) else {}

@@ -21,7 +21,7 @@ from seglab.data.cache import Cache, CacheSettings
 from seglab.data.pack import SingleVolume
 from seglab.data.volume import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
-from seglab.learning.device import Compute, choose_compute, has_fast_bf16
+from seglab.learning.device import Compute, choose_compute, fast_precision
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.reference import Reference, measure_reference
@@ -196,7 +196,7 @@ def load_bundle(
     """
     card = read_card(folder)
     compute = compute or choose_compute(Train())
-    precision = card.precision if has_fast_bf16(compute.device) else "fp32"
+    precision = "fp32" if card.precision == "fp32" else fast_precision(compute.device)
     compute = replace(compute, precision=precision)
     network = build_model(card.model, len(card.channels), card.shape, pretrained=False)
     load_weights(folder / weights, network)

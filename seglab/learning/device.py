@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -32,7 +32,8 @@ class Compute:
         """Context of the forward pass; losses and weights stay float32."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype)
 
     def images(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """(B,H,W,C) uint8 to (B,C,H,W) float32 on the device, channels last in memory."""
@@ -69,7 +70,7 @@ def choose_compute(train: Train) -> Compute:
     device = _device(train.device)
     precision = train.precision
     if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
+        precision = fast_precision(device)
     threads = train.threads or available_cores()
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
@@ -93,6 +94,14 @@ def _device(name: str) -> torch.device:
     if (device.index or 0) >= gpus:
         raise UserError(f"train.device: {name} is not there: {gpus} of its kind found")
     return device
+
+
+def fast_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """The lowest precision that the device is faster in: fp16 on GPUs before Ampere, as the T4."""
+    if has_fast_bf16(device):
+        return "bf16"
+    has_tensor_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return "fp16" if has_tensor_cores else "fp32"
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
@@ -95,13 +96,23 @@ class Trainer:
         self.network = network.to(compute.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
         self.loss: Loss = config.loss.build()
+        self.scaler = torch.amp.GradScaler(  # of losses too small for fp16
+            compute.device.type, enabled=compute.precision == "fp16"
+        )
+        self.average = AveragedModel(self.network, use_buffers=True) if config.train.ema else None
         self.progress = Progress()
         self.compiled = compiled(self.network) if config.train.compile else None
 
     @property
+    def judged(self) -> nn.Module:
+        """The network that is judged and kept: as it is now, or its moving average."""
+        judged: nn.Module = self.network if self.average is None else self.average.module
+        return judged
+
+    @property
     def predictor(self) -> Predictor:
-        """The network as it is now."""
-        return Predictor(self.network, self.compute, self.config.data.context)
+        """The judged network."""
+        return Predictor(self.judged, self.compute, self.config.data.context)
 
     @property
     def kept_epoch(self) -> int:
@@ -137,7 +148,9 @@ class Trainer:
         device = self.compute.device
         state = {
             "network": self.network.state_dict(),
+            "average": self.average and self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "progress": vars(self.progress),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -150,7 +163,10 @@ class Trainer:
         if state is None:
             return False
         self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["random"])
         if self.compute.device.type == "cuda" and state["random_cuda"] is not None:
@@ -160,12 +176,12 @@ class Trainer:
     def save_kept(self, folder: Path) -> None:
         """Write the weights as they are now to ``weights.safetensors``."""
         about = {"epoch": str(self.kept_epoch), "config_hash": self.config.hash()}
-        save_weights(folder / WEIGHTS, self.network, about)
+        save_weights(folder / WEIGHTS, self.judged, about)
 
     def load_kept(self, folder: Path) -> None:
         """Take the weights that are kept: those of the last epoch are already here."""
         if self.keeps_best:
-            load_weights(folder / WEIGHTS, self.network)
+            load_weights(folder / WEIGHTS, self.judged)
 
 
 def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
@@ -238,16 +254,35 @@ def set_rate(trainer: Trainer, step: int) -> None:
 
 def train_step(trainer: Trainer, batch: TensorBatch) -> Tensor:
     """Move the weights by one batch; return its loss, which nothing has waited for."""
-    optimizer, clip = trainer.optimizer, trainer.config.optim.grad_clip
+    optimizer, scaler, clip = trainer.optimizer, trainer.scaler, trainer.config.optim.grad_clip
     with trainer.compute.autocast():
         logits = _forward(trainer, batch.images)
-    loss = trainer.loss(logits.float(), batch.masks)
+    loss = mean_over_scales(trainer.loss, logits.float(), batch.masks)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    scaler.scale(loss).backward()
     if clip is not None:
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(trainer.network.parameters(), clip)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
+    if trainer.average is not None:
+        update_average(trainer.average, trainer.network, trainer.config.train.ema or 0.0)
     return loss.detach()
+
+
+def mean_over_scales(loss: Loss, logits: Tensor, masks: Tensor) -> Tensor:
+    """Loss of logits (B,K,H,W), the K scales of deep supervision weighted 1, 1/2, 1/4, …"""
+    weights = [0.5**k for k in range(logits.shape[1])]
+    losses = [loss(one, masks) for one in logits.split(1, dim=1)]
+    total = sum(weight * one for weight, one in zip(weights[1:], losses[1:], strict=True))
+    return (losses[0] + total) / sum(weights)
+
+
+def update_average(average: AveragedModel, network: nn.Module, decay: float) -> None:
+    """Move the average; its decay rises with the steps, so that the random start is forgotten."""
+    steps = int(average.n_averaged)
+    average.multi_avg_fn = get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))
+    average.update_parameters(network)
 
 
 def compiled(network: nn.Module) -> Any:

@@ -81,7 +81,8 @@ def _refusal(
 ) -> str | None:
     """Why one image of ``hw`` pixels does not give logits of ``hw`` pixels; None if it does."""
     try:
-        shape = tuple(_shape_pass(network, in_channels, hw, training=training).shape)
+        logits = _shape_pass(network, in_channels, hw, training=training)
+        shape = tuple((logits[:, :1] if training else logits).shape)  # others: deep supervision
     except NotImplementedError:  # an operation without a shape rule proves nothing
         return None
     except (RuntimeError, AssertionError, ValueError) as error:

@@ -35,6 +35,16 @@ def test_the_hash_follows_the_meaning_and_not_the_machine(tmp_path: Path) -> Non
         assert load(tmp_path, "", change).run.hash() != base
 
 
+def test_keys_that_came_later_leave_older_configs_their_hash(tmp_path: Path) -> None:
+    assert load(tmp_path, "name: x").run.hash() == "04f0b3193659"  # before the keys below
+    plain = load(tmp_path, "name: x", "model.residual=false", "train.ema=null").run
+    assert plain.hash() == "04f0b3193659"
+    for change in ("model.residual=true", "model.activation=leaky_relu", "train.ema=0.99"):
+        assert load(tmp_path, "name: x", change).run.hash() != plain.hash()
+    with pytest.raises(UserError, match=r"train\.ema: 1\.0 is not allowed"):
+        load(tmp_path, "", "train.ema=1.0")
+
+
 def test_a_root_in_the_home_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

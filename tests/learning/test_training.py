@@ -9,11 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.learning.device import choose_compute
-from seglab.learning.training import LAST, WEIGHTS, EpochResult, Progress, Trainer, fit, sum_losses
+from seglab.learning.device import choose_compute, fast_precision
+from seglab.learning.training import (
+    LAST,
+    WEIGHTS,
+    EpochResult,
+    Progress,
+    Trainer,
+    fit,
+    mean_over_scales,
+    sum_losses,
+    update_average,
+)
 from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
@@ -76,6 +88,66 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         for t in (whole, resumed)
     ]
     assert without_time[0] == without_time[1]
+
+
+def test_the_moving_average_is_judged_kept_and_resumed_to_the_bit(
+    small_config: Build, tmp_path: Path
+) -> None:
+    config = small_config(train={"ema": 0.9, "epochs": 2})
+    whole, results = train(config)
+    train(config, tmp_path, epochs=1)
+    resumed, last = train(config, tmp_path)
+    assert figures(last) == figures(results)[1:]
+    assert same_weights(whole, resumed)
+    whole.save_kept(tmp_path)
+    kept = load_file(tmp_path / WEIGHTS)
+    averaged = whole.predictor.network.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in averaged.items())
+    assert not all(torch.equal(kept[name], one) for name, one in whole.network.state_dict().items())
+    plain, others = train(small_config(train={"epochs": 2}))
+    assert same_weights(plain, whole), "the average changes no step"
+    assert figures(others) != figures(results)
+
+
+def test_the_average_is_that_of_the_closed_form() -> None:
+    """Weights 1, 2, … 40; the share kept is the smaller of 0.8 and (1 + n) / (10 + n)."""
+    network = torch.nn.Linear(1, 1)
+    average, expected = AveragedModel(network), 1.0
+    for step in range(40):
+        torch.nn.init.constant_(network.weight, step + 1)
+        update_average(average, network, 0.8)
+        kept = min(0.8, (1 + step) / (10 + step)) if step else 0
+        expected = kept * expected + (1 - kept) * (step + 1)
+    assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_scales_of_deep_supervision_count_half_of_the_finer_one() -> None:
+    def loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        assert logits.shape == masks.shape
+        return logits.mean()
+
+    masks = torch.zeros(2, 1, 4, 4)
+    logits = torch.tensor([3.0, 5.0, 7.0]).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    assert mean_over_scales(loss, logits, masks).item() == pytest.approx((3 + 2.5 + 1.75) / 1.75)
+    assert mean_over_scales(loss, logits[:, :1], masks).item() == 3
+
+
+def test_deep_supervision_and_half_precision_train(small_config: Build) -> None:
+    """fp16 with scaled gradients, as on a GPU without bf16, is near fp32."""
+    model = {"deep_supervision": True, "residual": True, "norm": "instance"}
+    found = [
+        train(small_config(model=model, train={"epochs": 2, "precision": precision}))[1][-1]
+        for precision in ("fp32", "fp16")
+    ]
+    assert found[1].metrics["train/loss"] == pytest.approx(found[0].metrics["train/loss"], rel=0.1)
+
+
+def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for index, (capability, expected) in enumerate(
+        [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")]
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert fast_precision(torch.device("cuda", 90 + index)) == expected
 
 
 def test_training_learns(small_config: Build) -> None:

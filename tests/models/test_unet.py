@@ -13,6 +13,7 @@ from seglab.core.errors import UserError
 from seglab.core.registry import MODELS
 from seglab.models import build_model, count_parameters, gflops_per_image
 from seglab.models.build import Padded
+from seglab.models.unet import Residual
 
 
 def unet(
@@ -29,6 +30,40 @@ def test_output_is_as_large_as_the_input_and_every_weight_learns(norm: str, up: 
     logits.square().mean().backward()
     assert logits.shape == (2, 1, 32, 24)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_deep_supervision_predicts_every_scale_but_the_lowest_in_training() -> None:
+    network = unet(base_channels=4, depth=3, norm="instance", deep_supervision=True, pad=False)
+    image = torch.randn(2, 1, 32, 32)
+    logits = network(image)
+    assert logits.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(logits[:, :1], network.eval()(image))
+    # Enlarged bilinearly from 16 and 8 px: between neighbouring centres it is linear.
+    for k, scale in ((1, 2), (2, 4)):
+        inner = logits[:, k, scale:-scale, scale:-scale]
+        bends = inner.diff(n=2, dim=-1).abs().amax((0, 1))
+        assert (bends < 1e-5).sum() >= len(bends) * (scale - 1) / scale - 1
+    logits.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_residual_block_adds_its_shortcut_before_the_last_activation() -> None:
+    block = Residual(3, 5, "instance", "leaky_relu")
+    x = torch.randn(2, 3, 8, 8)
+    nn.init.zeros_(block.convolutions[3].weight)  # instance norm makes 0 of a constant
+    expected = nn.functional.leaky_relu(
+        nn.functional.conv2d(x, block.shortcut.weight, block.shortcut.bias)
+    )
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("option", [{"residual": True}, {"activation": "leaky_relu"}])
+def test_variants_learn_with_every_weight(option: dict[str, object]) -> None:
+    network = unet(base_channels=4, depth=2, norm="instance", **option)
+    network(torch.randn(2, 1, 32, 32)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    kinds = {type(part) for part in network.modules()}
+    assert (nn.LeakyReLU in kinds) == ("activation" in option)
 
 
 def test_parameters_of_the_paper() -> None:
