@@ -259,7 +259,7 @@ def train_step(trainer: Trainer, batch: TensorBatch) -> Tensor:
         logits = _forward(trainer, batch.images)
     loss = mean_over_scales(trainer.loss, logits.float(), batch.masks)
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if clip is not None:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(trainer.network.parameters(), clip)
@@ -273,7 +273,7 @@ def train_step(trainer: Trainer, batch: TensorBatch) -> Tensor:
 def mean_over_scales(loss: Loss, logits: Tensor, masks: Tensor) -> Tensor:
     """Loss of logits (B,K,H,W), the K scales of deep supervision weighted 1, 1/2, 1/4, …"""
     weights = [0.5**k for k in range(logits.shape[1])]
-    losses = [loss(one, masks) for one in logits.split(1, dim=1)]
+    losses = [loss(one, masks) for one in logits.chunk(len(weights), dim=1)]
     total = sum(weight * one for weight, one in zip(weights[1:], losses[1:], strict=True))
     return (losses[0] + total) / sum(weights)
 
@@ -281,7 +281,8 @@ def mean_over_scales(loss: Loss, logits: Tensor, masks: Tensor) -> Tensor:
 def update_average(average: AveragedModel, network: nn.Module, decay: float) -> None:
     """Move the average; its decay rises with the steps, so that the random start is forgotten."""
     steps = int(average.n_averaged)
-    average.multi_avg_fn = get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))
+    rising = min(decay, (1 + steps) / (10 + steps))
+    average.multi_avg_fn = get_ema_multi_avg_fn(rising)  # type: ignore[no-untyped-call]
     average.update_parameters(network)
 
 
