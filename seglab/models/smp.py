@@ -73,11 +73,7 @@ def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> t
         return construct(in_channels=in_channels, encoder_weights=None), weights
     if weights.endswith(FILE_SUFFIXES):
         net = construct(in_channels=in_channels, encoder_weights=None)
-        with torch.random.fork_rng(devices=[]):
-            whole = construct(in_channels=3, encoder_weights=None).encoder
-        source = f"{_file(weights)}, {_load_file(whole, weights)} tensors"
-        whole.set_in_channels(in_channels, pretrained=True)
-        net.encoder.load_state_dict(whole.state_dict())
+        source = f"{_file(weights)}, {_load_file(net.encoder, weights)} tensors"
     elif encoder.startswith(TIMM):
         if weights != "imagenet":
             raise ValueError("timm has only 'imagenet', chosen by the tag of the encoder's name")
@@ -104,6 +100,10 @@ def _load_file(encoder: nn.Module, path: str) -> int:
     from timm.models import load_state_dict
 
     wanted, found = map(_counted, (encoder.state_dict(), load_state_dict(path, weights_only=True)))
+    parts = encoder.named_modules()
+    stem = next(f"{name}.weight" for name, part in parts if isinstance(part, nn.Conv2d))
+    kernels, channels, *size = wanted[stem].shape
+    wanted[stem] = torch.empty(kernels, 3, *size)
     named = {_plain(name): tensor for name, tensor in found.items()}
     fitted = {name: named[_plain(name)] for name in wanted if _plain(name) in named}
     if len(fitted) < len(wanted) and list(map(_form, wanted.items())) == list(
@@ -118,6 +118,9 @@ def _load_file(encoder: nn.Module, path: str) -> int:
         raise ValueError(
             f"{len(lacking)} of {len(wanted)} tensors do not fit or are absent: {names}"
         )
+    rgb = fitted[stem]
+    in_turn = rgb[:, [i % 3 for i in range(channels)]] * 3 / channels
+    fitted[stem] = rgb.sum(1, keepdim=True) if channels == 1 else in_turn
     nn.Module.load_state_dict(encoder, fitted, strict=False)
     return len(fitted)
 

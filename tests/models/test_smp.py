@@ -142,12 +142,12 @@ class TestWeights:
         reference = timm.create_model("convnext_atto")
         reference.load_state_dict(load_file(path))
         network = build(
-            "smp-fpn", in_channels=2, encoder="tu-convnext_atto", encoder_weights=str(path)
+            "smp-fpn", in_channels=6, encoder="tu-convnext_atto", encoder_weights=str(path)
         )
         grey = torch.rand(1, 1, 16, 16)
         mean, sd = map(statistics.fmean, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         torch.testing.assert_close(
-            encoder_of(network).model.stem_0(((grey - 0.5) / 0.25).expand(-1, 2, -1, -1)),
+            encoder_of(network).model.stem_0(((grey - 0.5) / 0.25).expand(-1, 6, -1, -1)),
             reference.stem[0](((grey - mean) / sd).expand(-1, 3, -1, -1)),
         )
 
