@@ -1,4 +1,4 @@
-"""Layer 6: the command line. Parsing and printing; the work is done below."""
+"""Layer 5: the command line. Parsing and printing; the work is done below."""
 
 import sys
 from importlib.util import find_spec

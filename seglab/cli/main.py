@@ -62,7 +62,6 @@ SET = (
     _argument("--persons", "as data.persons", type=Path, metavar="CSV"),
     WORKERS,
 )
-LAYOUTS = ("h5", "nifti")
 OTHER = "another set, to find patients that are in both (may be repeated)"
 PATHS = _argument(
     "overrides",

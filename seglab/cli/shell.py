@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from seglab.core.documents import json_text
@@ -70,7 +69,7 @@ def run_command(
         arguments: of the command.
         continues: the same command continues where an interrupted one stopped.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "·" or "–"
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -92,11 +91,6 @@ def run_command(
     except Exception:
         print_traceback()
         return OUR_FAULT
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End a run as cleanly on SIGTERM as on Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def answer(arguments: argparse.Namespace, values: Any, text: str) -> None:

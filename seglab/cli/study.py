@@ -102,10 +102,9 @@ def leaderboard(candidates: Candidates) -> str:
 
 
 def _describe_promotion(promotion: Promotion) -> str:
-    from seglab.studies.promotion_outputs import results_json
     from seglab.studies.report.sections import test_text
 
-    page = test_text(results_json(promotion.results, promotion.opened))
+    page = test_text(promotion.results.to_json(promotion.opened))
     point = promotion.point
     setting = (
         f"threshold {point.threshold:g}, components from {point.smallest_component_px} px, "

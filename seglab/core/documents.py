@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,20 +125,25 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: an argument without ``=`` or with an empty key.
     """
-    result: dict[str, Any] = {}
+    values = []
     for argument in arguments:
         path, equals, text = argument.partition("=")
         if not equals or not all(path.split(".")):
             raise UserError(f"override '{argument}' is not of the form key.sub=value")
-        result = merge(result, nest(path, parse_yaml(text, f"override '{argument}'")))
+        values.append((path, parse_yaml(text, f"override '{argument}'")))
+    return nested(values)
+
+
+def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Turn ``("a.b", 1), ("a.c", 2)`` into ``{"a": {"b": 1, "c": 2}}``."""
+    result: dict[str, Any] = {}
+    # Names of components first: another name replaces the options before it.
+    ordered = sorted(values, key=lambda one: one[0].removesuffix(".name") not in COMPONENTS)
+    for path, value in ordered:
+        for key in reversed(path.split(".")):
+            value = {key: value}
+        result = merge(result, value)
     return result
-
-
-def nest(path: str, value: Any) -> dict[str, Any]:
-    """``nest("a.b", 1)`` is ``{"a": {"b": 1}}``."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return dict(value)
 
 
 def read_rows(path: Path, ending: str = "", *, strict: bool = False) -> Iterator[dict[str, str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +54,18 @@ def give_back_freed_memory() -> None:
 def _libc(name: str) -> Any:
     """A function of the C library; None where it has none of this name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """End this worker process where its parent is killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 def is_locked(path: Path) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +13,7 @@ from typing import Any
 import cv2
 
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores, keep_freed_memory
+from seglab.core.machine import available_cores, end_with_parent, keep_freed_memory
 
 Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 """``map`` of a picklable function over picklable values; results come in order."""
@@ -47,12 +45,4 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     keep_freed_memory()
-    threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()

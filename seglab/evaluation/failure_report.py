@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from seglab.evaluation.failures import RULES, Cause, Explanation, Finding
-from seglab.evaluation.metrics import PatientScore
+from seglab.evaluation.metrics import PatientScore, mean
 from seglab.evaluation.regions import SMALL_LESION
 
 SHOWN_PER_RULE: Final = 5
@@ -122,14 +122,17 @@ class FailureAnalysis:
     costs: tuple[CauseCost, ...]  # every cause that occurs, costliest first
     selection: Mapping[str, tuple[str, ...]]  # ids by rule of ``MEANINGS``, in its order
 
+    @property
+    def mean_dice(self) -> float:
+        """Over the patients; NaN where none has a Dice."""
+        return mean([one.score.dice for one in self.explanations.values()])
+
     def rules_of(self, patient_id: str) -> list[str]:
         """The rules that chose a patient."""
         return [rule for rule, names in self.selection.items() if patient_id in names]
 
     def to_json(self) -> dict[str, Any]:
         """What the gallery says in words and figures, as ``failures.json`` holds it."""
-        explanations = list(self.explanations.values())
-        dice = [one.score.dice for one in explanations if np.isfinite(one.score.dice)]
         cases = [
             {
                 "patient_id": one.patient_id,
@@ -139,11 +142,11 @@ class FailureAnalysis:
                 "rules": self.rules_of(one.patient_id),
                 "text": paragraph(one),
             }
-            for one in explanations
+            for one in self.explanations.values()
         ]
         return {
             "patients": len(cases),
-            "mean_dice": sum(dice) / len(dice) if dice else None,
+            "mean_dice": self.mean_dice,
             "causes": [{**vars(cost), "rule": RULES[cost.cause]} for cost in self.costs],
             "cases": cases,
         }

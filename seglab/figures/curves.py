@@ -1,4 +1,4 @@
-"""Learning curves of one run."""
+"""Curves of one run: its training, and every patient of its test."""
 
 from __future__ import annotations
 
@@ -6,11 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from seglab.figures.style import BLUE, GREY, ORANGE, VERMILLION, new_figure, tidy, unit
+from seglab.evaluation.metrics import PatientScore, mean
+from seglab.evaluation.scores import BINS, calibration
+from seglab.figures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    log_axis,
+    new_figure,
+    tidy,
+    unit,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+POSITION_BINS = 10
+SCORES = (("dice", "Dice", BLUE, "o"), ("iou", "IoU", ORANGE, "s"))
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], kept_epoch: int) -> Figure:
@@ -66,3 +82,85 @@ def learning_curves(history: Sequence[Mapping[str, float]], kept_epoch: int) -> 
     for axes in panels:
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
+
+
+def patient_plot(scores: Sequence[PatientScore]) -> Figure:
+    """Dice and IoU of every patient: sorted, and against the size of the tumour."""
+    known = sorted((s for s in scores if np.isfinite(s.dice)), key=lambda s: s.dice)
+    figure = new_figure(12, 4.2)
+    ranked, sized = figure.subplots(1, 2)
+    rank = np.arange(1, len(known) + 1)
+    for key, name, colour, marker in SCORES:
+        values = [getattr(score, key) for score in known]
+        label = f"{name}, mean {mean(values):.3f}"
+        ranked.plot(rank, values, marker, markersize=4.5, color=unit(colour), label=label)
+        ranked.axhline(mean(values), color=unit(colour), linewidth=1, linestyle="--")
+    ranked.set_ylim(0, 1)
+    ranked.xaxis.get_major_locator().set_params(integer=True)
+    tidy(ranked, x="patients, worst to best", y="score", title="Every test patient")
+    ranked.legend(frameon=False, loc="best")  # wherever the fewest patients are
+    _against_size(sized, known)
+    return figure
+
+
+def _against_size(axes: Axes, scores: Sequence[PatientScore]) -> None:
+    in_ml = all(np.isfinite(score.truth_ml) for score in scores)
+    sizes = [score.truth_ml if in_ml else score.truth_px for score in scores]
+    for key, name, colour, marker in SCORES:
+        values = [getattr(score, key) for score in scores]
+        axes.plot(sizes, values, marker, markersize=4.5, color=unit(colour), label=name)
+    if sizes:
+        log_axis(axes)
+    axes.set_ylim(0, 1)
+    unit_name = "ml" if in_ml else "pixels"
+    tidy(axes, x=f"true tumour, {unit_name} (log)", y="score", title="Scores and tumour size")
+    axes.legend(frameon=False, loc="best")
+
+
+def calibration_plot(sums: NDArray[np.float64]) -> Figure:
+    """How often pixels of a predicted probability are tumour, and how many there are of each."""
+    confidence, frequency, error = calibration(sums)
+    figure = new_figure(6, 5.4)
+    curve, counts = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    curve.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
+    label = f"model (expected error {error:.4f})"
+    curve.plot(confidence, frequency, "o-", color=unit(BLUE), label=label)
+    curve.set_ylim(0, 1)
+    curve.legend(frameon=False, loc="upper left")
+    tidy(curve, x="", y="share that is tumour", title="Calibration near true or predicted tumour")
+    edges = (np.arange(BINS) + 0.5) / BINS
+    counts.bar(edges, np.maximum(sums[0], 1), width=0.9 / BINS, color=unit(GREY))
+    counts.set_yscale("log")
+    counts.set_xlim(0, 1)
+    tidy(counts, x="predicted probability", y="pixels (log)")
+    return figure
+
+
+def slice_position_plot(patients: Sequence[NDArray[np.float64]]) -> Figure:
+    """Dice of single slices by their place in the stack."""
+    position, dice = np.concatenate(patients, axis=1)
+    figure = new_figure(8, 4)
+    axes = figure.subplots()
+    axes.plot(position, dice, ".", markersize=3, color="0.75", label="a slice")
+    centres, middle, low, high = _by_position(position, dice)
+    spread = np.array([middle - low, high - middle])
+    axes.errorbar(
+        centres, middle, spread, fmt="o-", color=unit(VERMILLION), capsize=3,
+        label="median and quartiles",
+    )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
+    title = "Slices with tumour or a prediction"
+    tidy(axes, x="place in the stack (0 first slice, 1 last)", y="Dice of the slice", title=title)
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def _by_position(
+    position: NDArray[np.float64], dice: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], ...]:
+    bins = np.minimum((position * POSITION_BINS).astype(int), POSITION_BINS - 1)
+    used = np.unique(bins)
+    quartiles = [np.percentile(dice[bins == one], (50, 25, 75)) for one in used]
+    table = np.array(quartiles).reshape(-1, 3)
+    return (used + 0.5) / POSITION_BINS, table[:, 0], table[:, 1], table[:, 2]

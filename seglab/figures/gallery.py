@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -86,10 +85,9 @@ def _page(title: str, notice: str, data: dict[str, Any]) -> str:
 
 
 def _overview(analysis: FailureAnalysis) -> dict[str, Any]:
-    dice = [e.score.dice for e in analysis.explanations.values() if np.isfinite(e.score.dice)]
     return {
         "patients": len(analysis.explanations),
-        "meanDice": _rounded(float(np.mean(dice)) if dice else math.nan),
+        "meanDice": _rounded(analysis.mean_dice),
         "causes": [
             {
                 "name": str(cost.cause),

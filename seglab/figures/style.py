@@ -64,6 +64,16 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.set_axisbelow(True)
 
 
+def log_axis(axes: Axes) -> None:
+    """Make the x axis logarithmic with plain numbers, also within one decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def marked(figure: Figure, notice: str) -> Figure:
     """Write ``notice``, which may be empty, below everything else."""
     if notice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -308,9 +308,9 @@ class ArmItems:
         self._context = context
         self._plans = plans_of(context.study, task.parent_run_id, task.values)
 
-    def keys(self) -> Sequence[str]:
+    def keys(self, states: Mapping[str, State]) -> Iterable[str]:
         """What each trains, in the order in which they are begun."""
-        return list(self._plans)
+        return self._plans
 
     def new(self, key: str) -> tuple[Params, Mapping[str, Any]]:
         """A run has no parameters of Optuna's."""
@@ -322,7 +322,7 @@ class ArmItems:
             raise NotOurs  # of the other phase, or of a machine with other arms
         plan = self._plans[key]
         try:
-            dice = self._train(plan, 1 + self.keys().index(key)).metrics.get("val/dice", 0.0)
+            dice = self._train(plan, 1 + list(self._plans).index(key)).metrics.get("val/dice", 0.0)
         except (UserError, TrainingDiverged) as error:
             print(f"{plan.run_name} failed: {error}", file=sys.stderr)
             raise

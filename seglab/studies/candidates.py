@@ -15,7 +15,7 @@ from typing import Any
 
 from seglab.core.errors import UserError
 from seglab.studies.resolve import find, refuse_unfinished
-from seglab.studies.results import target_of
+from seglab.studies.results import fold_of, target_of
 from seglab.tracking import RunInfo, Store, tags
 
 DICE = "val/dice"
@@ -120,7 +120,7 @@ def _refuse_mixed(runs: Sequence[RunInfo], what: str) -> None:
     folds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         folds["targets"][target_of(run)] += 1
-        folds[_fold(run)][run.tags.get(tags.SPLIT_HASH, "unknown")[:8]] += 1
+        folds[f"{fold_of(run)}"][run.tags.get(tags.SPLIT_HASH, "unknown")[:8]] += 1
     for fold, found in folds.items():
         if len(found) > 1:
             told = ", ".join(
@@ -136,19 +136,19 @@ def _refuse_mixed(runs: Sequence[RunInfo], what: str) -> None:
 
 def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
     """Rank finished runs with a validation Dice; an arm and seed that lacks a fold is last."""
-    folds = {_fold(run) for run in runs}
+    folds = {fold_of(run) for run in runs}
     if len(folds) == 1:
         ranked = sorted(runs, key=lambda run: (-run.metrics[DICE], run.start_time))
         return Candidates(ranked, unfinished)
-    groups: defaultdict[tuple[str | None, ...], dict[str, float]] = defaultdict(dict)
+    groups: defaultdict[tuple[str | None, ...], dict[int, float]] = defaultdict(dict)
     for run in runs:
-        groups[_group(run)][_fold(run)] = run.metrics[DICE]
+        groups[_group(run)][fold_of(run)] = run.metrics[DICE]
     usual = {fold: fmean(g[fold] for g in groups.values() if fold in g) for fold in folds}
     most = max(map(len, groups.values()))
     means = {name: fmean(g.values()) for name, g in groups.items() if len(g) == most}
 
     def key(run: RunInfo) -> tuple[float, ...]:
-        below = usual[_fold(run)] - run.metrics[DICE]
+        below = usual[fold_of(run)] - run.metrics[DICE]
         return (-means.get(_group(run), -math.inf), below, run.start_time)
 
     out_of_fold = {run.run_id: means[_group(run)] for run in runs if _group(run) in means}
@@ -157,10 +157,6 @@ def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:
 
 def _group(run: RunInfo) -> tuple[str | None, ...]:
     return run.parent_run_id, run.tags.get(tags.ARM), run.tags.get(tags.SEED)
-
-
-def _fold(run: RunInfo) -> str:
-    return run.tags.get(tags.FOLD, "0")
 
 
 def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
@@ -180,7 +176,7 @@ def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
     runs = [
         other
         for other in store.find_runs(None, wanted, ["FINISHED"], run.parent_run_id)
-        if _fold(other) == _fold(run) and target_of(other) == target_of(run)
+        if fold_of(other) == fold_of(run) and target_of(other) == target_of(run)
     ]
 
     def key(other: RunInfo) -> tuple[bool, float]:

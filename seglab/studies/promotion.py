@@ -13,21 +13,24 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seglab.core.config import flatten
-from seglab.core.errors import UserError, first_line
+from seglab.core.errors import UserError, as_warning, first_line
 from seglab.core.machine import progress
+from seglab.evaluation.scores import write_csv
+from seglab.figures.curves import calibration_plot, patient_plot, slice_position_plot
+from seglab.figures.style import marked
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint, select_operating_point
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
-from seglab.studies.data import StudyData
-from seglab.studies.outputs import log_setting
-from seglab.studies.promotion_outputs import log_pictures, log_results
+from seglab.studies.data import SharedData, StudyData
+from seglab.studies.outputs import CASES_IN_MEMORY, log_setting, write_pictures
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import test_sentence
 from seglab.studies.resolve import TrainedRun, load_trained
@@ -49,6 +52,9 @@ from seglab.tracking import (
     tags,
 )
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INHERITED = (
     tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH, tags.SYNTHETIC,
@@ -120,8 +126,9 @@ def promote(
             cannot be opened; see :mod:`seglab.studies.sealed_test`.
     """
     candidates = find_candidates(store, name)
-    trained = load_trained(store, candidates.best, overrides)
-    rival = _load_baseline(store, trained, baseline, overrides)
+    shared = SharedData()
+    trained = load_trained(store, candidates.best, overrides, shared)
+    rival = _load_baseline(store, trained, baseline, overrides, shared)
     identity = {
         tags.KIND: "promotion",
         tags.CODE_HASH: code_hash(),
@@ -140,9 +147,10 @@ def promote(
         bundle = trained.bundle(frozen.point)
         onnx = log_onnx(log, bundle, trained.data)
         opened = open_test(store, log, trained.data, reopen)
-        results = _evaluate(frozen, frozen_rival, opened)
+        unsealed = _unsealed(frozen, opened)
+        results = _evaluate(unsealed, frozen_rival, opened)
         log_results(log, results, opened, trained.data.cache.notice)
-        log_pictures(log, _unsealed(frozen, opened), results)
+        log_pictures(log, unsealed, results)
         dice = results.frozen["dice"].value
         version_tags = {
             tags.CONFIRMATORY: str(opened.confirmatory).lower(),
@@ -171,12 +179,16 @@ def freeze(trained: TrainedRun) -> FrozenRun:
 
 
 def _load_baseline(
-    store: Store, trained: TrainedRun, given: str | None, overrides: Sequence[str]
+    store: Store,
+    trained: TrainedRun,
+    given: str | None,
+    overrides: Sequence[str],
+    shared: SharedData,
 ) -> TrainedRun | None:
     run = find_baseline(store, trained.run) if given is None else store.find_run(given)
     if run is None or run.run_id == trained.run.run_id:
         return None
-    rival = load_trained(store, run, overrides)
+    rival = load_trained(store, run, overrides, shared)
     if rival.data.split.hash != trained.data.split.hash:
         raise UserError(f"baseline run {run.run_id} was trained on another split: not comparable")
     return rival
@@ -260,8 +272,7 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
 
 
 def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> SealedResults:
-    run = _unsealed(frozen, opened)
-    patients = [run.evaluate(name) for name in progress(opened.patients, "test", unit="patient")]
+    patients = [frozen.evaluate(name) for name in progress(opened.patients, "test", unit="patient")]
     if rival is None:
         return SealedResults(patients, None)
     run, names = _unsealed(rival, opened), progress(opened.patients, "baseline", unit="patient")
@@ -272,3 +283,45 @@ def _unsealed(frozen: FrozenRun, opened: OpenedTest) -> FrozenRun:
     """The run with the opened patients in reach."""
     data = opened.unseal(frozen.trained.data)
     return replace(frozen, trained=replace(frozen.trained, data=data))
+
+
+def log_results(log: RunLog, results: SealedResults, opened: OpenedTest, notice: str = "") -> None:
+    """Log every figure of the test, with its interval, and the tables and pictures behind them.
+
+    ``notice`` stands below the pictures.
+    """
+    log.metrics(results.metrics(), step=0)
+    log.json(results.to_json(opened), "test_results.json")
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        tables = {"test": results.scores, "test_plain": results.plain_scores}
+        if results.baseline is not None:
+            tables["test_baseline"] = list(results.baseline)
+        for name, scores in tables.items():
+            path = Path(folder) / f"patients_{name}.csv"
+            write_csv(path, scores)
+            log.artifact(path)
+    slices = [patient.slices for patient in results.patients]
+    figures: dict[str, Callable[[], Figure]] = {
+        "patients.png": lambda: patient_plot(results.scores),
+        "calibration.png": lambda: calibration_plot(results.reliability),
+        "slice_position.png": lambda: slice_position_plot(slices),
+    }
+    for name, draw in figures.items():
+        with as_warning(f"figures/{name} is not drawn"):
+            log.figure(marked(draw(), notice), f"figures/{name}")
+
+
+def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None:
+    """Log overlays and the gallery of explained test patients."""
+    explanations = [patient.explanation for patient in results.patients]
+    config = frozen.trained.config
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        write_pictures(
+            Path(folder),
+            lru_cache(CASES_IN_MEMORY)(frozen.case),
+            explanations,
+            title=f"{config.name}: test patients",
+            overlays=config.evaluation.overlays,
+            notice=frozen.trained.data.cache.notice,
+        )
+        log.artifact(Path(folder))

@@ -48,8 +48,7 @@ POSTGRES = "postgresql+psycopg://"
 MAX_RETRIES = 3  # of an item whose worker died
 ENDED = ("done", "failed")
 DONE, SPENT = 0, 3  # how a queue ended
-_BUSY_S, _OPEN_S, _TABLES_S, _IDLE_S = 60, 120, 3.0, 1.0
-_OLD_S = 86_400
+_BUSY_S, _OPEN_S, _TABLES_S, _IDLE_S, _OLD_S = 60, 120, 3.0, 1.0, 86_400
 _MAX_ERROR = 1000
 
 Params = Mapping[str, Any]
@@ -58,8 +57,8 @@ Params = Mapping[str, Any]
 class Items(Protocol):
     """What is to be done: the runs of an ablation, or the trials of a search."""
 
-    def keys(self) -> Iterable[str]:
-        """Keys of the items, in their order; asked before each."""
+    def keys(self, states: Mapping[str, State]) -> Iterable[str]:
+        """Keys of the items, in their order; asked before each, with what is known of all."""
 
     def new(self, key: str) -> tuple[Params, Mapping[str, Any]]:
         """Fixed parameters and user attributes of an item that is begun."""
@@ -126,11 +125,11 @@ def _storage_of(study: Study, folder: Path) -> RDBStorage:
 @contextmanager
 def one_at_a_time(study: Study, folder: Path) -> Iterator[None]:
     """Let one process in, of all machines that share the storage of an experiment."""
-    storage = _storage_of(study, folder)
-    if storage.engine.dialect.name != "postgresql":
+    if (study.search.storage if study.search else study.storage) is None:
         with FileLock(folder / ".experiment.lock"):
             yield
         return
+    storage = _storage_of(study, folder)
     lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
     with as_user_error(storage.url), storage.engine.begin() as connection:
         connection.execute(lock, {"name": f"seglab {study.name}"})
@@ -223,8 +222,7 @@ class Queue:
         """Every trial that has an item, as the storage has it now; not to be changed.
 
         Raises:
-            StoreUnavailable: the storage does not answer.
-            UserError: it cannot be used.
+            UserError: the storage does not answer, or cannot be used.
         """
         with as_user_error(WHERE):
             trials = retry_locked(lambda: self.study.get_trials(deepcopy=False))
@@ -251,8 +249,8 @@ class Queue:
 
     def is_done(self, items: Items) -> bool:
         """Whether every item is done or failed."""
-        states, keys = self.states(), items.keys()
-        return all(key in states and states[key].word in ENDED for key in keys)
+        states = self.states()
+        return all(key in states and states[key].word in ENDED for key in items.keys(states))
 
     def is_active(self) -> bool:
         """Whether another worker does an item now."""
@@ -294,26 +292,24 @@ class Queue:
             owner = trial.user_attrs.get(OWNER)
             if trial.state == TrialState.RUNNING and owner and self.worker.is_dead(owner):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        key = self._open_key(items)
+        states = self.states()
+        key = _open_key(items, states)
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             if key is None:
                 # Optuna looks for stale trials when one starts, and none would.
                 fail_stale_trials(self.study)
-                key = self._open_key(items)
+                states = self.states()
+                key = _open_key(items, states)
             if key is None:
                 return False
             params, attributes = items.new(key)
-            if (state := self.states().get(key)) is not None:
+            if (state := states.get(key)) is not None:
                 ended = {ERROR, OUR_FAULT, INTERRUPTED, OWNER}
                 kept = {k: v for k, v in state.last.user_attrs.items() if k not in ended}
                 params, attributes = {**params, **state.last.params}, {**attributes, **kept}
             self.study.enqueue_trial(dict(params), user_attrs={**attributes, ITEM: key})
         self.study.optimize(lambda trial: self._do(items, trial), n_trials=1, catch=(_Failed,))
         return True
-
-    def _open_key(self, items: Items) -> str | None:
-        states, keys = self.states(), items.keys()
-        return next((k for k in keys if k not in states or states[k].word == "open"), None)
 
     def _do(self, items: Items, trial: Trial) -> Any:
         key = trial.user_attrs.get(ITEM)
@@ -347,3 +343,8 @@ class Queue:
     def _is_duplicate(self, number: int, key: str) -> bool:
         others = [trial for trial in self.trials if trial.user_attrs[ITEM] == key]
         return any(one.number < number and one.state != TrialState.FAIL for one in others)
+
+
+def _open_key(items: Items, states: Mapping[str, State]) -> str | None:
+    keys = items.keys(states)
+    return next((key for key in keys if key not in states or states[key].word == "open"), None)

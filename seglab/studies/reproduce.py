@@ -20,6 +20,7 @@ from seglab.studies.resolve import (
     fetch,
     find_trained,
     open_trained_data,
+    read_artifact,
     read_config,
     refuse_unfinished,
 )
@@ -76,9 +77,7 @@ def reproduce(
             f"run {run.run_id} ({run.name}) is of kind {kind}: only trained runs repeat"
         )
     refuse_unfinished(run)
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        path = fetch(store, run, ENVIRONMENT, Path(folder))
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    before: dict[str, Any] = json.loads(read_artifact(store, run, ENVIRONMENT))
     config = with_threads_of(read_config(store, run, overrides), before)
     data = open_trained_data(run, config)
     environment = compare_environment(before, run)
@@ -93,9 +92,9 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
     """Say in what two runs differ: metrics by epoch, scores by patient, weights."""
     names = {key for key in old.metrics.keys() | new.metrics.keys() if key.startswith(RESULTS)}
     found = [compare_metric(store, old, new, name) for name in sorted(names)]
+    before, after = (read_artifact(store, run, SCORES) for run in (old, new))
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         ends = {Path(folder) / "old": old, Path(folder) / "new": new}
-        before, after = (fetch(store, run, SCORES, end).read_bytes() for end, run in ends.items())
         weights = _compare_weights(*(fetch(store, run, WEIGHTS, end) for end, run in ends.items()))
     found += [None if before == after else f"{SCORES} differs", weights]
     return [text for text in found if text is not None]

@@ -20,7 +20,7 @@ from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.models import build_model
-from seglab.studies.data import StudyData, open_data
+from seglab.studies.data import SharedData, StudyData
 from seglab.tracking import RunInfo, Store, UnknownRun, download, tags
 from seglab.tracking.artifacts import Registered, fetch_bundle, find_registered, registered_models
 
@@ -171,15 +171,17 @@ class TrainedRun:
         return ModelBundle(card, self.predictor)
 
 
-def load_trained(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> TrainedRun:
-    """Open a run's data and load the weights that it kept.
+def load_trained(
+    store: Store, run: RunInfo, overrides: Sequence[str] = (), shared: SharedData | None = None
+) -> TrainedRun:
+    """Open a run's data, unless ``shared`` has them, and load the weights that it kept.
 
     Raises:
         UserError: the run did not finish, or the data or split is not what it was trained on.
     """
     refuse_unfinished(run)
     config = read_config(store, run, overrides)
-    data = open_trained_data(run, config)
+    data = open_trained_data(run, config, shared)
     compute = choose_compute(config.train)
     channels, shape = config.input_channels, data.cache.shape
     network = build_model(config.model, channels, shape, pretrained=False)
@@ -201,9 +203,7 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
     Raises:
         UserError: the run has no config, or an override would change its result.
     """
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        path = fetch(store, run, "config.yaml", Path(folder))
-        text = path.read_text(encoding="utf-8")
+    text = read_artifact(store, run, "config.yaml")
     document = as_of_today(parse_yaml(text, f"config.yaml of run {run.run_id}"))
     logged = build_run(document)
     given = parse_overrides(overrides)
@@ -216,7 +216,9 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
     return config
 
 
-def open_trained_data(run: RunInfo, config: RunConfig) -> StudyData:
+def open_trained_data(
+    run: RunInfo, config: RunConfig, shared: SharedData | None = None
+) -> StudyData:
     """Open the data of a run that has finished.
 
     Runs of the time when caches held one channel hashed other files: of their data only the
@@ -225,7 +227,7 @@ def open_trained_data(run: RunInfo, config: RunConfig) -> StudyData:
     Raises:
         UserError: data or split differ from those that it was trained on.
     """
-    data = open_data(config)
+    data = (shared or SharedData()).of(config)
     compared = [(tags.SPLIT_HASH, data.split.hash, "split")]
     if "data.modalities" in run.params:
         compared.insert(0, (tags.DATA_HASH, data.cache.data_hash, "data"))
@@ -237,6 +239,12 @@ def open_trained_data(run: RunInfo, config: RunConfig) -> StudyData:
                 f"that of data.root is {here}"
             )
     return data
+
+
+def read_artifact(store: Store, run: RunInfo, name: str) -> str:
+    """Read a text that a run logged; see :func:`fetch`."""
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        return fetch(store, run, name, Path(folder)).read_text(encoding="utf-8")
 
 
 def fetch(store: Store, run: RunInfo, pattern: str, folder: Path) -> Path:

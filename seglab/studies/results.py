@@ -15,8 +15,8 @@ from seglab.core.errors import UserError
 from seglab.data.names import SYNTHETIC
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
-from seglab.studies.resolve import find
-from seglab.tracking import RunInfo, Store, download, tags
+from seglab.studies.resolve import fetch, find
+from seglab.tracking import RunInfo, Store, tags
 
 Unit = Literal["samples", "seconds"]
 """Of a budget."""
@@ -96,6 +96,11 @@ def target_of(run: RunInfo) -> str:
     return run.params.get("data.target", "whole")
 
 
+def fold_of(run: RunInfo) -> int:
+    """The fold that a run validates, from 0; 0 too where there is one validation part."""
+    return int(run.tags.get(tags.FOLD, 0))
+
+
 def _arm_of(run: RunInfo) -> str:
     """The arm that a run trains or tunes."""
     return run.tags.get(tags.TUNES, run.tags.get(tags.ARM, ""))
@@ -139,7 +144,7 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
     runs = _newest([run for run in found if run.tags.get(tags.KIND) == "train"])
     finished = [run for run in runs if run.status == "FINISHED"]
     _refuse_mixed_data(finished)
-    folds = {int(run.tags.get(tags.FOLD, 0)) for run in runs}
+    folds = {fold_of(run) for run in runs}
     arms: list[Arm] = []
     warnings: list[str] = []
     reasons = json.loads(parent.tags.get(tags.FAILURES, "{}"))
@@ -170,21 +175,20 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
 def read_scores(store: Store, run: RunInfo) -> ScoredRun:
     """Read the scores that a finished run logged."""
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        download(store, run.run_id, Path(folder), SCORES)
-        path = Path(folder) / SCORES
+        path = fetch(store, run, SCORES, Path(folder))
         try:
             scores = read_csv(path)
         except UserError as error:
             where = f"{SCORES} of run '{run.name}'"
             raise UserError(str(error).replace(str(path), where)) from None
-    return ScoredRun(run, int(run.tags[tags.SEED]), int(run.tags.get(tags.FOLD, 0)), scores)
+    return ScoredRun(run, int(run.tags[tags.SEED]), fold_of(run), scores)
 
 
 def _newest(runs: Sequence[RunInfo]) -> list[RunInfo]:
     """Keep one run for each arm, seed and fold: a finished one if there is any, else the newest."""
-    kept: dict[tuple[str, ...], RunInfo] = {}
+    kept: dict[tuple[str, str, int], RunInfo] = {}
     for run in sorted(runs, key=lambda run: (run.status != "FINISHED", -run.start_time)):
-        place = (run.tags[tags.ARM], run.tags[tags.SEED], run.tags.get(tags.FOLD, "0"))
+        place = (run.tags[tags.ARM], run.tags[tags.SEED], fold_of(run))
         kept.setdefault(place, run)
     return list(kept.values())
 
@@ -212,9 +216,8 @@ def _refuse_mixed_data(runs: Sequence[RunInfo]) -> None:
     for run in runs:
         block = {k: v for k, v in run.params.items() if k.startswith("data.")}
         settings = {key: block[key] for key in sorted(block.keys() - LOCAL_KEYS)}
-        fold = run.tags.get(tags.FOLD, "0")
         for tag, noun, group in (
-            (tags.SPLIT_HASH, "splits", fold + target_of(run)),
+            (tags.SPLIT_HASH, "splits", f"{fold_of(run)} {target_of(run)}"),
             (tags.DATA_HASH, "data", json.dumps(settings)),
         ):
             first = known.setdefault((tag, group), run)

@@ -13,10 +13,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.documents import finite
 from seglab.core.errors import UserError
 from seglab.data.cache import CachedPatient, open_cache
 from seglab.data.sealed import SealBroken
@@ -24,14 +26,18 @@ from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
 from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import (
+    CAVEAT,
+    PUBLISHED,
     SIZES,
     Interval,
+    calibration,
     in_question,
     interval,
     intervals,
     reliability,
     slice_dice,
     stratify,
+    summarise,
 )
 from seglab.learning.inference import build_case, score
 from seglab.learning.operating_point import PLAIN, OperatingPoint, Selection
@@ -278,3 +284,38 @@ class SealedResults:
             for arm, scores in ((BASELINE, self.baseline), (PROMOTED, self.scores))
         ]
         return compare_arms(arms, BASELINE)
+
+    def metrics(self) -> dict[str, float]:
+        """As the promotion run has them: the names of training under ``test/``, with intervals."""
+        found = {f"test/{name}": value for name, value in summarise(self.scores).items()}
+        for prefix, figures in (("test", self.frozen), ("test_plain", self.plain)):
+            for name, figure in figures.items():
+                key = f"{prefix}/{name}"
+                found |= {key: figure.value, f"{key}_ci_low": figure.low}
+                found[f"{key}_ci_high"] = figure.high
+        found["test/calibration_error"] = calibration(self.reliability)[2]
+        if self.baseline is not None:
+            summary = summarise(self.baseline)
+            found |= {f"test_baseline/{name}": summary[name] for name in ("dice", "iou")}
+        for row in self.against_baseline.rows if self.against_baseline else ():
+            for name in ("diff", "ci_low", "ci_high", "p", "p_wilcoxon"):
+                found[f"test_vs_baseline/{name}"] = float(getattr(row, name))
+        return found
+
+    def to_json(self, opened: OpenedTest) -> dict[str, Any]:
+        """As the artifact ``test_results.json`` holds it, with None for what is not finite."""
+        comparison = self.against_baseline
+        content = {
+            "confirmatory": opened.confirmatory,
+            "openings_before": opened.openings_before,
+            "patients_seen_before": opened.seen_before,
+            "patients": len(self.patients),
+            "frozen": {name: vars(figure) for name, figure in self.frozen.items()},
+            "plain": {name: vars(figure) for name, figure in self.plain.items()},
+            "strata": [{**vars(s), "dice": vars(s.dice)} for s in self.strata],
+            "calibration_error": calibration(self.reliability)[2],
+            "against_baseline": vars(comparison.rows[0]) if comparison else None,
+            "published": [vars(one) for one in PUBLISHED],
+            "caveat": CAVEAT,
+        }
+        return dict(finite(content))

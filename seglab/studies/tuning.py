@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from seglab.core.config import RunConfig, flatten
-from seglab.core.documents import merge, nest
+from seglab.core.documents import merge, nested
 from seglab.core.errors import UserError
 from seglab.core.search import Range, Value
 from seglab.core.study import Study, Tune, build_run
@@ -117,12 +116,10 @@ def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None)
 
 def apply_values(config: RunConfig, arm: str, values: Mapping[str, Value]) -> RunConfig:
     """Lay tuned values over an arm's config; a UserError where it does not take one."""
-    document: dict[str, Any] = config.to_dict()
-    for key, value in values.items():
-        if key not in flatten(document):
-            raise UserError(f"tune.space: arm '{arm}' has no key '{key}'")
-        document = merge(document, nest(key, value))
-    return build_run(document)
+    document = config.to_dict()
+    if unknown := values.keys() - flatten(document).keys():
+        raise UserError(f"tune.space: arm '{arm}' has no key '{min(unknown)}'")
+    return build_run(merge(document, nested(values.items())))
 
 
 def best_values(plans: Sequence[Plan], outcomes: Sequence[Outcome]) -> dict[str, Value]:

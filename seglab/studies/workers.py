@@ -17,15 +17,16 @@ from typing import Any
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores
+from seglab.core.machine import available_cores, end_with_parent
 from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, ended_trials, open_items
 from seglab.tracking import RunLog, Store, open_store
+from seglab.tracking.errors import is_out_of_space, redact
 
-FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130
+USER_ERROR, INTERRUPTED = 2, 130
 """Exit status of a worker, beside ``DONE`` and ``SPENT``."""
 _LOOK_S, _STOP_S = 0.5, 30.0
 _MAX_DEATHS = 20
@@ -243,10 +244,8 @@ def _main(task: Task, stop: Any) -> None:
     """Run in a process of its own."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
-    from seglab.tracking.errors import is_out_of_space, redact
-
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_with_parent()
     # What is printed on stdout would mix with the parent's answer.
     sys.stdout = sys.stderr
     try:
@@ -268,18 +267,6 @@ def _work(task: Task, stop: Callable[[], bool]) -> int:
         queue = Queue(begun, own, task.before)
         context = Context(task, study, store, queue, SharedData(warn=False), stop)
         return queue.run(task.items(context), stop)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _end_with_parent() -> None:
-    """End with a parent that was killed: the run continues from its checkpoint."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(FAULT)
 
 
 def _share_of_threads(workers: int, wanted: int) -> int:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seglab.core.documents import finite
 from seglab.tracking import tags as names
 from seglab.tracking.errors import StoreUnavailable, redact
 from seglab.tracking.store import Store
@@ -139,8 +140,8 @@ class RunLog:
         self._call("log_text", content, name)
 
     def json(self, content: Any, name: str) -> None:
-        """Log ``content`` as a JSON artifact."""
-        self.text(json.dumps(content, indent=2) + "\n", name)
+        """Log ``content`` as a JSON artifact, with null for a number that is not finite."""
+        self.text(json.dumps(finite(content), indent=2) + "\n", name)
 
     def figure(self, figure: Figure, name: str, dpi: int = 100) -> None:
         """Log a Matplotlib figure; the suffix of ``name`` chooses the format."""

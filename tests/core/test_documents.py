@@ -102,6 +102,11 @@ def test_overrides_nest_and_read_yaml() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["model=unet", "model.name=unet"])
+def test_an_option_before_the_name_of_its_component_is_kept(name: str) -> None:
+    assert parse_overrides(["model.depth=2", name]) == {"model": {"name": "unet", "depth": 2}}
+
+
 @pytest.mark.parametrize("argument", ["a", "=1", "a..b=1", ".a=1"])
 def test_an_override_without_key_or_value_is_named(argument: str) -> None:
     with pytest.raises(UserError, match=r"key\.sub=value"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seglab.evaluation.metrics import PatientScore, score_patient
-from seglab.figures.sealed_test import patient_plot
+from seglab.figures.curves import patient_plot
 
 
 def patient(number: int, spacing: tuple[float, float, float] | None) -> PatientScore:

@@ -49,7 +49,7 @@ class Listed:
     do: Callable[[Trial, str], float]
     wanted: list[str] = field(default_factory=lambda: list(KEYS))
 
-    def keys(self) -> list[str]:
+    def keys(self, states: object) -> list[str]:
         return self.wanted
 
     def new(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,6 +16,7 @@ from seglab.figures.comparison import arms_learning, forest, pareto, patient_swa
 from seglab.figures.sheets import SheetPatient, arm_sheet
 from seglab.figures.style import marked
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
+from seglab.studies.data import SharedData
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.results import Arm
 from seglab.tracking import Store
@@ -98,6 +99,7 @@ def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
     masks: dict[str, list[UInt8]] = {name: [] for name in names}
     labels: dict[str, list[str]] = {name: [] for name in names}
     caches: dict[str, Cache] = {}
+    shared = SharedData(warn=False)
     for arm in arms:
         opened: dict[int, TrainedRun] = {}
         first = [one for one in arm.runs if one.seed == arm.seeds[0]]
@@ -106,16 +108,18 @@ def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
             one, dice = scored[name]
             if one.fold not in opened:
                 # The machine that writes the report need not have the device that trained.
-                opened[one.fold] = load_trained(store, one.run, ["train.device=auto"])
+                opened[one.fold] = load_trained(store, one.run, ["train.device=auto"], shared)
             trained = opened[one.fold]
-            cache = caches.setdefault(name, trained.data.cache)
-            patient = trained.data.cache.by_id[name]
-            probability = trained.predictor.native(trained.data.cache, patient)
+            cache = trained.data.cache
+            caches.setdefault(name, cache)
+            patient = cache.by_id[name]
+            probability = trained.predictor.native(cache, patient)
             shown = probability[patient.tumour_px.argmax()] > trained.config.evaluation.threshold
             masks[name].append(shown.astype(np.uint8))
             labels[name].append(f"Dice {dice:.3f}")
     columns = [_column(caches[name], name, masks[name], labels[name]) for name in names]
-    return arm_sheet(columns, [arm.name for arm in arms], cache.upright, cache.modalities[0])
+    first = caches[names[0]]
+    return arm_sheet(columns, [arm.name for arm in arms], first.upright, first.modalities[0])
 
 
 def _column(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seglab.core.documents import finite, merge, nest
+from seglab.core.documents import merge, nested
 from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import CONFIRMATION, run_study
@@ -76,7 +76,7 @@ def confirm(
     if told.get("optimism") is not None:
         parent.metrics({"search/optimism": told["optimism"]}, step=len(outcome.rows))
     told["text"] = sentence(told)
-    parent.json(finite(told), FILE)
+    parent.json(told, FILE)
     print(told["text"], file=sys.stderr)
     return report, str(told["text"])
 
@@ -93,7 +93,7 @@ def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | str:
         config = space.build(row.params)
         if len(arms) <= wanted.top and config.hash() not in known:
             known.add(config.hash())
-            arms[f"trial {row.number:03d}"] = nested(row.params)
+            arms[f"trial {row.number:03d}"] = nested(row.params.items())
     if len(arms) == 1:
         return "no trial of another config than the base config is complete"
     if outcome.best is None or f"trial {outcome.best.number:03d}" not in arms:
@@ -108,14 +108,6 @@ def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | str:
         "split": {"redraw": study.run.split.redraw + 1},
     }
     return resolve_study(merge(shared, own))
-
-
-def nested(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn ``{"optim.lr": 0.1}`` into ``{"optim": {"lr": 0.1}}``, as an arm states it."""
-    document: dict[str, Any] = {}
-    for key, value in params.items():
-        document = merge(document, nest(key, value))
-    return document
 
 
 def _judge(store: Store, run_id: str, told: Mapping[str, Any]) -> dict[str, Any]:

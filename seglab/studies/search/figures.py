@@ -11,7 +11,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from seglab.studies.queue import Queue
+from seglab.figures.style import log_axis
+from seglab.studies.queue import ENDED, Queue
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ zoom out.</p>
 def ended_study(queue: Queue) -> optuna.Study:
     """Copy the trials that ended to a study in memory: one an item, numbered as the items are."""
     states = {int(key): state for key, state in queue.states().items()}
-    ended = {n: s.last for n, s in states.items() if s.word in ("done", "failed")}
+    ended = {n: s.last for n, s in states.items() if s.word in ENDED}
     study = optuna.create_study(directions=queue.study.directions)
     for number in range(max(ended, default=-1) + 1):
         study.add_trial(ended.get(number) or create_trial(state=TrialState.WAITING))
@@ -116,14 +117,10 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
 
 def _sized(axes: Any, height: float) -> Figure:
     """Leave space for every label in a figure of 8 inches."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     panels: Any = np.ravel(axes)
     for panel in panels:
         if panel.get_xscale() == "log":
-            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.xaxis.set_major_formatter("{x:g}")
-            panel.xaxis.set_minor_formatter(NullFormatter())
+            log_axis(panel)
         panel.tick_params(axis="x", labelrotation=30 if len(panels) > 1 else 0)
     figure: Figure = panels[0].figure
     figure.set_size_inches(8, height)

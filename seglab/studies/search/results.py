@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from optuna.trial import TrialState
 
 from seglab.core.errors import as_warning
 from seglab.core.study import Study
-from seglab.studies.queue import OWNER, Queue
+from seglab.figures.comparison import pareto_front
+from seglab.studies.queue import ENDED, OWNER, Queue
 from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
-from seglab.studies.search.trials import BASE_KEY, RUN, THREADS
+from seglab.studies.search.trials import RUN, THREADS
 from seglab.studies.workers import with_threads
-from seglab.tracking import RunLog, Store
+from seglab.tracking import RunLog, Store, tags
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """How a trial ended."""
@@ -52,15 +53,6 @@ class TrialRow:
         )
         dice = f"Dice {self.values[0]:.4f}" if self.values else f"after {self.epochs} epochs"
         return f"trial {self.number:03d} {self.state:<8} {self.error or dice}  {params}"
-
-
-def pareto_front(rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """Trials with a higher Dice than every one that costs as little, cheapest first."""
-    front: list[TrialRow] = []
-    for row in sorted(rows, key=lambda r: (r.values[1], -r.values[0])):
-        if not front or row.values[0] > front[-1].values[0]:
-            front.append(row)
-    return front
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,10 @@ class SearchOutcome:
     @property
     def front(self) -> list[TrialRow]:
         """Of two objectives: the trials that none beats in both, cheapest first."""
-        return [] if self.second_objective == "none" else pareto_front(self.ranked)
+        if self.second_objective == "none":
+            return []
+        by_point = {(row.values[1], row.values[0]): row for row in reversed(self.ranked)}
+        return [by_point[point] for point in pareto_front(list(by_point))]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -133,12 +128,12 @@ def summarise(study: Study, queue: Queue, parent_run_id: str) -> SearchOutcome:
             params=dict(state.last.params),
             epochs=len(state.last.intermediate_values),
             run_id=state.last.user_attrs.get(RUN, ""),
-            is_base=key == BASE_KEY,
+            is_base=key == tags.BASE_TRIAL,
             error="" if state.word == "done" else state.error,
             owner=state.last.user_attrs.get(OWNER, ""),
         )
         for key, state in queue.states().items()
-        if state.word in ("done", "failed")
+        if state.word in ENDED
     ]
     rows.sort(key=lambda row: row.number)
     return SearchOutcome(study.name, parent_run_id, tuple(rows), study.search.second_objective)

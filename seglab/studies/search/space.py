@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from seglab.core.config import RunConfig, flatten, without_local
-from seglab.core.documents import merge, nest
+from seglab.core.documents import merge, nested
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.search import Range, Value, as_value
 from seglab.core.study import Study, build_run
@@ -68,11 +68,7 @@ class Space:
         Raises:
             UserError: they make no valid config.
         """
-        document = self.base.to_dict()
-        for key in self.domains:
-            if key in params:
-                document = merge(document, nest(key, params[key]))
-        return build_run(document)
+        return build_run(merge(self.base.to_dict(), nested(params.items())))
 
     @cached_property
     def base_params(self) -> Params:

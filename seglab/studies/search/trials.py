@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from seglab.core.errors import UserError
 from seglab.core.search import Pruner, Range, Search, Value
 from seglab.studies.experiment import FINISHED, Interrupted, OpenRun, Plan, find_twins, open_run
-from seglab.studies.queue import Params, Queue
+from seglab.studies.queue import Params, State
 from seglab.studies.search.space import Space
 from seglab.studies.workers import Context, with_threads
 from seglab.tracking import tags
@@ -24,8 +24,6 @@ DICE = "val/dice"
 SECOND = {"train_seconds": "cost/train_seconds", "parameters": "cost/parameters_m"}
 THREADS, RUN = "threads", "run_id"
 """User attributes of a trial."""
-BASE_KEY = "0"
-"""Key of the trial of the base config."""
 MAX_FAILURES = 10
 _FEWEST_RANDOM, _MOST_RANDOM = 4, 10
 _SECOND_LOOK = 2 / 3
@@ -41,14 +39,14 @@ class TrialItems:
         self.context, self.search = context, context.study.search
         self.queue, self.space = context.queue, Space.of(context.study)
 
-    def keys(self) -> Iterable[str]:
+    def keys(self, states: Mapping[str, State]) -> Iterable[str]:
         """Keys of the trials to be done: as many as asked for, and one for each that failed.
 
         Raises:
             UserError: the last ten all failed.
         """
-        check_failures(self.queue)
-        words = [state.word for state in self.queue.states().values()]
+        check_failures(states, self.queue.before)
+        words = [state.word for state in states.values()]
         ended = words.count("done") + words.count("failed")
         self.queue.study.sampler = build_sampler(self.search, ended, words.count("active"))
         limit = self.search.trials + words.count("failed")
@@ -58,7 +56,7 @@ class TrialItems:
 
     def new(self, key: str) -> tuple[Params, Mapping[str, Any]]:
         """Fixed parameters of a trial: the base config's, a point of the grid's, or none."""
-        params: Params = self.space.base_params if key == BASE_KEY else {}
+        params: Params = self.space.base_params if key == tags.BASE_TRIAL else {}
         if self.search.sampler == "grid":
             params = self.space.grid[int(key)]
         return params, {THREADS: self.context.task.threads}
@@ -127,7 +125,7 @@ class TrialItems:
         trial.study.pruner = build_pruner(pruner, epochs)
         # Asked of every trial: halving compares others with what it was asked about.
         is_worse = trial.should_prune()
-        return is_worse and key != BASE_KEY and may_prune(pruner, trial.study)
+        return is_worse and key != tags.BASE_TRIAL and may_prune(pruner, trial.study)
 
     def _values(self, metrics: Mapping[str, float]) -> list[float]:
         names = [DICE, *filter(None, [SECOND.get(self.search.second_objective)])]
@@ -137,20 +135,19 @@ class TrialItems:
         return values
 
 
-def check_failures(queue: Queue) -> None:
+def check_failures(states: Mapping[str, State], before: Set[int]) -> None:
     """Raise if the last ten trials of this command all failed, and none is at work.
 
     Raises:
         UserError: so it is.
     """
-    states = list(queue.states().values())
     ended = [
         (state.last.datetime_complete, state)
-        for state in states
-        if state.last.datetime_complete and state.last.number not in queue.before
+        for state in states.values()
+        if state.last.datetime_complete and state.last.number not in before
     ]
     last = [state for _, state in sorted(ended, key=lambda one: one[0])[-MAX_FAILURES:]]
-    is_active = any(state.word == "active" for state in states)
+    is_active = any(state.word == "active" for state in states.values())
     if not is_active and [state.word for state in last] == ["failed"] * MAX_FAILURES:
         raise UserError(
             f"stopped: {MAX_FAILURES} trials failed in a row; the last: {last[-1].error}"
