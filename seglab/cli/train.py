@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(
         "run_experiment.py",
         "Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
-        "of the same config, data and code is continued, a finished one reported,\nand one that "
-        "another process trains is waited for.",
+        "of the same config, data and code is continued, a finished one reported;\nanother "
+        "process with the same command shares the arms, or waits for the only run.",
         RUN_EXAMPLE,
         "an experiment, e.g. experiments/baseline.yaml",
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.trial import Trial
 
+from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError, first_line
+from seglab.core.machine import is_locked
 from seglab.core.study import Study
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.experiment import (
@@ -32,7 +34,6 @@ from seglab.studies.results import arm_hash
 from seglab.studies.tuning import best_values, plans_of, tuning_plans
 from seglab.studies.workers import Context, run_items, with_threads
 from seglab.tracking import (
-    RunInUse,
     RunLog,
     Store,
     code_hash,
@@ -72,9 +73,9 @@ def run_study(
 ) -> StudyOutcome:
     """Train everything the study names.
 
-    A single run is its own parent. In an ablation a failed arm is reported and
-    the others go on. While another process of this machine trains the same, its end is waited
-    for, unless ``fresh`` asks for a second training.
+    A single run is its own parent; while another process of this machine trains the same, its
+    end is waited for. In an ablation a failed arm is reported and the others go on; other
+    processes that run the same share its runs. ``fresh`` asks for a second training.
 
     Args:
         study: arms, seeds, folds.
@@ -89,37 +90,25 @@ def run_study(
         Interrupted: the time was up.
     """
     study = share_patients(study)
-    with _lock(study, store, wait=not fresh):
-        if study.is_ablation or len(study.folds) > 1:
-            return _run_ablation(study, store, fresh, confirms, workers, deadline)
-        (arm,) = study.arms
-        outcome = train_one(Plan(study.with_seed(arm, study.seeds[0]), arm), store, fresh=fresh)
-        return StudyOutcome(study.name, None, [outcome])
+    if study.is_ablation or len(study.folds) > 1:
+        return _run_ablation(study, store, fresh, confirms, workers, deadline)
+    (arm,) = study.arms
+    plan = Plan(study.with_seed(arm, study.seeds[0]), arm)
+    with nullcontext() if fresh else _run_lock(plan.config, store):
+        return StudyOutcome(study.name, None, [train_one(plan, store, fresh=fresh)])
 
 
-@contextmanager
-def _lock(study: Study, store: Store, *, wait: bool) -> Iterator[None]:
-    """Hold the study for this process, once no other of this machine does."""
-    settings = {arm: [str(c.data.root.resolve()), c.hash()] for arm, c in study.arms.items()}
-    asked = json.dumps([store.uri, study.name, settings, study.seeds, study.folds])
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
-    folder = store.folder / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{digest}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if wait:
-            print(
-                f"another process trains '{study.name}' with the same settings: waiting for its "
-                "result (--fresh would train it a second time)",
-                file=sys.stderr,
-            )
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _run_lock(config: RunConfig, store: Store) -> FileLock:
+    """Lock of the only run of an experiment; says so where another process trains it."""
+    asked = f"{store.uri} {config.name} {config.data.root.resolve()} {config.hash()}"
+    path = store.folder / "locks" / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.lock"
+    if is_locked(path):
+        print(
+            f"another process trains '{config.name}' with the same settings: waiting for its "
+            "result (--fresh would train it a second time)",
+            file=sys.stderr,
+        )
+    return FileLock(path)
 
 
 def _run_ablation(
@@ -218,10 +207,9 @@ def open_parent(
     """
     identity = _identity(study, data)
     for run in [] if fresh else store.find_runs(study.name, identity):
-        # Machines that share a queue share the parent too, also one that another machine began.
-        if study.storage is not None or store.may_continue(run):
-            with suppress(RunInUse):
-                return resume_run(store, run.run_id)
+        # Processes that share a queue share the parent too, also those of several machines.
+        if study.storage or store.in_use(run.run_id) or store.may_continue(run):
+            return resume_run(store, run.run_id)
     name = f"{study.name} · ablation"
     if is_confirmation:
         name = f"{study.name.removesuffix(CONFIRMATION)} · confirmation"

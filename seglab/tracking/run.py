@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 from seglab.core.documents import finite
 from seglab.tracking import tags as names
 from seglab.tracking.errors import StoreUnavailable, redact
-from seglab.tracking.store import Store
+from seglab.tracking.store import RunInUse, Store
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from matplotlib.figure import Figure
 
 _MAX_ERROR = 2000
 _MAX_DIGEST = 36
 COORDINATORS = ("ablation", "sweep")
-"""Kinds of runs that train nothing, and that several machines may have open at once."""
+"""Kinds of runs that train nothing, and that several processes may have open at once."""
 
 
 class RunLog:
@@ -43,13 +44,15 @@ class RunLog:
         self.store = store
         self.run_id = run_id
         self.state = store.state(run_id)
-        self._lock = store.acquire(run_id)
+        self._is_sampled = tags.get(names.KIND) not in COORDINATORS
+        self._lock: FileLock | None = None
+        with suppress(*() if self._is_sampled else (RunInUse,)):
+            self._lock = store.acquire(run_id)
         self._steps: dict[str, set[int]] = {}
         self._known_params: frozenset[str] = frozenset()
         self._resumed = resumed
         self._ended = False
         self._monitor: Any = None
-        self._is_sampled = tags.get(names.KIND) not in COORDINATORS
 
     def _start_monitor(self) -> None:
         from mlflow import environment_variables as variables
@@ -95,7 +98,7 @@ class RunLog:
             self._steps[row.key].add(step)
 
     def _logged_steps(self, key: str) -> set[int]:
-        is_shared = not self._is_sampled  # by machines that may log at any time
+        is_shared = not self._is_sampled  # by processes that may log at any time
         if key not in self._steps or is_shared:
             is_known = self._resumed or is_shared
             history = self.store.metric_history(self.run_id, key) if is_known else []
@@ -183,9 +186,11 @@ class RunLog:
             self._call("set_terminated", status)
         except BaseException:
             # The lock file stays, unlocked: the run ended here and its end is not on record.
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
             raise
-        self.store.release(self._lock)
+        if self._lock is not None:
+            self.store.release(self._lock)
 
     def _remove_tag(self, key: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -247,7 +252,7 @@ def resume_run(store: Store, run_id: str) -> RunLog:
 
     Raises:
         UnknownRun: no such run.
-        RunInUse: a living process has it open.
+        RunInUse: a living process has it open, and it is none of ``COORDINATORS``.
     """
     log = RunLog(store, run_id, store.get_run(run_id).tags, resumed=True)
     try:

@@ -157,13 +157,20 @@ class Store:
             path.with_suffix("").rmdir()
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment ``name``: found, restored from deletion, or created."""
+        """Return the id of the experiment ``name``: found, restored from deletion, or created.
+
+        One that was renamed in the UI is found by the name that it had.
+        """
         from mlflow.exceptions import MlflowException
 
         found = self.call(lambda: self.client.get_experiment_by_name(name))
         if found is None:
+            own = {names.EXPERIMENT: name}
+            for renamed in self._experiments():
+                if own.items() <= renamed.tags.items():
+                    return str(renamed.experiment_id)
             with suppress(AlreadyThere):  # another process was faster
-                return self.create_experiment(name, names.EXPERIMENT_TAGS)
+                return self.create_experiment(name, names.EXPERIMENT_TAGS | own)
             return self.experiment(name)
         if found.lifecycle_stage == "deleted":
             try:
@@ -225,7 +232,8 @@ class Store:
         """Return the runs that carry all of ``tags``, newest first.
 
         Args:
-            experiment: name; None searches every experiment. An unknown one has no runs.
+            experiment: name, now or when it was made; None searches every experiment. An
+                unknown one has no runs.
             tags: exact values.
             statuses: any of these; None takes all.
             parent_run_id: only runs under this one.
@@ -235,7 +243,7 @@ class Store:
         ids = [
             str(found.experiment_id)
             for found in self._experiments(deleted=deleted)
-            if experiment is None or found.name == experiment
+            if experiment in (None, found.name, found.tags.get(names.EXPERIMENT))
         ]
         if not ids:
             return []

@@ -116,6 +116,8 @@ def view_state(parents: Iterable[str] = ()) -> str:
     )
 
 
+EXPERIMENT = "seglab.experiment"
+"""Of an experiment: its name in the configs, whatever a person renames it to."""
 EXPERIMENT_TAGS = {
     # Without a kind the UI opens on a page about language models.
     EXPERIMENT_KIND: "custom_model_development",

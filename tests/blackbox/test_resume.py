@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -77,3 +78,26 @@ def test_killed_it_goes_on_and_ends_equal_to_the_bit(study: Study, tmp_path: Pat
     assert again.json["runs"][0]["run_id"] == run_id
     assert not re.search(r"epoch +\d+/", again.err), "what is finished trains nothing"
     assert len(resumed.runs("single")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "name", "kind", "count"),
+    [("run_experiment.py", "ablation", "train", 4), ("sweep.py", "sweep", "trial", 3)],
+)
+def test_the_same_command_twice_at_once_shares_the_work(
+    study: Study, tmp_path: Path, script: str, name: str, kind: str, count: int
+) -> None:
+    write_files(tmp_path, study.phantoms)
+    words = ["search.trials=3"] if name == "sweep" else []
+    both = [start(tmp_path, script, f"{name}.yaml", *words, "--json") for _ in range(2)]
+    ended = [(process.communicate(timeout=LONGEST_S), process.returncode) for process in both]
+    assert [status for _, status in ended] == [0, 0], ended
+    runs = Store(tmp_path).runs(name)
+    ours = [run for run in runs if run.data.tags["seglab.kind"] == kind]
+    assert len(ours) == count == len({run.data.tags["seglab.config_hash"] for run in ours})
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in ours}
+    assert {run.info.run_id for run in runs} == {parent} | {run.info.run_id for run in ours}
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    assert Store(tmp_path).client.get_run(parent).info.status == "FINISHED"
+    assert {json.loads(out)["parent_run_id"] for (out, _), _ in ended} == {parent}

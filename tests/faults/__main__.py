@@ -17,38 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from tests.blackbox.commands import LONGEST_S, Store, make_study, run, start, write_files
+from tests.blackbox.commands import LONGEST_S, make_study, start
+from tests.faults.undisturbed import COMMANDS, Undisturbed, finish, results, undisturbed
 
-COMMANDS = {
-    "run": ("run_experiment.py", "single.yaml"),
-    "ablation": ("run_experiment.py", "ablation.yaml", "--workers", "2"),
-    "sweep": ("sweep.py", "sweep.yaml", "search.sampler=random", "--workers", "2"),
-    "promotion": ("seglab", "promote", "ablation"),
-}
-EXPERIMENT = {"run": "single", "ablation": "ablation", "sweep": "sweep", "promotion": "ablation"}
-KINDS = {"run": "train", "ablation": "train", "sweep": "trial", "promotion": "promotion"}
-
-
-def results(folder: Path, command: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the runs of a command measured, by arm and seed, or by trial."""
-    store = Store(folder)
-    found = {}
-    for one in store.runs(EXPERIMENT[command]):
-        tags = one.data.tags
-        if tags["seglab.kind"] != KINDS[command]:
-            continue
-        key = (tags["seglab.config_hash"], one.info.status)
-        assert key not in found, f"{one.info.run_name} is there twice"
-        found[key] = {
-            name: store.history(one.info.run_id, name)
-            for name in one.data.metrics
-            if name.startswith(("train/", "val/", "test/"))
-        }
-    return found
+TARGETS = ("all", "parent", "worker")
 
 
 def hit(process: subprocess.Popen[str], target: str) -> None:
@@ -67,12 +42,34 @@ def hit(process: subprocess.Popen[str], target: str) -> None:
         process.kill()
 
 
-def finish(folder: Path, command: str) -> int:
-    """Run the command until it ends well; return how often it had to be called."""
-    for attempt in range(1, 4):
-        if run(folder, *COMMANDS[command]).status == 0:
-            return attempt
-    raise AssertionError(run(folder, *COMMANDS[command]).err[-3000:])
+def disturb(of: Undisturbed, folder: Path, target: str) -> bool:
+    """Start a command and kill it at a random moment; False if it had ended by then."""
+    process = start(folder, *COMMANDS[of.command])
+    time.sleep(random.uniform(0.1, 1) * of.seconds)
+    if is_hit := process.poll() is None:
+        hit(process, target)
+    process.communicate(timeout=LONGEST_S)
+    return is_hit
+
+
+def row(of: Undisturbed, kills: int, top: Path) -> tuple[str, bool]:
+    """Kill a command so often; a row of the table, and whether all ended as if undisturbed."""
+    hits = calls = equal = 0
+    began = time.monotonic()
+    for kill in range(kills):
+        folder = top / f"{of.command}-{kill}"
+        of.copy(folder)
+        try:
+            hits += disturb(of, folder, TARGETS[kill % len(TARGETS)])
+            calls += finish(folder, of.command)
+            equal += results(folder, of.command) == of.results
+        except AssertionError as error:
+            print(f"{of.command} {kill}: {error}", file=sys.stderr)
+        shutil.rmtree(folder)
+        print(f"{of.command}: {kill + 1} killed, {equal} equal", file=sys.stderr, flush=True)
+    minutes = (time.monotonic() - began) / 60
+    text = f"| {of.command} | {kills} | {hits} | {calls} | {equal} | {minutes:.1f} |"
+    return text, equal == kills
 
 
 def main() -> None:
@@ -86,42 +83,12 @@ def main() -> None:
         top = Path(name)
         (top / "study").mkdir()
         phantoms = make_study(top / "study").phantoms
-        for command in given.commands:
-            template, undisturbed = top / f"{command}-template", top / f"{command}-undisturbed"
-            template.mkdir()
-            write_files(template, phantoms)
-            if command == "promotion":
-                finish(template, "ablation")
-            copy(template, undisturbed, phantoms)
-            began = time.monotonic()
-            finish(undisturbed, command)
-            took_s, expected = time.monotonic() - began, results(undisturbed, command)
-            for kill in range(given.kills):
-                folder = top / f"{command}-{kill}"
-                copy(template, folder, phantoms)
-                told = disturb(folder, command, ("all", "parent", "worker")[kill % 3], took_s)
-                calls = finish(folder, command)
-                print(f"{command} {kill}: {told}, {calls} calls", flush=True)
-                if results(folder, command) != expected:
-                    sys.exit(f"{folder} differs")
-                shutil.rmtree(folder)
-
-
-def copy(template: Path, folder: Path, phantoms: Path) -> None:
-    shutil.copytree(template, folder)
-    write_files(folder, phantoms)
-
-
-def disturb(folder: Path, command: str, target: str, took_s: float) -> str:
-    """Start a command and kill it while it may run; return what was done."""
-    after_s = random.uniform(0.1, 1) * took_s
-    process = start(folder, *COMMANDS[command])
-    time.sleep(after_s)
-    ended = process.poll() is not None
-    if not ended:
-        hit(process, target)
-    process.communicate(timeout=LONGEST_S)
-    return "ended before" if ended else f"{target} killed after {after_s:.1f} s"
+        rows = [
+            row(undisturbed(command, top, phantoms), given.kills, top) for command in given.commands
+        ]
+    print("| command | rounds | killed at work | calls afterwards | equal | minutes |")
+    print("\n".join(["|---|---|---|---|---|---|", *(text for text, _ in rows)]))
+    sys.exit(not all(is_equal for _, is_equal in rows))
 
 
 if __name__ == "__main__":

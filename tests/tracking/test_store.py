@@ -144,6 +144,15 @@ def test_find_runs_by_experiment_tags_status_and_parent(store: Store) -> None:
     assert store.find_runs(parent_run_id=parent.run_id)[0].parent_run_id == parent.run_id
 
 
+def test_an_experiment_renamed_in_the_ui_is_found_by_both_names(store: Store) -> None:
+    run_id = start_run(store, "one", "run").run_id
+    experiment_id = store.experiment("one")
+    store.client.rename_experiment(experiment_id, "two")
+    assert store.experiment("one") == store.experiment("two") == experiment_id
+    assert [run.run_id for run in store.find_runs("one")] == [run_id]
+    assert [run.run_id for run in store.find_runs("two")] == [run_id]
+
+
 def test_an_unknown_run_is_named(store: Store) -> None:
     with pytest.raises(UnknownRun, match="no run 'nonsense'"):
         store.get_run("nonsense")

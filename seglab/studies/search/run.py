@@ -25,7 +25,6 @@ from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
 from seglab.studies.workers import Context, Task, run_items
 from seglab.tracking import (
-    RunInUse,
     RunLog,
     Store,
     UnknownRun,
@@ -80,7 +79,8 @@ def run_search(
             look=lambda queue: SearchProgress(study, queue, parent),
             deadline=deadline,
         )
-        outcome = publish(study, context.queue, parent)
+        with one_at_a_time(study, store.folder):
+            outcome = publish(study, context.queue, parent)
         if not context.queue.is_done(TrialItems(context)):
             parent.interrupt("the time was up")
             return outcome
@@ -177,10 +177,10 @@ def _short(value: Any) -> str:
 
 
 def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData) -> RunLog:
-    """Open the parent run of a search, shared by every machine that works on it.
+    """Open the parent run of a search, shared by every process that works on it.
 
     Raises:
-        UserError: another process of this machine works on it, or its runs are elsewhere.
+        UserError: its runs are elsewhere.
     """
     known = begun.user_attrs.get(PARENT)
     if known is not None:
@@ -191,8 +191,6 @@ def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData)
                 f"search '{study.name}' logs to run {known}, which {redact(store.uri)} does not "
                 "have: use the store it began with, or give this search another name: name=…"
             ) from None
-        except RunInUse:
-            raise UserError(f"search '{study.name}' is running in another process here") from None
     assert study.search is not None
     identity = {
         tags.KIND: "sweep",
