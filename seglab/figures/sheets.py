@@ -1,4 +1,4 @@
-"""Sheets of slices: patients under every arm, a predicted scan, the modalities of a data set."""
+"""Sheets of slices: patients with their overlays or under every arm, a scan, a data set."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from seglab.data.check import CheckReport
 from seglab.data.identity import TITLES, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.sources import Source
+from seglab.evaluation.metrics import Case
 from seglab.figures import style
 from seglab.figures.comparison import WIDTH
 from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, outline, radiological
@@ -30,6 +31,10 @@ SCALE: Final = 3
 COLUMNS, PANELS = 4, 8
 """Of the sheet of a predicted scan."""
 PANEL_INCHES: Final = 3.4
+ASPECT: Final = 5 / 6
+"""Width over height of a panel of overlays."""
+MINIMUM_DISTANCE: Final = 4
+"""Slices between two that are shown, so that they do not show the same thing twice."""
 PARTS: Final[dict[int, tuple[str, style.RGB]]] = {
     OEDEMA: ("oedema", style.ORANGE),
     NON_ENHANCING: ("core without enhancement", style.SKY_BLUE),
@@ -100,6 +105,94 @@ def arm_sheet(
     text: dict[str, Any] = {"labelcolor": "white", "fontsize": 10}
     figure.legend(handles=legend(), loc="outside upper center", ncols=3, frameon=False, **text)
     return figure
+
+
+def choose_slices(truth: UInt8, prediction: UInt8) -> dict[str, int]:
+    """Choose up to three slices of (S, H, W) masks: largest tumour, most missed, most false.
+
+    Each is at least :data:`MINIMUM_DISTANCE` slices from the others. A rule without a
+    single pixel to show gives nothing; a case without any shows its middle slice.
+
+    Returns:
+        Positions by the rule that chose them.
+    """
+    tumour, predicted = truth != 0, prediction != 0
+    areas = {
+        "largest tumour": tumour,
+        "most missed": tumour & ~predicted,
+        "most false alarm": predicted & ~tumour,
+    }
+    shown: dict[str, int] = {}
+    for rule, area in areas.items():
+        counts = area.sum(axis=(1, 2))
+        for other in shown.values():
+            counts[max(0, other - MINIMUM_DISTANCE + 1) : other + MINIMUM_DISTANCE] = 0
+        if counts.any():
+            shown[rule] = int(counts.argmax())
+    return shown or {"middle slice": len(truth) // 2}
+
+
+def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
+    """Draw a row a case: the image beside its overlay, for each chosen slice.
+
+    Args:
+        cases: patients, in the order of the rows; any number from one.
+        title: written on top.
+        label: a word ("worst", "median", …) above each patient's id.
+
+    Returns:
+        RGB.
+    """
+    chosen = [choose_slices(case.truth, case.prediction) for case in cases]
+    columns = 2 * max(2, *map(len, chosen))
+    width, height = 2.4 + 3.1 * columns, 3.9 * len(cases)
+    figure, grid = black_grid(len(cases), columns, width, height + 0.9)
+    figure.suptitle(plain(title), color="white", fontsize=12, weight="bold", x=0.01, ha="left")
+    text: dict[str, Any] = {"labelcolor": "0.9", "fontsize": 10}
+    figure.legend(handles=legend(), loc="outside upper right", ncols=3, frameon=False, **text)
+    modality = TITLES[cases[0].modality]
+    note = f"left: {modality}, right: overlay · R = patient's right, anterior on top"
+    figure.supxlabel(note, color="0.65", fontsize=10)
+    for row, case, slices in zip(grid, cases, chosen, strict=True):
+        words = "\n".join(filter(None, (label, *_patient_text(case))))
+        row[0].text(
+            -0.85, 1, words, transform=row[0].transAxes, va="top", color="white", fontsize=11,
+            linespacing=1.6, parse_math=False,
+        )  # fmt: skip
+        window = brain_window(radiological(case.image, case.upright), ASPECT)
+        for pair, (rule, position) in zip(row.reshape(-1, 2), slices.items(), strict=False):
+            image, truth, prediction = (
+                cut(radiological(array[position], case.upright), window)
+                for array in (case.image, case.truth, case.prediction)
+            )
+            show(pair[0], draw_slice(image, SCALE), "")
+            show(pair[1], draw_overlay(image, truth, prediction, SCALE), "")
+            pair[0].set_xlabel(
+                _caption(case, rule, position), color="0.75", fontsize=9.5, loc="left"
+            )
+    return pixels(figure)
+
+
+def _patient_text(case: Case) -> list[str]:
+    """Who a row shows, and the figures of the whole patient."""
+    score, name = case.score, case.patient_id
+    if np.isfinite(score.truth_ml):
+        sizes = [f"tumour {score.truth_ml:.1f} ml", f"predicted {score.pred_ml:.1f} ml"]
+    else:
+        sizes = [f"tumour {score.truth_px:,} px", f"predicted {score.pred_px:,} px"]
+    named = {"Dice": score.dice, "IoU": score.iou, "precision": score.precision}
+    figures = [
+        f"{key} {value:.3f}" if np.isfinite(value) else f"{key} undefined"
+        for key, value in {**named, "recall": score.recall}.items()
+    ]
+    return [*(name[at : at + 22] for at in range(0, min(len(name), 66), 22)), *figures, *sizes]
+
+
+def _caption(case: Case, rule: str, position: int) -> str:
+    truth, prediction = case.truth[position] != 0, case.prediction[position] != 0
+    total = int(truth.sum() + prediction.sum())
+    dice = f"Dice {2 * int((truth & prediction).sum()) / total:.2f}" if total else "no tumour"
+    return f"slice {case.slice_indices[position]} · {rule} · {dice}"
 
 
 def prediction_sheet(

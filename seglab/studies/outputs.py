@@ -25,7 +25,7 @@ from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
 from seglab.figures.method import Example, augmentation_sheet, data_sheet, network_drawing
-from seglab.figures.overlays import overlay_sheet
+from seglab.figures.sheets import overlay_sheet
 from seglab.figures.style import marked, write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb

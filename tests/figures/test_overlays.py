@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seglab.evaluation.metrics import Case
-from seglab.figures.overlays import choose_slices, overlay_sheet
+from seglab.figures.sheets import choose_slices, overlay_sheet
 from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, radiological
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB
 
