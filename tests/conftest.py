@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from seglab.core.config import RunConfig
+    from seglab.tracking import Store
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process that a
 # test starts would inherit that.
@@ -87,6 +89,26 @@ def small_config(phantoms: Path, shared_cache: Path) -> Callable[..., RunConfig]
         return build_run(merge(document, overrides))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty store; copied, not used, since making one takes seconds."""
+    from seglab.tracking import open_store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return open_store(tmp_path_factory.mktemp("fresh") / "mlruns").folder
+
+
+@pytest.fixture
+def fresh_store(fresh_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store in the folder of a test."""
+    from seglab.tracking import open_store
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(fresh_folder, tmp_path / "mlruns")
+    return open_store(tmp_path / "mlruns")
 
 
 @pytest.fixture

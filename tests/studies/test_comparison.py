@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from seglab.studies.report.page import note, render, report_ablation
 from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import scope
 from seglab.studies.results import collect, find_ablation
-from seglab.tracking import RunLog, Store, open_store
+from seglab.tracking import RunLog, Store
 from seglab.tracking.tags import ARM_HASH, ARMS, FAILURES
 from tests.studies.independent import assert_same_figures, logged_dice
 from tests.studies.logged_ablation import PATIENTS, log_ablation
@@ -28,19 +27,10 @@ from tests.studies.report_page import Page
 HOSTILE = '<script src="https://evil.example/x.js">|$\\frac$|`_*</script>'
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty") / "mlruns"
-    open_store(folder)
-    return folder
-
-
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def store(fresh_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(empty_store, tmp_path / "mlruns")
-    return open_store(tmp_path / "mlruns")
+    return fresh_store
 
 
 def compared(store: Store, parent: RunLog) -> Any:

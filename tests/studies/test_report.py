@@ -148,17 +148,9 @@ def log_promotion(
         log.json(results | {"against_baseline": None}, "test_results.json")
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty") / "mlruns"
-    open_store(folder)
-    return folder
-
-
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> Store:
-    shutil.copytree(empty_store, tmp_path / "mlruns")
-    return open_store(tmp_path / "mlruns")
+def store(fresh_store: Store) -> Store:
+    return fresh_store
 
 
 def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:

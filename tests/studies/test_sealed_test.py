@@ -29,7 +29,7 @@ from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
 from seglab.studies.sealed_test import check_sealed, open_test
-from seglab.tracking import RunLog, Store, open_store, start_run
+from seglab.tracking import RunLog, Store, start_run
 from seglab.tracking.openings import Opening, openings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "seglab"
@@ -51,16 +51,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     return StudyData(SealedCache(cache, split), split, identify([], []), missing_files=0)
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store; copied, not used, since making one takes seconds."""
-    return open_store(tmp_path_factory.mktemp("empty") / "mlruns").folder
-
-
 @pytest.fixture
-def store(empty: Path, tmp_path: Path) -> Store:
-    shutil.copytree(empty, tmp_path / "mlruns")
-    return open_store(tmp_path / "mlruns")
+def store(fresh_store: Store) -> Store:
+    return fresh_store
 
 
 def begin(store: Store) -> RunLog:

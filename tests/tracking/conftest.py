@@ -21,19 +21,9 @@ def _no_foreign_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(scope="session")
-def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an empty store; copied, not used, since making one takes seconds."""
-    folder = tmp_path_factory.mktemp("fresh") / "mlruns"
-    open_store(folder)
-    return folder
-
-
 @pytest.fixture
-def store(fresh_folder: Path, tmp_path: Path) -> Store:
-    folder = tmp_path / "mlruns"
-    shutil.copytree(fresh_folder, folder)
-    return open_store(folder)
+def store(fresh_store: Store) -> Store:
+    return fresh_store
 
 
 @pytest.fixture
