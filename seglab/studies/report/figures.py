@@ -118,8 +118,8 @@ def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
             masks[name].append(shown.astype(np.uint8))
             labels[name].append(f"Dice {dice:.3f}")
     columns = [_column(caches[name], name, masks[name], labels[name]) for name in names]
-    first = caches[names[0]]
-    return arm_sheet(columns, [arm.name for arm in arms], first.upright, first.modalities[0])
+    cache = caches[names[0]]
+    return arm_sheet(columns, [arm.name for arm in arms], cache.upright, cache.modalities[0])
 
 
 def _column(
