@@ -20,7 +20,7 @@ from seglab.studies import workers
 from seglab.studies.ablation import run_study
 from seglab.studies.comparison import Budgets, Spent
 from seglab.studies.data import open_data
-from seglab.studies.plan import make_plan
+from seglab.studies.plan import make_plan, plan_text
 from seglab.studies.queue import DONE, SPENT, Queue
 from seglab.studies.results import collect
 from seglab.studies.tuning import TUNING_SEED
@@ -239,3 +239,19 @@ def test_other_counts_of_tuning_trials_are_told_with_their_remedy() -> None:
 def test_tuning_on_more_than_a_tenth_more_is_another_budget(unit: Any, differs: bool) -> None:
     arms = [Spent("a", 1, 100, 100, 6, 600, 600), Spent("b", 1, 100, 100, 6, 661, 659)]
     assert Budgets(unit, arms).differs("a", "b") is differs
+
+
+def test_a_plan_times_each_network_once_and_gives_a_range(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Mock(side_effect=[0.5, 2.0])  # seconds an image
+    monkeypatch.setattr("seglab.studies.plan._seconds_per_image", timed)
+    arms = {"a": {}, "b": {"loss": "bce"}, "c": {"model": {"base_channels": 8}}}
+    plan = make_plan(build(arms=arms, seeds=[0, 1]))
+    a, b, c = (arm["estimated_seconds"] for arm in plan["arms"])
+    assert timed.call_count == 2
+    assert (a, c) == (b, pytest.approx(4 * a))
+    assert a >= 0.5 * plan["arms"][0]["images"]
+    assert plan["estimated_seconds"] == pytest.approx(2 * (a + b + c))
+    assert "one run after the other" in plan_text(plan)
+    assert plan["at_most_seconds"] == pytest.approx(2 * plan["estimated_seconds"])
