@@ -50,6 +50,13 @@ def test_every_file_of_the_package_is_installed() -> None:
     assert installed == beside
 
 
+def test_every_experiment_is_installed() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["seglab.experiments"]
+    folder = ROOT / "experiments"
+    installed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert installed == {path for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("program", ["run_experiment.py", "sweep.py", "-mseglab"])
 def test_outside_the_environment_one_line_says_how_to_get_in(program: str) -> None:
     bare = [sys.executable, "-S", program]  # -S: without any installed package

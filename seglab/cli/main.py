@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from seglab.cli import data, names, study
-from seglab.cli.shell import DONE, Parser, add_json, output_folder, print_text, run_command
+from seglab.cli import data, names, study, train
+from seglab.cli.shell import DONE, PROGRAM, Parser, add_json, output_folder, print_text, run_command
 from seglab.core.errors import UserError, unknown_name
 
-PROGRAM = "seglab" if Path(sys.argv[0]).stem == "seglab" else "python -m seglab"
 INTRODUCTION = """\
 Find out which choices really make better brain-tumour masks.
-Training is run_experiment.py, searching is sweep.py. COMMAND --help says more.
+  run FILE.yaml    train an experiment or an ablation: what run_experiment.py does
+  sweep FILE.yaml  search with Optuna: what sweep.py does
+COMMAND --help says more.
 """
+TRAINING = {"run": train.main, "sweep": train.sweep}
 Argument = tuple[str, dict[str, Any]]
 
 
@@ -180,7 +182,7 @@ COMMANDS = {
     ),
     "demo": Command(
         study.demo,
-        "Make phantoms, compare losses, search, promote the best run, report.",
+        "Make phantoms, compare arms, search, promote the best run, report.",
         "demo",
     ),
 }
@@ -194,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     words = 2 if argv[:1] == ["data"] else 1
     name = " ".join(argv[:words])
+    if name in TRAINING:
+        return TRAINING[name](argv[1:], f"{PROGRAM} {name}")
     if name in COMMANDS:
         return COMMANDS[name].run(name, argv[words:])
     if {"-h", "--help"} & set(argv[:words]):
@@ -203,5 +207,5 @@ def _run(argv: Sequence[str]) -> int:
         print_text("\n".join([INTRODUCTION, "commands:", *lines, "\nexamples:", *examples]))
         return DONE
     if not argv:
-        raise UserError(f"name a command: {', '.join(COMMANDS)}")
-    raise unknown_name("command", name, COMMANDS)
+        raise UserError(f"name a command: {', '.join([*TRAINING, *COMMANDS])}")
+    raise unknown_name("command", name, [*TRAINING, *COMMANDS])

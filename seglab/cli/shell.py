@@ -17,6 +17,7 @@ from seglab.core.documents import json_text
 from seglab.core.errors import TrainingDiverged, UserError, nearest
 from seglab.tracking.errors import print_traceback, redact
 
+PROGRAM = "seglab" if Path(sys.argv[0]).stem == "seglab" else "python -m seglab"
 DONE, OUR_FAULT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """A disk that is full or read-only is never a fault of ours, whichever file it hits."""

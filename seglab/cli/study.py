@@ -7,11 +7,9 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.cli.shell import DONE, USER_ERROR, answer, print_text, table
-from seglab.core.errors import UserError
+from seglab.cli.shell import DONE, PROGRAM, USER_ERROR, answer, print_text, table
 from seglab.tracking import open_store, tags
 
 if TYPE_CHECKING:
@@ -22,24 +20,24 @@ if TYPE_CHECKING:
 CANDIDATES_SHOWN = 10
 FILES_SHOWN = 4
 """Files that are named as seen; the JSON names all."""
-EXPERIMENTS = "experiments"
 DEMO = {
-    "seglab data phantom --out data/demo --patients 40 --size 80 --slices 32":
+    "data phantom --out data/demo --patients 40 --size 80 --slices 32":
         "40 synthetic patients: 10 to 30 seconds",
-    "run_experiment.py experiments/demo.yaml":
+    "run experiments/demo.yaml":
         "which of 3 arms is better? 6 runs, judged on 12 patients: 2 to 6 minutes",
-    "sweep.py experiments/sweeps/demo.yaml":
+    "sweep experiments/sweeps/demo.yaml":
         "a search of 8 trials; hopeless ones are pruned, the best is confirmed: 1 to 4 minutes",
-    "seglab promote demo":
+    "promote demo":
         "the best run is frozen and opens the sealed test of 12 patients, once: 1 to 2 minutes",
-    "seglab report demo":
+    "report demo":
         "everything on one page: seconds",
 }  # fmt: skip
 """Command → what it is for, and how long it takes on two cores, idle to busy."""
-NEXT = """\
-Your own data, here Kaggle's slices of BraTS 2020 (`seglab list sources` names the others):
-  python run_experiment.py experiments/baseline.yaml data.root=path/to/your/data
-Look at the runs: make ui"""
+NEXT = f"""\
+Your own data, here Kaggle's slices of BraTS 2020 (`{PROGRAM} list sources` names the others):
+  {PROGRAM} run experiments/baseline.yaml data.root=path/to/your/data
+Look at the runs:
+  {PROGRAM} ui"""
 
 
 def compare(given: argparse.Namespace) -> int:
@@ -115,7 +113,7 @@ def _describe_promotion(promotion: Promotion) -> str:
         f"{page}\nfrozen on validation: {setting}\n"
         f"registered: {promotion.model_uri} (version {promotion.registered.version})\n"
         f"ONNX: {promotion.onnx}\n"
-        f"promotion run {promotion.run_id}; look: make ui"
+        f"promotion run {promotion.run_id}; look: {PROGRAM} ui"
     )
 
 
@@ -176,21 +174,18 @@ def ui(given: argparse.Namespace) -> int:
 
 def demo(given: argparse.Namespace) -> int:
     """Go through everything on phantoms, in minutes, without account or download."""
-    from seglab.cli import main, train
+    from seglab.cli.main import main
     from seglab.core.machine import available_cores
 
-    if not Path(EXPERIMENTS).is_dir():
-        raise UserError(f"the demo runs in a checkout of seglab: no {EXPERIMENTS} in {Path.cwd()}")
-    programs = {"seglab": main.main, "run_experiment.py": train.main, "sweep.py": train.sweep}
     started = time.perf_counter()
     for number, (line, purpose) in enumerate(DEMO.items(), start=1):
-        print(f"\n=== {number} of {len(DEMO)}: {purpose}\n{line}", file=sys.stderr)
-        program, *argv = line.split()
+        print(f"\n=== {number} of {len(DEMO)}: {purpose}\n{PROGRAM} {line}", file=sys.stderr)
+        argv = line.split()
         if argv[0] == "promote" and _was_promoted(argv[1]):
             continue
-        workers = [] if program == "seglab" else ["--workers", str(min(2, available_cores()))]
-        status = programs[program]([*argv, *workers])
-        if status != DONE:
+        if argv[0] in ("run", "sweep"):
+            argv += ["--workers", str(min(2, available_cores()))]
+        if (status := main(argv)) != DONE:
             return status
     findings = "\n".join(_findings("demo"))
     print_text(f"\nThe demo took {time.perf_counter() - started:.0f} s.\n{findings}\n\n{NEXT}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from seglab.cli.shell import (
     DONE,
     OUR_FAULT,
+    PROGRAM,
     USER_ERROR,
     Parser,
     add_json,
@@ -40,10 +42,17 @@ several machines, the same on each:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``run_experiment.py`` with these arguments; returns the exit status."""
+PACKAGE = Path(__file__).resolve().parents[1]
+EXPERIMENTS = next(
+    (at for at in (PACKAGE / "experiments", PACKAGE.parent / "experiments") if at.is_dir()), PACKAGE
+)
+"""The experiments that come along: of an installation, or of a checkout."""
+
+
+def main(argv: Sequence[str] | None = None, program: str = "run_experiment.py") -> int:
+    """Run ``run_experiment.py`` or ``seglab run`` with these arguments; returns the exit status."""
     parser = _parser(
-        "run_experiment.py",
+        program,
         "Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
         "of the same config, data and code is continued, a finished one reported;\nanother "
         "process with the same command shares the arms, or waits for the only run.",
@@ -58,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(_run, parser.parse_intermixed_args(argv), continues=True)
 
 
-def sweep(argv: Sequence[str] | None = None) -> int:
-    """Run ``sweep.py`` with these arguments; returns the exit status."""
+def sweep(argv: Sequence[str] | None = None, program: str = "sweep.py") -> int:
+    """Run ``sweep.py`` or ``seglab sweep`` with these arguments; returns the exit status."""
     parser = _parser(
-        "sweep.py",
+        program,
         "Search for the config of the best validation Dice.\n"
         "The same command continues a search that was stopped or has crashed.",
         SWEEP_EXAMPLE,
@@ -73,12 +82,22 @@ def sweep(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(program: str, description: str, example: str, file_help: str) -> Parser:
+    if not program.endswith(".py"):
+        example = re.sub(r"python (run_experiment|sweep)\.py", program, example)
     parser = Parser(prog=program, description=description, epilog=example)
-    parser.add_argument("file", type=Path, help=file_help)
+    parser.add_argument("file", type=_experiment_file, help=file_help)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
     add_json(parser)
     return parser
+
+
+def _experiment_file(text: str) -> Path:
+    """The file of this name; of ``experiments/…``, the one that comes along where none is here."""
+    path = Path(text)
+    shipped = EXPERIMENTS.parent / path
+    known = path.parts[:1] == ("experiments",) and shipped.is_file() and not path.exists()
+    return shipped if known else path
 
 
 def _refuse_none(arguments: argparse.Namespace, *flags: str) -> None:
@@ -135,7 +154,7 @@ def _describe(outcome: StudyOutcome) -> str:
         table(rows),
         "Dice and IoU: mean ± standard deviation over patients",
         "",
-        f"experiment '{outcome.experiment}', {where}; look: make ui",
+        f"experiment '{outcome.experiment}', {where}; look: {PROGRAM} ui",
     ]
     return "\n".join(lines if outcome.report is None else [*lines, f"report: {outcome.report}"])
 

@@ -15,8 +15,6 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["demo"]) == 2, "the files of the demo are not here"
-    Path("experiments").mkdir()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     promotes = {line: text for line, text in DEMO.items() if "promote" in line}
     monkeypatch.setattr("seglab.cli.study.DEMO", promotes)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from seglab.cli.main import main as command
 from seglab.cli.train import main, sweep
 from seglab.core.registry import LOSSES
 from seglab.tracking import RunInfo, open_store
@@ -170,3 +171,14 @@ def test_an_unreachable_server_is_named(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert main([str(tiny)]) == 2
     assert "127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["run experiments/demo.yaml", "sweep experiments/sweeps/demo.yaml"]
+)
+def test_the_installed_command_knows_the_experiments_that_come_along(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command([*line.split(), "data.root=nowhere"]) == 2
+    assert "data root nowhere does not exist" in capsys.readouterr().err
