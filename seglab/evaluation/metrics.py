@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from seglab.core.arrays import bounding_box
+from seglab.evaluation.lesions import lesion_scores
 from seglab.evaluation.surface import UNDEFINED, surface_scores
 
 BoolArray = NDArray[np.bool_]
@@ -91,7 +91,12 @@ class PatientScore:
     truth_ml: float
     pred_ml: float
     fp_volume_ml: float  # predicted where the truth has none
-    lesion_f1: float = math.nan  # see the function; tables of earlier versions lack it
+    # See LesionScores; tables of earlier versions lack them.
+    lesion_f1: float = math.nan
+    lesions_found: float = math.nan
+    lesions_missed: float = math.nan
+    lesions_false: float = math.nan
+    lesion_dice: float = math.nan
 
 
 def score_patient(
@@ -122,6 +127,7 @@ def score_patient(
     surfaces = UNDEFINED
     if surface and is_volume and spacing_mm is not None and has_tumour:
         surfaces = surface_scores(pred, truth, spacing_mm)
+    lesions = lesion_scores(pred, truth, contiguous)._asdict() if surface else {}
     ml_per_px = float(np.prod(spacing_mm)) / MM3_PER_ML if spacing_mm else np.nan
     tp, fp, fn = int(total.tp), int(total.fp), int(total.fn)
     return PatientScore(
@@ -146,35 +152,8 @@ def score_patient(
         truth_ml=(tp + fn) * ml_per_px,
         pred_ml=(tp + fp) * ml_per_px,
         fp_volume_ml=fp * ml_per_px,
-        lesion_f1=lesion_f1(pred, truth, contiguous) if surface else np.nan,
+        **lesions,
     )
-
-
-def lesion_f1(pred: BoolArray, truth: BoolArray, contiguous: bool = True) -> float:
-    """F1 of lesions: connected components of (S, H, W) masks, found where they overlap at all.
-
-    In [0, 1]; NaN where both masks are empty.
-    """
-    box = bounding_box(pred | truth)
-    if box is None:
-        return math.nan
-    lesions, of_truth = label_pieces(truth[box], contiguous)
-    pieces, of_pred = label_pieces(pred[box], contiguous)
-    both = pred[box] & truth[box]
-    found, right = len(np.unique(lesions[both])), len(np.unique(pieces[both]))
-    # 2PR / (P + R) with P = right / of_pred and R = found / of_truth.
-    return 2 * found * right / (right * of_truth + found * of_pred) if found else 0.0
-
-
-def label_pieces(mask: BoolArray, contiguous: bool) -> tuple[NDArray[np.int32], int]:
-    """Number the pieces of ``mask`` (S, H, W) from 1, slice by slice if not ``contiguous``."""
-    from scipy.ndimage import label
-
-    structure = np.ones((3, 3, 3), dtype=bool)
-    if not contiguous:
-        structure[[0, 2]] = False
-    labels, count = label(mask, structure, output=np.int32)
-    return labels, int(count)
 
 
 def mean(values: ArrayLike) -> float:

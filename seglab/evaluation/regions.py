@@ -12,7 +12,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.evaluation.metrics import Case, label_pieces
+from seglab.evaluation.lesions import label_pieces
+from seglab.evaluation.metrics import Case
 from seglab.evaluation.surface import distances
 
 Bool = NDArray[np.bool_]

@@ -110,10 +110,11 @@ def _tumour_slices(score: PatientScore) -> tuple[float, float]:
     return (score.dice_slice_tumour * count, count) if count else (0.0, 0.0)
 
 
-_SHARES = ("dice", "iou", "precision", "recall", "lesion_f1", "nsd_2mm")
+_SHARES = ("dice", "iou", "precision", "recall", "lesion_f1", "lesion_dice", "nsd_2mm")
+_AMOUNTS = ("lesions_found", "lesions_missed", "lesions_false", "hd95_mm", "fp_volume_ml")
 FIGURES: Final[Mapping[str, tuple[Parts, float]]] = {
     **{name: (partial(_mean, name), 1.0) for name in _SHARES},
-    **{name: (partial(_mean, name), math.inf) for name in ("hd95_mm", "fp_volume_ml")},
+    **{name: (partial(_mean, name), math.inf) for name in _AMOUNTS},
     "dice_slice_tumour": (_tumour_slices, 1.0),
     "dice_slice_empty1": (lambda s: (s.dice_slice_empty1 * s.slices, s.slices), 1.0),
     "dice_pooled": (lambda s: (2.0 * s.tp, 2.0 * s.tp + s.fp + s.fn), 1.0),

@@ -14,7 +14,6 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 from seglab.evaluation.metrics import (
     dice,
     iou,
-    lesion_f1,
     precision,
     recall,
     score_patient,
@@ -110,24 +109,3 @@ def test_labels_above_one_are_tumour() -> None:
 def test_masks_of_different_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2, 2\) and \(1, 2, 3\)"):
         slice_counts(np.zeros((1, 2, 2)), np.zeros((1, 2, 3)))
-
-
-def test_lesion_f1_is_the_harmonic_mean_over_lesions_that_overlap() -> None:
-    truth, pred = np.zeros((2, 6, 9, 30), bool)
-    for column in (1, 8, 15, 22):
-        truth[1:4, 2:5, column : column + 3] = True
-    pred[3:5, 4:7, 3] = True  # touches the first lesion in one voxel
-    pred[2, 3, 8] = pred[2, 3, 10] = True  # two pieces in the second
-    pred[0, 0, 29] = True  # a false alarm
-    score = score_patient("p", pred, truth, None, contiguous=True)
-    precision, recall = 3 / 4, 2 / 4
-    assert score.lesion_f1 == pytest.approx(2 * precision * recall / (precision + recall))
-    assert lesion_f1(pred, truth) == lesion_f1(truth, pred)
-    assert lesion_f1(truth, truth) == lesion_f1(truth, truth, contiguous=False) == 1
-    empty = np.zeros_like(truth)
-    assert lesion_f1(pred, empty) == lesion_f1(empty, truth) == 0
-    assert math.isnan(lesion_f1(empty, empty))
-    # Slices that are not neighbours: the false alarm, the piece of two slices is two pieces.
-    apart = lesion_f1(pred, truth, contiguous=False)
-    precision, recall = 3 / 5, 2 / 12
-    assert apart == pytest.approx(2 * precision * recall / (precision + recall))
