@@ -23,6 +23,7 @@ from seglab.evaluation.statistics import (
     paired_test,
     patients_to_decide,
     seed_variance,
+    share_first,
 )
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
@@ -52,6 +53,7 @@ class ArmSummary:
     mean_high: float
     sd_patients: float  # spread over patients of the score averaged over seeds (n - 1)
     sd_seeds: float  # spread over seeds of the mean over patients (n - 1); NaN with one seed
+    share_first: float  # of the resamples of patients in which no arm has a higher mean
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def compare_arms(
     test = paired_test(differences, per_mean, noise, np.random.default_rng(0), resamples)
     confidence, figures = _judge(test)
     of_seeds = np.nan_to_num(noise.component) * per_mean
-    summaries = list(map(_summary, names, by_seed, half_widths(means)))
+    first = share_first(means, np.random.default_rng(0), resamples)
+    summaries = list(map(_summary, names, by_seed, half_widths(means), first))
     rows = [
         ArmRow(
             **vars(summaries[i]),
@@ -193,7 +196,7 @@ def _of_patients(differences: FloatArray, arms: int, of_seeds: float) -> dict[st
     }
 
 
-def _summary(arm: str, values: FloatArray, half_width: float) -> ArmSummary:
+def _summary(arm: str, values: FloatArray, half_width: float, first: float) -> ArmSummary:
     mean = float(values.mean())
     return ArmSummary(
         arm=arm,
@@ -203,6 +206,7 @@ def _summary(arm: str, values: FloatArray, half_width: float) -> ArmSummary:
         mean_high=min(mean + float(half_width), 1.0),
         sd_patients=spread(values.mean(axis=0)),
         sd_seeds=spread(values.mean(axis=1)),
+        share_first=float(first),
     )
 
 

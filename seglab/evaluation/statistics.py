@@ -149,6 +149,23 @@ def bootstrap_pivots(values: FloatArray, resamples: int, rng: np.random.Generato
     return pivots
 
 
+def share_first(
+    values: FloatArray, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> FloatArray:
+    """Share (K,) of resamples of the patients in which each arm has the highest mean.
+
+    ``values`` are (K, n) finite scores of K arms, seeds averaged; every arm is given the same
+    patients, ties are shared out, and the shares add up to 1. It says how much the order rests on
+    these patients (bootstrap; Efron 1979): not how likely an arm is best, nor what seeds change.
+    """
+    count = values.shape[1]
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    means = (values / count) @ drawn.T
+    first = means >= means.max(axis=0) - 1e-12  # equal scores are not added up equally
+    shares: FloatArray = (first / first.sum(axis=0)).mean(axis=1)
+    return shares
+
+
 def patients_to_decide(
     difference: float, sd: float, margin: float, level: float, arms: int, of_seeds: float
 ) -> tuple[int | None, int | None]:

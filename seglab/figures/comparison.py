@@ -110,6 +110,27 @@ def patient_swarm(
     return figure
 
 
+def order_bar(arms: Sequence[ArmSummary]) -> Figure:
+    """Draw one bar, divided by the share of resamples in which each arm is first.
+
+    The baseline comes first of the arms.
+    """
+    figure = new_figure(WIDTH, 1.6)
+    axes: Any = figure.subplots()
+    left = 0.0
+    for number, arm in enumerate(arms):
+        axes.barh(0, arm.share_first, left=left, color=arm_style(number)[0], edgecolor="white")
+        if arm.share_first >= 0.05:  # there is room for the figure
+            text = f"{arm.share_first:.0%}"
+            axes.text(left + arm.share_first / 2, 0, text, color="white", ha="center", va="center")
+        left += arm.share_first
+    axes.set_yticks([])
+    axes.set_xlim(0, 1)
+    tidy(axes, x="share of resamples of the patients in which the arm has the highest mean", y="")
+    _arm_legend(figure, [arm.arm for arm in arms])
+    return figure
+
+
 def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[np.float64]:
     """Spread points that lie close together: (n,) offsets in [-width, width].
 

@@ -182,7 +182,7 @@ class ComparedAblation:
         """Everything as ``comparison.json`` holds it; the baseline is the first of the arms."""
         base, comparison = self.comparison.baseline, self.comparison
         no_difference = {"diff": 0.0, "ci_low": 0.0, "ci_high": 0.0, "p": None, "p_holm": None}
-        unknown = dict.fromkeys(no_difference)
+        unknown = dict.fromkeys((*no_difference, "share_first"))
         arms = [
             vars(base) | no_difference | {"verdict": IS_BASELINE},
             *(vars(row) | {"verdict": self.verdicts[row.arm]} for row in comparison.rows),

@@ -19,7 +19,7 @@ from seglab.evaluation.comparison import (
     compare_arms,
     without_intervals,
 )
-from seglab.evaluation.statistics import paired_test, seed_variance
+from seglab.evaluation.statistics import paired_test, seed_variance, share_first
 from tests.verdicts.simulate import Setting, draw
 
 
@@ -64,6 +64,8 @@ def test_figures_are_those_of_the_test_of_scipy_and_of_statsmodels() -> None:
         assert row.sd_patients == pytest.approx(stats.tstd(means[k + 1]))
         assert row.sd_seeds == pytest.approx(stats.tstd(by_seed[k + 1].mean(axis=1)))
         assert (row.wins, row.losses) == ((d[k] > 0).sum(), (d[k] < 0).sum())
+    first = share_first(np.array(means), np.random.default_rng(0), 999)
+    assert [one.share_first for one in (found.baseline, *found.rows)] == first.tolist()
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from seglab.evaluation.statistics import (
     paired_test,
     patients_to_decide,
     seed_variance,
+    share_first,
 )
 
 NO_SEEDS = seed_variance([np.zeros((1, 9))])
@@ -141,3 +143,22 @@ def test_a_difference_near_zero_is_sooner_called_equivalent_than_found() -> None
     assert equate is not None
     # Two one-sided tests at 5 %, 90 % power of each: (z(0.95) + z(0.9)) sd / (margin - |diff|).
     assert equate == pytest.approx((2.926 * 0.05 / 0.009) ** 2, abs=3)
+
+
+def test_the_share_first_is_that_of_all_resamples() -> None:
+    values = np.array([[0.9, 0.5, 0.2, 0.7], [0.8, 0.7, 0.3, 0.4], [0.8, 0.7, 0.3, 0.4]])
+    expected = np.zeros(3)
+    for drawn in itertools.product(range(4), repeat=4):
+        sums = values[:, drawn].sum(axis=1).round(9)
+        winners = sums == sums.max()
+        expected += winners / winners.sum() / 4**4
+    found = share_first(values, np.random.default_rng(0), 40_000)
+    assert found == pytest.approx(expected, abs=0.01)
+    assert found[1] == found[2]
+    assert found.sum() == pytest.approx(1)
+    assert share_first(values[:1], np.random.default_rng(0), 9) == 1
+
+
+def test_an_arm_that_every_patient_prefers_is_always_first() -> None:
+    scores = np.add.outer([0.0, 0.01], np.random.default_rng(1).random(30))
+    assert share_first(scores, np.random.default_rng(0), 99).tolist() == [0, 1]

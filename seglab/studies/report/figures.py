@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seglab.core.errors import as_warning
 from seglab.data.cache import Cache
 from seglab.evaluation.scores import stratify
-from seglab.figures.comparison import arms_learning, forest, pareto, patient_swarm
+from seglab.figures.comparison import arms_learning, forest, order_bar, pareto, patient_swarm
 from seglab.figures.sheets import SheetPatient, arm_sheet
 from seglab.figures.style import marked
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
@@ -44,6 +44,9 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
         level, differences = result.comparison.confidence, _differences(result)
         draw["forest"] = lambda: forest(rows, result.verdicts, base, margin, level)
         draw["patients"] = lambda: patient_swarm(differences, sizes, base, margin)
+        if result.budgets.all_equal:
+            compared = (result.comparison.baseline, *result.comparison.rows)
+            draw["order"] = lambda: order_bar(compared)
     if all(curve for of_arm in curves.values() for curve in of_arm):
         draw["learning"] = lambda: arms_learning(curves)
     found = {}

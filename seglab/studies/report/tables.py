@@ -14,7 +14,7 @@ import pandas as pd
 
 from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.metrics import PatientScore
-from seglab.studies.comparison import IS_BASELINE, ComparedAblation, tumour_size
+from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation, tumour_size
 from seglab.tracking.tags import TUNED, VALUES
 
 NONE = "–"
@@ -33,6 +33,7 @@ VERDICTS: Columns = {
     "p (Holm)": ("p_holm", "p"),
     "p (Wilcoxon)": ("p_wilcoxon", "p"),
     "wins : losses": ("record", ""),
+    "first": ("share_first", ".0%"),
     "patients to find it": ("patients_to_find", ",d"),
     "to call it equivalent": ("patients_to_equate", ",d"),
 }
@@ -114,6 +115,8 @@ def arm_table(result: ComparedAblation, columns: Columns) -> pd.DataFrame:
         arm = summary.arm
         row = {**result.other_scores[arm], **result.costs[arm], **spent[arm], **vars(summary)}
         row["verdict"] = result.verdicts.get(arm, IS_BASELINE)
+        if row["verdict"] == OTHER_TARGET or not result.budgets.all_equal:
+            row["share_first"] = None
         if isinstance(summary, ArmRow):
             row["record"] = f"{summary.wins} : {summary.losses}"
             if row["verdict"] != "undecided":
