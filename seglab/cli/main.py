@@ -56,12 +56,15 @@ def _number(flag: str, help: str, default: int, **options: Any) -> Argument:
 
 WORKERS = _number("--workers", "processes (default: one a core)", 0)
 MODALITIES = "of flair, t1, t1ce, t2: those that every patient must have (default flair)"
-SET = (
+FILES = (
     _argument("--source", data.SOURCE_HELP, required=True),
     _argument("--root", type=Path, metavar="DIR", required=True),
-    _argument("--modalities", MODALITIES, nargs="+", metavar="NAME", default=["flair"]),
     _argument("--labels", "as data.labels (default auto)", default="auto"),
     _argument("--persons", "as data.persons", type=Path, metavar="CSV"),
+)
+SET = (
+    *FILES,
+    _argument("--modalities", MODALITIES, nargs="+", metavar="NAME", default=["flair"]),
     WORKERS,
 )
 OTHER = "another set, to find patients that are in both (may be repeated)"
@@ -133,6 +136,23 @@ COMMANDS = {
         _argument("name", metavar="EXPERIMENT|SWEEP|RUN"),
         _argument("--reopen", "open a test that was opened before", metavar="REASON"),
         _argument("--baseline", "compare with it under the same seal", metavar="RUN"),
+        PATHS,
+    ),
+    "evaluate": Command(
+        study.evaluate,
+        "Score a frozen model on another data set: external validation, nothing is tuned.\n"
+        "Patients that the model was trained, validated or tested on are refused.",
+        "evaluate losses@champion --source lgg-tif --root kaggle_3m\n"
+        "evaluate RUN_ID --source brats-nifti --root upenn --leave-out shared",
+        _argument("model", "name@alias, run id or files", metavar="MODEL"),
+        *FILES,
+        _argument(
+            "--leave-out",
+            "patients that are not scored; shared: all that are refused",
+            nargs="+",
+            metavar="NAME",
+            default=[],
+        ),
         PATHS,
     ),
     "predict": Command(

@@ -102,7 +102,7 @@ def leaderboard(candidates: Candidates) -> str:
 def _describe_promotion(promotion: Promotion) -> str:
     from seglab.studies.report.sections import test_text
 
-    page = test_text(promotion.results.to_json(promotion.opened))
+    page = test_text(promotion.results.to_json(promotion.opened.to_json()))
     point = promotion.point
     setting = (
         f"threshold {point.threshold:g}, components from {point.smallest_component_px} px, "
@@ -115,6 +115,24 @@ def _describe_promotion(promotion: Promotion) -> str:
         f"ONNX: {promotion.onnx}\n"
         f"promotion run {promotion.run_id}; look: {PROGRAM} ui"
     )
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    """Score a frozen model on another data set."""
+    from seglab.studies.evaluation import evaluate
+    from seglab.studies.report.sections import external_sentence
+
+    store = open_store()
+    files = {name: getattr(given, name) for name in ("source", "root", "labels", "persons")}
+    found = evaluate(
+        store, given.model, files, leave_out=given.leave_out, overrides=given.overrides
+    )
+    lines = [f"left out: {name}: {reason}" for name, reason in found.left_out.items()]
+    lines += [f"warning: {text}" for text in found.warnings]
+    lines.append(external_sentence(store.get_run(found.run_id)))
+    lines.append(f"evaluation run {found.run_id}; look: make ui")
+    answer(given, found.to_json(), "\n".join(lines))
+    return DONE
 
 
 def predict(given: argparse.Namespace) -> int:

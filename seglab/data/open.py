@@ -14,7 +14,7 @@ from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
 from seglab.data.cache import Cache, CacheSettings, open_cache
-from seglab.data.duplicates import SAME, duplicates, fingerprint
+from seglab.data.duplicates import SAME, Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Identity, identify, measure
 from seglab.data.prepare import prepare, some_names
 from seglab.data.sealed import SealedCache
@@ -170,17 +170,21 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["limit"] == SAME:
             return [(str(first), str(second)) for first, second in found["pairs"]]
-    whole = open_cache(cache.path)  # all patients, and the modality that all runs share
-    prints = [
-        fingerprint(patient.patient_id, whole.native_image(patient), patient.slice_indices)
-        for patient in progress(whole.patients, "duplicates", unit="patient")
-    ]
-    pairs = [one.patients for one in duplicates(prints)]
+    # All patients, and the modality that all runs share.
+    pairs = [one.patients for one in duplicates(fingerprints(open_cache(cache.path)))]
     for first, second in pairs:
         print(f"warning: {first} and {second} show the same volume", file=sys.stderr)
     with suppress(OSError):  # a read-only cache is looked through again next time
         path.write_text(json.dumps({"limit": SAME, "pairs": pairs}), encoding="utf-8")
     return pairs
+
+
+def fingerprints(cache: Cache) -> list[Fingerprint]:
+    """Reduce the first modality of every patient to what :func:`duplicates` compares."""
+    return [
+        fingerprint(patient.patient_id, cache.native_image(patient), patient.slice_indices)
+        for patient in progress(cache.patients, "duplicates", unit="patient")
+    ]
 
 
 def check_files(data: Data) -> None:

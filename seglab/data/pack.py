@@ -158,7 +158,7 @@ def _count(planes: NDArray[Any]) -> NDArray[np.int32]:
 
 
 class SingleVolume(Cache):
-    """A cache of one volume in memory, for prediction; it has no labels and no folder.
+    """A cache of one volume in memory, for prediction; it has no folder.
 
     Settings and ``shape`` (h, w) are those of the cache that the network was trained on; a larger
     brain gets a larger window. The first ``inputs`` modalities are its images; of all, the first
@@ -181,6 +181,7 @@ class SingleVolume(Cache):
         )
         self.row_slice, self.row_brain_px = volume.slice_indices, brain_px
         self.row_patient = nothing
+        self._labels = volume.labels
         shared = ("patient_id", "grade", "spacing_mm", "stack_size", "slice_indices")
         self.patient = CachedPatient(
             **{name: getattr(volume, name) for name in shared},
@@ -193,3 +194,7 @@ class SingleVolume(Cache):
             tumour_px=nothing,
             whole_px=nothing,
         )
+
+    def native_mask(self, patient: CachedPatient) -> UInt8:
+        """Return the mask of the target: (S, H, W) in {0, 1}."""
+        return target_mask(self._labels, self.target).astype(np.uint8)

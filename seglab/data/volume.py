@@ -67,3 +67,13 @@ class Volume:
     def shared_scale(self) -> bool:
         """Whether the slices of every modality share one intensity scale."""
         return all(self.shared_scales)
+
+    def transposed(self) -> Volume:
+        """Exchange rows and columns, for a model whose training slices lay the other way."""
+        mm = self.spacing_mm
+        return replace(
+            self,
+            images=np.ascontiguousarray(np.swapaxes(self.images, -2, -1)),
+            labels=np.ascontiguousarray(np.swapaxes(self.labels, -2, -1)),
+            spacing_mm=None if mm is None else (mm[0], mm[2], mm[1]),
+        )

@@ -142,6 +142,15 @@ class ModelBundle:
         It holds raw values of the model's modalities, in any order; that which places the window
         is used where it is there too. Raises UserError where a modality is missing.
         """
+        prepared = self.prepare(volume)
+        mirrors = self.card.point.mirror
+        predictor = self.predictor.mirrored(self.card.mirror_axis) if mirrors else self.predictor
+        probability = predictor.native(prepared, prepared.patient)
+        mask = self.card.point.apply(probability, volume.slice_indices)
+        return Segmentation(probability, mask, prepared)
+
+    def prepare(self, volume: Volume) -> SingleVolume:
+        """Normalise, crop and scale a volume as the training's were; see :meth:`segment`."""
         card, given = self.card, volume.modalities
         missing = [name for name in card.modalities if name not in given]
         if missing:
@@ -153,11 +162,9 @@ class ModelBundle:
         if card.range_modality:
             chosen = replace(chosen, modalities=(card.range_modality,) * len(chosen.modalities))
         prepared = SingleVolume(chosen, card.settings, card.shape, len(card.modalities))
-        mirrors = card.point.mirror
-        predictor = self.predictor.mirrored(card.mirror_axis) if mirrors else self.predictor
-        probability = predictor.native(prepared, prepared.patient)
-        mask = card.point.apply(probability, volume.slice_indices)
-        return Segmentation(probability, mask, prepared)
+        prepared.upright, prepared.mirror_axis = card.upright, card.mirror_axis
+        prepared.target = card.target
+        return prepared
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.bool_]:
         """Segment raw slices of one stack, ascending, without gaps, lying as in training.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from seglab.core.errors import UserError
 from seglab.core.machine import progress
 from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
+from seglab.data.pack import SingleVolume
 from seglab.data.scans import Scan, find_scans
 from seglab.data.volume import Volume
 from seglab.figures.sheets import prediction_sheet
 from seglab.figures.style import write_png
-from seglab.learning.bundle import ModelBundle, ModelCard, Segmentation
+from seglab.learning.bundle import ModelBundle, ModelCard
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     """Predict one scan and write its mask and its picture; a UserError where that fails."""
     read = scan.read()
     turned = bundle.card.upright != scan.source.upright
-    volume = _transposed_volume(read) if turned else read
+    volume = read.transposed() if turned else read
     found = bundle.segment(volume)
     if not found.prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
-    mask = _transposed(found.mask) if turned else found.mask
+    mask = np.ascontiguousarray(np.swapaxes(found.mask, 1, 2)) if turned else found.mask
     voxel_mm3 = None if read.spacing_mm is None else math.prod(read.spacing_mm)
     ml = None if voxel_mm3 is None else float(np.count_nonzero(mask) * voxel_mm3 / 1000)
     overlay = out / f"{scan.name}_overlay.png"
@@ -88,38 +89,28 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     except (OSError, cv2.error) as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
     shown = volume.of(bundle.card.modalities)
-    warnings = (*read.remarks, *_warnings(bundle.card, shown, found))
+    told = scan_warnings(bundle.card, shown, found.prepared, found.mask)
+    warnings = (*read.remarks, *told)
     return Predicted(scan.path, path, overlay, ml, warnings, scan.seen)
 
 
-def _transposed_volume(volume: Volume) -> Volume:
-    spacing = volume.spacing_mm
-    return replace(
-        volume,
-        images=np.ascontiguousarray(np.swapaxes(volume.images, -2, -1)),
-        labels=_transposed(volume.labels),
-        spacing_mm=None if spacing is None else (spacing[0], spacing[2], spacing[1]),
-    )
-
-
-def _transposed(stack: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(np.swapaxes(stack, 1, 2))
-
-
-def _warnings(card: ModelCard, volume: Volume, found: Segmentation) -> list[str]:
+def scan_warnings(
+    card: ModelCard, volume: Volume, prepared: SingleVolume, mask: NDArray[np.bool_]
+) -> list[str]:
+    """Say how a volume, whose tumour is ``mask``, is unlike those the model was trained on."""
     warnings = []
     if len(volume.slice_indices) < volume.stack_size:
         warnings.append(
             f"{len(volume.slice_indices)} of {volume.stack_size} slices are there; the others "
             "have no mask"
         )
-    warnings += _identity(card, volume, found.mask)
+    warnings += _identity(card, volume, mask)
     if card.shared_scale and not volume.shared_scale:
         warnings.append(
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
         )
     if card.reference is not None:
-        levels = dict(zip(card.modalities, found.prepared.images, strict=True))
+        levels = dict(zip(card.modalities, prepared.images, strict=True))
         warnings += card.reference.differences(volume, levels)
     return warnings
 

@@ -13,31 +13,27 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from seglab.core.config import flatten
-from seglab.core.errors import UserError, as_warning, first_line
+from seglab.core.errors import UserError, first_line
 from seglab.core.machine import progress
-from seglab.evaluation.scores import write_csv
-from seglab.figures.curves import calibration_plot, patient_plot, slice_position_plot
-from seglab.figures.style import marked
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint, select_operating_point
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.data import SharedData, StudyData
-from seglab.studies.outputs import CASES_IN_MEMORY, log_setting, write_pictures
+from seglab.studies.frozen import FrozenResults, log_pictures, log_results
+from seglab.studies.outputs import log_setting
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import test_sentence
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.sealed_test import (
     FrozenRun,
     OpenedTest,
-    SealedResults,
     check_sealed,
     open_test,
 )
@@ -53,9 +49,6 @@ from seglab.tracking import (
 )
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 INHERITED = (
     tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH, tags.SYNTHETIC,
 )  # fmt: skip
@@ -70,7 +63,7 @@ class Promotion:
     candidates: Candidates
     point: OperatingPoint
     opened: OpenedTest
-    results: SealedResults
+    results: FrozenResults
     registered: Registered
     onnx: str
     """How the ONNX file compares with the model, or why there is none."""
@@ -89,9 +82,7 @@ class Promotion:
             "why": self.candidates.reason,
             "model_uri": self.model_uri,
             "model_version": self.registered.version,
-            "confirmatory": self.opened.confirmatory,
-            "openings_before": self.opened.openings_before,
-            "patients_seen_before": self.opened.seen_before,
+            **self.opened.to_json(),
             "operating_point": self.point.to_dict(),
             "onnx": self.onnx,
             **{f"test/{name}": figure.value for name, figure in figures},
@@ -149,8 +140,10 @@ def promote(
         opened = open_test(store, log, trained.data, reopen)
         unsealed = _unsealed(frozen, opened)
         results = _evaluate(unsealed, frozen_rival, opened)
-        log_results(log, results, opened, trained.data.cache.notice)
-        log_pictures(log, unsealed, results)
+        config, notice = trained.config, trained.data.cache.notice
+        log_results(log, results, "test", opened.to_json(), notice)
+        title, overlays = f"{config.name}: test patients", config.evaluation.overlays
+        log_pictures(log, results, unsealed.case, title, overlays, notice)
         dice = results.frozen["dice"].value
         version_tags = {
             tags.CONFIRMATORY: str(opened.confirmatory).lower(),
@@ -271,57 +264,15 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
     return found
 
 
-def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> SealedResults:
+def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> FrozenResults:
     patients = [frozen.evaluate(name) for name in progress(opened.patients, "test", unit="patient")]
     if rival is None:
-        return SealedResults(patients, None)
+        return FrozenResults(patients, None)
     run, names = _unsealed(rival, opened), progress(opened.patients, "baseline", unit="patient")
-    return SealedResults(patients, [run.case(name).score for name in names])
+    return FrozenResults(patients, [run.case(name).score for name in names])
 
 
 def _unsealed(frozen: FrozenRun, opened: OpenedTest) -> FrozenRun:
     """The run with the opened patients in reach."""
     data = opened.unseal(frozen.trained.data)
     return replace(frozen, trained=replace(frozen.trained, data=data))
-
-
-def log_results(log: RunLog, results: SealedResults, opened: OpenedTest, notice: str = "") -> None:
-    """Log every figure of the test, with its interval, and the tables and pictures behind them.
-
-    ``notice`` stands below the pictures.
-    """
-    log.metrics(results.metrics(), step=0)
-    log.json(results.to_json(opened), "test_results.json")
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        tables = {"test": results.scores, "test_plain": results.plain_scores}
-        if results.baseline is not None:
-            tables["test_baseline"] = list(results.baseline)
-        for name, scores in tables.items():
-            path = Path(folder) / f"patients_{name}.csv"
-            write_csv(path, scores)
-            log.artifact(path)
-    slices = [patient.slices for patient in results.patients]
-    figures: dict[str, Callable[[], Figure]] = {
-        "patients.png": lambda: patient_plot(results.scores),
-        "calibration.png": lambda: calibration_plot(results.reliability),
-        "slice_position.png": lambda: slice_position_plot(slices),
-    }
-    for name, draw in figures.items():
-        with as_warning(f"figures/{name} is not drawn"):
-            log.figure(marked(draw(), notice), f"figures/{name}")
-
-
-def log_pictures(log: RunLog, frozen: FrozenRun, results: SealedResults) -> None:
-    """Log overlays and the gallery of explained test patients."""
-    explanations = [patient.explanation for patient in results.patients]
-    config = frozen.trained.config
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        write_pictures(
-            Path(folder),
-            lru_cache(CASES_IN_MEMORY)(frozen.case),
-            explanations,
-            title=f"{config.name}: test patients",
-            overlays=config.evaluation.overlays,
-            notice=frozen.trained.data.cache.notice,
-        )
-        log.artifact(Path(folder))

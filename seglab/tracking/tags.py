@@ -51,6 +51,9 @@ PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
 PROMOTED_GIT_COMMIT = "seglab.promoted_git_commit"
 OPERATING_POINT, ONNX = "seglab.operating_point", "seglab.onnx"
 
+# Of an evaluation: the run that trained the model.
+EVALUATED_RUN = "seglab.evaluated_run_id"
+
 # The record of the sealed test: tags of an experiment of its own, see ``openings``.
 TEST_HASH = "seglab.test_hash"
 TEST_PATIENTS = "seglab.test_patients"

@@ -26,7 +26,9 @@ KINDS = {
     "trial": "search trial",
     "reproduction": "rerun",
     "promotion": "promotion",
+    "evaluation": "evaluation",
 }
+EXTERNAL = ("iou", "lesions_found", "lesions_missed", "lesions_false")
 DATA_SETTINGS = (
     "data.source", "data.modalities", "data.target", "data.image_size", "data.crop",
     "data.normalise", "data.normalise_scope", "data.context", "data.slices",
@@ -54,7 +56,8 @@ def lead(record: Record, result: ComparedAblation | None) -> list[str]:
         lines.append(f"Best on validation: {record.best.name}, Dice {dice}.")
     opened = openings_without_result(record)
     tested = [test_sentence(record.promotion)] if record.promotion or not opened else []
-    return [*lines, *opened, *tested]
+    external = [run for run in record.of_kind("evaluation") if run.status == "FINISHED"]
+    return [*lines, *opened, *tested, *map(external_sentence, external)]
 
 
 def sentence(result: ComparedAblation, row: ArmRow) -> str:
@@ -85,15 +88,38 @@ def test_sentence(run: RunInfo | None) -> str:
     """The result of the sealed test in one sentence."""
     if run is None:
         return "Not tested yet: only a promotion opens the sealed test, and none has finished."
-    limits = interval(run.metrics.get("test/dice_ci_low"), run.metrics.get("test/dice_ci_high"))
-    count = run.metrics.get("test/patients") or 0
+    firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
+    return f"Sealed test, {firm}: {_dice_of(run, 'test')}."
+
+
+def external_sentence(run: RunInfo) -> str:
+    """The result of an evaluation on another data set in one sentence."""
+    place = run.params.get("evaluation.set", "another data set")
+    return f"On {place}, where nothing was tuned: {_dice_of(run, 'external')}."
+
+
+def external_rows(record: Record) -> list[tuple[str, ...]]:
+    """Evaluations on other data sets, newest first, beside the same model's own test."""
+    tested = {run.tags.get(tags.PROMOTED_RUN): run for run in record.of_kind("promotion")[::-1]}
+    rows = []
+    for run in record.of_kind("evaluation"):
+        if run.status == "FINISHED":
+            model = run.tags.get(tags.EVALUATED_RUN, NONE)
+            own = _dice_of(tested[model], "test") if model in tested else NONE
+            figures = [number(run.metrics.get(f"external/{name}")) for name in EXTERNAL]
+            place = run.params.get("evaluation.set", NONE)
+            rows.append((place, model[:8], _dice_of(run, "external"), *figures, own))
+    return rows
+
+
+def _dice_of(run: RunInfo, part: str) -> str:
+    """Dice with its interval and the number of patients of one part."""
+    low, high = (run.metrics.get(f"{part}/dice_ci_{end}") for end in ("low", "high"))
+    limits, count = interval(low, high), run.metrics.get(f"{part}/patients") or 0
     few = limits == NONE or count < FEWEST_WITH_INTERVAL
     limits = "too few for an interval" if few else f"95 % interval {limits}"
-    firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
-    return (
-        f"Sealed test, {firm}: Dice {number(run.metrics.get('test/dice'))} "
-        f"over {_count(int(count), 'patient')} ({limits})."
-    )
+    dice = number(run.metrics.get(f"{part}/dice"))
+    return f"Dice {dice} over {_count(int(count), 'patient')} ({limits})"
 
 
 def openings_without_result(record: Record) -> list[str]:

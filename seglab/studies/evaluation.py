@@ -1,0 +1,281 @@
+"""External validation: a frozen model on another data set, where nothing is tuned.
+
+Patients of the set on which the model was trained, validated or tested are refused: they are told
+by their names, by the tables of both sets, and by volumes that are nearly the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from seglab.core.blocks import explain
+from seglab.core.config import Data, flatten
+from seglab.core.errors import UserError, unknown_name
+from seglab.core.machine import progress
+from seglab.data.cache import Cache, CachedPatient, digest, open_cache
+from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
+from seglab.data.names import SYNTHETIC, NameMapping
+from seglab.data.open import SAME_VOLUME, fingerprints, select_patients
+from seglab.data.prepare import some_names
+from seglab.data.sources import Source, open_data_source
+from seglab.data.splits import PARTS
+from seglab.data.volume import Patient, Volume
+from seglab.learning.bundle import CARD, ModelBundle
+from seglab.learning.inference import Predictor
+from seglab.learning.operating_point import OperatingPoint
+from seglab.studies.frozen import (
+    FrozenResults,
+    evaluate_patient,
+    log_pictures,
+    log_results,
+    predict_patient,
+)
+from seglab.studies.prediction import scan_warnings
+from seglab.studies.report.page import log_report
+from seglab.studies.report.sections import external_sentence
+from seglab.studies.resolve import (
+    fetch,
+    find,
+    find_file,
+    open_model,
+    open_trained_data,
+    read_config,
+)
+from seglab.tracking import RunInfo, Store, environment_tags, start_run, tags
+
+SHARED = "shared"
+"""In place of a name: all patients that the model was trained on."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to."""
+
+    run_id: str
+    model: str
+    results: FrozenResults
+    left_out: Mapping[str, str]  # patient → why
+    warnings: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``evaluate --json``."""
+        figures = self.results.frozen.items()
+        return {
+            "run_id": self.run_id,
+            "model_uri": self.model,
+            "patients": len(self.results.patients),
+            **{f"external/{name}": figure.value for name, figure in figures},
+            **{f"external/{name}_ci": [figure.low, figure.high] for name, figure in figures},
+            "left_out": self.left_out,
+            "warnings": self.warnings,
+        }
+
+
+@dataclass(frozen=True)
+class ExternalSet:
+    """Another data set, read as the model's training slices lie."""
+
+    bundle: ModelBundle
+    source: Source
+    patients: Mapping[str, Patient]
+    lacking: Mapping[str, str]  # patients without the model's modalities → what they lack
+
+    def read(self, name: str) -> Volume:
+        """Read a patient; a UserError where that fails, or the mask does not tell the target."""
+        card, source = self.bundle.card, self.source
+        volume = source.read(self.patients[name], card.modalities)
+        if card.target != "whole" and not volume.parts_known:
+            raise UserError(f"{name}: its mask does not tell the {card.target} of the tumour")
+        return volume if card.upright == source.upright else volume.transposed()
+
+    def inputs(self, name: str) -> tuple[Predictor, OperatingPoint, Cache, CachedPatient]:
+        """Everything that :func:`predict_patient` takes, for one patient."""
+        prepared = self.bundle.prepare(self.read(name))
+        return self.bundle.predictor, self.bundle.card.point, prepared, prepared.patient
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is known of a volume before the model sees it."""
+
+    fingerprint: Fingerprint
+    slices: int
+    tumour_px: int
+    warnings: Sequence[str]
+
+
+def evaluate(
+    store: Store,
+    name: str,
+    data: Mapping[str, Any],
+    *,
+    leave_out: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Evaluation:
+    """Score a model on another data set; the run joins the experiment of the model.
+
+    Args:
+        store: where the model's run is, and where the evaluation is logged.
+        name: model as :func:`open_model` takes it.
+        data: keys of the ``data`` block that name the set: source, root, labels, persons.
+        leave_out: patients that are not scored; :data:`SHARED` for all that must not be.
+        overrides: ``key=value`` for the paths of the model's own data on this machine.
+
+    Raises:
+        UserError: no such model or set, a set without masks or without the model's modalities,
+            or patients on whom the model was trained, validated or tested.
+    """
+    bundle = open_model(name, lambda: store)
+    card = bundle.card
+    if card.run_id is None:
+        raise UserError(f"{name}: its {CARD} names no run: its training patients are not known")
+    run = store.get_run(card.run_id)
+    external = open_set(bundle, data)
+    for given in leave_out:
+        if given not in (SHARED, *external.patients):
+            raise unknown_name("patient", given, (SHARED, *external.patients))
+    wanted = [one for one in external.patients if one not in leave_out]
+    looked = {one: look(external, one) for one in progress(wanted, "reading", unit="patient")}
+    shared, warnings = find_shared(store, run, external, looked, overrides)
+    if shared and SHARED not in leave_out:
+        raise UserError(
+            f"the model was trained, validated or tested on {len(shared)} of the {len(wanted)} "
+            f"patients in {external.source.root}: "
+            f"{some_names([' = '.join(pair) for pair in shared.items()])}; "
+            f"--leave-out {SHARED} takes them out"
+        )
+    names = [one for one in wanted if one not in shared]
+    if not any(looked[one].tumour_px for one in names):
+        what = "tumour" if card.target == "whole" else f"{card.target} of a tumour"
+        left = f"none of the {len(names)} patients left in {external.source.root}"
+        raise UserError(f"{left} has a pixel of {what}: no Dice can be measured")
+    warnings += [f"{one}: {text}" for one in names for text in looked[one].warnings]
+    asked = dict.fromkeys((one for one in leave_out if one != SHARED), "asked for")
+    left_out = {**external.lacking, **asked, **shared}
+    uri = _model_uri(store, name)
+    return _log(store, run, external, uri, {one: looked[one] for one in names}, left_out, warnings)
+
+
+def open_set(bundle: ModelBundle, given: Mapping[str, Any]) -> ExternalSet:
+    """List the patients of a set that have the model's modalities; no pixel is read."""
+    modalities = {"modalities": bundle.card.modalities, "require": bundle.card.modalities}
+    try:
+        data = Data(**given, **modalities)
+    except ValidationError as error:
+        raise explain(error, Data, "data.") from None
+    source = open_data_source(data)
+    patients, lacking = select_patients(data, source)
+    return ExternalSet(bundle, source, {one.patient_id: one for one in patients}, lacking)
+
+
+def look(external: ExternalSet, name: str) -> Looked:
+    """Read a patient once, for all that is decided before the model is run."""
+    volume, card = external.read(name), external.bundle.card
+    prepared = external.bundle.prepare(volume)
+    truth = prepared.native_mask(prepared.patient) > 0
+    return Looked(
+        fingerprint(name, prepared.native_image(prepared.patient), volume.slice_indices),
+        slices=len(volume.slice_indices),
+        tumour_px=int(truth.sum()),
+        warnings=scan_warnings(card, volume, prepared, truth) if truth.any() else (),
+    )
+
+
+def find_shared(
+    store: Store,
+    run: RunInfo,
+    external: ExternalSet,
+    looked: Mapping[str, Looked],
+    overrides: Sequence[str] = (),
+) -> tuple[dict[str, str], list[str]]:
+    """Find patients of a set in all parts of the split that a model was trained on.
+
+    Returns patient → its name there and what told so, and what could not be compared.
+    """
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        split = json.loads(fetch(store, run, "split.json", Path(folder)).read_text("utf-8"))
+    trained = [name for part in PARTS for name in split[part]]
+    ours, warnings = external.source.names, []
+    persons, listed, cache = dict(ours.persons), dict(ours.listed), None
+    try:
+        config = read_config(store, run, overrides)
+        theirs = open_data_source(config.data).names
+        persons, listed = {**theirs.persons, **persons}, {**theirs.listed, **listed}
+        cache = open_trained_data(run, config).cache
+    except UserError as error:
+        warnings = [f"volumes are not compared with those of the training, only names: {error}"]
+        print(f"warning: {warnings[0]}", file=sys.stderr)
+    people = NameMapping(persons, listed=listed).people([*looked, *trained])
+    known = {people[name].name: name for name in trained}
+    shared = {
+        name: f"{known[people[name].name]} ({people[name].rule or 'the same name'})"
+        for name in looked
+        if people[name].name in known
+    }
+    if cache is not None:
+        whole = open_cache(cache.path, external.bundle.card.modalities[:1])
+        rest = {name: one.fingerprint for name, one in looked.items() if name not in shared}
+        for one in duplicates([*fingerprints(whole), *rest.values()]):
+            first, second = one.patients
+            if first not in rest and second in rest:
+                shared.setdefault(second, f"{first} ({SAME_VOLUME})")
+    return shared, warnings
+
+
+def _model_uri(store: Store, name: str) -> str:
+    if find_file(name):
+        return name
+    found = find(store, name, "run", "model")
+    return found.model.uri if found.model else f"runs:/{found.run.run_id if found.run else ''}"
+
+
+def _log(
+    store: Store,
+    run: RunInfo,
+    external: ExternalSet,
+    uri: str,
+    looked: Mapping[str, Looked],
+    left_out: Mapping[str, str],
+    warnings: Sequence[str],
+) -> Evaluation:
+    """Evaluate, as a run in the experiment of the model."""
+    card, source, compute = external.bundle.card, external.source, external.bundle.predictor.compute
+    notice = card.notice or (SYNTHETIC if source.phantom else "")
+    place, point = f"{source.name}:{source.root.name}", card.point.to_dict()
+    data_hash = digest([one.fingerprint.digest for one in looked.values()])
+    own_tags = {
+        **environment_tags(),
+        **{key: run.tags[key] for key in (tags.ARM, tags.SEED) if key in run.tags},
+        tags.KIND: "evaluation",
+        tags.EVALUATED_RUN: run.run_id,
+        tags.OPERATING_POINT: json.dumps(point),
+        tags.DATA_HASH: data_hash,
+        tags.DEVICE: str(compute.device),
+        tags.PRECISION: compute.precision,
+        tags.SYNTHETIC: "true" if notice else None,
+    }
+    with start_run(store, card.name, f"{run.name} on {place}", own_tags) as log:
+        about = {"set": place, "model": uri, "run_id": run.run_id, "target": card.target}
+        log.params(flatten({"evaluation": about, "operating_point": point}))
+        slices = sum(one.slices for one in looked.values())
+        profile = {"patients": len(looked), "slices": slices}
+        log.dataset(source.name, data_hash, place, "external", profile)
+        named = progress(list(looked), "evaluating", unit="patient")
+        results = FrozenResults([evaluate_patient(*external.inputs(one)) for one in named], None)
+        told = {**about, "left_out": left_out, "warnings": warnings}
+        log_results(log, results, "external", told, notice)
+        title = f"{card.name}: patients of {place}"
+        log_pictures(
+            log, results, lambda one: predict_patient(*external.inputs(one))[0], title, 3, notice
+        )
+        log.finish()
+        log_report(log, card.name, external_sentence(store.get_run(log.run_id)))
+    return Evaluation(log.run_id, uri, results, left_out, warnings)

@@ -1,0 +1,131 @@
+"""A frozen model on another set of phantoms: scored, on record, and never on its own patients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
+from seglab.data.labels import target_mask
+from seglab.data.phantom import write_phantom
+from seglab.data.sources import open_source
+from seglab.evaluation.scores import read_csv
+from seglab.studies.data import open_data
+from seglab.studies.evaluation import Evaluation, evaluate
+from seglab.studies.experiment import Plan, train_one
+from seglab.studies.resolve import open_model
+from seglab.tracking import Store, download, openings
+
+Build = Callable[..., RunConfig]
+pytestmark = pytest.mark.usefixtures("this_store")
+
+
+@pytest.fixture
+def run_id(small_config: Build, store: Store) -> str:
+    """A trained run; the store of this file trains it once."""
+    return train_one(Plan(small_config(train={"epochs": 2}), "a"), store).run_id
+
+
+def other_set(folder: Path, seed: int, patients: int = 3, prefix: str = "site") -> Path:
+    """NIfTI phantoms named ``<prefix>_001``, …; those of seed 3 are in the training set too."""
+    write_phantom(folder, patients=patients, size=64, slices=12, seed=seed, layout="nifti")
+    (folder / "name_mapping.csv").unlink()
+    old = json.loads((folder / "phantom.json").read_text())["names"]
+    for path in sorted(folder.rglob(f"{old}*"), key=lambda path: -len(path.parts)):
+        path.rename(path.with_name(path.name.replace(old, f"{prefix}_")))
+    return folder
+
+
+def external(store: Store, run_id: str, root: Path, *leave_out: str) -> Evaluation:
+    data = {"source": "brats-nifti", "root": root}
+    return evaluate(store, run_id, data, leave_out=leave_out, overrides=["data.workers=1"])
+
+
+def test_the_model_is_scored_as_it_predicts_and_the_run_holds_it_all(
+    store: Store, run_id: str, tmp_path: Path
+) -> None:
+    root = other_set(tmp_path / "elsewhere", seed=8)
+    found = external(store, run_id, root)
+    bundle, source = open_model(run_id, lambda: store), open_source("brats-nifti", root)
+    expected = []
+    for patient in source.patients():
+        volume = source.read(patient)
+        mask, truth = bundle.predict(volume.images[0]), target_mask(volume.labels, "whole")
+        expected.append(2 * np.sum(mask * truth) / (mask.sum() + truth.sum()))
+    told = found.to_json()
+    assert told["external/dice"] == pytest.approx(np.mean(expected))
+    assert told["patients"] == 3
+    low, high = told["external/dice_ci"]
+    assert low <= told["external/dice"] <= high
+
+    record = store.get_run(found.run_id)
+    assert record.tags["seglab.kind"] == "evaluation"
+    assert record.tags["seglab.evaluated_run_id"] == run_id
+    assert record.metrics["external/dice"] == pytest.approx(told["external/dice"])
+    assert not any(name.startswith("test") for name in record.metrics)
+    assert not openings.openings(store)
+    download(store, found.run_id, tmp_path)
+    names = {score.patient_id for score in read_csv(tmp_path / "patients_external.csv")}
+    assert names == {"site_001", "site_002", "site_003"}
+    results = json.loads((tmp_path / "external_results.json").read_text())
+    assert results["frozen"]["dice"]["value"] == pytest.approx(told["external/dice"])
+    assert all(name in (tmp_path / "gallery/index.html").read_text() for name in names)
+    page = (tmp_path / "report/report.html").read_text()
+    assert "On brats-nifti:elsewhere, where nothing was tuned: Dice" in page
+
+
+def test_patients_it_was_trained_on_are_refused_unless_taken_out(
+    small_config: Build, store: Store, run_id: str, tmp_path: Path
+) -> None:
+    own = small_config().data
+    with pytest.raises(UserError, match=r"9 of the 9 patients.*the same name"):
+        evaluate(store, run_id, {"source": own.source, "root": own.root})
+    root = other_set(tmp_path / "copies", seed=3, patients=2)
+    other_set(root / "more", seed=8, patients=1, prefix="new")
+    same = "site_001 = Phantom_001 (the same volume), site_002 = Phantom_002 (the same volume); "
+    with pytest.raises(UserError) as refused:
+        external(store, run_id, root)
+    assert f"2 of the 3 patients in {root}: {same}--leave-out shared" in str(refused.value)
+    found = external(store, run_id, root, "shared")
+    assert [score.patient_id for score in found.results.scores] == ["new_001"]
+    assert found.left_out == {
+        "site_001": "Phantom_001 (the same volume)",
+        "site_002": "Phantom_002 (the same volume)",
+    }
+    with pytest.raises(UserError, match="none of the 0 patients left"):
+        external(store, run_id, root, "shared", "new_001")
+
+
+def test_persons_of_the_mapping_are_refused_where_pixels_differ(
+    small_config: Build, store: Store, run_id: str, tmp_path: Path
+) -> None:
+    root = other_set(tmp_path / "mapped", seed=8)
+    patient = open_data(small_config()).split.test[0]
+    columns = "Grade,BraTS_2019_subject_ID,BraTS_2020_subject_ID"
+    (root / "name_mapping.csv").write_text(f"{columns}\nHGG,site_002,{patient}\n")
+    with pytest.raises(UserError, match=rf"site_002 = {patient} \(name_mapping.csv\); --leave"):
+        external(store, run_id, root)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "leave_out", "told"),
+    [
+        ("*_seg.nii.gz", (), "site_001 has no segmentation"),
+        ("*_flair.nii.gz", (), "no patient in .* has flair"),
+        ("nothing", ("site_01",), "unknown patient 'site_01'; did you mean 'site_001'"),
+    ],
+)
+def test_a_set_that_cannot_be_scored_is_refused_before_a_run_starts(
+    store: Store, run_id: str, tmp_path: Path, spoil: str, leave_out: tuple[str, ...], told: str
+) -> None:
+    root, before = other_set(tmp_path / "other", seed=8), len(store.find_runs())
+    for path in root.rglob(spoil):
+        path.unlink()
+    with pytest.raises(UserError, match=told):
+        external(store, run_id, root, *leave_out)
+    assert len(store.find_runs()) == before
