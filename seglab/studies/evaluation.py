@@ -90,8 +90,9 @@ class ExternalSet:
 
     def read(self, name: str) -> Volume:
         """Read a patient; a UserError where that fails, or the mask does not tell the target."""
-        card, source = self.bundle.card, self.source
-        volume = source.read(self.patients[name], card.modalities)
+        card, source, patient = self.bundle.card, self.source, self.patients[name]
+        beside = [one for one in patient.images if one == card.window]
+        volume = source.read(patient, tuple(dict.fromkeys((*card.modalities, *beside))))
         if card.target != "whole" and not volume.parts_known:
             raise UserError(f"{name}: its mask does not tell the {card.target} of the tumour")
         return volume if card.upright == source.upright else volume.transposed()
@@ -180,12 +181,12 @@ def look(external: ExternalSet, name: str) -> Looked:
     """Read a patient once, for all that is decided before the model is run."""
     volume, card = external.read(name), external.bundle.card
     prepared = external.bundle.prepare(volume)
-    truth = prepared.native_mask(prepared.patient) > 0
+    truth, shown = prepared.native_mask(prepared.patient) > 0, volume.of(card.modalities)
     return Looked(
         fingerprint(name, prepared.native_image(prepared.patient), volume.slice_indices),
         slices=len(volume.slice_indices),
         tumour_px=int(truth.sum()),
-        warnings=scan_warnings(card, volume, prepared, truth) if truth.any() else (),
+        warnings=scan_warnings(card, shown, prepared, truth) if truth.any() else (),
     )
 
 
