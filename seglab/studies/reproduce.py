@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -89,14 +91,19 @@ def reproduce(
 
 
 def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
-    """Say in what two runs differ: metrics by epoch, scores by patient, weights."""
-    names = {key for key in old.metrics.keys() | new.metrics.keys() if key.startswith(RESULTS)}
+    """Say in what two runs differ: metrics by epoch, scores by patient, weights.
+
+    Figures that the version of the old run did not know are not compared.
+    """
+    names = {key for key in old.metrics if key.startswith(RESULTS)}
     found = [compare_metric(store, old, new, name) for name in sorted(names)]
-    before, after = (read_artifact(store, run, SCORES) for run in (old, new))
+    tables = (read_artifact(store, run, SCORES).decode() for run in (old, new))
+    before, after = (list(csv.DictReader(io.StringIO(table))) for table in tables)
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         ends = {Path(folder) / "old": old, Path(folder) / "new": new}
         weights = _compare_weights(*(fetch(store, run, WEIGHTS, end) for end, run in ends.items()))
-    found += [None if before == after else f"{SCORES} differs", weights]
+    known = [{key: row.get(key) for key in before[0]} for row in after] if before else after
+    found += [None if before == known else f"{SCORES} differs", weights]
     return [text for text in found if text is not None]
 
 
