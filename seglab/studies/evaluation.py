@@ -144,8 +144,11 @@ def evaluate(
         if given not in (SHARED, *external.patients):
             raise unknown_name("patient", given, (SHARED, *external.patients))
     wanted = [one for one in external.patients if one not in leave_out]
-    looked = {one: look(external, one) for one in progress(wanted, "reading", unit="patient")}
-    shared, warnings = find_shared(store, run, external, looked, overrides)
+    training = open_training(store, run, overrides)
+    shared = training.same_person(wanted, external.source.names)
+    rest = [one for one in wanted if one not in shared]
+    looked = {one: look(external, one) for one in progress(rest, "reading", unit="patient")}
+    shared |= training.same_volume([one.fingerprint for one in looked.values()])
     if shared and SHARED not in leave_out:
         raise UserError(
             f"the model was trained, validated or tested on {len(shared)} of the {len(wanted)} "
@@ -158,11 +161,12 @@ def evaluate(
         what = "tumour" if card.target == "whole" else f"{card.target} of a tumour"
         left = f"none of the {len(names)} patients left in {external.source.root}"
         raise UserError(f"{left} has a pixel of {what}: no Dice can be measured")
-    warnings += [f"{one}: {text}" for one in names for text in looked[one].warnings]
+    warnings = [f"{one}: {text}" for one in names for text in looked[one].warnings]
     asked = dict.fromkeys((one for one in leave_out if one != SHARED), "asked for")
     left_out = {**external.lacking, **asked, **shared}
     uri = _model_uri(store, name)
-    return _log(store, run, external, uri, {one: looked[one] for one in names}, left_out, warnings)
+    scored = {one: looked[one] for one in names}
+    return _log(store, run, external, uri, scored, left_out, [*training.warnings, *warnings])
 
 
 def open_set(bundle: ModelBundle, given: Mapping[str, Any]) -> ExternalSet:
@@ -190,45 +194,50 @@ def look(external: ExternalSet, name: str) -> Looked:
     )
 
 
-def find_shared(
-    store: Store,
-    run: RunInfo,
-    external: ExternalSet,
-    looked: Mapping[str, Looked],
-    overrides: Sequence[str] = (),
-) -> tuple[dict[str, str], list[str]]:
-    """Find patients of a set in all parts of the split that a model was trained on.
+@dataclass(frozen=True)
+class Training:
+    """Patients of all parts of the split that a model was trained on."""
 
-    Returns patient → its name there and what told so, and what could not be compared.
-    """
+    patients: Sequence[str]
+    names: NameMapping
+    cache: Cache | None  # of the model's first modality; None where it cannot be had here
+    warnings: Sequence[str]
+
+    def same_person(self, others: Sequence[str], names: NameMapping) -> dict[str, str]:
+        """Of ``others``, those who are patients here by their names → who, and what told so."""
+        listed = {**self.names.listed, **names.listed}
+        both = NameMapping({**self.names.persons, **names.persons}, listed=listed)
+        people = both.people([*others, *self.patients])
+        known = {people[name].name: name for name in self.patients}
+        return {
+            name: f"{known[people[name].name]} ({people[name].rule or 'the same name'})"
+            for name in others
+            if people[name].name in known
+        }
+
+    def same_volume(self, others: Sequence[Fingerprint]) -> dict[str, str]:
+        """Of ``others``, none of whose names is here, those of nearly the same volume."""
+        if self.cache is None:
+            return {}
+        new = {one.patient_id for one in others}
+        pairs = [one.patients for one in duplicates([*fingerprints(self.cache), *others])]
+        return {b: f"{a} ({SAME_VOLUME})" for a, b in pairs if a not in new and b in new}
+
+
+def open_training(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Training:
+    """Find what a model was trained on, with its volumes where they are on this machine."""
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         split = json.loads(fetch(store, run, "split.json", Path(folder)).read_text("utf-8"))
-    trained = [name for part in PARTS for name in split[part]]
-    ours, warnings = external.source.names, []
-    persons, listed, cache = dict(ours.persons), dict(ours.listed), None
+    patients = [name for part in PARTS for name in split[part]]
+    config = read_config(store, run, overrides)
     try:
-        config = read_config(store, run, overrides)
-        theirs = open_data_source(config.data).names
-        persons, listed = {**theirs.persons, **persons}, {**theirs.listed, **listed}
-        cache = open_trained_data(run, config).cache
+        names = open_data_source(config.data).names
+        cache = open_cache(open_trained_data(run, config).cache.path, config.data.modalities[:1])
     except UserError as error:
-        warnings = [f"volumes are not compared with those of the training, only names: {error}"]
-        print(f"warning: {warnings[0]}", file=sys.stderr)
-    people = NameMapping(persons, listed=listed).people([*looked, *trained])
-    known = {people[name].name: name for name in trained}
-    shared = {
-        name: f"{known[people[name].name]} ({people[name].rule or 'the same name'})"
-        for name in looked
-        if people[name].name in known
-    }
-    if cache is not None:
-        whole = open_cache(cache.path, external.bundle.card.modalities[:1])
-        rest = {name: one.fingerprint for name, one in looked.items() if name not in shared}
-        for one in duplicates([*fingerprints(whole), *rest.values()]):
-            first, second = one.patients
-            if first not in rest and second in rest:
-                shared.setdefault(second, f"{first} ({SAME_VOLUME})")
-    return shared, warnings
+        told = f"volumes are not compared with those of the training, only names: {error}"
+        print(f"warning: {told}", file=sys.stderr)
+        return Training(patients, NameMapping(), None, [told])
+    return Training(patients, names, cache, ())
 
 
 def _model_uri(store: Store, name: str) -> str:
