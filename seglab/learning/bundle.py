@@ -163,7 +163,7 @@ class ModelBundle:
             chosen = replace(chosen, modalities=(card.range_modality,) * len(chosen.modalities))
         prepared = SingleVolume(chosen, card.settings, card.shape, len(card.modalities))
         prepared.upright, prepared.mirror_axis = card.upright, card.mirror_axis
-        prepared.target = card.target
+        prepared.target, prepared.modalities = card.target, card.modalities
         return prepared
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.bool_]:

@@ -74,7 +74,7 @@ class Reference:
         if self.lesion_z is None or not lesion_z < LESION_MARGIN * self.lesion_z:
             return None
         return (
-            f"looks like T1, not FLAIR: predicted tumour {lesion_z:+.1f} σ from the brain, "
+            f"looks like T1, not FLAIR: the tumour {lesion_z:+.1f} σ from the brain, "
             f"{100 - LESION_SHARE} % of training's above {self.lesion_z:+.1f}; or it is wrong"
         )
 
