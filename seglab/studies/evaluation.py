@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,11 +40,11 @@ from seglab.studies.prediction import scan_warnings
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import external_sentence
 from seglab.studies.resolve import (
-    fetch,
     find,
     find_file,
     open_model,
     open_trained_data,
+    read_artifact,
     read_config,
 )
 from seglab.tracking import RunInfo, Store, environment_tags, start_run, tags
@@ -226,8 +224,7 @@ class Training:
 
 def open_training(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Training:
     """Find what a model was trained on, with its volumes where they are on this machine."""
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        split = json.loads(fetch(store, run, "split.json", Path(folder)).read_text("utf-8"))
+    split = json.loads(read_artifact(store, run, "split.json"))
     patients = [name for part in PARTS for name in split[part]]
     config = read_config(store, run, overrides)
     try:
