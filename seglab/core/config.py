@@ -151,6 +151,8 @@ class Split(Block):
     """Shares of patients to train on, to validate on, and in the sealed test."""
     folds: Annotated[int, Field(ge=2, le=20)] | None = None
     """k-fold validation over train+validation; None keeps one validation part."""
+    by: Annotated[Literal["patient", "site"], Field(json_schema_extra=UNSET)] = "patient"
+    """``site``: no fold trains on a site that it validates on (``folds`` = sites: one left out)."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Run only this fold; an ablation runs all of them where it is not given."""
     redraw: Annotated[int, Field(ge=0, json_schema_extra=UNSET)] = 0
@@ -164,6 +166,8 @@ class Split(Block):
             raise ValueError("the training and the validation share must be above 0")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} does not exist: there are {self.folds or 1}")
+        if self.by == "site" and not self.folds:
+            raise ValueError("by: site makes folds: set folds, at most the number of sites")
         if self.folds and self.redraw:
             raise ValueError("redraw: with folds every patient is validated on")
         return self

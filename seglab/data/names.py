@@ -41,6 +41,7 @@ _SEGMENTATION = re.compile(_SEGMENTATIONS, re.IGNORECASE)
 _OTHER_MASK = re.compile(r"brain.*|aseg|aparc.*|wmparc|skull.*|gm|wm|csf|pred", re.IGNORECASE)
 """Words of masks that are no tumour's, and of our own predictions."""
 _TCGA = re.compile(r"TCGA[-_](\w{2})[-_](\w{4})(?![0-9A-Za-z])", re.IGNORECASE)
+_SITE = re.compile(r"brats\d*_(2013|CBICA|TCIA\d*|TMC)_.+", re.IGNORECASE)
 _UNKNOWN = {"", "na", "n/a", "nan", "none"}
 _VISITS = {
     r"(BraTS-[A-Z]+-\d{5})-\d{3}": "visit in the name (BraTS 2023)",
@@ -214,12 +215,15 @@ class Person(NamedTuple):
 
 @dataclass(frozen=True)
 class NameMapping:
-    """Persons and grades of patients, from tables and from the names."""
+    """Persons, grades and sites of patients, from tables and from the names."""
 
     persons: Mapping[str, str] = field(default_factory=dict)
     """Every alias in ``name_mapping.csv`` → the person."""
     grades: Mapping[str, str] = field(default_factory=dict)  # likewise → ``HGG`` or ``LGG``
     listed: Mapping[str, str] = field(default_factory=dict)  # patient → person, of ``data.persons``
+    sites: Mapping[str, str] = field(
+        default_factory=dict
+    )  # alias or patient → site, by both tables
 
     @classmethod
     def find(cls, paths: Iterable[Path], listed: Path | None = None) -> NameMapping:
@@ -229,13 +233,23 @@ class NameMapping:
         """
         persons: dict[str, str] = {}
         grades: dict[str, str] = {}
+        sites: dict[str, str] = {}
         for path in [path for path in paths if path.name == MAPPING][:1]:
             for row in map(_known, read_rows(path, "subject_ID")):
                 aliases = [name for key, name in row.items() if key.endswith("subject_ID")]
                 person = next(filter(None, map(tcga_person, aliases)), (aliases or [""])[-1])
                 persons |= dict.fromkeys(aliases, person)
                 grades |= dict.fromkeys(aliases, row["Grade"]) if "Grade" in row else {}
-        return cls(persons, grades, _read_persons(listed) if listed else {})
+                # BraTS 2017 says TCIA where later names number it.
+                sites |= dict.fromkeys(aliases, max(map(_brats_site, aliases), key=len, default=""))
+        rows = list(_read_persons(listed)) if listed else []
+        sites |= {row["patient"]: row["site"] for row in rows if "site" in row}
+        return cls(persons, grades, {row["patient"]: row["person"] for row in rows}, sites)
+
+    def site(self, patient_id: str) -> str:
+        """Where a patient was scanned, by the tables, else by its name; empty where unknown."""
+        tcga = tcga_person(patient_id)
+        return self.sites.get(patient_id) or _brats_site(patient_id) or (tcga or "")[:7]
 
     def people(self, patient_ids: Iterable[str]) -> dict[str, Person]:
         """Patient → person, where names that any rule joins, directly or not, are one person."""
@@ -273,7 +287,7 @@ class NameMapping:
         yield patient_id, "its own name"
 
 
-def _read_persons(path: Path) -> dict[str, str]:
+def _read_persons(path: Path) -> Iterator[dict[str, str]]:
     persons: dict[str, str] = {}
     for row in map(_known, read_rows(path, "person")):
         if not {"patient", "person"} <= row.keys():
@@ -281,13 +295,18 @@ def _read_persons(path: Path) -> dict[str, str]:
         patient, person = row["patient"], row["person"]
         if persons.setdefault(patient, person) != person:
             raise UserError(f"{path} gives {patient} to {persons[patient]} and to {person}")
-    return persons
+        yield row
 
 
 def _known(row: Mapping[str, str]) -> dict[str, str]:
     """The cells, stripped, without those that say 'not known'."""
     cells = {key: value.strip() for key, value in row.items()}
     return {key: cell for key, cell in cells.items() if cell.lower() not in _UNKNOWN}
+
+
+def _brats_site(name: str) -> str:
+    match = _SITE.fullmatch(name)
+    return match[1].upper() if match else ""
 
 
 def tcga_person(name: str) -> str | None:

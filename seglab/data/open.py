@@ -158,6 +158,7 @@ def split_patients(cache: Cache, source: Source) -> list[SplitPatient]:
             tumour_volume=float(patient.whole_px.sum()),
             group=groups[patient.patient_id],
             rule=", ".join(sorted(rules[patient.patient_id] - {""})),
+            site=source.names.site(patient.patient_id),
         )
         for patient in cache.patients
     ]

@@ -28,6 +28,7 @@ class SplitPatient:
     tumour_volume: float  # in any unit, the same for all: only its order counts
     group: str  # patients of one group (one person, or near-duplicates) stay in one part
     rule: str = ""  # what joined the patient with the others of its group
+    site: str = ""  # where it was scanned; empty where unknown
 
 
 class Joined(NamedTuple):
@@ -46,6 +47,7 @@ class Split:
     test: tuple[str, ...]
     joined: tuple[Joined, ...] = ()  # persons of several patients' names
     redrawn: str = ""  # how the validation part was drawn anew; empty where it was not
+    sites: tuple[str, ...] = ()  # that the fold leaves out, if by site
 
     @cached_property
     def hash(self) -> str:
@@ -67,10 +69,12 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     Counts are the shares of the patients, rounded by largest remainders, and at least one in
     each part whose share is not 0; groups of several patients may miss them by less than a
     group. Each part gets its share of every stratum: grade × third of the tumour volume. With
-    folds, all but the test part is cut into ``folds`` parts, of which number ``fold`` validates.
+    folds, all but the test part is cut into ``folds`` parts, of which number ``fold`` validates;
+    by site, no two of them share a site.
     With ``redraw``, as many patients as validated are drawn from the training part instead.
 
-    Raises UserError for fewer than three patients, or fewer groups than parts or folds.
+    Raises UserError for fewer than three patients, fewer groups than parts or folds, fewer sites
+    than folds, or an unknown site.
     """
     number = len(patients)
     if number < MIN_PATIENTS:
@@ -88,7 +92,11 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     if config.folds is None:
         val, train = _take(order, counts[1], leave=1)
     else:
-        val, train = _fold(order, strata, config)
+        dealt = (
+            _by_site(order, config.folds) if config.by == "site" else _fold(order, strata, config)
+        )
+        val = dealt.pop(config.fold)
+        train = [group for fold in dealt for group in fold]
     if config.redraw:
         former, stream = val, np.random.default_rng([config.seed, 2, config.redraw])
         left = {id(group) for group in train}
@@ -104,7 +112,8 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         for group in groups
         if len(group) > 1
     )
-    return Split(_ids(train), _ids(val), _ids(test), joined, redrawn)
+    sites = {group[0].site for group in val} if config.by == "site" else ()
+    return Split(_ids(train), _ids(val), _ids(test), joined, redrawn, tuple(sorted(sites)))
 
 
 def save_split(split: Split, path: Path) -> None:
@@ -112,6 +121,7 @@ def save_split(split: Split, path: Path) -> None:
     told: dict[str, object] = {"hash": split.hash, **split.to_dict()}
     told["joined"] = [one._asdict() for one in split.joined]
     told |= {"redrawn": split.redrawn} if split.redrawn else {}
+    told |= {"sites": split.sites} if split.sites else {}
     try:
         path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -179,8 +189,8 @@ def _take(order: list[Group], wanted: int, leave: int) -> tuple[list[Group], lis
 
 def _fold(
     rest: Sequence[Group], strata: Iterable[list[Group]], config: SplitConfig
-) -> tuple[list[Group], list[Group]]:
-    """Deal the groups stratum by stratum to the emptiest fold; returns (val, train)."""
+) -> list[list[Group]]:
+    """Deal the groups stratum by stratum to the emptiest fold."""
     folds = config.folds or 1
     if len(rest) < folds:
         needed = f"{folds} folds need at least {folds} persons outside the test part"
@@ -191,10 +201,30 @@ def _fold(
     for stratum in strata:
         for index in stream.permutation(len(stratum)):
             if stratum[index] in remaining:
-                emptiest = min(dealt, key=lambda fold: sum(map(len, fold)))
-                emptiest.append(stratum[index])
-    val = dealt[config.fold]
-    return val, [group for fold in dealt if fold is not val for group in fold]
+                _emptiest(dealt).append(stratum[index])
+    return dealt
+
+
+def _by_site(rest: Sequence[Group], folds: int) -> list[list[Group]]:
+    """Deal whole sites, the largest first, to the emptiest fold."""
+    sites: dict[str, list[Group]] = {}
+    for group in rest:
+        sites.setdefault(group[0].site, []).append(group)
+    if unknown := sites.get(""):
+        told = f"the site of {len(_ids(unknown))} patients is unknown, {_ids(unknown)[0]} the first"
+        where = "a column site in data.persons tells it, or name_mapping.csv of BraTS"
+        raise UserError(f"split.by=site: {told}; {where}")
+    if len(sites) < folds:
+        told = f"{folds} folds need as many sites outside the test part; there are "
+        raise UserError(f"split.by=site: {told}{len(sites)} ({', '.join(sorted(sites))})")
+    dealt: list[list[Group]] = [[] for _ in range(folds)]
+    for site in sorted(sites, key=lambda site: (-len(_ids(sites[site])), site)):
+        _emptiest(dealt).extend(sites[site])
+    return dealt
+
+
+def _emptiest(folds: Iterable[list[Group]]) -> list[Group]:
+    return min(folds, key=lambda fold: sum(map(len, fold)))
 
 
 def _ids(groups: Iterable[Group]) -> tuple[str, ...]:

@@ -55,6 +55,10 @@ class Names:
         """Person and rule of each."""
         return {name: Person(name, "") for name in names}
 
+    def site(self, name: str) -> str:
+        """Not known."""
+        return ""
+
 
 @dataclass
 class MemorySource:

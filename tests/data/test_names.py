@@ -169,6 +169,22 @@ def test_every_alias_leads_to_the_same_person(mapping: NameMapping) -> None:
     assert len({people[name].name for name in other} - {"TCGA-CS-5396"}) == 1
 
 
+def test_sites_are_told_by_tables_and_names(mapping: NameMapping, tmp_path: Path) -> None:
+    sites = {
+        "BraTS20_Training_001": "CBICA",
+        "BraTS20_Training_275": "TCIA10",
+        "BraTS20_Training_344": "",
+        "BraTS19_TMC_06290_1": "TMC",
+        "brats_2013_pat0001_1": "2013",
+        "TCGA_DU_7008_19830723": "TCGA-DU",
+    }
+    assert {name: mapping.site(name) for name in sites} == sites
+    listed = tmp_path / "persons.csv"
+    listed.write_text("patient,person,site\nA,x,Oslo\nBraTS20_Training_001,y,\n")
+    found = NameMapping.find([tmp_path / "name_mapping.csv"], listed)
+    assert [found.site(name) for name in ("A", "BraTS20_Training_001")] == ["Oslo", "CBICA"]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "rule"),
     [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -183,3 +184,45 @@ def test_a_saved_split_comes_back(tmp_path: Path) -> None:
 def test_an_unwritable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no/split\.json"):
         save_split(Split((), (), ()), tmp_path / "no" / "split.json")
+
+
+def at_sites(*sizes: int) -> list[SplitPatient]:
+    """So many patients a site, mixed."""
+    sites = [f"S{site}" for site, size in enumerate(sizes) for _ in range(size)]
+    everyone = cohort(len(sites))
+    return [dataclasses.replace(one, site=site) for one, site in zip(everyone, sites, strict=True)]
+
+
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=8), st.integers(2, 3), seeds)
+def test_folds_by_site_leave_whole_sites_out(sizes: list[int], folds: int, seed: int) -> None:
+    patients = at_sites(*sizes)
+    site = {one.patient_id: one.site for one in patients}
+    config = {"seed": seed, "folds": folds, "fractions": (0.9, 0.1, 0)}
+    validated: list[str] = []
+    for fold in range(folds):
+        split = make_split(patients, SplitConfig(**config, by="site", fold=fold))
+        assert {site[name] for name in split.val}.isdisjoint(site[name] for name in split.train)
+        assert split.sites == tuple(sorted({site[name] for name in split.val}))
+        validated += split.val
+    assert sorted(validated) == sorted(site)
+
+
+def test_folds_by_site_keep_the_test_part_and_leave_one_site_out(tmp_path: Path) -> None:
+    patients = at_sites(12, 9, 6)
+    plain = make_split(patients, SplitConfig(folds=3))
+    left = [make_split(patients, SplitConfig(folds=3, by="site", fold=k)) for k in range(3)]
+    assert {split.test for split in left} == {plain.test}
+    assert [split.sites for split in left] == [("S0",), ("S1",), ("S2",)]
+    save_split(left[1], path := tmp_path / "split.json")
+    assert json.loads(path.read_text())["sites"] == ["S1"]
+
+
+def test_folds_by_site_need_sites() -> None:
+    unknown = [*at_sites(6, 6), patient(90)]
+    by_site = SplitConfig(folds=2, by="site", fractions=(0.9, 0.1, 0))
+    with pytest.raises(UserError, match=r"site of 1 patients is unknown, P090 .*data\.persons"):
+        make_split(unknown, by_site)
+    with pytest.raises(UserError, match=r"2 folds need as many sites .* there are 1 \(S0\)"):
+        make_split(at_sites(9), by_site)
+    with pytest.raises(ValueError, match="by: site makes folds: set folds"):
+        SplitConfig(by="site")
