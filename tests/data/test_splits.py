@@ -208,7 +208,7 @@ def test_folds_by_site_leave_whole_sites_out(sizes: list[int], folds: int, seed:
 
 
 def test_folds_by_site_keep_the_test_part_and_leave_one_site_out(tmp_path: Path) -> None:
-    patients = at_sites(12, 9, 6)
+    patients = at_sites(20, 12, 4)
     plain = make_split(patients, SplitConfig(folds=3))
     left = [make_split(patients, SplitConfig(folds=3, by="site", fold=k)) for k in range(3)]
     assert {split.test for split in left} == {plain.test}
