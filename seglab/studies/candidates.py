@@ -17,10 +17,10 @@ from seglab.core.errors import UserError
 from seglab.studies.resolve import find, refuse_unfinished
 from seglab.studies.results import fold_of, target_of
 from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking.run import COORDINATORS
 
 DICE = "val/dice"
 TRAINED = ("train", "trial")
-PARENTS = ("ablation", "sweep")
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def is_candidate(run: RunInfo) -> bool:
 
 def _of_run(store: Store, run: RunInfo) -> Sequence[RunInfo]:
     kind = run.tags.get(tags.KIND, "unknown")
-    if kind in PARENTS:
+    if kind in COORDINATORS:
         return store.find_runs(parent_run_id=run.run_id)
     if not is_candidate(run):
         raise UserError(
             f"run {run.run_id} ({run.name}) is of kind {kind}: only runs of kind "
-            f"{' or '.join(TRAINED)} are promoted, or the best of an {' or '.join(PARENTS)}"
+            f"{' or '.join(TRAINED)} are promoted, or the best of an {' or '.join(COORDINATORS)}"
         )
     refuse_unfinished(run)
     return [run]

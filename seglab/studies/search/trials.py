@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
 from seglab.core.search import Pruner, Range, Search, Value
+from seglab.studies.candidates import DICE
 from seglab.studies.experiment import FINISHED, Interrupted, OpenRun, Plan, find_twins, open_run
 from seglab.studies.queue import Params, State
 from seglab.studies.search.space import Space
 from seglab.studies.workers import Context, with_threads
 from seglab.tracking import tags
 
-DICE = "val/dice"
 SECOND = {"train_seconds": "cost/train_seconds", "parameters": "cost/parameters_m"}
 THREADS, RUN = "threads", "run_id"
 """User attributes of a trial."""
