@@ -194,3 +194,4 @@ class Case:
     upright: bool  # rows run top to bottom; False where a slice is stored on its side
     score: PatientScore
     modality: str = "flair"  # of the image
+    disagreement: UInt8 | None = None  # (S, H, W), 0 to 255 for an ensemble's SD of 0 to 0.5

@@ -25,7 +25,7 @@ from seglab.learning.device import Compute, choose_compute, fast_precision
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.reference import Reference, measure_reference
-from seglab.models import build_model
+from seglab.models import Ensemble, build_model
 
 CARD, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 2
@@ -50,6 +50,8 @@ class ModelCard:
     reference: Reference | None = None
     run_id: str | None = None  # the run that trained it; None where no run did
     notice: str = ""  # what must be said of the training data: that they are synthetic
+    members: tuple[Model, ...] = ()
+    """Networks of an ensemble, whose probabilities are averaged; ``model`` is the first."""
     range_modality: str | None = None
     """Modality whose range of intensities all are clipped to; None takes each one's own."""
     window: str | None = None
@@ -65,7 +67,11 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """As ``model.json`` holds it."""
-        return {"format": FORMAT, **asdict(self), "model": self.model.model_dump(mode="json")}
+        models = {
+            "model": self.model.model_dump(mode="json"),
+            "members": [one.model_dump(mode="json") for one in self.members],
+        }
+        return {"format": FORMAT, **asdict(self), **models}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
@@ -127,6 +133,7 @@ class Segmentation:
     probability: NDArray[np.float32]  # (S, H, W) on the volume's own grid
     mask: NDArray[np.bool_]  # (S, H, W)
     prepared: SingleVolume  # what the network was shown
+    disagreement: NDArray[np.float32] | None  # SD of an ensemble's probabilities, (S, H, W)
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,9 @@ class ModelBundle:
         prepared = self.prepare(volume)
         mirrors = self.card.point.mirror
         predictor = self.predictor.mirrored(self.card.mirror_axis) if mirrors else self.predictor
-        probability = predictor.native(prepared, prepared.patient)
+        probability, spread = predictor.with_disagreement(prepared, prepared.patient)
         mask = self.card.point.apply(probability, volume.slice_indices)
-        return Segmentation(probability, mask, prepared)
+        return Segmentation(probability, mask, prepared, spread)
 
     def prepare(self, volume: Volume) -> SingleVolume:
         """Normalise, crop and scale a volume as the training's were; see :meth:`segment`."""
@@ -205,7 +212,11 @@ def load_bundle(
     compute = compute or choose_compute(Train())
     precision = "fp32" if card.precision == "fp32" else fast_precision(compute.device)
     compute = replace(compute, precision=precision)
-    network = build_model(card.model, len(card.channels), card.shape, pretrained=False)
+    networks = [
+        build_model(model, len(card.channels), card.shape, pretrained=False)
+        for model in card.members or (card.model,)
+    ]
+    network = Ensemble(networks) if card.members else networks[0]
     load_weights(folder / weights, network)
     return ModelBundle(card, Predictor(network.to(compute.device), compute, card.context))
 

@@ -18,6 +18,7 @@ from seglab.evaluation.metrics import Case, PatientScore, score_patient
 from seglab.learning.batches import prefetch
 from seglab.learning.device import Compute
 from seglab.losses import Loss
+from seglab.models import Ensemble
 
 Float32 = NDArray[np.float32]
 
@@ -55,8 +56,12 @@ class Predictor:
         return self.compute.device.type == "cuda"
 
     def mirrored(self, axis: int) -> Predictor:
-        """Return the predictor that averages over the mirror image; see :class:`Mirrored`."""
-        return replace(self, network=Mirrored(self.network, axis))
+        """Return the predictor whose networks average over the mirror image (:class:`Mirrored`)."""
+        if isinstance(self.network, Ensemble):
+            network: nn.Module = Ensemble(Mirrored(one, axis) for one in self.network.members)
+        else:
+            network = Mirrored(self.network, axis)
+        return replace(self, network=network)
 
     def logits(self, cache: Cache, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
         """Yield rows and their logits (B,1,h,w) float32 at cache scale, batch by batch."""
@@ -89,7 +94,17 @@ class Predictor:
 
     def native(self, cache: Cache, patient: CachedPatient) -> Float32:
         """Predict a patient: probabilities (S, H, W) float32 on the native grid."""
-        return to_native(self.maps(cache, patient)[0], patient)
+        return self.with_disagreement(cache, patient)[0]
+
+    def with_disagreement(
+        self, cache: Cache, patient: CachedPatient
+    ) -> tuple[Float32, Float32 | None]:
+        """Predict a patient; also the SD (S, H, W) of an ensemble's probabilities, 0 to 0.5."""
+        if not isinstance(self.network, Ensemble):
+            return to_native(self.maps(cache, patient)[0], patient), None
+        members = [replace(self, network=one) for one in self.network.members]
+        maps = np.stack([one.maps(cache, patient)[0] for one in members])
+        return to_native(maps.mean(axis=0), patient), to_native(maps.std(axis=0), patient)
 
 
 def brain_rows(cache: Cache, patient: CachedPatient) -> Rows:
@@ -143,10 +158,16 @@ def validate(
 
 
 def build_case(
-    cache: Cache, patient: CachedPatient, probability: Float32, mask: NDArray[np.bool_]
+    cache: Cache,
+    patient: CachedPatient,
+    probability: Float32,
+    mask: NDArray[np.bool_],
+    disagreement: Float32 | None = None,
 ) -> Case:
     """Keep all of a predicted patient (S, H, W) that a picture or a failure analysis needs."""
+    doubt = None if disagreement is None else np.rint(disagreement * 510).astype(np.uint8)
     return Case(
+        disagreement=doubt,
         patient_id=patient.patient_id,
         image=cache.native_image(patient),
         truth=cache.native_mask(patient),

@@ -53,6 +53,10 @@ class OperatingPoint:
             mask = large[labels]
         return mask
 
+    def in_doubt(self, probability: Float32, disagreement: Float32) -> Bool:
+        """Voxels that a change of the probability by its members' SD moves over the threshold."""
+        return np.abs(probability - self.threshold) < disagreement
+
 
 PLAIN = OperatingPoint()
 
@@ -85,6 +89,13 @@ def select_operating_point(
     predictor: Predictor, cache: Cache, validation: Sequence[str]
 ) -> Selection:
     """Select on validation patients; the plain 0.5 threshold where fewer than two have tumour."""
+    return select(score_points(predictor, cache, validation))
+
+
+def score_points(
+    predictor: Predictor, cache: Cache, validation: Sequence[str]
+) -> dict[OperatingPoint, list[float]]:
+    """Dice of every setting on each validation patient with tumour, in their order."""
     networks = {False: predictor, True: predictor.mirrored(cache.mirror_axis)}
     scores: dict[OperatingPoint, list[float]] = {}
     for name in progress(validation, "operating point", unit="patient"):
@@ -96,7 +107,7 @@ def select_operating_point(
             probability = network.native(cache, patient)
             for point, dice in score_settings(probability, truth, patient.slice_indices):
                 scores.setdefault(replace(point, mirror=mirror), []).append(dice)
-    return select(scores)
+    return scores
 
 
 def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:

@@ -2,6 +2,7 @@
 
 from seglab.models import smp, unet  # noqa: F401  (register)
 from seglab.models.build import (
+    Ensemble,
     build_model,
     count_parameters,
     gflops_per_image,
@@ -9,4 +10,11 @@ from seglab.models.build import (
     stages,
 )
 
-__all__ = ["build_model", "count_parameters", "gflops_per_image", "loaded_weights", "stages"]
+__all__ = [
+    "Ensemble",
+    "build_model",
+    "count_parameters",
+    "gflops_per_image",
+    "loaded_weights",
+    "stages",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,19 @@ class Padded(nn.Module):
     def _padding(self, side: int) -> tuple[int, int]:
         missing = -(-max(side, self.min_side) // self.stride) * self.stride - side
         return missing // 2, missing - missing // 2
+
+
+class Ensemble(nn.Module):
+    """Averages the probabilities of its members."""
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B,C,H,W) to the logits (B,1,H,W) of the mean probability."""
+        logits = torch.stack([member(image).float() for member in self.members])
+        return torch.logsumexp(-F.softplus(-logits), 0) - torch.logsumexp(-F.softplus(logits), 0)
 
 
 def build_model(

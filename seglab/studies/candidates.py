@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -30,6 +30,7 @@ class Candidates:
     ranked: Sequence[RunInfo]
     unfinished: int
     out_of_fold: Mapping[str, float] = field(default_factory=dict)  # by run id, if there are folds
+    members: Sequence[RunInfo] = ()  # of the ensemble that is promoted, the best first
 
     @property
     def best(self) -> RunInfo:
@@ -39,6 +40,9 @@ class Candidates:
     @property
     def reason(self) -> str:
         """Why it is the one."""
+        if self.members:
+            names = ", ".join(run.name for run in self.members)
+            return f"{replace(self, members=()).reason}; an ensemble averages {names}"
         if self.out_of_fold:
             arm, seed = (self.best.tags.get(tag) for tag in (tags.ARM, tags.SEED))
             return (
@@ -61,6 +65,7 @@ class Candidates:
         return {
             "chosen": self.best.run_id,
             "why": self.reason,
+            "ensemble": [run.run_id for run in self.members],
             "unfinished": self.unfinished,
             "candidates": [
                 {

@@ -67,11 +67,13 @@ def predict_patient(
     Returns all that a picture or an explanation needs, and the probabilities (S, H, W) on the
     native grid at the operating point, and without mirroring.
     """
-    frozen = direct = predictor.native(cache, patient)
+    frozen, spread = predictor.with_disagreement(cache, patient)
+    direct = frozen
     if point.mirror:
-        frozen = predictor.mirrored(cache.mirror_axis).native(cache, patient)
+        mirrored = predictor.mirrored(cache.mirror_axis)
+        frozen, spread = mirrored.with_disagreement(cache, patient)
     mask = point.apply(frozen, patient.slice_indices)
-    return build_case(cache, patient, frozen, mask), frozen, direct
+    return build_case(cache, patient, frozen, mask, spread), frozen, direct
 
 
 def evaluate_patient(

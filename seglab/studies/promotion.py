@@ -26,6 +26,7 @@ from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_o
 from seglab.learning.operating_point import OperatingPoint, select_operating_point
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.data import SharedData, StudyData
+from seglab.studies.ensemble import choose_members, load_ensemble, select_out_of_fold
 from seglab.studies.frozen import FrozenResults, log_pictures, log_results
 from seglab.studies.outputs import log_setting
 from seglab.studies.report.page import log_report
@@ -79,6 +80,7 @@ class Promotion:
         return {
             "run_id": self.run_id,
             "promoted_run_id": self.candidates.best.run_id,
+            "ensemble": [run.run_id for run in self.candidates.members],
             "why": self.candidates.reason,
             "model_uri": self.model_uri,
             "model_version": self.registered.version,
@@ -96,6 +98,7 @@ def promote(
     store: Store,
     name: str,
     *,
+    ensemble: str | None = None,
     reopen: str | None = None,
     baseline: str | None = None,
     overrides: Sequence[str] = (),
@@ -106,9 +109,11 @@ def promote(
     Args:
         store: where the runs are, and the record of openings.
         name: experiment, ablation, search or run.
+        ensemble: ``seeds``, ``folds`` or ``top:K`` promotes the mean probability of these runs.
         reopen: why the test is opened again, where it was.
         baseline: run id to compare with under the same seal; None takes the run of the
-            ablation's baseline arm or of the search's base config, if there is one.
+            ablation's baseline arm or of the search's base config, if there is one; of an
+            ensemble its best run.
         overrides: ``key=value`` for paths and devices of this machine.
         tell: called with the candidates once nothing speaks against opening the test.
 
@@ -118,7 +123,12 @@ def promote(
     """
     candidates = find_candidates(store, name)
     shared = SharedData()
-    trained = load_trained(store, candidates.best, overrides, shared)
+    if ensemble is None:
+        trained = load_trained(store, candidates.best, overrides, shared)
+    else:
+        candidates = replace(candidates, members=choose_members(candidates, ensemble))
+        trained = load_ensemble(store, candidates.members, ensemble, overrides, shared)
+        baseline = baseline or candidates.best.run_id
     rival = _load_baseline(store, trained, baseline, overrides, shared)
     identity = {
         tags.KIND: "promotion",
@@ -126,6 +136,7 @@ def promote(
         tags.PROMOTED_RUN: trained.run.run_id,
         tags.BASELINE_RUN: None if rival is None else rival.run.run_id,
         tags.REOPEN_REASON: reopen,
+        tags.ENSEMBLE: ",".join(run.run_id for run in candidates.members) or None,
     }
     begun = _find_begun(store, identity)
     check_sealed(store, trained.data, reopen, begun.run_id if begun else "")
@@ -149,6 +160,7 @@ def promote(
             tags.CONFIRMATORY: str(opened.confirmatory).lower(),
             tags.PROMOTED_RUN: trained.run.run_id,
             tags.SPLIT_HASH: trained.data.split.hash,
+            **({tags.ENSEMBLE: identity[tags.ENSEMBLE] or ""} if trained.members else {}),
             tags.ONNX: onnx,
             "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
         }
@@ -165,8 +177,10 @@ def promote(
 
 
 def freeze(trained: TrainedRun) -> FrozenRun:
-    """Select a run's operating point on its validation patients."""
+    """Select a run's operating point on its validation patients, an ensemble's out of fold."""
     data = trained.data
+    if len({one.data.split.val for one in trained.members}) > 1:
+        return FrozenRun(trained, select_out_of_fold(trained.members))
     selection = select_operating_point(trained.predictor, data.cache, data.split.val)
     return FrozenRun(trained, selection)
 
@@ -179,7 +193,7 @@ def _load_baseline(
     shared: SharedData,
 ) -> TrainedRun | None:
     run = find_baseline(store, trained.run) if given is None else store.find_run(given)
-    if run is None or run.run_id == trained.run.run_id:
+    if run is None or (run.run_id == trained.run.run_id and not trained.members):
         return None
     rival = load_trained(store, run, overrides, shared)
     if rival.data.split.hash != trained.data.split.hash:

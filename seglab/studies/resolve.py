@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -162,13 +162,17 @@ class TrainedRun:
     config: RunConfig
     data: StudyData
     predictor: Predictor
+    members: tuple[TrainedRun, ...] = ()
+    """Of an ensemble: the runs whose probabilities are averaged, this one first."""
 
     def bundle(self, point: OperatingPoint) -> ModelBundle:
         """Make a model of it that can be used without the data."""
-        precision = self.predictor.compute.precision
-        cache, train = self.data.cache, self.data.split.train
+        precision, cache = self.predictor.compute.precision, self.data.cache
+        names = [name for one in self.members or (self,) for name in one.data.split.train]
+        train = list(dict.fromkeys(names))
         card = make_card(self.config, cache, train, precision, self.run.run_id, point)
-        return ModelBundle(card, self.predictor)
+        members = tuple(one.config.model for one in self.members)
+        return ModelBundle(replace(card, members=members), self.predictor)
 
 
 def load_trained(

@@ -47,6 +47,8 @@ INTERRUPTED = "seglab.interrupted"
 END_TAGS = (ERROR, PRUNED, INTERRUPTED)
 
 # Of a promotion: the run that it promotes, its baseline, the frozen operating point.
+ENSEMBLE = "seglab.ensemble"
+"""Runs whose probabilities a promoted model averages, comma-separated."""
 PROMOTED_RUN, BASELINE_RUN = "seglab.promoted_run_id", "seglab.baseline_run_id"
 PROMOTED_GIT_COMMIT = "seglab.promoted_git_commit"
 OPERATING_POINT, ONNX = "seglab.operating_point", "seglab.onnx"

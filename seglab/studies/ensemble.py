@@ -1,0 +1,96 @@
+"""Ensembles at promotion: which finished runs are averaged, and that they can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from seglab.core.config import RunConfig, flatten, without_local
+from seglab.core.errors import UserError
+from seglab.learning.operating_point import OperatingPoint, Selection, score_points, select
+from seglab.models import Ensemble
+from seglab.studies.candidates import Candidates
+from seglab.studies.data import SharedData
+from seglab.studies.resolve import TrainedRun, load_trained
+from seglab.tracking import RunInfo, Store, tags
+
+SAME = {"seeds": (tags.ARM, tags.FOLD), "folds": (tags.ARM, tags.SEED)}
+"""What the runs of an ensemble have in common."""
+MAY_DIFFER = {"seeds": {"seed"}, "folds": {"split.fold"}}
+
+
+def choose_members(candidates: Candidates, which: str) -> list[RunInfo]:
+    """Choose the runs of the ensemble ``seeds``, ``folds`` or ``top:K``, the best run first.
+
+    ``seeds`` and ``folds`` are the others of the best run's arm, ``top:K`` the K best of all arms.
+    Raises UserError where there are fewer than two, or K.
+    """
+    best, ranked = candidates.best, candidates.ranked
+    if which not in SAME and not re.fullmatch(r"top:([2-9]|1\d|20)", which):
+        raise UserError(
+            f"--ensemble: '{which}' is not allowed: seeds, folds or top:K, K from 2 to 20"
+        )
+    wanted = 2 if which in SAME else int(which.removeprefix("top:"))
+    same = (tags.FOLD,) if which not in SAME else SAME[which]
+    found = [run for run in ranked if all(run.tags.get(tag) == best.tags.get(tag) for tag in same)]
+    if which in SAME:
+        found = [run for run in found if run.parent_run_id == best.parent_run_id]
+        distinct = tags.SEED if which == "seeds" else tags.FOLD
+        found = list({run.tags.get(distinct): run for run in reversed(found)}.values())[::-1]
+    else:
+        found = found[:wanted]
+    if len(found) < wanted:
+        raise UserError(
+            f"--ensemble {which}: {len(found)} finished run{'s' * (len(found) > 1)} of the kind "
+            f"(best: {best.name}), it takes {wanted} or more"
+        )
+    return found
+
+
+def load_ensemble(
+    store: Store,
+    runs: Sequence[RunInfo],
+    which: str,
+    overrides: Sequence[str] = (),
+    shared: SharedData | None = None,
+) -> TrainedRun:
+    """Load the first run with a network that averages the probabilities of all.
+
+    Raises:
+        UserError: they do not see the same input, have other test patients, or differ in what the
+            ensemble's kind does not name.
+    """
+    members = tuple(load_trained(store, run, overrides, shared) for run in runs)
+    first = members[0]
+    for one in members[1:]:
+        differs = _differences(first.config, one.config) - MAY_DIFFER.get(which, set())
+        if which not in MAY_DIFFER:
+            differs = {key for key in differs if key.startswith(("data.", "split."))}
+        if differs:
+            told = ", ".join(sorted(differs))
+            raise UserError(
+                f"--ensemble {which}: {one.run.name} and {first.run.name} differ in {told}"
+            )
+        if set(one.data.split.test) != set(first.data.split.test):
+            raise UserError(f"--ensemble {which}: {one.run.name} has other test patients")
+    network = Ensemble(one.predictor.network for one in members)
+    return replace(first, predictor=replace(first.predictor, network=network), members=members)
+
+
+def _differences(a: RunConfig, b: RunConfig) -> set[str]:
+    first, second = (flatten(without_local(config)) for config in (a, b))
+    return {key for key in first | second if first.get(key) != second.get(key)}
+
+
+def select_out_of_fold(members: Sequence[TrainedRun]) -> Selection:
+    """Select an ensemble's operating point where its members validated on different patients.
+
+    Each patient is scored by the one member that was not trained on it.
+    """
+    scores: dict[OperatingPoint, list[float]] = {}
+    for one in members:
+        found = score_points(one.predictor, one.data.cache, one.data.split.val)
+        for point, dice in found.items():
+            scores.setdefault(point, []).extend(dice)
+    return select(scores)
