@@ -132,8 +132,10 @@ COMMANDS = {
         study.promote,
         "Open the sealed test once, for the best run, and register it as champion.\nTakes the best "
         "finished run by validation Dice, and freezes its operating point on validation before.",
-        'promote losses\npromote RUN_ID --reopen "the scanner table was wrong"',
+        "promote losses\npromote losses --ensemble seeds\n"
+        'promote RUN_ID --reopen "the scanner table was wrong"',
         _argument("name", metavar="EXPERIMENT|SWEEP|RUN"),
+        _argument("--ensemble", "average its runs: seeds, folds, top:K", metavar="KIND"),
         _argument("--reopen", "open a test that was opened before", metavar="REASON"),
         _argument("--baseline", "compare with it under the same seal", metavar="RUN"),
         PATHS,

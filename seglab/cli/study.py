@@ -75,6 +75,7 @@ def promote(given: argparse.Namespace) -> int:
     promotion = promote(
         open_store(),
         given.name,
+        ensemble=given.ensemble,
         reopen=given.reopen,
         baseline=given.baseline,
         overrides=given.overrides,
@@ -149,6 +150,7 @@ def predict(given: argparse.Namespace) -> int:
 
 def _describe_scan(one: Predicted) -> str:
     ml = "volume unknown" if one.volume_ml is None else f"{one.volume_ml:.1f} ml"
+    ml += "" if one.doubt_ml is None else f", {one.doubt_ml:.1f} ml in doubt"
     warnings = "".join(f"\n  warning: {text}" for text in one.warnings)
     seen = ", ".join(path.name for path in one.seen[:FILES_SHOWN])
     seen += f" and {len(one.seen) - FILES_SHOWN} more" if len(one.seen) > FILES_SHOWN else ""

@@ -18,7 +18,7 @@ from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
 from seglab.data.sources.lgg_tif import LggTif
 from seglab.data.volume import Patient, Volume
 
-Bool = NDArray[np.bool_]
+Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
 KINDS: tuple[type[Source], ...] = (BratsH5, BratsNifti, LggTif)
 SUFFIXES = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
@@ -80,8 +80,11 @@ class Scan:
             told = f"its segmentation could not be used for training: {error}"
             return replace(volume, remarks=(*volume.remarks, told))
 
-    def write(self, mask: Bool, volume: Volume, folder: Path) -> Path:
-        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file."""
+    def write(self, mask: Mask, volume: Volume, folder: Path, what: str = "pred") -> Path:
+        """Write the mask (S, H, W) of ``read``'s volume into ``folder``; returns the file.
+
+        Or any map of whole numbers from 0 to 255, which ``what`` tells in the file's name.
+        """
         if isinstance(self.source, LggTif):
             suffix, image = ".tif", None
         elif isinstance(self.source, BratsH5):
@@ -89,7 +92,7 @@ class Scan:
         else:
             suffix = ".nii.gz" if is_gzipped(self.path) else ".nii"
             image = _like(self.path, mask)
-        target = folder / f"{self.name}_pred{suffix}"
+        target = folder / f"{self.name}_{what}{suffix}"
         temporary = target.with_name(f".part-{target.name}")
         try:
             _save_pages(mask, temporary) if image is None else image.to_filename(temporary)
@@ -160,7 +163,7 @@ def _unique_names(scans: Sequence[Scan]) -> list[Scan]:
     return out
 
 
-def _like(path: Path, mask: Bool) -> Any:
+def _like(path: Path, mask: Mask) -> Any:
     from nibabel.loadsave import load
 
     image: Any = load(path)
@@ -171,12 +174,12 @@ def _like(path: Path, mask: Bool) -> Any:
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     if header["cal_max"]:  # how bright the image was shown; a mask would be black
-        header["cal_min"], header["cal_max"] = 0, 1
+        header["cal_min"], header["cal_max"] = 0, max(stored.max(initial=0), 1)
     # Without an affine of its own the header's stays, with its codes.
     return type(image)(np.ascontiguousarray(stored), None, header)
 
 
-def _stack_image(mask: Bool, volume: Volume) -> Any:
+def _stack_image(mask: Mask, volume: Volume) -> Any:
     from nibabel.nifti1 import Nifti1Image
 
     _, height, width = mask.shape
@@ -188,8 +191,9 @@ def _stack_image(mask: Bool, volume: Volume) -> Any:
     return Nifti1Image(data, affine)
 
 
-def _save_pages(mask: Bool, path: Path) -> None:
+def _save_pages(mask: Mask, path: Path) -> None:
     from PIL import Image
 
-    first, *others = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
+    white = 255 if mask.dtype == bool else 1
+    first, *others = [Image.fromarray(page * np.uint8(white)) for page in mask]
     first.save(path, save_all=True, append_images=others)

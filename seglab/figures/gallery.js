@@ -126,6 +126,7 @@
     { key: "4", name: "prediction", on: false, colour: "prediction" },
     { key: "5", name: "probability", on: false, colour: "probability" },
   ];
+  if (data.ensemble) layers.push({ key: "6", name: "disagreement", on: false, colour: "disagreement" });
   let current = null;
 
   function load(uri) {
@@ -248,7 +249,8 @@
     const truth = (v) => (v & TRUTH) !== 0;
     const prediction = (v) => (v & PREDICTION) !== 0;
     const paint = { context, value, width, height };
-    if (layers[4].on) heat(paint, colours.probability);
+    if (layers[4].on) heat(paint, (v) => ((v >> 2) & 15) / 15, colours.probability);
+    if (layers[5]?.on) heat(paint, (v) => (v & 3) / 3, colours.disagreement);
     if (layers[1].on) {
       fill(paint, (v) => truth(v) && !prediction(v), colours.missed);
       fill(paint, (v) => prediction(v) && !truth(v), colours.false);
@@ -260,12 +262,12 @@
     if (layers[3].on) outline(paint, prediction, colours.prediction, [SCALE * 1.5, SCALE]);
   }
 
-  function heat({ context, value, width, height }, colour) {
+  function heat({ context, value, width, height }, level, colour) {
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++) {
-        const probability = ((value(x, y) >> 2) & 15) / 15;
-        if (probability === 0) continue;
-        context.fillStyle = rgb(colour, 0.15 + 0.45 * probability);
+        const share = level(value(x, y));
+        if (share === 0) continue;
+        context.fillStyle = rgb(colour, 0.15 + 0.45 * share);
         context.fillRect(x * SCALE, y * SCALE, SCALE, SCALE);
       }
   }

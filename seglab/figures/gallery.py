@@ -20,7 +20,7 @@ from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe
 from seglab.evaluation.failures import RULES, Explanation
 from seglab.evaluation.metrics import Case
 from seglab.figures.sprites import encode, thumbnail, worst_position
-from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, PURPLE, YELLOW
+from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, ORANGE, PURPLE, YELLOW
 
 MOST_BYTES: Final = 14_000_000
 """Of pictures in one page."""
@@ -56,7 +56,7 @@ def write_gallery(
     chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
     share = MOST_BYTES // max(weights, 1)
-    entries, modality = {}, ""
+    entries, modality, is_ensemble = {}, "", False
     for case in cases:
         modality = TITLES[case.modality]
         explanation = analysis.explanations[case.patient_id]
@@ -64,9 +64,11 @@ def write_gallery(
         budget = min(MOST_PER_CASE, share * (CHOSEN_WEIGHT if shown else 1))
         slices = SLICES_CHOSEN if shown else SLICES_OTHER
         entries[case.patient_id] = _entry(case, explanation, analysis, slices, budget)
+        is_ensemble = case.disagreement is not None
     ordered = [entries[name] for name in analysis.explanations if name in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = _page(title, notice, {**_overview(analysis), "modality": modality, "cases": ordered})
+    found = {"modality": modality, "ensemble": is_ensemble, "cases": ordered}
+    page = _page(title, notice, _overview(analysis) | found)
     path.write_text(page, encoding="utf-8")
 
 
@@ -109,6 +111,7 @@ def _overview(analysis: FailureAnalysis) -> dict[str, Any]:
             "truth": YELLOW,
             "prediction": PURPLE,
             "probability": BLUE,
+            "disagreement": ORANGE,
         },
     }
 

@@ -202,6 +202,7 @@ def prediction_sheet(
     *,
     upright: bool,
     title: str,
+    doubt: NDArray[np.bool_] | None = None,
 ) -> UInt8:
     """Draw up to eight slices spread over the prediction, or over the brain where there is none.
 
@@ -211,6 +212,7 @@ def prediction_sheet(
         slice_indices: (S,) as each slice is called.
         upright: False where slices lie on their side.
         title: one line.
+        doubt: (S, H, W) where an ensemble's networks disagree.
 
     Returns:
         RGB.
@@ -224,6 +226,8 @@ def prediction_sheet(
     for axes, index in zip(grid.flat, shown, strict=False):
         grey, predicted = (cut(radiological(one[index], upright), window) for one in (image, mask))
         drawn = draw_slice(grey, SCALE)
+        if doubt is not None:
+            outline(drawn, cut(radiological(doubt[index], upright), window), style.BLUE, SCALE, 1)
         outline(drawn, predicted, style.ORANGE, SCALE, 2)
         count = f", {mask[index].sum()} px" if mask[index].any() else ""
         show(axes, drawn, f"slice {slice_indices[index]}{count}")

@@ -2,7 +2,8 @@
 
 The image goes into a lossy WebP. Truth, prediction and probability go into a lossless one:
 each grey level holds the truth in bit 7, the prediction in bit 6 and the probability in
-16 steps in bits 2 to 5.
+16 steps in bits 2 to 5, and an ensemble's disagreement in bits 0 and 1: an SD of the probability
+of 0.1, 0.2 and 0.3 or more.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CONTEXT: Final = 3  # slices shown beyond the first and last with anything marke
 LOSSLESS: Final = 101
 QUALITY: Final = 55
 FEWEST_SLICES: Final = 8
+DISAGREEMENT_STEP: Final = 51  # an SD of 0.1, of 255 for 0.5
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def _encode(case: Case, positions: tuple[int, ...], window: Window) -> Sprites:
     truth = (case.truth[chosen] != 0).astype(np.uint8) << 7
     prediction = (case.prediction[chosen] != 0).astype(np.uint8) << 6
     packed = truth | prediction | ((case.probability[chosen] >> 4) << 2)
+    if case.disagreement is not None:
+        packed |= np.minimum(case.disagreement[chosen] // DISAGREEMENT_STEP, 3)
     flair = _shown(case.image[chosen], case.upright, window, cv2.INTER_AREA)
     labels = _shown(packed, case.upright, window, cv2.INTER_NEAREST)
     count, height, width = flair.shape

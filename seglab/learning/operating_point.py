@@ -55,7 +55,8 @@ class OperatingPoint:
 
     def in_doubt(self, probability: Float32, disagreement: Float32) -> Bool:
         """Voxels that a change of the probability by its members' SD moves over the threshold."""
-        return np.abs(probability - self.threshold) < disagreement
+        doubtful: Bool = np.abs(probability - self.threshold) < disagreement
+        return doubtful
 
 
 PLAIN = OperatingPoint()

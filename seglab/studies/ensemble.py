@@ -32,7 +32,7 @@ def choose_members(candidates: Candidates, which: str) -> list[RunInfo]:
             f"--ensemble: '{which}' is not allowed: seeds, folds or top:K, K from 2 to 20"
         )
     wanted = 2 if which in SAME else int(which.removeprefix("top:"))
-    same = (tags.FOLD,) if which not in SAME else SAME[which]
+    same = SAME.get(which, (tags.FOLD,))
     found = [run for run in ranked if all(run.tags.get(tag) == best.tags.get(tag) for tag in same)]
     if which in SAME:
         found = [run for run in found if run.parent_run_id == best.parent_run_id]

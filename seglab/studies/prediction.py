@@ -34,6 +34,8 @@ class Predicted:
     volume_ml: float | None  # None where the spacing is unknown
     warnings: tuple[str, ...]
     seen: tuple[Path, ...]  # further files of the patient: other modalities, a segmentation
+    disagreement: Path | None = None  # map of an ensemble: SD of the probability in percent
+    doubt_ml: float | None = None  # voxels that one such SD moves over the threshold
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,44 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     found = bundle.segment(volume)
     if not found.prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
-    mask = np.ascontiguousarray(np.swapaxes(found.mask, 1, 2)) if turned else found.mask
-    voxel_mm3 = None if read.spacing_mm is None else math.prod(read.spacing_mm)
-    ml = None if voxel_mm3 is None else float(np.count_nonzero(mask) * voxel_mm3 / 1000)
+    card, spread, doubt = bundle.card, found.disagreement, None
+    if spread is not None:
+        doubt = card.point.in_doubt(found.probability, spread)
+    mask = _as_stored(found.mask, turned)
+    ml, doubt_ml = (_millilitres(one, read) for one in (found.mask, doubt))
+    title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     overlay = out / f"{scan.name}_overlay.png"
     sheet = prediction_sheet(
         found.prepared.native_image(found.prepared.patient),
         found.mask,
         read.slice_indices,
-        upright=bundle.card.upright,
-        title=f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml"),
+        upright=card.upright,
+        title=title if doubt_ml is None else f"{title}, {doubt_ml:.1f} ml in doubt (blue)",
+        doubt=doubt,
     )
-    path = scan.write(mask, read, out)
+    path, map_path = scan.write(mask, read, out), None
+    if spread is not None:
+        percent = np.rint(100 * _as_stored(spread, turned)).astype(np.uint8)
+        map_path = scan.write(percent, read, out, "disagreement")
     try:
         write_png(overlay, sheet)
     except (OSError, cv2.error) as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
-    shown = volume.of(bundle.card.modalities)
-    told = scan_warnings(bundle.card, shown, found.prepared, found.mask)
-    warnings = (*read.remarks, *told)
-    return Predicted(scan.path, path, overlay, ml, warnings, scan.seen)
+    shown = volume.of(card.modalities)
+    warnings = (*read.remarks, *scan_warnings(card, shown, found.prepared, found.mask))
+    return Predicted(scan.path, path, overlay, ml, warnings, scan.seen, map_path, doubt_ml)
+
+
+def _as_stored(stack: NDArray[Any], turned: bool) -> NDArray[Any]:
+    """Turn (S, H, W) of the model back to how the scan's slices lie."""
+    return np.ascontiguousarray(np.swapaxes(stack, 1, 2)) if turned else stack
+
+
+def _millilitres(mask: NDArray[np.bool_] | None, volume: Volume) -> float | None:
+    """Volume of a mask; None without one, or without a spacing."""
+    if mask is None or volume.spacing_mm is None:
+        return None
+    return float(np.count_nonzero(mask) * math.prod(volume.spacing_mm) / 1000)
 
 
 def scan_warnings(

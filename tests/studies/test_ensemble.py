@@ -1,0 +1,153 @@
+"""Ensembles: one model of several runs, judged on patients that no run scored there has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow.pyfunc
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
+from seglab.data.sources import open_data_source
+from seglab.learning.inference import validate
+from seglab.learning.operating_point import PLAIN, OperatingPoint
+from seglab.models import Ensemble
+from seglab.studies.candidates import find_candidates
+from seglab.studies.ensemble import choose_members, load_ensemble
+from seglab.studies.experiment import Plan, train_one
+from seglab.studies.prediction import predict
+from seglab.studies.promotion import freeze, promote
+from seglab.studies.resolve import load_trained, open_model
+from seglab.tracking import Store, tags
+
+Build = Callable[..., RunConfig]
+pytestmark = pytest.mark.usefixtures("this_store")
+
+
+def train(store: Store, config: RunConfig, arm: str = "a") -> str:
+    plan = Plan(config, arm, tags={tags.FOLD: str(config.split.fold)})
+    return train_one(plan, store).run_id
+
+
+@pytest.fixture
+def build(small_config: Build) -> Build:
+    def named(name: str, **overrides: object) -> RunConfig:
+        base = {"split": {"fractions": [0.4, 0.3, 0.3]}, "train": {"epochs": 2}}
+        return small_config(name=name, **(base | overrides))
+
+    return named
+
+
+def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> None:
+    """The champion's mask is that of the mean probability, in each way of using it."""
+    runs = [train(store, build("seeds", seed=seed)) for seed in (0, 1)]
+    train(store, build("seeds", seed=0, optim={"lr": 1e-5}), arm="b")
+    promotion = promote(store, "seeds", ensemble="seeds")
+    told, record = promotion.to_json(), store.get_run(promotion.run_id)
+    assert sorted(told["ensemble"]) == sorted(runs)
+    assert record.tags[tags.ENSEMBLE] == ",".join(told["ensemble"])
+    assert record.tags[tags.BASELINE_RUN] == told["promoted_run_id"] == told["ensemble"][0]
+    assert told["onnx"].startswith("logits within")
+    assert record.metrics["cost/predict_seconds"] > 0
+    assert "an ensemble averages a · seed" in told["why"]
+
+    members = [load_trained(store, store.get_run(run)) for run in runs]
+    cache, name = members[0].data.cache, members[0].data.split.val[0]
+    axis, patient = cache.mirror_axis, cache.by_id[name]
+    predictors = [one.predictor for one in members]
+    if promotion.point.mirror:
+        predictors = [one.mirrored(axis) for one in predictors]
+    maps = np.stack([one.native(cache, patient) for one in predictors])
+    champion = open_model("seeds@champion", lambda: store)
+    source = open_data_source(build("seeds").data)
+    (volume,) = [
+        source.read(one, ("flair",)) for one in source.patients() if one.patient_id == name
+    ]
+    found = champion.segment(volume)
+    np.testing.assert_allclose(found.probability, maps.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.disagreement, maps.std(axis=0), atol=1e-5)
+    served = mlflow.pyfunc.load_model("models:/seeds@champion")
+    assert np.array_equal(served.predict(volume.images[0]), found.mask)
+
+    scan = nib.Nifti1Image(np.moveaxis(volume.images[0], 0, -1), np.diag([-1.0, -1, 2, 1]))
+    nib.save(scan, tmp_path / "case_flair.nii.gz")
+    (out,) = predict(champion, [tmp_path / "case_flair.nii.gz"], tmp_path).outputs
+    percent = np.asarray(nib.load(out.disagreement).dataobj)
+    mask = nib.load(out.mask)
+    assert percent.shape == mask.shape
+    assert percent.max() <= 50
+    assert 0 <= out.doubt_ml <= np.count_nonzero(percent) * np.prod(mask.header.get_zooms()) / 1000
+
+
+def test_folds_are_judged_out_of_fold(build: Build, store: Store) -> None:
+    folds = {"fractions": [0.4, 0.3, 0.3], "folds": 2}
+    configs = [build("folds", split={**folds, "fold": fold}) for fold in (0, 1)]
+    runs = [train(store, config) for config in configs]
+    chosen = choose_members(find_candidates(store, "folds"), "folds")
+    assert sorted(run.run_id for run in chosen) == sorted(runs)
+    trained = load_ensemble(store, chosen, "folds")
+    frozen = freeze(trained)
+    dices = []
+    for one in trained.members:
+        assert not set(one.data.split.val) & set(one.data.split.train)
+        scores, _ = validate(one.predictor, one.data.cache, one.data.split.val, 0.5)
+        dices += [score.dice for score in scores if np.isfinite(score.dice)]
+    assert frozen.selection.dice[PLAIN] == pytest.approx(np.mean(dices))
+    assert frozen.selection.patients == len(dices)
+    both = {name for one in trained.members for name in one.data.split.train}
+    assert both == {name for one in trained.members for name in one.data.split.val}
+    with pytest.raises(UserError, match="--ensemble seeds: 1 finished run of the kind"):
+        choose_members(find_candidates(store, "folds"), "seeds")
+
+
+def test_what_cannot_be_averaged_is_refused(build: Build, store: Store) -> None:
+    for seed, data in enumerate(({}, {"context": 1})):
+        train(store, build("mixed", seed=seed, data=data))
+    train(store, build("mixed", seed=2, optim={"lr": 1e-4}))
+    candidates = find_candidates(store, "mixed")
+    assert len(choose_members(candidates, "top:3")) == 3
+    for which, said in {
+        "top:4": "3 finished runs of the kind",
+        "top:1": "is not allowed: seeds, folds or top:K",
+        "all": "is not allowed",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            choose_members(candidates, which)
+    for which in ("top:3", "seeds"):
+        members = choose_members(candidates, which)
+        with pytest.raises(UserError, match=rf"--ensemble {which}: .* differ in .*data\.context"):
+            load_ensemble(store, members, which)
+
+
+def test_voxels_in_doubt_are_those_that_one_sd_moves_over_the_threshold() -> None:
+    probability = np.array([0.1, 0.35, 0.5, 0.9], np.float32)
+    spread = np.array([0.2, 0.1, 0.05, 0.6], np.float32)
+    found = OperatingPoint(threshold=0.4).in_doubt(probability, spread)
+    assert found.tolist() == [False, True, False, True]
+
+
+def test_the_mean_of_probabilities_also_where_they_are_certain() -> None:
+    logits = [
+        torch.tensor([-60.0, -3.0, 0.0, 2.0, 80.0]),
+        torch.tensor([-50.0, 3.0, 1.0, 2.0, 90.0]),
+    ]
+    members = [Constant(one.view(1, 1, 1, 5)) for one in logits]
+    found = Ensemble(members)(torch.zeros(1, 1, 1, 5)).flatten().double()
+    mean = torch.stack([one.double().sigmoid() for one in logits]).mean(0)
+    torch.testing.assert_close(found.sigmoid(), mean, rtol=1e-5, atol=0)
+
+
+class Constant(torch.nn.Module):
+    """Logits that do not depend on the image."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.logits
