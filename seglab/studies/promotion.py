@@ -11,7 +11,6 @@ import json
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -252,20 +251,10 @@ def _log_frozen(
     if rival is not None:
         log.json(rival.selection.to_json(), "operating_point_baseline.json")
     log_setting(log, config, frozen.trained.data, "test")
-    metrics = {"cost/predict_seconds": _predict_seconds(frozen)}
+    metrics = {"cost/predict_seconds": frozen.predict_seconds()}
     if frozen.trained.members:
         metrics["val/dice"] = frozen.selection.dice[frozen.point]
     log.metrics(metrics, step=0)
-
-
-def _predict_seconds(frozen: FrozenRun) -> float:
-    """Time the frozen prediction of one validation patient."""
-    data, predictor = frozen.trained.data, frozen.trained.predictor
-    if frozen.point.mirror:
-        predictor = predictor.mirrored(data.cache.mirror_axis)
-    started = time.perf_counter()
-    predictor.native(data.cache, data.cache.by_id[data.split.val[0]])
-    return time.perf_counter() - started
 
 
 def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
