@@ -162,7 +162,8 @@ class RunLog:
     def fail(self, error: BaseException | str) -> None:
         """End the run as FAILED, with the error as a tag."""
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        self._end("FAILED", {names.ERROR: redact(text)[:_MAX_ERROR]})
+        told = redact(text)[:_MAX_ERROR]
+        self._end("FAILED", {names.ERROR: told, names.NOTE: f"Failed: {told}"})
 
     def prune(self, epoch: int) -> None:
         """End the run as KILLED because a search stopped it at ``epoch``."""
