@@ -29,6 +29,8 @@ from seglab.models import Ensemble, build_model
 
 CARD, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 2
+AXES = {"S": "the top of the head", "P": "the back", "L": "the left"}
+NOT_MEDICAL = "research only: not a medical device, and no mask may guide a treatment"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class ModelCard:
         return tuple(
             f"{name}{step:+d}" if step else name for name in self.modalities for step in offsets
         )
+
+    @property
+    def axes(self) -> str:
+        """Where slices, rows and columns of (S, H, W) run to in the patient, by :data:`AXES`."""
+        return "SPL" if self.upright else "SLP"
 
     def to_json(self) -> dict[str, Any]:
         """As ``model.json`` holds it."""

@@ -20,7 +20,7 @@ from seglab.core.errors import UserError
 from seglab.data.cache import Cache
 from seglab.data.loader import gather
 from seglab.data.normalise import range_ends
-from seglab.learning.bundle import ModelBundle, ModelCard
+from seglab.learning.bundle import AXES, NOT_MEDICAL, ModelBundle, ModelCard
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
@@ -92,23 +92,27 @@ def describe(card: ModelCard) -> dict[str, str]:
         for name in card.modalities
     }
     unit = "percentiles" if settings.normalise == "percentile" else "deviations from the centre"
-    rows_run = "from front to back" if card.upright else "from right to left"
     height, width = card.shape
     return {
         "seglab.name": card.name,
         "seglab.channels": json.dumps(card.channels),
         "seglab.ranges": json.dumps(ranges),
+        "seglab.axes": card.axes,
+        "seglab.mean_sd": json.dumps([IMAGE_MEAN, IMAGE_SD]),
         "seglab.input": (
             "seglab.channels of a slice (the nearest neighbour where one is absent), as levels q: "
             f"0 is background, 1 to 255 span seglab.ranges ({unit} of the brain, normalise="
-            f"{settings.normalise}, scope={settings.normalise_scope}). Rows run {rows_run} of the "
-            f"patient; {height}x{width} px around the brain (crop={settings.crop}) of a frame of "
-            f"{settings.image_size} a side. Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD}"
+            f"{settings.normalise}, scope={settings.normalise_scope}). Slices, rows and columns run "
+            f"to {', '.join(AXES[axis] for axis in card.axes)} (seglab.axes); {height}x{width} px "
+            f"around the brain (crop={settings.crop}) of a frame of {settings.image_size} a side. "
+            f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD} (seglab.mean_sd)"
         ),
         "seglab.output": (
             f"logits of {card.target} tumour; tumour where the sigmoid, at native size, "
             f"is above {point.threshold:g}; then the steps of seglab.operating_point but mirroring"
         ),
+        "seglab.use": NOT_MEDICAL,
+        "seglab.notice": card.notice,
         "seglab.operating_point": json.dumps(asdict(point)),
         "seglab.model": json.dumps(card.to_json()),
     }
