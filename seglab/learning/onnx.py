@@ -102,9 +102,9 @@ def describe(card: ModelCard) -> dict[str, str]:
         "seglab.input": (
             "seglab.channels of a slice (the nearest neighbour where one is absent), as levels q: "
             f"0 is background, 1 to 255 span seglab.ranges ({unit} of the brain, normalise="
-            f"{settings.normalise}, scope={settings.normalise_scope}). Slices, rows and columns run "
+            f"{settings.normalise}, scope={settings.normalise_scope}). Slices, rows, columns run "
             f"to {', '.join(AXES[axis] for axis in card.axes)} (seglab.axes); {height}x{width} px "
-            f"around the brain (crop={settings.crop}) of a frame of {settings.image_size} a side. "
+            f"around the brain (crop={settings.crop}), of a frame of {settings.image_size}. "
             f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD} (seglab.mean_sd)"
         ),
         "seglab.output": (
