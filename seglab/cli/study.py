@@ -138,23 +138,40 @@ def evaluate(given: argparse.Namespace) -> int:
 
 def predict(given: argparse.Namespace) -> int:
     """Write masks, pictures and volumes of new scans."""
-    from seglab.studies.prediction import predict
-    from seglab.studies.resolve import open_model
+    from seglab.studies.prediction import TABLE, predict
+    from seglab.studies.resolve import open_model, split_parts
 
-    found = predict(open_model(given.model, open_store), given.inputs, given.out)
-    answer(given, found.to_json(), "\n".join(map(_describe_scan, found.outputs)))
+    bundle = open_model(given.model, open_store)
+    parts = split_parts(given.model, bundle.card, open_store)
+    if not parts:
+        print("warning: which patients trained the model is not on record here", file=sys.stderr)
+    found = predict(bundle, given.inputs, given.out, parts)
+    text = _describe_predictions(found.outputs) + f"\n{given.out / TABLE}"
+    answer(given, found.to_json(), text if found.outputs else "no mask was written")
+    if found.passed_over:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.items())
+        print(f"passed over, since no reader takes them: {others}", file=sys.stderr)
     for path, reason in found.failed:
         print(f"error: {path}: {reason.removeprefix(f'{path} ')}", file=sys.stderr)
     return USER_ERROR if found.failed else DONE
 
 
-def _describe_scan(one: Predicted) -> str:
-    ml = "volume unknown" if one.volume_ml is None else f"{one.volume_ml:.1f} ml"
-    ml += "" if one.doubt_ml is None else f", {one.doubt_ml:.1f} ml in doubt"
-    warnings = "".join(f"\n  warning: {text}" for text in one.warnings)
-    seen = ", ".join(path.name for path in one.seen[:FILES_SHOWN])
-    seen += f" and {len(one.seen) - FILES_SHOWN} more" if len(one.seen) > FILES_SHOWN else ""
-    return f"{one.mask}: {ml}{warnings}" + (f"\n  seen, not predicted: {seen}" if seen else "")
+def _describe_predictions(outputs: Sequence[Predicted]) -> str:
+    """What is to be known of each scan, and a table of all."""
+    lines, rows = [], []
+    for one in outputs:
+        lines += [f"{one.patient}: warning: {text}" for text in one.warnings]
+        if one.seen:
+            seen = ", ".join(path.name for path in one.seen[:FILES_SHOWN])
+            more = len(one.seen) - FILES_SHOWN
+            seen += f" and {more} more" if more > 0 else ""
+            lines.append(f"{one.patient}: seen, not predicted: {seen}")
+        ml = "unknown" if one.volume_ml is None else f"{one.volume_ml:.1f}"
+        doubt = None if one.doubt_ml is None else f"{one.doubt_ml:.1f}"
+        told = len(one.warnings) or "none"
+        row = {"patient": one.patient, "mask": one.mask, "ml": ml, "ml in doubt": doubt}
+        rows.append({**row, "warnings": told})
+    return "\n".join([*lines, table(rows)])
 
 
 def reproduce(given: argparse.Namespace) -> int:

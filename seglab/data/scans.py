@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
 from seglab.data.names import DATASET, UNNAMED, nifti_stem, read_dataset
-from seglab.data.sources.base import Source, check_image, walk
+from seglab.data.sources.base import SliceFiles, Source, check_image, walk
 from seglab.data.sources.brats_h5 import SPACING_MM, BratsH5
 from seglab.data.sources.brats_nifti import BratsNifti, is_gzipped, read_header
 from seglab.data.sources.lgg_tif import LggTif
@@ -21,6 +21,8 @@ from seglab.data.volume import Patient, Volume
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
 KINDS: tuple[type[Source], ...] = (BratsH5, BratsNifti, LggTif)
+OTHER_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".npy", ".npz", ".dcm", ".mha", ".nrrd")
+"""Suffixes of images that no reader takes."""
 SUFFIXES = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
 
 
@@ -33,6 +35,14 @@ class Scan:
     source: Source
     modalities: tuple[str, ...]
     window: str | None = None  # further modality, which places the window and may be missing
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the patient is called: by the files, and by the set that their names are of."""
+        name, source = self.patient.patient_id, self.source
+        if isinstance(source, SliceFiles) and source.pattern.fullmatch(self.path.name):
+            return name, source.patient_id(name)
+        return (name,)
 
     @property
     def _read(self) -> list[Path]:

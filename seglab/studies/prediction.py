@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
 from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
+from seglab.data.names import NameMapping
 from seglab.data.pack import SingleVolume
-from seglab.data.scans import Scan, find_scans
+from seglab.data.scans import OTHER_IMAGES, Scan, find_scans
+from seglab.data.sources.base import walk
 from seglab.data.volume import Volume
 from seglab.figures.sheets import prediction_sheet
 from seglab.figures.style import write_png
 from seglab.learning.bundle import ModelBundle, ModelCard
+
+TABLE = "predictions.csv"
+TOLD = {
+    "val": "validated this model, whose threshold was chosen on it: the mask is no test of it",
+    "train": "trained this model: the mask is better than a new patient's would be",
+}
+"""Part of the split → what to know of a mask; of a person in both, the last counts."""
 
 
 @dataclass(frozen=True)
 class Predicted:
     """What became of one scan."""
 
+    patient: str
     input: Path
     mask: Path
     overlay: Path
@@ -44,29 +57,79 @@ class Predictions:
 
     outputs: Sequence[Predicted]
     failed: Sequence[tuple[Path, str]]  # (input, reason) of those without a mask
+    passed_over: Mapping[str, int]  # suffix → files in the folders that no reader takes
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``predict --json``."""
         return {
             "outputs": [vars(one) for one in self.outputs],
             "failed": [{"input": path, "reason": reason} for path, reason in self.failed],
+            "passed_over": self.passed_over,
         }
 
 
-def predict(bundle: ModelBundle, inputs: Sequence[Path], out: Path) -> Predictions:
-    """Predict every patient whose files are given, or lie in a folder given, into ``out``."""
+def predict(
+    bundle: ModelBundle, inputs: Sequence[Path], out: Path, parts: Mapping[str, str] | None = None
+) -> Predictions:
+    """Predict every patient whose files are given, or lie in a folder given, into ``out``.
+
+    ``predictions.csv`` there lists all masks of the folder, those of earlier calls too. One of
+    another input than now is not overwritten: the scan fails.
+
+    Args:
+        bundle: the model.
+        inputs: files and folders.
+        out: made if absent.
+        parts: patient → part of the split that the model was trained on.
+    """
     scans, failed = find_scans(inputs, bundle.card.modalities, bundle.card.window)
     out.mkdir(parents=True, exist_ok=True)
+    table = out / TABLE
+    rows = {row["mask"]: row for row in read_rows(table, "mask")} if table.exists() else {}
+    taken = {mask.partition("_pred.")[0]: row["input"] for mask, row in rows.items()}
+    known = _known_patients(scans, parts or {})
     outputs = []
-    for scan in progress(scans, "predict", unit="scan"):
-        try:
-            outputs.append(predict_scan(bundle, scan, out))
-        except UserError as error:
-            failed.append((scan.path, str(error)))
-    return Predictions(outputs, failed)
+    try:
+        for scan in progress(scans, "predict", unit="scan"):
+            try:
+                path = str(scan.path.absolute())
+                if taken.get(scan.name, path) != path:
+                    told = f"its mask would overwrite that of {taken[scan.name]} in {out}"
+                    raise UserError(f"{scan.path}: {told}: choose another --out")
+                one = predict_scan(bundle, scan, out, known[scan.name])
+                rows[one.mask.name] = {
+                    "patient": one.patient,
+                    "input": path,
+                    "mask": one.mask.name,
+                    "volume_ml": "" if one.volume_ml is None else f"{one.volume_ml:.3f}",
+                    "warnings": "; ".join(one.warnings),
+                }
+                outputs.append(one)
+            except UserError as error:
+                failed.append((scan.path, str(error)))
+    finally:
+        if rows:
+            pd.DataFrame(rows.values()).to_csv(table, index=False)
+    files = (path for folder in inputs if folder.is_dir() for path in walk(folder))
+    suffixes = Counter(path.suffix.lower() for path in files)
+    others = {suffix: count for suffix, count in suffixes.items() if suffix in OTHER_IMAGES}
+    return Predictions(outputs, failed, others)
 
 
-def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
+def _known_patients(scans: Sequence[Scan], parts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Scan → the warning that its patient, told by name, helped to make the model."""
+    people = NameMapping().people({*parts, *(name for scan in scans for name in scan.names)})
+    owners = {people[name].name: name for part in TOLD for name in parts if parts[name] == part}
+    found: dict[str, tuple[str, ...]] = {}
+    for scan in scans:
+        same = (owners.get(people[name].name) for name in scan.names)
+        found[scan.name] = tuple(f"{one} {TOLD[parts[one]]}" for one in same if one)[:1]
+    return found
+
+
+def predict_scan(
+    bundle: ModelBundle, scan: Scan, out: Path, warnings: Sequence[str] = ()
+) -> Predicted:
     """Predict one scan and write its mask and its picture; a UserError where that fails."""
     read = scan.read()
     turned = bundle.card.upright != scan.source.upright
@@ -98,8 +161,9 @@ def predict_scan(bundle: ModelBundle, scan: Scan, out: Path) -> Predicted:
     except (OSError, cv2.error) as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
     shown = volume.of(card.modalities)
-    warnings = (*read.remarks, *scan_warnings(card, shown, found.prepared, found.mask))
-    return Predicted(scan.path, path, overlay, ml, warnings, scan.seen, map_path, doubt_ml)
+    unlike = scan_warnings(card, shown, found.prepared, found.mask)
+    told, name = (*warnings, *read.remarks, *unlike), scan.patient.patient_id
+    return Predicted(name, scan.path, path, overlay, ml, told, scan.seen, map_path, doubt_ml)
 
 
 def _as_stored(stack: NDArray[Any], turned: bool) -> NDArray[Any]:

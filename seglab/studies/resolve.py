@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +15,15 @@ from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import as_of_today, merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import build_run
-from seglab.learning.bundle import CARD, ModelBundle, load_bundle, make_card, read_card
+from seglab.data.splits import PARTS
+from seglab.learning.bundle import (
+    CARD,
+    ModelBundle,
+    ModelCard,
+    load_bundle,
+    make_card,
+    read_card,
+)
 from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
@@ -26,6 +35,7 @@ from seglab.tracking.artifacts import Registered, fetch_bundle, find_registered,
 
 CHECKPOINTS = "checkpoints"
 """Artifact folder of a run that holds its weights and their card."""
+SPLIT = "split.json"
 WEIGHTS = f"{CHECKPOINTS}/*.safetensors"
 """The weights that a run kept; earlier versions called them best.safetensors."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -134,6 +144,23 @@ def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
         refuse_unfinished(run)
         download(store, run.run_id, Path(folder), f"{CHECKPOINTS}/*")
         return _load(Path(folder))
+
+
+def split_parts(name: str, card: ModelCard, open_store: Callable[[], Store]) -> dict[str, str]:
+    """Patient → part of the split that a model was trained on; empty where nothing tells it.
+
+    Of files, ``split.json`` beside them as a run logged it; of the others, that of their run.
+    """
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder, suppress(UserError):
+        if (path := find_file(name)) is not None:
+            near = (one / SPLIT for one in (path, *list(path.absolute().parents)[:2]))
+            table = next((one for one in near if one.is_file()), None)
+        else:
+            store = open_store()
+            table = fetch(store, store.get_run(card.run_id or ""), SPLIT, Path(folder))
+        split = {} if table is None else json.loads(table.read_text(encoding="utf-8"))
+        return {one: part for part in PARTS for one in split.get(part, ())}
+    return {}
 
 
 def _load(path: Path) -> ModelBundle:

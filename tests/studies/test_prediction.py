@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +185,7 @@ def test_command_ends_with_2_and_names_what_failed(
     printed = capsys.readouterr()
     report = json.loads(printed.out)
     assert [Path(one["input"]).name for one in report["outputs"]] == ["case_flair.nii.gz"]
-    keys = {"input", "mask", "overlay", "volume_ml", "warnings", "seen"}
+    keys = {"patient", "input", "mask", "overlay", "volume_ml", "warnings", "seen"}
     assert set(report["outputs"][0]) == keys
     assert [Path(one["input"]).name for one in report["failed"]] == ["bad.nii"]
     assert "bad.nii" in printed.err
@@ -277,6 +279,80 @@ def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Pat
     data = [np.asarray(nib.load(one.mask).dataobj) for one in found.outputs]
     assert data[0][20:26, 12:18, 3:6].all()
     assert data[1][20:26, 17:23, 3:6].all()
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_a_folder_keeps_earlier_masks_and_refuses_to_overwrite_another_scans(
+    scan: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = only(predict(make_bundle(), [scan], out))
+    other = write_nifti(tmp_path / "in" / "other_flair.nii", head(front=20), BRATS)
+    assert only(predict(make_bundle(), [other], out)).patient == "other"
+    rows = rows_of(out)
+    masks = ["case_flair_pred.nii.gz", "other_flair_pred.nii"]
+    assert [(row["input"], row["mask"]) for row in rows] == [
+        (str(path), mask) for path, mask in zip((scan, other), masks, strict=True)
+    ]
+    assert float(rows[0]["volume_ml"]) == pytest.approx(first.volume_ml, abs=1e-3)
+    assert rows[0]["warnings"] == "; ".join(first.warnings)
+    before = first.mask.read_bytes()
+    same_name = write_nifti(tmp_path / "elsewhere" / scan.name, head(front=20), BRATS)
+    found = predict(make_bundle(), [same_name], out)
+    assert not found.outputs
+    ((_, reason),) = found.failed
+    assert f"would overwrite that of {scan}" in reason
+    assert first.mask.read_bytes() == before
+    assert rows_of(out) == rows
+    only(predict(make_bundle(), [scan], out))  # the same scan again
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "told"),
+    [
+        ("case", "train", "case trained this model"),
+        ("case", "val", "case validated this model"),
+        ("case", "test", None),
+        ("case_ses-2", "train", "case_ses-2 trained this model"),
+    ],
+)
+def test_a_patient_of_the_models_own_training_is_told(
+    scan: Path, tmp_path: Path, name: str, part: str, told: str | None
+) -> None:
+    one = only(predict(make_bundle(), [scan], tmp_path / "out", {name: part, "x": "train"}))
+    found = [text for text in one.warnings if "this model" in text]
+    assert [text.partition(",")[0].partition(":")[0] for text in found] == [told] * bool(told)
+
+
+def test_slices_are_known_by_the_name_of_their_set(phantoms: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(phantoms, folder, ignore=shutil.ignore_patterns("volume_[!2]_*"))
+    one = only(predict(make_bundle(), [folder], tmp_path / "out", {"Phantom_002": "train"}))
+    assert one.warnings[0].startswith("Phantom_002 trained this model")
+
+
+def test_the_command_ends_with_a_table_and_says_what_it_passed_over(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bundle().save(tmp_path / "results" / "checkpoints")
+    split = {"train": ["case"], "val": [], "test": []}
+    (tmp_path / "results" / "split.json").write_text(json.dumps(split))
+    for name in ("a.png", "b.png", "c.npy", "notes.txt"):
+        (scan.parent / name).write_bytes(b"")
+    model = str(tmp_path / "results" / "checkpoints" / "weights.safetensors")
+    assert main(["predict", model, str(scan.parent), "--out", str(tmp_path / "o")]) == 0
+    printed = capsys.readouterr()
+    assert "case: warning: case trained this model" in printed.out
+    heading, row, path = printed.out.splitlines()[-3:]
+    assert heading.split() == ["patient", "mask", "ml", "warnings"]
+    assert row.split()[0] == "case"
+    assert row.split()[2] == f"{CUBE_PX / 1000:.1f}"
+    assert path == str(tmp_path / "o" / "predictions.csv")
+    assert "passed over, since no reader takes them: 2 .png, 1 .npy" in printed.err
 
 
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
