@@ -72,6 +72,24 @@ class ModelCard:
         """Where slices, rows and columns of (S, H, W) run to in the patient, by :data:`AXES`."""
         return "SPL" if self.upright else "SLP"
 
+    def interface(self) -> dict[str, Any]:
+        """What :meth:`ModelBundle.predict` takes and gives, in words, for a registered model."""
+        several, settings = len(self.modalities) > 1, self.settings
+        steps = {key: value for key, value in self.point.to_dict().items() if key != "threshold"}
+        runs_to = ", ".join(AXES[axis] for axis in self.axes)
+        return {
+            "input": f"float32 ({'M, ' * several}S, H, W), raw slices, ascending, without gaps",
+            "modalities": list(self.modalities),
+            "axes": f"{self.axes}: slices, rows and columns run to {runs_to}",
+            "levels": f"as stored; normalised inside ({settings.normalise}, "
+            f"{settings.normalise_scope})",
+            "output": f"uint8 (S, H, W), 1 where there is {self.target} tumour",
+            "threshold": self.point.threshold,
+            "steps": steps,
+            "use": NOT_MEDICAL,
+            "notice": self.notice,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """As ``model.json`` holds it."""
         models = {

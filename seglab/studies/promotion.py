@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from seglab.core.config import flatten
-from seglab.core.errors import UserError, first_line
+from seglab.core.errors import UserError, as_warning, first_line
 from seglab.core.machine import progress
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
@@ -29,6 +29,7 @@ from seglab.studies.data import SharedData, StudyData
 from seglab.studies.ensemble import choose_members, load_ensemble, select_out_of_fold
 from seglab.studies.frozen import FrozenResults, log_pictures, log_results
 from seglab.studies.outputs import log_setting
+from seglab.studies.report.model_card import licence, log_model_card
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import test_sentence
 from seglab.studies.resolve import TrainedRun, load_trained
@@ -169,7 +170,12 @@ def promote(
         channels = bundle.card.modalities
         shape = (2, 64, 64) if len(channels) == 1 else (len(channels), 2, 64, 64)
         example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
-        model = register_champion(store, log, bundle, example, bundle.card.name, version_tags)
+        words, about = licence(bundle.card, trained.config.data.source)[1], bundle.card.notice
+        with as_warning("no model card is written"):
+            about = log_model_card(log, bundle.card, trained.config.name)
+        model = register_champion(
+            store, log, bundle, example, bundle.card.name, version_tags, about, words
+        )
         log.finish()  # the report is of promotions that finished
         answer = test_sentence(store.get_run(log.run_id))
         log_report(log, trained.config.name, candidates.reason, answer)

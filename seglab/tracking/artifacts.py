@@ -144,9 +144,11 @@ class Registered:
 
 def register_champion(
     store: Store, log: RunLog, bundle: ModelBundle, example: NDArray[np.float32], name: str,
-    tags: Mapping[str, str],
+    tags: Mapping[str, str], description: str = "", licence: str = "",
 ) -> Registered:  # fmt: skip
     """Log an MLflow model (bundle, package source, signature), and register it as ``champion``.
+
+    What goes in and comes out is in its metadata, beside the signature.
 
     Args:
         store: whose registry.
@@ -155,6 +157,8 @@ def register_champion(
         example: raw slices as the model takes them, (S, H, W) or (M, S, H, W).
         name: of the registered model; made if absent.
         tags: of the version.
+        description: of the version, Markdown.
+        licence: of the weights, in words.
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
@@ -175,16 +179,16 @@ def register_champion(
             data_path=str(data),
             code_paths=[str(PACKAGE)],
             signature=signature,
+            metadata={**bundle.card.interface(), "licence": licence},
             input_example=example,
             pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
         )
         log.artifact(folder, FOLDER)
-    about = bundle.card.notice or None
-    return store.call(lambda: _register(store, log.run_id, name, dict(tags), about))
+    return store.call(lambda: _register(store, log.run_id, name, dict(tags), description))
 
 
 def _register(
-    store: Store, run_id: str, name: str, tags: dict[str, str], about: str | None
+    store: Store, run_id: str, name: str, tags: dict[str, str], description: str
 ) -> Registered:
     from mlflow.exceptions import MlflowException
 
@@ -198,7 +202,8 @@ def _register(
     # A promotion that was interrupted here has made its version already.
     known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
     create = client.create_model_version
-    made = known[0] if known else create(name, source, run_id, tags=tags, description=about)
+    made = known[0] if known else create(name, source, run_id, tags=tags)
+    client.update_model_version(name, made.version, description)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     return _registered(made)
 

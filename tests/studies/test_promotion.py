@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
@@ -102,11 +103,27 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     assert again.registered.tags["seglab.confirmatory"] == "false"
     assert again.registered.tags["seglab.synthetic"] == "true"
     version = store.client.get_model_version_by_alias("small", "champion")
-    assert version.description == "synthetic data: phantoms, not patients"
+    check_card(artifact(store, again.run_id, "model_card.md", tmp_path), version.description)
+    assert f"Dice {again.to_json()['test/dice']:.3f}" in version.description
     with pytest.raises(UserError, match="reopen"):
         promote(store, best)
 
     check_champion(build, store, again.run_id)
+
+
+def check_card(path: Path, description: str) -> None:
+    """The card is complete, model hubs read it, and the registry shows it."""
+    text = path.read_text(encoding="utf-8")
+    told = ("Synthetic data", "Not a medical device", "small@champion", "threshold", "licence")
+    parts = ("How to use", "Figures", "Data and split", "Recipe", "Failures", "Limits")
+    for word in (*told, *(f"## {part}" for part in parts), "unet: base", "not confirmatory"):
+        assert word in description
+    assert text.endswith(description)
+    card = ModelCard(text)
+    assert {one.metric_type for one in card.data.eval_results} == {"dice", "iou"}
+    assert (card.data.license, card.data.model_name) == ("mit", "small")
+    assert "None" not in text
+    assert "nan" not in text.split()
 
 
 def check_champion(build: Build, store: Store, run_id: str) -> None:
@@ -120,6 +137,10 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     source = open_data_source(config.data)
     served = mlflow.pyfunc.load_model("models:/small@champion")
     assert served.metadata.signature is not None
+    about = served.metadata.metadata
+    assert (about["modalities"], about["axes"][:3]) == (["flair"], "SLP")
+    assert "not a medical device" in about["use"]
+    assert about["licence"].startswith("MIT")
     assert served.predict(served.input_example).shape == served.input_example.shape
     ours = open_model("small@champion", lambda: store)
     data = open_data(config)

@@ -126,7 +126,7 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
         verdict = sections.sentence(shown, row) if row else "The baseline of the comparison."
         for one in arm.runs:
             own = one.run.tags.get(tags.NOTE, "").rpartition("\n\n")[2]
-            text = f"{_escape(verdict)} {_link(shown.ablation.parent)}\n\n{own}"
+            text = f"{escape_markdown(verdict)} {_link(shown.ablation.parent)}\n\n{own}"
             store.set_tag(one.run.run_id, tags.NOTE, text)
     return report
 
@@ -134,7 +134,7 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
 def log_report(log: RunLog, experiment: str, *answers: str) -> None:
     """Log the report of an experiment with a run, and answers as its note."""
     link = _link(log.store.get_run(log.run_id))
-    log.tags({tags.NOTE: "\n\n".join([*map(_escape, answers), link])})
+    log.tags({tags.NOTE: "\n\n".join([*map(escape_markdown, answers), link])})
     with as_warning("no report is logged"):
         log.artifact(report_experiment(log.store, experiment).page, "report")
 
@@ -206,11 +206,11 @@ def note(result: ComparedAblation) -> str:
     shown = result.as_shown()
     is_confirmation = tags.CONFIRMS in shown.ablation.parent.tags
     parts = [
-        "\n".join(f"- {_escape(sections.sentence(shown, row))}" for row in shown.rows),
+        "\n".join(f"- {escape_markdown(sections.sentence(shown, row))}" for row in shown.rows),
         "Confirms the best trials of a search against its base config." * is_confirmation,
         shown.ablation.notice,
-        _escape(sections.scope(shown)),
-        *(f"> **Note:** {_escape(text)}" for text in sections.notices(shown)),
+        escape_markdown(sections.scope(shown)),
+        *(f"> **Note:** {escape_markdown(text)}" for text in sections.notices(shown)),
         _link(shown.ablation.parent),
     ]
     text = "\n\n".join(filter(None, parts))
@@ -221,7 +221,7 @@ def _link(run: RunInfo) -> str:
     return f"[The report]({artifact_link(run, 'report/report.html')})"
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape what Markdown or the HTML inside it would read as markup; one line."""
     escaped = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,136 @@
+"""The card of a promoted model: Markdown with the front matter that model hubs read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from seglab.learning.bundle import ModelCard
+from seglab.studies.report import sections, tables
+from seglab.studies.report.page import MAX_NOTE, escape_markdown
+from seglab.studies.report.record import Record, read_record
+from seglab.tracking import RunInfo, RunLog, tags
+
+FILE = "model_card.md"
+FIGURES = ("dice", "iou", "precision", "recall", "lesion_f1", "hd95_mm", "nsd_2mm",
+           "dice_slice_tumour", "empty_slice_fp_rate")  # fmt: skip
+HUB_METRICS = ("dice", "iou")
+RECIPE = ("model", "loss", "augment", "optim", "schedule", "train")
+"""Blocks of the config."""
+OF_THE_DATA = ("other", "terms of the data that it was trained on")
+LICENCES = {
+    "lgg-tif": ("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0, as its training data (Buda et al. 2019)"),
+    "brats-h5": (
+        "other",
+        "research use, as its training data (BraTS 2020, Menze et al. 2015)",
+    ),
+}
+"""Source of the training data → name of the licence on hubs, and in words."""
+
+
+def licence(card: ModelCard, source: str) -> tuple[str, str]:
+    """Licence of a model trained on this source of data: its name on hubs, and in words."""
+    if card.notice:
+        return "mit", "MIT: trained on synthetic data"
+    return LICENCES.get(source, OF_THE_DATA)
+
+
+def log_model_card(log: RunLog, card: ModelCard, experiment: str) -> str:
+    """Log ``model_card.md`` with a promotion whose test was scored.
+
+    Returns what the registered model's description says: the card without its front matter, cut
+    to what MLflow stores.
+    """
+    run = log.store.get_run(log.run_id)
+    matter, body = model_card(read_record(log.store, experiment), run, card)
+    head = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
+    log.text(f"---\n{head}---\n\n{body}", FILE)
+    rest = f"\n\n… the rest: {FILE} of run {run.run_id}"
+    return body if len(body) <= MAX_NOTE else f"{body[: MAX_NOTE - len(rest)]}{rest}"
+
+
+def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str, Any], str]:
+    """Describe a promoted model from what its promotion logged: front matter and Markdown.
+
+    Args:
+        record: of its experiment, for evaluations on other data.
+        run: the promotion.
+        card: of the model.
+    """
+    source = run.params["data.source"]
+    data = sections.data(record, run)
+    results = {f"sealed test: {data['data set']}": record.read_json(run, "test_results.json") or {}}
+    for other in record.of_kind("evaluation"):
+        found = record.read_json(other, "external_results.json")
+        if found and other.params.get("evaluation.run_id") == card.run_id:
+            results[f"external: {other.params.get('evaluation.set')}"] = found
+    hub, words = licence(card, source)
+    environment = Environment(
+        loader=PackageLoader("seglab.studies.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=tables.number, figure=sections.figure, text=_text)
+    environment.globals.update(sections=sections, tags=tags, figures=FIGURES)
+    body = environment.get_template(FILE).render(
+        record=record,
+        run=run,
+        card=card,
+        data=data,
+        results=results,
+        test=next(iter(results.values())),
+        interface={**card.interface(), "licence": words},
+        chosen=record.read_json(run, "candidates.json"),
+        split=record.read_json(run, "split.json"),
+        failures=record.read_json(run, "failures.json") or {"causes": ()},
+        recipe={block: _block(run, block) for block in RECIPE},
+    )
+    matter = {
+        "license": hub,
+        **({"license_name": words} if hub == "other" else {}),
+        "library_name": "seglab",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["brain-tumor", "mri", *card.modalities, *(["synthetic"] if card.notice else [])],
+        "metrics": list(HUB_METRICS),
+        "model-index": [
+            {"name": card.name, "results": [_hub_result(*one, source) for one in results.items()]}
+        ],
+    }
+    return matter, body
+
+
+def _hub_result(name: str, found: Mapping[str, Any], source: str) -> dict[str, Any]:
+    figures = {key: found["frozen"][key]["value"] for key in HUB_METRICS}
+    return {
+        "task": {"type": "image-segmentation"},
+        "dataset": {"name": name, "type": source},
+        "metrics": [
+            {"type": key, "value": value, "name": f"{key}, mean over patients"}
+            for key, value in figures.items()
+            if value is not None and math.isfinite(value)
+        ],
+    }
+
+
+def _block(run: RunInfo, block: str) -> str:
+    """The settings of a block of the config, by its name first."""
+    inside = f"{block}."
+    found = {key.removeprefix(inside): v for key, v in run.params.items() if key.startswith(inside)}
+    name = found.pop("name", "")
+    rest = (f"{key} {value}" for key, value in found.items() if value not in ("null", "None"))
+    return ": ".join(filter(None, (name, ", ".join(rest))))
+
+
+def _text(value: object) -> str:
+    """A value in a cell of a table."""
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key} {one}" for key, one in value.items())
+    elif isinstance(value, list | tuple):
+        sizes = all(isinstance(one, float) for one in value)
+        value = " × ".join(map(tables.short, value)) if sizes else ", ".join(map(str, value))
+    return escape_markdown(str(value))
