@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,24 @@ def test_every_experiment_is_installed() -> None:
     folder = ROOT / "experiments"
     installed = {path for pattern in patterns for path in folder.glob(pattern)}
     assert installed == {path for path in folder.rglob("*") if path.is_file()}
+
+
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios"}
+POSIX_NAMES = {
+    *("os.fork", "os.getuid", "os.kill", "os.killpg", "os.mkfifo", "os.nice", "os.setsid"),
+    *("os.symlink", "os.uname", "os.sched_getaffinity", "signal.SIGKILL", "signal.SIGHUP"),
+    *("signal.SIGUSR1", "signal.alarm", "signal.pause"),
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "seglab").rglob("*.py")), ids=lambda p: p.name)
+def test_nothing_that_windows_lacks_is_imported_or_called(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names}
+    found |= {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
+    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not found & POSIX_MODULES
+    assert not used & POSIX_NAMES
 
 
 @pytest.mark.parametrize("program", ["run_experiment.py", "sweep.py", "-mseglab"])

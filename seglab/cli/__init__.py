@@ -9,8 +9,10 @@ _absent = [name for name in _needed if find_spec(name) is None]
 if _absent or sys.version_info < (3, 11):
     _what = f"has no package {_absent[0]}" if _absent else "is older than 3.11"
     _program = "-m seglab" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    _folder = "Scripts" if sys.platform == "win32" else "bin"
     print(
-        f"error: {sys.executable} {_what}: run `make env`, then .venv/bin/python {_program} …",
+        f"error: {sys.executable} {_what}: run `make env`, then .venv/{_folder}/python "
+        f"{_program} …",
         file=sys.stderr,
     )
     sys.exit(2)

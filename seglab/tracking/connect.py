@@ -140,7 +140,7 @@ def prepare_database(database: Path) -> None:
 
 def _connect(database: Path) -> closing[sqlite3.Connection]:
     # mode=rw never creates the file, unlike a plain path.
-    uri = f"file:{quote(str(database))}?mode=rw"
+    uri = f"{database.as_uri()}?mode=rw"
     return closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S))
 
 
