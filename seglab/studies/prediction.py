@@ -95,7 +95,7 @@ def predict(
                 path = str(scan.path.absolute())
                 if taken.get(scan.name, path) != path:
                     told = f"its mask would overwrite that of {taken[scan.name]} in {out}"
-                    raise UserError(f"{scan.path}: {told}: choose another --out")
+                    raise UserError(f"{told}: choose another --out")
                 one = predict_scan(bundle, scan, out, known[scan.name])
                 rows[one.mask.name] = {
                     "patient": one.patient,
