@@ -79,7 +79,7 @@ class Data(Block):
     persons: (
         Annotated[Path, Field(json_schema_extra=LOCAL), AfterValidator(Path.expanduser)] | None
     ) = None
-    """CSV with the columns ``patient`` and ``person``: which patients are one person."""
+    """CSV with the columns ``patient``, ``person`` (who is one) and perhaps ``site``."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     """Pixels along the whole (square) frame; sets the scale, cropped or not."""
     crop: Literal["brain", "none"] = "brain"

@@ -263,13 +263,11 @@ class NameMapping:
         for (first, _), *more in keys.values():
             for key, _ in more:
                 root[find(key)] = find(first)
-        return {
-            name: Person(
-                find(found[0][0]),
-                ", ".join(dict.fromkeys(rule for key, rule in found if shared[key] > 1)),
-            )
-            for name, found in keys.items()
-        }
+        people = {}
+        for name, found in keys.items():
+            rules = dict.fromkeys(rule for key, rule in found if shared[key] > 1)
+            people[name] = Person(find(found[0][0]), ", ".join(rules))
+        return people
 
     def _keys(self, patient_id: str) -> Iterator[tuple[str, str]]:
         """(person, rule) by ``data.persons``, else each rule that knows it, and the name itself."""

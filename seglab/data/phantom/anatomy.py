@@ -155,11 +155,8 @@ class Brain:
     @cached_property
     def tissue(self) -> dict[str, Array]:
         """Shares (n,) of the healthy tissues in each voxel; they add up to 1."""
-        edge, depth, folded = (
-            self.grid.edge_mm,
-            self.voxels(-self.pia),
-            self.voxels(self.hemisphere),
-        )
+        edge, depth = self.grid.edge_mm, self.voxels(-self.pia)
+        folded = self.voxels(self.hemisphere)
         gaps = [np.hypot(self.voxels(across), self.voxels(below)) for across, below in self.clefts]
         gap = np.minimum.reduce(gaps) - self.voxels(self.half_width)
         csf = inside(np.minimum.reduce([gap, depth, self.voxels(self.ventricle)]), edge)

@@ -191,13 +191,8 @@ def grow(rng: np.random.Generator, lesion: Lesion, brain: Brain) -> tuple[dict[s
     labels[(front < off) & (brain.tissue["csf"] < 0.5)] = OEDEMA
     labels[in_core] = NECROSIS
     labels[in_core & (rim >= 0) & lesion.enhances] = ENHANCING
-    shares = {
-        "oedema": oedema,
-        "solid": necrotic - cyst,
-        "cyst": cyst,
-        "enhancing": tumour - necrotic,
-    }
-    return shares, labels
+    solid, enhancing = necrotic - cyst, tumour - necrotic
+    return {"oedema": oedema, "solid": solid, "cyst": cyst, "enhancing": enhancing}, labels
 
 
 def _white_matter(rng: np.random.Generator) -> Point:

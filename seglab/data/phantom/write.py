@@ -26,6 +26,7 @@ Layout = Literal["h5", "nifti"]  # as on Kaggle, a file a slice; as in BraTS, a 
 CONTENT = Path("BraTS2020_training_data") / "content" / "data"
 """Where the slices of the Kaggle layout lie below the root of the set."""
 NAMES = "Phantom_"  # of the patients, before their number
+LEAST = {"patients": 1, "size": 32, "slices": 8}
 GENERATOR = 5  # raised whenever the same parameters would give other files
 SLICE_COLUMNS = (
     "slice_path,target,volume,slice,label0_pxl_cnt,label1_pxl_cnt,label2_pxl_cnt,background_ratio"
@@ -65,17 +66,11 @@ def write_phantom(
     pixels cover 240 mm and ``slices`` cover 155 mm; ``workers`` 0 takes a process a core.
     Raises UserError for bad parameters, another thing in ``out``, or a full disk.
     """
-    limits = {"patients": (patients, 1), "size": (size, 32), "slices": (slices, 8)}
-    for name, (value, least) in (limits | {"seed": (seed, 0), "workers": (workers, 0)}).items():
-        if value < least:
+    given = {"seed": seed, "patients": patients, "size": size, "slices": slices}
+    for name, value in (given | {"workers": workers}).items():
+        if value < (least := LEAST.get(name, 0)):
             raise UserError(f"phantom {name} {value} is out of range: at least {least}")
-    wanted: dict[str, Any] = {
-        "patients": patients,
-        "size": size,
-        "slices": slices,
-        "layout": layout,
-    }
-    wanted = {"synthetic": True, "names": NAMES, "seed": seed, **wanted, "generator": GENERATOR}
+    wanted = {"synthetic": True, "names": NAMES, **given, "layout": layout, "generator": GENERATOR}
     started = time.perf_counter()
     found = _existing(out, wanted)
     record = found or _write_set(out, wanted, workers or available_cores())

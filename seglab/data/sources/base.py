@@ -174,10 +174,8 @@ class SliceFiles(Source):
             case, _, stop = last.stem.rpartition("_")
             start = first.stem.rpartition("_")[2]
             digits = len(start) if start.startswith("0") else 0
-            numbers = [str(n).zfill(digits) for n in range(self.first_number, int(stop) + 1)]
-            expected |= {
-                f"{case}_{number}{end}{last.suffix}" for number in numbers for end in self.name_ends
-            }
+            for n in range(self.first_number, int(stop) + 1):
+                expected |= {f"{case}_{n:0{digits}}{end}{last.suffix}" for end in self.name_ends}
         return sorted(expected - {path.name for path in self._paths}, key=natural_key)
 
     def listed_files(self) -> Iterator[str]:
