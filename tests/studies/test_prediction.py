@@ -186,7 +186,7 @@ def test_command_ends_with_2_and_names_what_failed(
     report = json.loads(printed.out)
     assert [Path(one["input"]).name for one in report["outputs"]] == ["case_flair.nii.gz"]
     keys = {"patient", "input", "mask", "overlay", "volume_ml", "warnings", "seen"}
-    assert set(report["outputs"][0]) == keys
+    assert keys <= report["outputs"][0].keys()
     assert [Path(one["input"]).name for one in report["failed"]] == ["bad.nii"]
     assert "bad.nii" in printed.err
     assert "Traceback" not in printed.err
