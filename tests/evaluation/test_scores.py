@@ -100,7 +100,7 @@ def test_a_table_comes_back_to_the_bit(tmp_path: Path, names: list[str], value: 
         (lambda text: text.replace("p1", "p0"), "'p0' is listed twice"),
         (lambda text: text.replace("hd95_mm", "hd95"), "no column 'hd95_mm'"),
         (lambda text: text.replace("p2,,", "p2,,x"), "row 4, column 'dice': 'x"),
-        (lambda text: ",".join(text.split(",")[:-2]), "row 6 has no column 'fp_volume_ml'"),
+        (lambda text: ",".join(text.split(",")[:-6]), "row 6 has no column 'fp_volume_ml'"),
         (lambda text: text + '"', "cannot be read as CSV"),
         (lambda text: text + "\0", "row 7 has no column"),
     ],
