@@ -105,8 +105,10 @@ def _describe_promotion(promotion: Promotion) -> str:
 
     page = test_text(promotion.results.to_json(promotion.opened.to_json()))
     point = promotion.point
+    smallest = point.smallest_component_px
+    kept = f"components below {smallest} pixels dropped" if smallest else "all components kept"
     setting = (
-        f"threshold {point.threshold:g}, components from {point.smallest_component_px} px, "
+        f"threshold {point.threshold:g}, {kept}, "
         f"holes {'filled' if point.fill_holes else 'kept'}, "
         f"{'with' if point.mirror else 'without'} mirroring"
     )

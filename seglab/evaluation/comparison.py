@@ -61,7 +61,9 @@ class ArmRow(ArmSummary):
     """One arm against the baseline; differences are arm minus baseline."""
 
     diff: float
-    ci_low: float  # at ``Comparison.confidence``; NaN where so few patients bound nothing
+    ci_low: (
+        float  # in [-1, 1], at ``Comparison.confidence``; NaN where so few patients bound nothing
+    )
     ci_high: float
     sd_diff: float  # spread over patients of the difference
     p: float  # of the test that gives the interval and the verdict, two-sided
@@ -147,15 +149,28 @@ def compare_arms(
     )
 
 
-def without_intervals(found: Comparison) -> Comparison:
-    """Leave out intervals and numbers of patients, which fewer than five patients cannot carry."""
+def as_shown(found: Comparison) -> Comparison:
+    """Leave out what fewer than five patients cannot carry: intervals, numbers of patients.
+
+    Numbers of patients that there were already are left out too: it was not they that lacked.
+    """
     if found.n_patients >= FEWEST_WITH_INTERVAL:
-        return found
+        return replace(
+            found, rows=tuple(_still_needed(row, found.n_patients) for row in found.rows)
+        )
     unknown: dict[str, Any] = {"mean_low": np.nan, "mean_high": np.nan}
     of_rows: dict[str, Any] = {"ci_low": np.nan, "ci_high": np.nan, "p_equivalence": np.nan}
     of_rows |= {"patients_to_find": None, "patients_to_equate": None}
     rows = tuple(replace(row, **unknown, **of_rows) for row in found.rows)
     return replace(found, baseline=replace(found.baseline, **unknown), rows=rows)
+
+
+def _still_needed(row: ArmRow, patients: int) -> ArmRow:
+    find, equate = (
+        None if count is None or count <= patients else count
+        for count in (row.patients_to_find, row.patients_to_equate)
+    )
+    return replace(row, patients_to_find=find, patients_to_equate=equate)
 
 
 def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
@@ -167,8 +182,8 @@ def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
     half, p_equivalence = test.half_width(last_step), test.p_equivalence(MARGIN)
     columns = {
         "diff": test.diff,
-        "ci_low": test.diff - half,
-        "ci_high": test.diff + half,
+        "ci_low": np.clip(test.diff - half, -1.0, None),
+        "ci_high": np.clip(test.diff + half, None, 1.0),
         "p": test.p,
         "p_holm": p_holm,
         "p_equivalence": p_equivalence,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Example:
 
 def data_sheet(examples: Sequence[Example], modalities: Sequence[str], upright: bool) -> Figure:
     """Draw a row a slice: every modality, then the first one with the parts of its tumour."""
+    from matplotlib.lines import Line2D
+
     columns = len(modalities) + 1
     figure, grid = black_grid(
         len(examples), columns, PANEL * max(columns, 3), PANEL * len(examples) + 0.6
@@ -52,9 +54,9 @@ def data_sheet(examples: Sequence[Example], modalities: Sequence[str], upright: 
         axes.set_title(name, color="white", fontsize=10)
     present = np.unique(np.concatenate([one.labels.ravel() for one in examples]))
     parts = [PARTS[part] for part in PARTS if part in present]
-    for number, (word, colour) in enumerate(parts):
-        x = 0.99 - 0.3 * (len(parts) - 1 - number)
-        figure.text(x, 0.995, word, color=unit(colour), fontsize=9, va="top", ha="right")
+    handles = [Line2D([], [], color=unit(colour), label=word) for word, colour in parts]
+    text: dict[str, Any] = {"labelcolor": "white", "fontsize": 9, "frameon": False}
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, **text)
     return figure
 
 
@@ -63,15 +65,13 @@ def augmentation_sheet(images: UInt8, masks: UInt8, upright: bool) -> Figure:
     columns = math.ceil(len(images) / 2)
     figure, grid = black_grid(2, columns, PANEL * columns, 2 * PANEL + 0.5)
     for number, (axes, image, mask) in enumerate(zip(grid.flat, images, masks, strict=False)):
-        drawn = draw_slice(radiological(image, upright), SCALE)
+        drawn = draw_slice(radiological(image, upright), SCALE, sides="")  # some are mirrored
         outline(drawn, radiological(mask, upright) != 0, ORANGE, SCALE, 1)
         show(axes, drawn, "augmented" if number else "as it is")
     return figure
 
 
-def network_drawing(
-    stages: Sequence[tuple[int, int, int]], channels: int, parameters: int
-) -> Figure | None:
+def network_drawing(stages: Sequence[tuple[int, int, int]], channels: int) -> Figure | None:
     """Draw what :func:`seglab.models.stages` found, lower where the resolution is lower.
 
     Equal resolutions on both sides are joined by a dashed line. None for too many stages.
@@ -104,5 +104,4 @@ def network_drawing(
     axes.set_xlim(-0.6, len(boxes) - 0.4)
     axes.set_ylim(-max(levels) - 0.5, 0.5 - min(levels))
     axes.axis("off")
-    axes.set_title(f"{parameters / 1e6:.2f} million parameters", loc="left", fontsize=10)
     return figure

@@ -15,12 +15,14 @@ from seglab.core.config import MODALITIES
 from seglab.data.check import CheckReport
 from seglab.data.identity import TITLES, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
+from seglab.data.names import SYNTHETIC
 from seglab.data.sources import Source
 from seglab.evaluation.metrics import Case
 from seglab.figures import style
 from seglab.figures.comparison import WIDTH
 from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, outline, radiological
-from seglab.figures.style import UInt8, legend, new_figure, pixels, plain, unit
+from seglab.figures.sprites import worst_position
+from seglab.figures.style import UInt8, legend, marked, new_figure, pixels, plain, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,6 +197,24 @@ def _caption(case: Case, rule: str, position: int) -> str:
     return f"slice {case.slice_indices[position]} · {rule} · {dice}"
 
 
+def failure_sheet(case: Case) -> Figure:
+    """Draw the slice with most wrong pixels: the image beside its overlay."""
+    at = worst_position(case)
+    window = brain_window(radiological(case.image, case.upright), 1.0)
+    image, truth, prediction = (
+        cut(radiological(one[at], case.upright), window)
+        for one in (case.image, case.truth, case.prediction)
+    )
+    figure, grid = black_grid(1, 2, 2 * PANEL_INCHES, PANEL_INCHES + 0.7)
+    index = case.slice_indices[at]
+    show(grid[0, 0], draw_slice(image, SCALE), f"{TITLES[case.modality]}, slice {index}")
+    drawn = draw_overlay(image, truth, prediction, SCALE)
+    show(grid[0, 1], drawn, "of all slices the most wrong pixels")
+    text: dict[str, Any] = {"labelcolor": "white", "fontsize": 8, "frameon": False}
+    figure.legend(handles=legend(), loc="outside upper center", ncols=3, **text)
+    return figure
+
+
 def prediction_sheet(
     image: UInt8,
     mask: NDArray[np.bool_],
@@ -284,6 +304,7 @@ def identity_sheet(source: Source, report: CheckReport) -> UInt8:
         axes.set_xlabel(words, color="0.85", fontsize=9, loc="left")
     title = f"{plain(name)}, slice {volume.slice_indices[place]} (R: the patient's right)"
     figure.suptitle(title, color="0.85", fontsize=11, x=0.01, ha="left")
+    marked(figure, SYNTHETIC if source.phantom else "")
     for number, part in enumerate(np.unique(labels[labels > 0]), start=1):
         word, colour = PARTS[part]
         where = (1 - 0.16 * number, 0.99)

@@ -61,8 +61,8 @@ def cut(array: NDArray[Any], window: Window) -> NDArray[Any]:
     return np.ascontiguousarray(padded[..., rows, columns])
 
 
-def draw_slice(image: UInt8, scale: int) -> UInt8:
-    """Draw a radiological slice (H, W), with R and L at the patient's sides.
+def draw_slice(image: UInt8, scale: int, *, sides: str = "RL") -> UInt8:
+    """Draw a radiological slice (H, W), with a letter at each of the patient's sides.
 
     Returns (H·scale, W·scale, 3) RGB.
     """
@@ -72,7 +72,7 @@ def draw_slice(image: UInt8, scale: int) -> UInt8:
     canvas = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
     letters = 0.22 * scale
     (width, height), _ = cv2.getTextSize("R", cv2.FONT_HERSHEY_SIMPLEX, letters, 1)
-    for letter, left in (("R", 2 * scale), ("L", canvas.shape[1] - width - 2 * scale)):
+    for letter, left in zip(sides, (2 * scale, canvas.shape[1] - width - 2 * scale), strict=False):
         style = (cv2.FONT_HERSHEY_SIMPLEX, letters, MARK_COLOUR, 1, cv2.LINE_AA)
         cv2.putText(canvas, letter, (left, height + 2 * scale), *style)
     return canvas

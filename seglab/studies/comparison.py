@@ -15,8 +15,8 @@ from seglab.evaluation.comparison import (
     ArmScores,
     ArmSummary,
     Comparison,
+    as_shown,
     compare_arms,
-    without_intervals,
 )
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import SIZES, stratify, summarise
@@ -159,8 +159,8 @@ class ComparedAblation:
 
     def as_shown(self) -> ComparedAblation:
         """As a page shows it: without intervals where there are fewer than five patients."""
-        strata = [replace(one, comparison=without_intervals(one.comparison)) for one in self.strata]
-        return replace(self, comparison=without_intervals(self.comparison), strata=strata)
+        strata = [replace(one, comparison=as_shown(one.comparison)) for one in self.strata]
+        return replace(self, comparison=as_shown(self.comparison), strata=strata)
 
     @property
     def warnings(self) -> Sequence[str]:

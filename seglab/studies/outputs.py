@@ -25,7 +25,7 @@ from seglab.evaluation.scores import summarise, write_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
 from seglab.figures.method import Example, augmentation_sheet, data_sheet, network_drawing
-from seglab.figures.sheets import overlay_sheet
+from seglab.figures.sheets import failure_sheet, overlay_sheet
 from seglab.figures.style import marked, write_png
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
@@ -37,6 +37,7 @@ from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import RunLog, artifact_link, environment_report, tags
 
 Cases = Callable[[str], Case]
+FAILURES = 3
 AUGMENTED = 9
 """Augmented examples of one slice."""
 CASES_IN_MEMORY = 8
@@ -124,7 +125,7 @@ def log_validation(
 
 def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
     """Draw example slices of training patients, augmented ones, and the stages of the network."""
-    cache, network = data.cache, trainer.network
+    cache = data.cache
     train = sorted((cache.by_id[name] for name in data.split.train), key=_tumour_px)
     places = {len(train) // 4, len(train) // 2, len(train) - 1}
     largest = {train[place]: int(train[place].tumour_px.argmax()) for place in sorted(places)}
@@ -141,12 +142,11 @@ def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
     own = (gather(cache, np.array([patient.first + at]), 0)[..., 0],)
     images = np.concatenate([*own, grey])
     masks = np.concatenate([cache.masks(np.array([patient.first + at])), truth])
-    parameters = count_parameters(network)
     figures = {
         "data": data_sheet(examples, cache.modalities, cache.upright),
         "augmentation": augmentation_sheet(images, masks, cache.upright),
         "network": network_drawing(
-            stages(network, trainer.channels, cache.shape), trainer.channels, parameters
+            stages(trainer.network, trainer.channels, cache.shape), trainer.channels
         ),
     }
     folder.mkdir()
@@ -186,7 +186,9 @@ def write_pictures(
     overlays: int,
     notice: str = "",
 ) -> None:
-    """Write ``overlays/*.png``, ``failures.json`` and ``gallery/index.html`` into ``folder``.
+    """Write overlays, the worst failures and their gallery into ``folder``.
+
+    ``failures/1.png`` shows the first case of ``failures.json``.
 
     What cannot be written is a warning. ``notice`` stands on the page and every picture.
     """
@@ -197,6 +199,10 @@ def write_pictures(
         analysis = analyse(explanations)
         text = json_text(analysis.to_json())
         (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
+        (folder / "failures").mkdir()
+        for number, patient in enumerate(list(analysis.explanations)[:FAILURES], start=1):
+            sheet = marked(failure_sheet(case(patient)), notice)
+            sheet.savefig(folder / f"failures/{number}.png", dpi=100)
         cases = (case(score.patient_id) for score in scores)
         write_gallery(
             folder / "gallery" / "index.html", cases, analysis, title=title, notice=notice

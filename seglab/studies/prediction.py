@@ -19,7 +19,7 @@ from seglab.core.errors import UserError
 from seglab.core.machine import progress
 from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
-from seglab.data.names import NameMapping
+from seglab.data.names import SYNTHETIC, NameMapping
 from seglab.data.pack import SingleVolume
 from seglab.data.scans import OTHER_IMAGES, Scan, find_scans
 from seglab.data.sources.base import walk
@@ -144,12 +144,14 @@ def predict_scan(
     ml, doubt_ml = (_millilitres(one, read) for one in (found.mask, doubt))
     title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     overlay = out / f"{scan.name}_overlay.png"
+    title += "" if doubt_ml is None else f", {doubt_ml:.1f} ml in doubt (blue)"
+    notice = f"model of {card.notice}" if card.notice else ""
     sheet = prediction_sheet(
         found.prepared.native_image(found.prepared.patient),
         found.mask,
         read.slice_indices,
         upright=card.upright,
-        title=title if doubt_ml is None else f"{title}, {doubt_ml:.1f} ml in doubt (blue)",
+        title=" · ".join(filter(None, (title, SYNTHETIC if scan.source.phantom else notice))),
         doubt=doubt,
     )
     path, map_path = scan.write(mask, read, out), None

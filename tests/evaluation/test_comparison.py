@@ -16,8 +16,8 @@ from seglab.core.errors import UserError
 from seglab.evaluation.comparison import (
     ArmScores,
     Comparison,
+    as_shown,
     compare_arms,
-    without_intervals,
 )
 from seglab.evaluation.statistics import paired_test, seed_variance, share_first
 from tests.verdicts.simulate import Setting, draw
@@ -137,7 +137,7 @@ def test_one_seed_and_few_patients_are_warned_of_and_one_patient_decides_nothing
 @pytest.mark.parametrize("patients", [4, 5])
 def test_no_interval_is_shown_over_fewer_than_five_patients(patients: int) -> None:
     found = compare(dice(9, arms=2, patients=patients, seeds=2))
-    shown = without_intervals(found)
+    shown = as_shown(found)
     (row,) = shown.rows
     gone = [math.isnan(value) for value in (row.ci_low, row.ci_high, shown.baseline.mean_low)]
     assert gone == [patients < 5] * 3

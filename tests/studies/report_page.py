@@ -37,6 +37,9 @@ class Page(HTMLParser):
         self.all = [Section("")]
         self.loads: list[str] = []
         """What a browser would run or fetch."""
+        self.links: list[str] = []
+        """Where a reader may go from it."""
+        self.scripts: list[str] = []
         self._in: list[str] = []
         self.feed(text)
 
@@ -49,10 +52,12 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {key: value or "" for key, value in attrs}
-        if tag in RUNS:
+        if tag in RUNS and (tag, values) != ("script", {}):
             self.loads.append(tag)
+        if tag == "a" and not values["href"].startswith("#"):
+            self.links.append(values.pop("href"))
         for key, value in values.items():
-            fetched = key in {"src", "href"} and not value.startswith(("data:image/png", "#"))
+            fetched = key in {"src", "href"} and not value.startswith(("data:image/", "#"))
             if fetched or key.startswith("on"):
                 self.loads.append(f"{tag} {key}={value}")
         section = self.all[-1]
@@ -77,7 +82,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         section, inside, data = self.all[-1], set(self._in), re.sub(r"\s+", " ", data)
-        if inside & {"style", "title", "nav"}:
+        if "script" in inside:
+            self.scripts.append(data)
+        if inside & {"style", "title", "nav", "script"}:
             return
         if "h2" in inside:
             section.title += data

@@ -194,7 +194,7 @@ def test_one_seed_failed_arms_and_runs_are_told(store: Store) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.1, "bad": 0}, seeds=[0], failing="bad")
     store.client.set_tag(parent.run_id, FAILURES, json.dumps({"bad": "no such encoder"}))
     result = compared(store, parent)
-    arms = page_of(store, result)["Arms"]
+    arms = page_of(store, result)["Comparison"]
     assert "One seed only" in arms.text
     assert "no such encoder" in arms.text
     assert "failed" in [cell for row in arms.tables[-1] for cell in row]
@@ -237,7 +237,8 @@ def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
     assert result.verdicts == {"up": "undecided"}
     page = page_of(store, result)
     assert "more seeds would decide, no number of patients would" in page.text
-    assert "more seeds" in [row["patients to decide"] for row in page["Arms"].table("arm")]
+    rows = page["Comparison"].table("arm")
+    assert {row["patients to find it"] for row in rows} == {"–"}
 
 
 def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> None:

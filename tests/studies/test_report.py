@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -71,27 +73,66 @@ def test_the_whole_study_is_told_from_the_store_alone(
     assert {run.run_id: run for run in store.find_runs()} == runs, "a report changes nothing"
 
     assert "Synthetic data: phantoms, not patients." in page.all[0].text
-    assert "Other data, other splits" not in page["Test"].text, "published figures are of patients"
+    assert "Other data, other splits" not in page["Test in detail"].text, (
+        "published figures are of patients"
+    )
     record = runs[promotion]
     download(store, promotion, tmp_path, "split.json")
     split = json.loads((tmp_path / "split.json").read_text())
-    data, parts = page["Data"].facts, page["Split"].facts
-    assert data["patients"] == str(sum(len(split[part]) for part in ("train", "val", "test")))
+    data = parts = page["Method"].facts
     assert data["slices"] == str(9 * 12)
     assert data["content hash"] == record.tags["seglab.data_hash"]
-    assert parts["split hash"] == split["hash"]
-    assert [parts[part] for part in ("train", "val", "test")] == ["3", "3", "3"]
-    assert not any(name in page["Split"].text for name in split["test"])
+    assert parts["hash"] == split["hash"]
+    assert parts["patients"] == "3 to train on, 3 for validation, 3 in the sealed test"
+    assert not any(name in page["Method"].text for name in split["test"])
 
-    promoted = page["Promoted model"].facts
+    promoted = page["Promotion"].facts
     assert promoted["run"] == record.tags["seglab.promoted_run_id"]
     assert "finished candidates" in promoted["chosen because"]
     point = json.loads(record.tags["seglab.operating_point"])
     assert promoted["threshold"] == f"{point['threshold']:g}"
-    dice = next(row for row in page["Test"].tables[0] if row[0] == "dice")
-    assert dice[1] == f"{record.metrics['test/dice']:.3f} (too few patients for an interval)"
-    assert "Confirmatory" in page["Test"].text
-    assert "Five patients segmented by every arm" in page["Arms"].pictures
+    dice = next(row for row in page["Test in detail"].tables[0] if row[0] == "dice")
+    assert dice[1] == f"{record.metrics['test/dice']:.3f}", "three patients carry no interval"
+    assert "3 test patients" in page["Result"].text
+    assert "too few for an interval" in page["Result"].text
+    assert "is confirmatory" in page["Result"].text
+    assert "Dice and IoU of every test patient" in page["Result"].pictures
+    assert "Five patients segmented by every arm" in page["Comparison"].pictures
+
+
+def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(
+    told: tuple[Store, str], page: Page
+) -> None:
+    found = page["Method"]
+    assert {"Slices of three training patients", "Stages of the network"} <= set(found.pictures)
+    assert {"A slice and its augmentations", "Learning curves of the run"} <= set(found.pictures)
+    facts = found.facts
+    assert facts["epochs"] == "1, of all slices each"
+    assert facts["batch"] == "16 slices"
+    assert facts["early stopping"] == "none"
+    assert facts["formula"].startswith(("L = BCE", "L = 1 − (2·Σpm + s)"))
+    assert "{" not in facts["formula"], "every parameter has its value"
+    run = told[0].get_run(page["Promotion"].facts["run"])
+    assert facts["training time"].startswith(f"{run.metrics['cost/train_seconds']:.1f} s")
+    assert any(link.endswith(f"runs/{run.run_id}") for link in page.links)
+
+
+def test_each_of_three_failures_has_its_picture(page: Page) -> None:
+    failures = page["Failures"]
+    shown = [name for name in failures.pictures if name.startswith("Image and overlay of ")]
+    assert len(shown) == 3
+    for name in shown:
+        assert f"{name.removeprefix('Image and overlay of ')} has a tumour of" in failures.text
+    for word in ("best", "median", "worst"):
+        assert f"The {word} test patients" in page["Predictions"].pictures
+
+
+def test_only_the_script_that_prints_may_run(told: tuple[Store, str], page: Page) -> None:
+    (script,) = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = report_experiment(told[0], "tiny").page.read_text()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert len(text) < 15e6
 
 
 def test_failures_cost_and_environment_are_those_of_the_runs(
@@ -99,16 +140,14 @@ def test_failures_cost_and_environment_are_those_of_the_runs(
 ) -> None:
     store, promotion = told
     trained = store.find_runs("tiny", {"seglab.kind": "train"})
-    training = next(row for row in page["Cost"].tables[0] if row[0] == "training")
+    training = next(row for row in page["Record"].tables[0] if row[0] == "training")
     images = sum(run.metrics["cost/images"] for run in trained)
     assert training[1:4] == ["2", "2", f"{images:,.0f}"]
     failures = page["Failures"]
     shares = [int(row["share of the lost Dice"].rstrip("%")) for row in failures.table("cause")]
     assert sum(shares) == pytest.approx(100, abs=len(shares))
-    worst = [item for item in failures.items if item.startswith("Phantom_")]
-    assert len(worst) == 3, "a paragraph for each of three cases"
-    assert promotion in failures.text
-    machine = page["Environment"].facts
+    assert any(promotion in link for link in page.links)
+    machine = page["Record"].facts
     assert machine["device"] == "cpu"
     assert {"python", "torch", "numpy"} <= machine.keys()
 
@@ -117,11 +156,11 @@ def test_a_reopened_test_is_marked_and_every_opening_listed(store: Store) -> Non
     log_promotion(store, "twice", confirmatory=True, dice=0.5)
     log_promotion(store, "twice", confirmatory=False, dice=0.6, reason=HOSTILE)
     page = page_of(store, "twice")
-    assert "not confirmatory" in page["Test"].text
-    openings = page["Test"].table("promotion")
+    assert "not confirmatory" in page["Result"].text
+    openings = page["Test in detail"].table("promotion")
     assert [row["confirmatory"] for row in openings] == ["yes", "no"]
     assert [row["test Dice"] for row in openings] == ["0.5000", "0.6000"]
-    assert "not confirmatory" in " ".join(page[""].items)
+    assert "not confirmatory" in " ".join(page["Result"].items)
 
 
 def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) -> None:
@@ -130,9 +169,9 @@ def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) ->
         record_opening(store, "0123456789abcdef", log.run_id, {"aa"}, None, 0)
     store.client.delete_run(log.run_id)
     page = page_of(store, "opened")
-    for section in (page[""], page["Test"]):
-        assert f"opened at {openings(store)[0].opened_at} by promotion {log.run_id}" in section.text
-        assert "Not tested yet" not in section.text
+    told = f"opened at {openings(store)[0].opened_at} by promotion {log.run_id}"
+    assert told in page["Result"].text
+    assert "Not tested yet" not in page.text
 
 
 def log_promotion(
@@ -161,11 +200,11 @@ def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     page = Page(written.page.read_text())
     assert [section.title for section in page.all[1:]] == list(SECTIONS)
     assert "No search" in page["Search"].text
-    assert "Not promoted yet" in page["Promoted model"].text
-    assert "Not tested yet" in page["Test"].text
-    assert "logged no split" in page["Split"].text
+    assert "Not promoted yet" in page["Promotion"].text
+    assert "Not tested yet" in page["Result"].text
+    assert "logged no split" in page["Method"].text
     assert "No run has finished" in page["Failures"].text
-    assert page["Failures"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
+    assert page["Record"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
 
 
 def test_trials_are_counted_and_the_best_named(store: Store) -> None:
@@ -185,7 +224,7 @@ def test_trials_are_counted_and_the_best_named(store: Store) -> None:
     assert facts["best trial"].startswith("trial 001"), "a pruned trial is not the best"
     assert facts["its values"] == "optim.lr = 0.002", "only values that this trial has"
     assert "no confirmation" in page["Search"].text
-    assert "finished or was pruned" in page["Failures"].text
+    assert "finished or was pruned" in page["Record"].text
 
 
 def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
@@ -213,11 +252,11 @@ def test_files_that_older_versions_did_not_log_are_named(store: Store) -> None:
     promotion = start_run(store, "old", "promotion", {"seglab.kind": "promotion"})
     page = page_of(store, "old")
     assert "logged no failures.json; its gallery/index.html explains" in page["Failures"].text
-    assert "logged no environment.json" in page["Environment"].text
-    assert [row["status"] for row in page["Test"].table("promotion")] == ["running"]
+    assert "logged no environment.json" in page["Record"].text
+    assert [row["status"] for row in page["Test in detail"].table("promotion")] == ["running"]
     promotion.finish()
     page = page_of(store, "old")
-    assert "logged no test_results.json" in page["Test"].text
+    assert "logged no test_results.json" in page["Test in detail"].text
     assert "logged no failures.json." in page["Failures"].text
 
 
@@ -263,6 +302,6 @@ def test_an_ablation_with_results_is_shown_before_an_empty_one_and_a_confirmatio
     assert find_ablation(store, "tiny").run_id == compared.run_id
     with start_run(store, "tiny", "tiny · ablation", ended) as empty:
         empty.fail("no arm finished")
-    arms = page_of(store, "tiny")["Arms"]
+    arms = page_of(store, "tiny")["Comparison"]
     assert {row["arm"] for row in arms.table("arm")} == {"bce", "dice"}
     assert empty.run_id in arms.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import re
 import time
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -18,20 +21,26 @@ from seglab.core.errors import UserError, as_warning
 from seglab.evaluation import scores
 from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation, compare_ablation
-from seglab.studies.report import sections, tables
+from seglab.studies.report import method, sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet
 from seglab.studies.report.record import Record, read_record
 from seglab.studies.results import collect
 from seglab.tracking import RunInfo, RunLog, Store, artifact_link, tags
 
 SECTIONS = (
-    *("Arms", "Search", "Promoted model", "Test", "Failures", "Data", "Split", "Cost"),
-    *("Environment", "How to read this"),
+    *("Result", "Method", "Predictions", "Failures", "Comparison", "Search", "Promotion"),
+    *("Test in detail", "Limits", "Record", "Terms", "References"),
 )
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `seglab ui` serves a store that is a file."""
 MAX_NOTE = 4500
 """Characters; MLflow takes 5000 in a tag on every store."""
 SHEET = "report/figures/sheet.png"
 """Artifact of an ablation's parent: the same patients under every arm."""
+PRINT = "document.getElementById('print').onclick = () => print();"
+"""The one script of the page; its hash is all that the page's policy lets run."""
+LARGEST_PNG = 150_000
+"""Bytes of a picture that is inside the page as it is; a larger one as WebP, a fifth of it."""
 FILTERS = {
     "number": tables.number,
     "p_value": tables.p_value,
@@ -39,8 +48,7 @@ FILTERS = {
     "short": tables.short,
     "duration": tables.duration,
     "figure": sections.figure,
-    "time": lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)),
-    "data_uri": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}",
+    "time": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
 }
 
 
@@ -77,7 +85,9 @@ def report_experiment(store: Store, experiment: str, out: Path | None = None) ->
     result = next((one for one in found if isinstance(one, ComparedAblation)), None)
     reason = next((one for one in found if isinstance(one, str)), "")
     folder = out or store.folder / "reports" / _folder(experiment)
-    return _write(record, result, folder, reason)
+    shown = record.promotion or record.best
+    gallery = record.read(shown, "gallery/index.html") if shown else None
+    return _write(record, result, folder, reason, gallery)
 
 
 def report_ablation(
@@ -140,15 +150,22 @@ def log_report(log: RunLog, experiment: str, *answers: str) -> None:
 
 
 def _write(
-    record: Record, result: ComparedAblation | None, folder: Path, reason: str = ""
+    record: Record,
+    result: ComparedAblation | None,
+    folder: Path,
+    reason: str = "",
+    gallery: bytes | None = None,
 ) -> Report:
-    """Write ``report.html``, and the figures and numbers of the comparison beside it."""
+    """Write ``report.html``; beside it its gallery, and figures and numbers of the comparison."""
     shown = result.as_shown() if result else None
     pictures = comparison_figures(shown, record.store) if shown else {}
-    text, page = render(record, shown, pictures, reason), folder / "report.html"
+    page = folder / "report.html"
+    text = render(record, shown, pictures, reason, gallery=gallery is not None)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
+        if gallery is not None:
+            (folder / "gallery.html").write_bytes(gallery)
         for name, png in pictures.items():
             (folder / "figures" / f"{name}.png").write_bytes(png)
         if result is not None:
@@ -162,7 +179,12 @@ def _write(
 
 
 def render(
-    record: Record, result: ComparedAblation | None, pictures: Mapping[str, bytes], reason: str
+    record: Record,
+    result: ComparedAblation | None,
+    pictures: Mapping[str, bytes],
+    reason: str,
+    *,
+    gallery: bool = False,
 ) -> str:
     """Render the page, which loads nothing from anywhere.
 
@@ -171,6 +193,7 @@ def render(
         result: the arms to show.
         pictures: PNG of the comparison by name.
         reason: why there are no arms, where there is an ablation.
+        gallery: whether gallery.html lies beside the page.
     """
     environment = Environment(
         loader=PackageLoader("seglab.studies.report"),
@@ -179,12 +202,28 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(FILTERS)
+    served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
+    environment.filters.update(FILTERS, data_uri=data_uri)
+    environment.filters["url"] = lambda run: (
+        f"{served.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    )
+    digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
+    environment.globals.update(print_script=PRINT, print_hash=f"sha256-{digest}", method=method)
     environment.globals.update(sections=sections, scores=scores, tables=tables, tags=tags)
     environment.globals.update(titles=SECTIONS, sheet=SHEET)
     return environment.get_template("report.html").render(
-        record=record, result=result, pictures=pictures, reason=reason
+        record=record, result=result, pictures=pictures, reason=reason, gallery=gallery
     )
+
+
+def data_uri(png: bytes) -> str:
+    """A picture inside the page."""
+    kind = "png"
+    if len(png) > LARGEST_PNG:
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        found, small = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 88])
+        png, kind = (small.tobytes(), "webp") if found else (png, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def summary_metrics(result: ComparedAblation) -> dict[str, float]:

@@ -35,12 +35,8 @@ class Record:
     @cached_property
     def best(self) -> RunInfo | None:
         """The finished training run of the highest validation Dice, as a promotion ranks them."""
-        scored = [
-            run
-            for run in self.of_kind(*TRAINED)
-            if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
-        ]
-        return rank(scored).best if scored else None
+        found = scored(self)
+        return rank(found).best if found else None
 
     @cached_property
     def promotion(self) -> RunInfo | None:
@@ -97,6 +93,15 @@ class Record:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+
+def scored(record: Record) -> list[RunInfo]:
+    """Finished training runs with a validation Dice."""
+    return [
+        run
+        for run in record.of_kind(*TRAINED)
+        if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
+    ]
 
 
 def read_record(store: Store, experiment: str) -> Record:

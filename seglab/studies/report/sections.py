@@ -9,12 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seglab.core.errors import UserError
+from seglab.core.registry import SOURCES
 from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_ablation
-from seglab.studies.report.record import Record
-from seglab.studies.report.tables import NONE, duration, interval, number, p_value, short
+from seglab.studies.report import method
+from seglab.studies.report.record import Record, scored
+from seglab.studies.report.tables import (
+    NONE,
+    difference,
+    duration,
+    interval,
+    number,
+    p_value,
+    short,
+)
 from seglab.studies.results import collect
 from seglab.tracking import RunInfo, Store, tags
 from seglab.tracking.openings import openings
@@ -29,13 +39,11 @@ KINDS = {
     "evaluation": "evaluation",
 }
 EXTERNAL = ("iou", "lesions_found", "lesions_missed", "lesions_false")
-DATA_SETTINGS = (
-    "data.source", "data.modalities", "data.target", "data.image_size", "data.crop",
-    "data.normalise", "data.normalise_scope", "data.context", "data.slices",
-)  # fmt: skip
+FEWEST_FOR_IMPORTANCE = 30
+"""Complete trials below which the importance of parameters is called a hint."""
 OPERATING_POINT = {
     "threshold": "threshold",
-    "smallest_component_px": "smallest component kept, px",
+    "smallest_component_px": "components dropped below, pixels",
     "fill_holes": "holes filled",
     "mirror": "averaged with the mirrored image",
 }
@@ -47,23 +55,55 @@ NOT_CONFIRMATORY = (
 
 def lead(record: Record, result: ComparedAblation | None) -> list[str]:
     """The answers in a few sentences."""
-    kinds = Counter(run.tags.get(tags.KIND, "other") for run in record.runs)
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    lines = [f"{len(record.runs)} runs: {counted}."]
-    lines += [sentence(result, row) for row in result.rows] if result else []
+    lines = [sentence(result, row) for row in result.rows] if result else []
     if record.best is not None:
-        dice = number(record.best.metrics[DICE])
-        lines.append(f"Best on validation: {record.best.name}, Dice {dice}.")
-    opened = openings_without_result(record)
-    tested = [test_sentence(record.promotion)] if record.promotion or not opened else []
+        dice, count = number(record.best.metrics[DICE]), len(scored(record))
+        chance = f", the highest of {count} runs, which is partly chance" if count > 1 else ""
+        lines.append(f"Best on validation: {record.best.name}, Dice {dice}{chance}.")
+    tested = record.promotion or not openings_without_result(record)
     external = [run for run in record.of_kind("evaluation") if run.status == "FINISHED"]
-    return [*lines, *opened, *tested, *map(external_sentence, external)]
+    own = [test_sentence(record.promotion)] if tested else []
+    return [*lines, *own, *map(external_sentence, external)]
+
+
+def kinds(record: Record) -> str:
+    """How many runs of which kind there are."""
+    found = Counter(run.tags.get(tags.KIND, "other") for run in record.runs)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+    return f"{_count(len(record.runs), 'run')}: {counted}."
+
+
+def limits(record: Record, run: RunInfo | None, test: Mapping[str, Any] | None) -> list[str]:
+    """What the result does not say."""
+    params = run.params if run else {}
+    count = test["frozen"]["dice"]["patients"] if test else 0
+    runs = len(scored(record))
+    told = {
+        "The data are synthetic: nothing here holds for patients.": bool(record.notice),
+        f"{_count(count, 'test patient')} of one data set: another scanner, hospital or kind of "
+        "tumour may give other figures.": count > 0,
+        "Nothing was tested: figures on validation patients are those of the data that choices "
+        "were made on, and so optimistic.": not count,
+        f"The run is the best of {runs} on the same validation patients: part of its lead there "
+        "is chance.": runs > 1,
+        "The kept weights are those of the best epoch on the validation patients: their "
+        "validation figures are optimistic.": params.get("train.keep") == "best",
+        "One division of the patients: another draw of the parts gives other figures.": params.get(
+            "split.folds", "null"
+        )
+        == "null",
+        "Slices are segmented one by one, in two dimensions: the network does not see the whole "
+        "volume.": bool(run),
+        "A mask is research output, not a medical device: it must not guide anyone's "
+        "treatment.": True,
+    }
+    return [text for text, applies in told.items() if applies]
 
 
 def sentence(result: ComparedAblation, row: ArmRow) -> str:
     """One arm's verdict in words."""
     base, verdict = result.baseline, result.verdicts[row.arm]
-    figures = f"{number(row.diff, '+.3f')} ({interval(row.ci_low, row.ci_high, '+.3f')})"
+    figures = difference(row)
     if verdict == NOT_RANKED:
         return f"{row.arm} is not ranked against {base}: its budget was another. {figures}."
     if verdict == "equivalent":
@@ -81,7 +121,9 @@ def _needed(result: ComparedAblation, row: ArmRow) -> str:
         return "; more seeds would decide, no number of patients would"
     wanted = {"find it": row.patients_to_find, "call it equivalent": row.patients_to_equate}
     told = [f"{count:,} to {what}" for what, count in wanted.items() if count is not None]
-    return f"; patients it would take: about {' or '.join(told)}" if told else ""
+    if told:
+        return f"; patients it would take: about {' or '.join(told)}"
+    return "; more seeds would help more than more patients" if row.seeds > 1 else ""
 
 
 def test_sentence(run: RunInfo | None) -> str:
@@ -171,7 +213,9 @@ def kept_weights(runs: Sequence[RunInfo]) -> str:
     """Say which weights the figures are of; runs before the key kept those of the best epoch."""
     kept = {run.params.get("train.keep", "best") for run in runs}
     if kept == {"last"}:
-        may_stop = any(run.params.get("train.patience", "None") != "None" for run in runs)
+        may_stop = any(
+            run.params.get("train.patience", "None") not in ("None", "null") for run in runs
+        )
         stopped = ", of the best where train.patience stopped a run" if may_stop else ""
         return f"Judged are the weights of the last epoch{stopped}."
     if kept == {"best"}:
@@ -230,8 +274,10 @@ def operating_point(run: RunInfo) -> dict[str, str]:
     """What a promotion froze on validation patients."""
     point = json.loads(run.tags.get(tags.OPERATING_POINT, "{}"))
     words = {True: "yes", False: "no"}
+    if point.get("smallest_component_px") == 0:
+        point["smallest_component_px"] = "none: all are kept"
     return {
-        label: words[point[key]] if isinstance(point[key], bool) else f"{point[key]:g}"
+        label: words[point[key]] if isinstance(point[key], bool) else short(point[key])
         for key, label in OPERATING_POINT.items()
         if key in point
     }
@@ -243,6 +289,8 @@ def test_text(content: Mapping[str, Any]) -> str:
     lines = [] if content["confirmatory"] else [NOT_CONFIRMATORY]
     lines.append(f"{content['patients']} test patients, {frozen['dice']['patients']} with tumour")
     lines += [f"test {name}: {figure(frozen[name])}" for name in ("dice", "iou")]
+    if frozen["dice"]["patients"] < FEWEST_WITH_INTERVAL:
+        lines.append("too few patients for an interval")
     if row is not None:
         limits = interval(row["ci_low"], row["ci_high"], "+.3f")
         difference = f"difference in Dice {number(row['diff'], '+.3f')} ({limits})"
@@ -251,12 +299,12 @@ def test_text(content: Mapping[str, Any]) -> str:
 
 
 def figure(one: Mapping[str, Any] | None) -> str:
-    """``0.812 (0.781 to 0.844)``; a dash where unknown."""
+    """``0.812 (0.781 to 0.844)``, without limits over few patients; a dash where unknown."""
     if one is None or one["value"] is None:
         return NONE
     limits = interval(one["low"], one["high"])
     few = limits == NONE or one["patients"] < FEWEST_WITH_INTERVAL
-    return f"{number(one['value'])} ({'too few patients for an interval' if few else limits})"
+    return number(one["value"]) if few else f"{number(one['value'])} ({limits})"
 
 
 def data(record: Record, run: RunInfo) -> dict[str, str]:
@@ -267,13 +315,24 @@ def data(record: Record, run: RunInfo) -> dict[str, str]:
         facts |= {
             key: f"{count:,}" for key, count in found["profile"].items() if type(count) is int
         }
-    facts["content hash"] = run.tags.get(tags.DATA_HASH, "")
-    return facts | {key: run.params[key] for key in DATA_SETTINGS if key in run.params}
+    source, target = (run.params.get(f"data.{key}", "") for key in ("source", "target"))
+    if source in SOURCES:
+        summary = SOURCES[source].summary
+        facts["kind"] = f"synthetic, laid out as {summary}" if record.notice else summary
+    facts["modalities"] = ", ".join(method.modalities(run.params))
+    facts["target"] = method.TARGETS.get(target or "whole", target)
+    return facts | {"content hash": run.tags.get(tags.DATA_HASH, "")}
 
 
-def several(record: Record, tag: str) -> str:
-    """List the values where the runs of the experiment do not share one of ``tag``."""
-    found = Counter(run.tags[tag] for run in record.of_kind("train", "trial") if run.tags.get(tag))
+def several(record: Record, tag: str, like: RunInfo | None = None) -> str:
+    """List the values where the runs, of the inputs of ``like``, do not share one of ``tag``."""
+    inputs = ("data.modalities", "data.target")
+    found = Counter(
+        run.tags[tag]
+        for run in record.of_kind("train", "trial")
+        if run.tags.get(tag)
+        and (like is None or all(run.params.get(k) == like.params.get(k) for k in inputs))
+    )
     listed = [f"{value[:12]} ({count} runs)" for value, count in found.most_common()]
     return ", ".join(listed) if len(found) > 1 else ""
 

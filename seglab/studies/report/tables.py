@@ -93,6 +93,12 @@ def interval(low: float | None, high: float | None, spec: str = ".3f") -> str:
     return f"{number(low, spec)} to {number(high, spec)}"
 
 
+def difference(row: ArmRow) -> str:
+    """An arm's difference to the baseline, with its interval if it has one."""
+    limits = interval(row.ci_low, row.ci_high, "+.3f")
+    return number(row.diff, "+.3f") + ("" if limits == NONE else f" ({limits})")
+
+
 def short(value: object) -> str:
     """A value with four digits if it is a fraction."""
     try:
@@ -153,10 +159,7 @@ def strata_table(result: ComparedAblation) -> pd.DataFrame:
     for stratum in result.strata:
         count = f"{stratum.comparison.n_patients} patients"
         heading = ", ".join(filter(None, (stratum.name, stratum.rule, count)))
-        columns[heading] = {
-            row.arm: f"{number(row.diff, '+.3f')} ({interval(row.ci_low, row.ci_high, '+.3f')})"
-            for row in stratum.comparison.rows
-        }
+        columns[heading] = {row.arm: difference(row) for row in stratum.comparison.rows}
     return pd.DataFrame(columns).rename_axis("arm").reset_index()
 
 

@@ -138,8 +138,8 @@ def sentence(told: Mapping[str, Any]) -> str:
     text = (
         f"confirmation: {told['winner']} against the base config on "
         f"{len(told['validation_patients'])} patients who had no part in the choice: "
-        f"{told['verdict']}, {told['confirmed_gain']:+.4f}"
+        f"{told['verdict']}, {told['confirmed_gain']:+.3f}"
     )
     if told["optimism"] is None:
         return text
-    return f"{text} (in the search {told['search_gain']:+.4f}: optimism {told['optimism']:+.4f})"
+    return f"{text} (in the search {told['search_gain']:+.3f}: optimism {told['optimism']:+.3f})"

@@ -33,6 +33,7 @@ body {{ font: 16px/1.5 sans-serif; margin: 1em auto; max-width: 1240px; padding:
 h1 {{ font-size: 24px; overflow-wrap: anywhere }}
 </style></head>
 <body><h1>Search: {name}</h1>
+{notice}
 <p>Hover for figures (the timeline has the parameters of each trial), drag to zoom, click twice to
 zoom out.</p>
 {figures}
@@ -50,7 +51,9 @@ def ended_study(queue: Queue) -> optuna.Study:
     return study
 
 
-def search_page(study: optuna.Study, name: str, base: float | None, second: str = "none") -> str:
+def search_page(
+    study: optuna.Study, name: str, base: float | None, second: str = "none", notice: str = ""
+) -> str:
     """Return a page of interactive figures with everything inside it.
 
     Args:
@@ -58,6 +61,7 @@ def search_page(study: optuna.Study, name: str, base: float | None, second: str 
         name: of the search.
         base: validation Dice of the base config, drawn as a line; None where it has none.
         second: key of :data:`COSTS` of the second objective, or ``none``.
+        notice: what must be known of the data.
     """
     figures = [
         figure.update_layout(margin={"l": 60, "r": 40, "t": 60, "b": 60}).to_html(
@@ -68,7 +72,8 @@ def search_page(study: optuna.Study, name: str, base: float | None, second: str 
         )
         for place, figure in enumerate(_interactive(study, base, second))
     ]
-    return _PAGE.format(name=html.escape(name), figures="\n".join(figures))
+    told = f"<p><b>{html.escape(notice)}</b></p>" if notice else ""
+    return _PAGE.format(name=html.escape(name), notice=told, figures="\n".join(figures))
 
 
 def _interactive(study: optuna.Study, base: float | None, second: str) -> Iterator[Any]:

@@ -16,7 +16,9 @@ from optuna.trial import TrialState
 from seglab.core.errors import as_warning
 from seglab.core.study import Study
 from seglab.figures.comparison import pareto_front
+from seglab.figures.style import marked
 from seglab.studies.queue import ENDED, OWNER, Queue
+from seglab.studies.results import notice_of
 from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import RUN, THREADS
@@ -182,14 +184,15 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
     ended = ended_study(queue)
     base = outcome.base.values[0] if outcome.base else None
     second = study.search.second_objective
+    notice = notice_of(parent.store.find_runs(parent_run_id=parent.run_id))
     with as_warning("the search has no figures"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is experimental in Optuna, and of few trials
-        report.write_text(search_page(ended, study.name, base, second), encoding="utf-8")
+        report.write_text(search_page(ended, study.name, base, second, notice), encoding="utf-8")
         parent.artifact(report, "search")
         columns = ("number", "value", "duration", "params", "state")
         parent.text(ended.trials_dataframe(columns).to_csv(index=False), "search/trials.csv")
         for name, figure in pictures(ended, base):
-            parent.figure(figure, f"search/{name}.png")
+            parent.figure(marked(figure, notice), f"search/{name}.png")
     return replace(outcome, report=report if report.exists() else None)
 
 
