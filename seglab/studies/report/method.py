@@ -94,7 +94,7 @@ def _preprocessing(params: Params, run: RunInfo) -> dict[str, str]:
         + (", cut to the brain" if params.get("data.crop") == "brain" else ""),
         "intensity": f"{NORMALISED.get(params.get('data.normalise', ''), '')}, taken from {scope}, "
         "in 255 levels",
-        "slices": {
+        "slices used": {
             "all": "every slice",
             "brain": "slices with brain",
             "tumour": "slices with tumour",
