@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -105,11 +106,11 @@ def _load_file(encoder: nn.Module, path: str) -> int:
     kernels, channels, *size = wanted[stem].shape
     wanted[stem] = torch.empty(kernels, 3, *size)
     named = {_plain(name): tensor for name, tensor in found.items()}
-    fitted = {name: named[_plain(name)] for name in wanted if _plain(name) in named}
-    if len(fitted) < len(wanted) and list(map(_form, wanted.items())) == list(
-        map(_form, list(found.items())[: len(wanted)])
-    ):
-        fitted = dict(zip(wanted, found.values(), strict=False))
+    by_name = {name: named[_plain(name)] for name in wanted if _plain(name) in named}
+    pairs = zip(wanted.items(), found.items(), strict=False)
+    alike = takewhile(lambda pair: _form(pair[0]) == _form(pair[1]), pairs)
+    by_order = {name: tensor for (name, _), (_, tensor) in alike}
+    fitted = max(by_name, by_order, key=len)
     lacking = [
         name for name in wanted if name not in fitted or fitted[name].shape != wanted[name].shape
     ]

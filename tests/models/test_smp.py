@@ -166,6 +166,16 @@ class TestWeights:
             if name != stem:
                 assert torch.equal(tensor, saved[name.removeprefix("model.")]), name
 
+    def test_under_other_names_too_the_first_tensor_that_lacks_is_named(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "weights.pth"
+        saved = timm.create_model("tf_efficientnet_lite0").state_dict()
+        del saved["blocks.2.1.bn2.running_var"]
+        torch.save({f"_{name}": tensor for name, tensor in saved.items()}, path)
+        text = refusal("smp-unet", encoder="tu-tf_efficientnet_lite0", encoder_weights=str(path))
+        assert "do not fit or are absent: model.blocks.2.1.bn2.running_var" in text
+
     def test_a_file_of_torchvision(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.pth"
         saved = torchvision.models.mobilenet_v2().state_dict()
