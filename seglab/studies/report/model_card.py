@@ -131,6 +131,6 @@ def _text(value: object) -> str:
     if isinstance(value, Mapping):
         value = ", ".join(f"{key} {one}" for key, one in value.items())
     elif isinstance(value, list | tuple):
-        sizes = all(isinstance(one, float) for one in value)
+        sizes = all(isinstance(one, int | float) for one in value)
         value = " × ".join(map(tables.short, value)) if sizes else ", ".join(map(str, value))
     return escape_markdown(str(value))
