@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from seglab.core.blocks import explain
 from seglab.core.config import Data, flatten
-from seglab.core.errors import UserError, unknown_name
+from seglab.core.errors import UserError, as_warning, unknown_name
 from seglab.core.machine import progress
 from seglab.data.cache import Cache, CachedPatient, digest, open_cache
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
@@ -37,6 +37,7 @@ from seglab.studies.frozen import (
     predict_patient,
 )
 from seglab.studies.prediction import scan_warnings
+from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import external_sentence
 from seglab.studies.resolve import (
@@ -285,4 +286,6 @@ def _log(
         )
         log.finish()
         log_report(log, card.name, external_sentence(store.get_run(log.run_id)))
+    with as_warning("the model's card does not name this evaluation"):
+        update_model_cards(store, run)
     return Evaluation(log.run_id, uri, results, left_out, warnings)

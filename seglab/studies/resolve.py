@@ -151,16 +151,16 @@ def split_parts(name: str, card: ModelCard, open_store: Callable[[], Store]) -> 
 
     Of files, ``split.json`` beside them as a run logged it; of the others, that of their run.
     """
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder, suppress(UserError):
+    text = "{}"
+    with suppress(UserError):
         if (path := find_file(name)) is not None:
             near = (one / SPLIT for one in (path, *list(path.absolute().parents)[:2]))
-            table = next((one for one in near if one.is_file()), None)
+            text = next((one.read_text("utf-8") for one in near if one.is_file()), text)
         else:
             store = open_store()
-            table = fetch(store, store.get_run(card.run_id or ""), SPLIT, Path(folder))
-        split = {} if table is None else json.loads(table.read_text(encoding="utf-8"))
-        return {one: part for part in PARTS for one in split.get(part, ())}
-    return {}
+            text = read_artifact(store, store.get_run(card.run_id or ""), SPLIT)
+    split = json.loads(text)
+    return {one: part for part in PARTS for one in split.get(part, ())}
 
 
 def _load(path: Path) -> ModelBundle:

@@ -208,6 +208,14 @@ def _register(
     return _registered(made)
 
 
+def describe_version(store: Store, run_id: str, description: str) -> None:
+    """Set the description of the version that a promotion registered."""
+    client = store.client
+    for version in store.call(lambda: client.search_model_versions(f"run_id='{run_id}'")):
+        update = partial(client.update_model_version, version.name, version.version, description)
+        store.call(update)
+
+
 def find_registered(store: Store, text: str) -> Registered:
     """Find ``name``, ``name@alias``, ``name/version``, each also after ``models:/``.
 

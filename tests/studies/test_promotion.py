@@ -24,6 +24,7 @@ from seglab.studies.candidates import Candidates
 from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
+from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.resolve import load_trained, open_model
 from seglab.studies.sealed_test import FrozenRun
 from seglab.tracking import Store, download, open_store, start_run
@@ -109,6 +110,13 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
         promote(store, best)
 
     check_champion(build, store, again.run_id)
+    results = artifact(store, again.run_id, "test_results.json", tmp_path).read_text()
+    with start_run(store, "small", "elsewhere", {"seglab.kind": "evaluation"}) as evaluation:
+        evaluation.params({"evaluation.run_id": other, "evaluation.set": "site"})
+        evaluation.text(results, "external_results.json")
+    update_model_cards(store, store.get_run(other))
+    version = store.client.get_model_version_by_alias("small", "champion")
+    assert "external: site" in version.description
 
 
 def check_card(path: Path, description: str) -> None:

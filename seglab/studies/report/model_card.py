@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from seglab.learning.bundle import ModelCard
+from seglab.learning.bundle import CARD, ModelCard
 from seglab.studies.report import sections, tables
 from seglab.studies.report.page import MAX_NOTE, escape_markdown
 from seglab.studies.report.record import Record, read_record
-from seglab.tracking import RunInfo, RunLog, tags
+from seglab.tracking import RunInfo, RunLog, Store, tags
+from seglab.tracking.artifacts import describe_version
 
 FILE = "model_card.md"
 FIGURES = ("dice", "iou", "precision", "recall", "lesion_f1", "hd95_mm", "nsd_2mm",
@@ -45,10 +46,26 @@ def log_model_card(log: RunLog, card: ModelCard, experiment: str) -> str:
     Returns what the registered model's description says: the card without its front matter, cut
     to what MLflow stores.
     """
-    run = log.store.get_run(log.run_id)
-    matter, body = model_card(read_record(log.store, experiment), run, card)
+    store = log.store
+    return _write(read_record(store, experiment), store.get_run(log.run_id), card)
+
+
+def update_model_cards(store: Store, trained: RunInfo) -> None:
+    """Write the cards of a run's promotions anew, with evaluations that came after them."""
+    promoted = {tags.KIND: "promotion", tags.PROMOTED_RUN: trained.run_id}
+    for run in store.find_runs(tags=promoted, statuses=["FINISHED"]):
+        record = read_record(store, store.experiments()[run.experiment_id])
+        found = record.read_json(run, next(f for f in record.files(run) if f.endswith(f"/{CARD}")))
+        if found is not None:
+            describe_version(store, run.run_id, _write(record, run, ModelCard.from_json(found)))
+
+
+def _write(record: Record, run: RunInfo, card: ModelCard) -> str:
+    """Log the card; returns what the registered model's description says."""
+    matter, body = model_card(record, run, card)
     head = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    log.text(f"---\n{head}---\n\n{body}", FILE)
+    store, text = record.store, f"---\n{head}---\n\n{body}"
+    store.call(lambda: store.client.log_text(run.run_id, text, FILE))
     rest = f"\n\n… the rest: {FILE} of run {run.run_id}"
     return body if len(body) <= MAX_NOTE else f"{body[: MAX_NOTE - len(rest)]}{rest}"
 
