@@ -104,13 +104,14 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     assert again.registered.tags["seglab.confirmatory"] == "false"
     assert again.registered.tags["seglab.synthetic"] == "true"
     version = store.client.get_model_version_by_alias("small", "champion")
-    check_card(artifact(store, again.run_id, "model_card.md", tmp_path), version.description)
+    folder = tmp_path / "again"
+    check_card(artifact(store, again.run_id, "model_card.md", folder), version.description)
     assert f"Dice {again.to_json()['test/dice']:.3f}" in version.description
     with pytest.raises(UserError, match="reopen"):
         promote(store, best)
 
     check_champion(build, store, again.run_id)
-    results = artifact(store, again.run_id, "test_results.json", tmp_path).read_text()
+    results = artifact(store, again.run_id, "test_results.json", folder).read_text()
     with start_run(store, "small", "elsewhere", {"seglab.kind": "evaluation"}) as evaluation:
         evaluation.params({"evaluation.run_id": other, "evaluation.set": "site"})
         evaluation.text(results, "external_results.json")
