@@ -148,6 +148,7 @@ def evaluate(
     rest = [one for one in wanted if one not in shared]
     looked = {one: look(external, one) for one in progress(rest, "reading", unit="patient")}
     shared |= training.same_volume([one.fingerprint for one in looked.values()])
+    shared = {one: shared[one] for one in wanted if one in shared}
     if shared and SHARED not in leave_out:
         raise UserError(
             f"the model was trained, validated or tested on {len(shared)} of the {len(wanted)} "
