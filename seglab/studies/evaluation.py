@@ -209,10 +209,11 @@ class Training:
         both = NameMapping({**self.names.persons, **names.persons}, listed=listed)
         people = both.people([*others, *self.patients])
         known = {people[name].name: name for name in self.patients}
+        twins = {name: known.get(people[name].name) for name in others}
         return {
-            name: f"{known[people[name].name]} ({people[name].rule or 'the same name'})"
-            for name in others
-            if people[name].name in known
+            name: f"{twin} ({'the same name' if name == twin else people[name].rule})"
+            for name, twin in twins.items()
+            if twin is not None
         }
 
     def same_volume(self, others: Sequence[Fingerprint]) -> dict[str, str]:

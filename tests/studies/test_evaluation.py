@@ -33,7 +33,9 @@ def run_id(small_config: Build, store: Store) -> str:
 
 def other_set(folder: Path, seed: int, patients: int = 3, prefix: str = "site") -> Path:
     """NIfTI phantoms named ``<prefix>_001``, …; those of seed 3 are in the training set too."""
-    write_phantom(folder, patients=patients, size=64, slices=12, seed=seed, layout="nifti")
+    write_phantom(
+        folder, patients=patients, size=64, slices=12, seed=seed, layout="nifti", workers=1
+    )
     (folder / "name_mapping.csv").unlink()
     old = json.loads((folder / "phantom.json").read_text())["names"]
     for path in sorted(folder.rglob(f"{old}*"), key=lambda path: -len(path.parts)):
