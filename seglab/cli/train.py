@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None, program: str = "run_experiment.py") 
         "--arms", metavar="A,B", help="only these arms, beside those of earlier commands"
     )
     parser.add_argument("--fresh", action="store_true", help="train it once more, done or not")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the cost, train nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="put on record what will be compared; train nothing"
+    )
     return run_command(_run, parser.parse_intermixed_args(argv), continues=True)
 
 
@@ -115,6 +118,13 @@ def _run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.file, arguments.overrides, arms)
     if study.search is not None:
         raise UserError(f"{arguments.file}: this is a search; run it with sweep.py")
+    if arguments.plan:
+        from seglab.studies.plan import write_plan
+        from seglab.tracking import open_store
+
+        written = write_plan(study, open_store())
+        answer(arguments, written, f"plan {written['hash'][:12]}: {written['plan']}")
+        return DONE
     if arguments.dry_run:
         from seglab.studies.plan import make_plan, plan_text
 

@@ -212,6 +212,8 @@ class Train(Block):
     """Slices a step."""
     samples_per_epoch: PositiveInt | None = None
     """Slices drawn per epoch; None draws each slice once."""
+    patients: Annotated[int | None, Field(ge=1, json_schema_extra=UNSET)] = None
+    """Train on so many of the training patients, drawn by ``seed``; None takes all."""
     tumour_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of tumour slices among those drawn (oversampling); None keeps their own."""
     patience: PositiveInt | None = None

@@ -13,9 +13,13 @@ from seglab.core.blocks import Block, PositiveInt, explain
 from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, read_document
 from seglab.core.errors import UserError, unknown_name
+from seglab.core.factors import FACTOR_KEYS, Design, with_arms
 from seglab.core.search import Range, Search
 
-STUDY_KEYS = ("seeds", "baseline", "arms", "budget", "tune", "search", "storage")
+STUDY_KEYS = (
+    *("seeds", "baseline", "arms", "budget", "tune", "search", "storage"),
+    *FACTOR_KEYS,
+)
 TIMED_EPOCHS = 1000
 """Epochs of a run that ends by the clock."""
 
@@ -68,7 +72,10 @@ class Study:
     search: Search | None
     storage: str | None
     """``postgresql+psycopg://…`` for several machines; None shares out on this one only."""
+    design: Design | None
+    """Of the factors whose levels make the arms."""
     document: Mapping[str, Any]
+    """With the arms written out."""
 
     @property
     def is_ablation(self) -> bool:
@@ -113,6 +120,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), arms: Sequence[str] = 
         del named[arm]
     document = merge(document, laid)
     document.setdefault("name", path.stem)
+    document, _ = with_arms(document)
     return resolve_study(_select_arms(document, arms, removed) if arms or removed else document)
 
 
@@ -131,6 +139,7 @@ def _select_arms(
 
 def resolve_study(document: Mapping[str, Any]) -> Study:
     """Build a ``Study`` from plain values, as a YAML or a logged config holds them."""
+    document, design = with_arms(document)
     shared = {key: value for key, value in document.items() if key not in STUDY_KEYS}
     seeds = _seeds(document, shared)
     shared["seed"] = seeds[0]
@@ -150,6 +159,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
         search=_block(Search, document["search"], "search.") if document.get("search") else None,
         storage=storage,
+        design=design,
         document=document,
     )
     if study.search and len(arms) > 1:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from seglab.core.config import RunConfig
 from seglab.core.config import Split as SplitConfig
 from seglab.core.errors import UserError
 
@@ -114,6 +115,18 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     )
     sites = {group[0].site for group in val} if config.by == "site" else ()
     return Split(_ids(train), _ids(val), _ids(test), joined, redrawn, tuple(sorted(sites)))
+
+
+def training_patients(split: Split, config: RunConfig) -> tuple[str, ...]:
+    """Patients that a run trains on: the training part, or ``train.patients`` of it.
+
+    They are drawn by the run's seed; of one seed, fewer are among more.
+    """
+    wanted = config.train.patients or len(split.train)
+    if wanted > len(split.train):
+        raise UserError(f"train.patients: {wanted} of {len(split.train)} training patients")
+    order = np.random.default_rng([config.seed, 3]).permutation(len(split.train))
+    return tuple(sorted(split.train[k] for k in order[:wanted]))
 
 
 def save_split(split: Split, path: Path) -> None:

@@ -66,6 +66,7 @@ class ArmRow(ArmSummary):
     )
     ci_high: float
     sd_diff: float  # spread over patients of the difference
+    error: float  # standard error of the difference, of patients and seeds
     p: float  # of the test that gives the interval and the verdict, two-sided
     p_holm: float  # corrected over the arms of the comparison
     p_wilcoxon: float  # signed-rank test over patients, two-sided; no verdict rests on it
@@ -114,7 +115,7 @@ def compare_arms(
     Raises UserError for no arm, two of one name, an unknown baseline, or where arms lack
     patients, or no patient has a score in every arm.
     """
-    patients, left_out, by_seed = _paired(arms)
+    patients, left_out, by_seed = pair_patients(arms)
     names = [arm.arm for arm in arms]
     if baseline not in names:
         raise unknown_name("baseline arm", baseline, names)
@@ -182,6 +183,7 @@ def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
     half, p_equivalence = test.half_width(last_step), test.p_equivalence(MARGIN)
     columns = {
         "diff": test.diff,
+        "error": test.error,
         "ci_low": np.clip(test.diff - half, -1.0, None),
         "ci_high": np.clip(test.diff + half, None, 1.0),
         "p": test.p,
@@ -225,8 +227,13 @@ def _summary(arm: str, values: FloatArray, half_width: float, first: float) -> A
     )
 
 
-def _paired(arms: Sequence[ArmScores]) -> tuple[tuple[str, ...], tuple[str, ...], list[FloatArray]]:
-    """Line up arms by patient: who is compared, who is left out (NaN), an array an arm."""
+def pair_patients(
+    arms: Sequence[ArmScores],
+) -> tuple[tuple[str, ...], tuple[str, ...], list[FloatArray]]:
+    """Line up arms by patient: who is compared, who is left out (NaN), (seeds, patients) an arm.
+
+    Raises UserError as :func:`compare_arms` does.
+    """
     if not arms:
         raise UserError("nothing to compare: no arm has a finished run")
     name, count = Counter(arm.arm for arm in arms).most_common(1)[0]

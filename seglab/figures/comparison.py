@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.evaluation.comparison import ArmRow, ArmSummary
+from seglab.evaluation.learning_curve import LearningCurve
 from seglab.figures.style import (
     BLACK,
     BLUE,
@@ -145,6 +146,58 @@ def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[n
         turns = np.arange(len(members))
         offsets[members] = np.where(turns % 2, 1, -1) * np.ceil(turns / 2) * step
     return offsets
+
+
+def interaction_plot(
+    levels: Mapping[str, Sequence[str]],
+    panels: Mapping[tuple[str, str], tuple[NDArray[np.float64], str]],
+) -> Figure:
+    """Draw mean Dice over the levels of a factor, a line for each level of a second one.
+
+    Args:
+        levels: labels of the levels of each factor.
+        panels: (levels of the first, levels of the second) mean Dice by pair, and a title.
+    """
+    columns = max(2, min(3, len(panels)))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(WIDTH, 3.6 * rows)
+    grid: Any = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for place, ((first, second), (means, title)) in enumerate(panels.items()):
+        axes = grid[place // columns, place % columns]
+        for number, (label, line) in enumerate(zip(levels[second], means.T, strict=True)):
+            colour, marker = arm_style(number)
+            axes.plot(line, marker=marker, color=colour, linewidth=2, label=f" {plain(label)}")
+        axes.set_xticks(range(len(levels[first])), [plain(label) for label in levels[first]])
+        axes.margins(x=0.15)
+        axes.legend(title=plain(second), frameon=False)
+        tidy(axes, x=plain(first), y="" if place % columns else "mean Dice", title=title)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def training_patients(curve: LearningCurve) -> Figure:
+    """Draw Dice over the number of training patients, with the power law to twice the largest."""
+    figure = new_figure(WIDTH, 4.2)
+    axes: Any = figure.subplots()
+    sizes, largest = [point.patients for point in curve.points], curve.points[-1].patients
+    if curve.law is not None:
+        x = np.geomspace(sizes[0], 2 * largest, 100)
+        dice, low, high = curve.predict(x)
+        inside = x <= largest
+        axes.fill_between(x, low, high, color=unit(BLUE), alpha=0.12, linewidth=0)
+        axes.plot(x[inside], dice[inside], color=unit(BLUE), label="power law")
+        axes.plot(x[~inside], dice[~inside], "--", color=unit(BLUE), label="extrapolated")
+    for point in curve.points:
+        axes.plot([point.patients] * 2, [point.low, point.high], color=unit(BLACK), linewidth=1.5)
+    axes.plot(sizes, [p.dice for p in curve.points], "o", color=unit(BLACK), label="measured")
+    axes.set_xscale("log")
+    ticks = [*sizes, *([2 * largest] if curve.law is not None else [])]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.legend(frameon=False, loc="lower right")
+    tidy(axes, x="training patients", y="patient Dice")
+    return figure
 
 
 def pareto(

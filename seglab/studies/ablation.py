@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from filelock import FileLock
@@ -135,6 +135,7 @@ def _run_ablation(
             tags.BASELINE: str(baseline or next(iter(study.arms))),
             tags.BUDGET: study.budget.per,
             tags.CONFIRMS: confirms,
+            tags.FACTORS: asdict(study.design) if study.design else None,
         }
         parent.tags(known)
     with parent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from seglab.evaluation.comparison import (
     as_shown,
     compare_arms,
 )
+from seglab.evaluation.factors import FactorEffects, factor_effects
+from seglab.evaluation.learning_curve import LearningCurve, learning_curve
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import SIZES, stratify, summarise
 from seglab.studies.results import Ablation, Arm, Unit
@@ -134,6 +137,10 @@ class ComparedAblation:
     """Of each compared patient, seeds averaged."""
     patients: Mapping[str, PatientScore]
     """A row of each compared patient, for what is true of it under every arm."""
+    factors: FactorEffects | None
+    """Where the arms are the levels of factors, all finished and with the same budget."""
+    learning: LearningCurve | None
+    """Where the arms are numbers of training patients."""
 
     @property
     def baseline(self) -> str:
@@ -162,6 +169,15 @@ class ComparedAblation:
         strata = [replace(one, comparison=as_shown(one.comparison)) for one in self.strata]
         return replace(self, comparison=as_shown(self.comparison), strata=strata)
 
+    @cached_property
+    def deviations(self) -> list[str] | None:
+        """What was not done as planned before the first run; None where there was no plan."""
+        if (plan := self.ablation.plan) is None:
+            return None
+        seeds = {arm.name: {*arm.seeds} for arm in self.ablation.arms}
+        folds = {one.fold for arm in self.ablation.arms for one in arm.runs}
+        return plan.deviations(self.ablation.parent, self.baseline, seeds, folds)
+
     @property
     def warnings(self) -> Sequence[str]:
         """What a reader must know before the figures."""
@@ -176,11 +192,15 @@ class ComparedAblation:
             f"arm {one.arm} segments {targets[one.arm]}, not the baseline's target: no verdict"
             for one in self.others
         ]
-        return [*self.comparison.warnings, *self.ablation.warnings, *others, *unfinished]
+        if self.ablation.design and not (self.factors or self.learning):
+            others.append("no effects of factors: some arms are not finished, or had other budgets")
+        deviations = [f"not as planned: {told}" for told in self.deviations or ()]
+        known = [*self.comparison.warnings, *self.ablation.warnings]
+        return [*deviations, *known, *others, *unfinished]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as ``comparison.json`` holds it; the baseline is the first of the arms."""
-        base, comparison = self.comparison.baseline, self.comparison
+        base, comparison, plan = self.comparison.baseline, self.comparison, self.ablation.plan
         no_difference = {"diff": 0.0, "ci_low": 0.0, "ci_high": 0.0, "p": None, "p_holm": None}
         unknown = dict.fromkeys((*no_difference, "share_first"))
         arms = [
@@ -205,6 +225,9 @@ class ComparedAblation:
             "costs": self.costs,
             "other_scores": self.other_scores,
             "strata": [stratum.to_json() for stratum in self.strata],
+            "factors": self.factors.to_json() if self.factors else None,
+            "learning_curve": self.learning.to_json() if self.learning else None,
+            "plan": plan and {"hash": plan.hash, "deviations": self.deviations},
             "left_out": list(comparison.left_out),
         }
 
@@ -226,7 +249,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
             raise UserError(f"the baseline arm '{baseline}' has no finished run")
         raise unknown_name("baseline arm", baseline, arms)
     same = [arm for arm in ablation.arms if arm.target == arms[baseline].target]
-    scores = [arm_scores(arm) for arm in same]
+    scores, design = [arm_scores(arm) for arm in same], ablation.design
     comparison = compare_arms(scores, baseline)
     others = [arm_scores(arm) for arm in ablation.arms if arm.target != same[0].target]
     budgets = Budgets(ablation.unit, [_spent(arm, ablation) for arm in ablation.arms])
@@ -250,6 +273,8 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
             for arm in scores
         },
         patients=patients,
+        factors=factor_effects(scores, design) if design and budgets.all_equal else None,
+        learning=learning_curve(scores, design) if design else None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged
+from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
@@ -154,7 +155,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     config = plan.config
     compute = choose_compute(config.train)
     restart_peak(compute.device)
-    trainer = Trainer(config, data.cache, data.split.train, compute)
+    trainer = Trainer(config, data.cache, training_patients(data.split, config), compute)
     weights = loaded_weights(trainer.network)
     if weights != "none":
         print(f"{plan.run_name}  encoder weights: {weights}", file=sys.stderr)

@@ -17,7 +17,7 @@ from seglab.core.errors import as_warning
 from seglab.core.machine import progress
 from seglab.data.cache import CachedPatient
 from seglab.data.loader import gather
-from seglab.data.splits import save_split
+from seglab.data.splits import save_split, training_patients
 from seglab.evaluation.failure_report import analyse, best_median_worst
 from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
@@ -230,7 +230,8 @@ def fair_share(patients: int) -> int:
 def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
     """Log the weights as they are, and beside them what prediction needs to know about them."""
     precision = trainer.compute.precision
-    card = make_card(config, data.cache, data.split.train, precision, log.run_id)
+    train = training_patients(data.split, config)
+    card = make_card(config, data.cache, train, precision, log.run_id)
     log.json(card.to_json(), f"{CHECKPOINTS}/{CARD}")
     trainer.save_kept(log.state)
     log.artifact(log.state / WEIGHTS, CHECKPOINTS)

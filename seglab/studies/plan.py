@@ -5,17 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from seglab.core.config import RunConfig
+from seglab.core.documents import json_text
+from seglab.core.errors import UserError
 from seglab.core.study import Study
+from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer
 from seglab.models import count_parameters, gflops_per_image
+from seglab.studies.ablation import open_parent, shared_hash
 from seglab.studies.data import SharedData, StudyData, share_patients
+from seglab.studies.preregistration import ANALYSIS, FILE, file_hash, find_plan, plan_file
+from seglab.studies.queue import one_at_a_time
+from seglab.studies.results import arm_hash
 from seglab.studies.tuning import tuning_plans
+from seglab.tracking import Store, code_hash, tags
 
 STEPS = 5
 """Timed; the fastest counts, since other work on the machine can only slow a step down."""
@@ -57,6 +66,60 @@ def make_plan(study: Study) -> dict[str, Any]:
     }
 
 
+def write_plan(study: Study, store: Store) -> dict[str, Any]:
+    """Write what is to be compared, and how, before the first run: with MLflow and to a file.
+
+    Returns:
+        The keys of ``--plan --json``.
+
+    Raises:
+        UserError: there is nothing to compare, a run has been trained, or another plan is there.
+    """
+    if not study.is_ablation and len(study.folds) == 1:
+        raise UserError("--plan: one run compares nothing; give it arms, factors or seeds")
+    study = share_patients(study)
+    tuning_plans(study, "")
+    data = SharedData().of(study.reference)
+    content = {
+        "experiment": study.name,
+        "arms": {arm: arm_hash(config) for arm, config in study.arms.items()},
+        "baseline": study.baseline or next(iter(study.arms)),
+        "seeds": list(study.seeds),
+        "folds": list(study.folds),
+        **ANALYSIS,
+        "design": asdict(study.design) if study.design else None,
+        "budget": study.budget.model_dump(),
+        "tune": study.tune.model_dump(exclude_defaults=True) if study.tune else None,
+        "validation_patients": list(data.split.val),
+        **{"shared_config_hash": shared_hash(study), "code_hash": code_hash()},
+        **{"split_hash": data.split.hash, "data_hash": data.cache.data_hash},
+    }
+    text = f"{json_text(content)}\n"
+    made, path = file_hash(text.encode()), plan_file(store, study.name)
+    with one_at_a_time(study, store.folder):
+        before = find_plan(store, study.name)
+        if before is not None and before.hash != made:
+            raise UserError(
+                f"'{study.name}' has another plan, {before.hash[:12]}: a plan stays as it was "
+                "made; name=… begins another experiment"
+            )
+        if before is None:
+            runs = len(store.find_runs(study.name, {tags.KIND: "train"}))
+            if runs:
+                raise UserError(
+                    f"'{study.name}' has {runs} runs: a plan is made before the first; name=… "
+                    "begins another experiment"
+                )
+            parent = open_parent(study, store, data, fresh=False)
+            with parent:
+                parent.text(text, FILE)
+                parent.tags({tags.PLAN: made})
+                parent.interrupt("planned, not begun")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return {"experiment": study.name, "plan": path, "hash": made}
+
+
 def plan_text(plan: Mapping[str, Any]) -> str:
     """A page for a person."""
     counts = ", ".join(f"{count} {part}" for part, count in plan["patients"].items())
@@ -87,7 +150,8 @@ def _plan_arm(
     arm: str, config: RunConfig, data: StudyData, timed: dict[str, float]
 ) -> dict[str, Any]:
     """Plan an arm; ``timed`` holds the seconds an image of each network that was timed before."""
-    trainer = Trainer(config, data.cache, data.split.train, choose_compute(config.train))
+    patients = training_patients(data.split, config)
+    trainer = Trainer(config, data.cache, patients, choose_compute(config.train))
     image_hw = data.cache.shape
     images = trainer.loader.samples * config.train.epochs
     validated = sum(data.cache.by_id[name].count for name in data.split.val) * config.train.epochs

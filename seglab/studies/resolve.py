@@ -15,7 +15,7 @@ from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import as_of_today, merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import build_run
-from seglab.data.splits import PARTS
+from seglab.data.splits import PARTS, training_patients
 from seglab.learning.bundle import (
     CARD,
     ModelBundle,
@@ -195,7 +195,8 @@ class TrainedRun:
     def bundle(self, point: OperatingPoint) -> ModelBundle:
         """Make a model of it that can be used without the data."""
         precision, cache = self.predictor.compute.precision, self.data.cache
-        names = [name for one in self.members or (self,) for name in one.data.split.train]
+        runs = self.members or (self,)
+        names = [name for one in runs for name in training_patients(one.data.split, one.config)]
         train = list(dict.fromkeys(names))
         card = make_card(self.config, cache, train, precision, self.run.run_id, point)
         members = tuple(one.config.model for one in self.members)

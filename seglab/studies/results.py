@@ -12,9 +12,11 @@ from typing import Literal
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
+from seglab.core.factors import Design
 from seglab.data.names import SYNTHETIC
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
+from seglab.studies.preregistration import AnalysisPlan, find_plan
 from seglab.studies.resolve import fetch, find
 from seglab.tracking import RunInfo, Store, tags
 
@@ -79,6 +81,14 @@ class Ablation:
     trials: Mapping[str, Sequence[RunInfo]]
     """Tuning trials of each arm."""
     warnings: Sequence[str]
+    plan: AnalysisPlan | None
+    """That was made before the first run."""
+
+    @property
+    def design(self) -> Design | None:
+        """Of the factors whose levels make the arms."""
+        told = self.parent.tags.get(tags.FACTORS)
+        return Design(**json.loads(told)) if told else None
 
     @property
     def notice(self) -> str:
@@ -169,6 +179,7 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
         unfinished=[run for run in runs if run.status != "FINISHED"],
         trials={name: [r for r in found if r.tags.get(tags.TUNES) == name] for name in hashes},
         warnings=warnings,
+        plan=find_plan(store, experiment, parent),
     )
 
 

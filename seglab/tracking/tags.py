@@ -20,6 +20,10 @@ SPLIT_HASH, CODE_HASH = "seglab.split_hash", "seglab.code_hash"
 # Of an ablation's parent: its arms with their hashes, the reasons of those that failed, and the
 # search whose best trials it confirms.
 ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
+FACTORS = "seglab.factors"
+"""The design whose levels make the arms, as JSON."""
+PLAN = "seglab.plan_hash"
+"""SHA-256 of the plan that was made before the first run."""
 FAILURES, CONFIRMS = "seglab.failures", "seglab.confirms"
 VERDICTS = "seglab.verdicts"
 # The arm that a tuning run tunes, the values it tries, and on the parent those chosen.
@@ -29,6 +33,8 @@ TUNES, VALUES, TUNED = "seglab.tunes", "seglab.values", "seglab.tuned"
 BASE_TRIAL = "0"
 """Number of the trial of the base config."""
 TRIAL, STUDY, CONFIRMATION_RUN = "seglab.trial", "seglab.study", "seglab.confirmation_run_id"
+EXPLANATION_RUN = "seglab.explanation_run_id"
+"""The ablation that puts its best trial's changes back."""
 # The run that this one repeats.
 REPRODUCES = "seglab.reproduces"
 

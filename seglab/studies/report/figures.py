@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,22 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import as_warning
 from seglab.data.cache import Cache
+from seglab.evaluation.factors import FactorEffects
 from seglab.evaluation.scores import stratify
-from seglab.figures.comparison import arms_learning, forest, order_bar, pareto, patient_swarm
+from seglab.figures.comparison import (
+    arms_learning,
+    forest,
+    interaction_plot,
+    order_bar,
+    pareto,
+    patient_swarm,
+    training_patients,
+)
 from seglab.figures.sheets import SheetPatient, arm_sheet
 from seglab.figures.style import marked
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
 from seglab.studies.data import SharedData
+from seglab.studies.report.tables import p_value
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.results import Arm
 from seglab.tracking import Store
@@ -47,6 +58,11 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
         if result.budgets.all_equal:
             compared = (result.comparison.baseline, *result.comparison.rows)
             draw["order"] = lambda: order_bar(compared)
+    effects = result.factors
+    if effects and effects.interactions:
+        draw["interactions"] = lambda: _interactions(effects)
+    if measured := result.learning:
+        draw["training_patients"] = lambda: training_patients(measured)
     if all(curve for of_arm in curves.values() for curve in of_arm):
         draw["learning"] = lambda: arms_learning(curves)
     found = {}
@@ -70,6 +86,18 @@ def _differences(result: ComparedAblation) -> dict[str, list[float]]:
         row.arm: [result.dice[row.arm][name] - base[name] for name in result.patients]
         for row in result.rows
     }
+
+
+def _interactions(effects: FactorEffects) -> Figure:
+    """A panel for each pair of factors, with the interaction of the smallest p."""
+    keys = list(effects.design.levels)
+    panels = {}
+    for a, b in itertools.combinations(range(len(keys)), 2):
+        found = [one for one in effects.interactions if one.factors == (keys[a], keys[b])]
+        clearest = min(found, key=lambda one: one.p_holm)
+        title = f"{clearest.diff:+.3f}, corrected p {p_value(clearest.p_holm)}"
+        panels[keys[a], keys[b]] = effects.cells(a, b), title
+    return interaction_plot(effects.design.levels, panels)
 
 
 def _pareto(result: ComparedAblation, arms: Sequence[Arm]) -> Figure:

@@ -190,7 +190,16 @@ def scope(result: ComparedAblation) -> str:
         + (" out of fold" if len(folds) > 1 else " of the validation part")
         + f". Baseline: {result.baseline}, Dice {result.comparison.baseline.mean:.3f}. "
         + kept_weights([one.run for arm in arms for one in arm.runs])
+        + _as_planned(result)
     )
+
+
+def _as_planned(result: ComparedAblation) -> str:
+    plan, deviations = result.ablation.plan, result.deviations
+    if plan is None or deviations is None:
+        return ""
+    how = f"with {_count(len(deviations), 'deviation')}" if deviations else "as planned"
+    return f" Done {how} before the first run (plan {plan.hash[:12]})."
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from seglab.evaluation.comparison import ArmRow
+from seglab.evaluation.factors import FactorEffects
+from seglab.evaluation.learning_curve import LearningCurve
 from seglab.evaluation.metrics import PatientScore
 from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation, tumour_size
 from seglab.tracking.tags import TUNED, VALUES
@@ -145,6 +147,32 @@ def verdict_table(result: ComparedAblation) -> pd.DataFrame:
     """The answer: each arm's difference to the baseline and the one word for it."""
     level = f"{100 * result.comparison.confidence:.3g}% interval"
     return arm_table(result, VERDICTS).rename(columns={"interval": level})
+
+
+def factor_table(effects: FactorEffects) -> pd.DataFrame:
+    """Main effects, then interactions, with what a fraction cannot tell them from."""
+    rows = [
+        (
+            *(one.name, number(one.diff, "+.3f"), interval(one.ci_low, one.ci_high, "+.3f")),
+            *(p_value(one.p), p_value(one.p_holm), ", ".join(one.aliases) or NONE),
+        )
+        for one in effects.effects
+    ]
+    columns = ["effect", "difference", "95% interval", "p", "p (Holm)", "mixed with"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table if effects.design.words else table.drop(columns="mixed with")
+
+
+def learning_table(curve: LearningCurve) -> pd.DataFrame:
+    """Dice by the number of training patients, and what the power law says of twice as many."""
+    rows = [
+        (f"{p.patients}", str(p.draws), number(p.dice), interval(p.low, p.high))
+        for p in curve.points
+    ]
+    if more := curve.doubled:
+        limits = interval(more.low, more.high)
+        rows.append((f"{more.patients} (extrapolated)", NONE, number(more.dice), limits))
+    return pd.DataFrame(rows, columns=["training patients", "draws", "Dice", "95% interval"])
 
 
 def cost_table(result: ComparedAblation) -> pd.DataFrame:

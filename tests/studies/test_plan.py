@@ -1,0 +1,116 @@
+"""A plan on record before the first run, and what a report says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seglab.core.errors import UserError
+from seglab.core.study import Study
+from seglab.studies import preregistration
+from seglab.studies.ablation import run_study
+from seglab.studies.comparison import ComparedAblation, compare_ablation
+from seglab.studies.plan import write_plan
+from seglab.studies.report.sections import notices, scope
+from seglab.studies.results import collect
+from seglab.tracking import Store, open_store
+
+Build = Callable[..., Study]
+ARMS = {"base": {}, "bce": {"loss": "bce"}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return open_store(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+def result_of(store: Store, parent_run_id: str | None) -> ComparedAblation:
+    return compare_ablation(collect(store, store.get_run(str(parent_run_id))))
+
+
+def planned(build: Build, store: Store, name: str, **later: Any) -> ComparedAblation:
+    """Plan two arms × two seeds and train them, with something changed."""
+    study = {"name": name, "arms": ARMS, "seeds": [0, 1]}
+    write_plan(build(**study), store)
+    return result_of(store, run_study(build(**{**study, **later}), store).parent_run_id)
+
+
+def test_a_plan_is_on_record_before_the_first_run_and_kept(build: Build, store: Store) -> None:
+    study = build(name="kept", arms=ARMS, seeds=[0, 1])
+    written = write_plan(study, store)
+    text = written["plan"].read_bytes()
+    assert written["hash"] == hashlib.sha256(text).hexdigest()
+    content = json.loads(text)
+    assert (content["seeds"], content["margin"], content["baseline"]) == ([0, 1], 0.01, "base")
+    assert content["arms"].keys() == ARMS.keys()
+    assert write_plan(study, store)["hash"] == written["hash"]
+    (parent,) = store.find_runs("kept")
+    assert parent.tags["seglab.plan_hash"] == written["hash"]
+    outcome = run_study(study, store)
+    assert outcome.parent_run_id == parent.run_id
+    result = result_of(store, parent.run_id)
+    assert result.to_json()["plan"] == {"hash": written["hash"], "deviations": []}
+    assert f"Done as planned before the first run (plan {written['hash'][:12]})" in scope(result)
+    assert "as planned" in Path(str(outcome.report)).read_text()
+    with pytest.raises(UserError, match="'kept' has another plan"):
+        write_plan(build(name="kept", arms=ARMS, seeds=[0]), store)
+
+    written["plan"].write_bytes(text.replace(b"0.01", b"0.05"))
+    (told,) = result_of(store, parent.run_id).deviations or ()
+    assert "kept.json was changed after it was made" in told
+    artifact = store.client.download_artifacts(parent.run_id, "plan.json")
+    Path(artifact).write_bytes(text.replace(b"0.01", b"0.05"))
+    written["plan"].unlink()
+    told, margin = result_of(store, parent.run_id).deviations or ()
+    assert f"plan.json of run {parent.run_id} was changed" in told
+    assert "margin" in margin
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ({"arms": {**ARMS, "dice": {"loss": "dice"}}}, ["arm 'dice' was added"]),
+        ({"arms": {**ARMS, "bce": {"loss": "dice"}}}, ["arm 'bce' has another config"]),
+        ({"seeds": [0]}, ["seed 1 was dropped"]),
+        ({"seeds": [0, 1, 2]}, ["seed 2 was added"]),
+        ({"baseline": "bce"}, ["baseline is bce, planned was base"]),
+        ({"arms": {"base": {}}}, ["arm 'bce' has no finished run"]),
+    ],
+    ids=str,
+)
+def test_every_deviation_is_listed(
+    build: Build, store: Store, later: dict[str, Any], said: list[str]
+) -> None:
+    name = hashlib.sha256(str(later).encode()).hexdigest()[:8]
+    result = planned(build, store, name, **later)
+    assert result.deviations == said
+    assert f"Not as planned: {said[0]}." in notices(result)
+    assert f"Done with {len(said)} deviation" in scope(result)
+
+
+def test_another_margin_or_config_deviates(
+    build: Build, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = planned(build, store, "longer", train={"epochs": 2})
+    (told,) = result.deviations or ()
+    assert told.startswith("shared config hash is")
+    monkeypatch.setattr(preregistration, "ANALYSIS", {**preregistration.ANALYSIS, "margin": 0.02})
+    _, told = result_of(store, result.ablation.parent.run_id).deviations or ()
+    assert told == "margin is 0.02, planned was 0.01"
+
+
+def test_a_plan_after_the_first_run_or_of_one_run_is_refused(build: Build, store: Store) -> None:
+    study = build(name="late", arms=ARMS)
+    run_study(study, store)
+    with pytest.raises(UserError, match="'late' has 2 runs: a plan is made before the first"):
+        write_plan(study, store)
+    with pytest.raises(UserError, match="one run compares nothing"):
+        write_plan(build(name="single"), store)
+    assert result_of(store, store.find_runs("late")[-1].run_id).to_json()["plan"] is None
