@@ -187,6 +187,16 @@ COMMANDS = {
         _argument("run", "run id, its checkpoint or registered model", metavar="RUN"),
         PATHS,
     ),
+    "explain": Command(
+        study.explain,
+        "Find which changes made the best trial of a search better than its base config:\neach is "
+        "put back, and given to the base, over fresh seeds and patients.\nWrites the smallest set "
+        "that does as well.",
+        "explain unet\nexplain unet data.root=DIR --workers 2",
+        _argument("sweep", "name of the search, or id of its run", metavar="SWEEP"),
+        _number("--workers", "processes (default 1)", 1, metavar="N"),
+        PATHS,
+    ),
     "artifacts": Command(
         study.artifacts,
         "Download what a run logged; an interrupted download continues.",

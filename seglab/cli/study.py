@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -191,6 +192,24 @@ def reproduce(given: argparse.Namespace) -> int:
     if not found.equal:
         lines = [f"run {found.new_run_id} differs from {found.run_id}:", *found.differences]
     answer(given, found.to_json(), "\n  ".join(lines))
+    return DONE
+
+
+def explain(given: argparse.Namespace) -> int:
+    """Say which changes made a search's best trial better."""
+    from seglab.studies.search.explain import explain
+
+    told = explain(open_store(), given.sweep, given.overrides, workers=given.workers)
+    rows = [
+        {
+            "change": f"{one['key']}: {one['base']} → {one['best']}",
+            "base with it": one["given"]["diff"],
+            "best without it": one["put_back"]["diff"],
+        }
+        for one in told["changes"]
+    ]
+    again = f"run it: python run_experiment.py {shlex.quote(told['config'])}"
+    answer(given, told, f"{table(rows)}\n\n{told['text']}\n{again}")
     return DONE
 
 

@@ -11,8 +11,8 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import yaml
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.study import Study, resolve_study
@@ -42,11 +43,14 @@ SD_CONFIG, SD_SEED, SD_NOISE = 0.25, 0.05, 0.15
 class PlantedRun:
     """Takes the place of a training: logs what a run logs, with planted scores."""
 
-    def __init__(self, plan: Plan, store: Store, data: StudyData, salt: str) -> None:
-        self.plan, self._scores = plan, list(planted_scores(plan.config, data.split.val, salt))
+    def __init__(
+        self, plan: Plan, store: Store, data: StudyData, scores: Iterable[PatientScore]
+    ) -> None:
+        self.plan, self._scores = plan, list(scores)
         tags = {**identity_tags(plan, data), **plan.tags}
         self.log = start_run(store, plan.config.name, plan.run_name, tags, plan.parent_run_id)
         self.log.params(flatten(plan.config.to_dict()))
+        self.log.text(yaml.safe_dump(plan.config.to_dict()), "config.yaml")
         self.metrics = {f"val/{key}": value for key, value in summarise(self._scores).items()}
         row = {"epoch": 1, "val/dice": self.metrics["val/dice"]}
         self.trainer = SimpleNamespace(progress=SimpleNamespace(history=[row]), kept_epoch=1)
@@ -115,16 +119,9 @@ def planted_study(folder: Path, trials: int = 8) -> Study:
     )
 
 
-def search_planted(study: Study, store: Store, number: int) -> dict[str, Any]:
-    """Make one search with its confirmation; returns what ``confirmation.json`` says."""
-    document = dict(study.document) | {"name": f"planted {number}"}
-    document["search"] = {**document["search"], "seed": number}
-
-    def open_planted(
-        plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
-    ) -> PlantedRun:
-        return PlantedRun(plan, store, data, f"search {number}")
-
+@contextmanager
+def trained_by(open_planted: Callable[..., PlantedRun]) -> Iterator[None]:
+    """Have a planted run take the place of every training, without figures and reports."""
     replaced: Mapping[str, Any] = {
         "search.trials.open_run": open_planted,
         "experiment.open_run": open_planted,
@@ -134,6 +131,21 @@ def search_planted(study: Study, store: Store, number: int) -> dict[str, Any]:
     with ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(patch(f"seglab.studies.{name}", value))
+        yield
+
+
+def search_planted(study: Study, store: Store, number: int) -> dict[str, Any]:
+    """Make one search with its confirmation; returns what ``confirmation.json`` says."""
+    document = dict(study.document) | {"name": f"planted {number}"}
+    document["search"] = {**document["search"], "seed": number}
+
+    def open_planted(
+        plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
+    ) -> PlantedRun:
+        scores = planted_scores(plan.config, data.split.val, f"search {number}")
+        return PlantedRun(plan, store, data, scores)
+
+    with trained_by(open_planted):
         outcome = run_search(resolve_study(document), store)
     path = store.client.download_artifacts(outcome.parent_run_id, FILE)
     return dict(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -86,24 +86,32 @@ def confirmation_study(study: Study, outcome: SearchOutcome) -> Study | str:
     assert study.search is not None
     if study.run.split.folds:
         return NO_PATIENTS
-    space, wanted = Space.of(study), study.search.confirm
+    space, top = Space.of(study), study.search.confirm.top
     arms: dict[str, Any] = {BASE_ARM: {}}
     known = {study.run.hash()}
     for row in outcome.ranked:
         config = space.build(row.params)
-        if len(arms) <= wanted.top and config.hash() not in known:
+        if len(arms) <= top and config.hash() not in known:
             known.add(config.hash())
             arms[f"trial {row.number:03d}"] = nested(row.params.items())
     if len(arms) == 1:
         return "no trial of another config than the base config is complete"
     if outcome.best is None or f"trial {outcome.best.number:03d}" not in arms:
         return "the base config is the best of the search itself"
+    return retrained(study, CONFIRMATION, arms)
+
+
+def retrained(
+    study: Study, suffix: str, arms: Mapping[str, Any], baseline: str = BASE_ARM
+) -> Study:
+    """Make an ablation over fresh seeds, and patients that had no part in the search's choice."""
+    assert study.search is not None
     shared = {key: value for key, value in study.document.items() if key != "search"}
     own = {
-        "name": f"{study.name[:86]}{CONFIRMATION}",
+        "name": f"{study.name[:86]}{suffix}",
         "arms": arms,
-        "baseline": BASE_ARM,
-        "seeds": list(wanted.seeds),
+        "baseline": baseline,
+        "seeds": list(study.search.confirm.seeds),
         "storage": study.search.storage,
         "split": {"redraw": study.run.split.redraw + 1},
     }

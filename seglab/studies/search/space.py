@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,6 +60,15 @@ class Space:
         for key, domain in self.domains.items():
             if _is_active(domain, params):
                 params[key] = ask(key, domain)
+        return params
+
+    def mixed(self, lower: Params, upper: Params, taken: Collection[str]) -> Params:
+        """The point ``lower`` with values of ``upper``: of ``taken``, and of what they bring."""
+        params: Params = {}
+        for key, domain in self.domains.items():
+            source = upper if key in taken or key not in lower else lower
+            if key in source and _is_active(domain, params):
+                params[key] = source[key]
         return params
 
     def build(self, params: Mapping[str, Value]) -> RunConfig:
