@@ -176,7 +176,7 @@ def interaction_plot(
     return figure
 
 
-def training_patients(curve: LearningCurve) -> Figure:
+def patients_curve(curve: LearningCurve) -> Figure:
     """Draw Dice over the number of training patients, with the power law to twice the largest."""
     figure = new_figure(WIDTH, 4.2)
     axes: Any = figure.subplots()

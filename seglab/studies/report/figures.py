@@ -21,7 +21,7 @@ from seglab.figures.comparison import (
     order_bar,
     pareto,
     patient_swarm,
-    training_patients,
+    patients_curve,
 )
 from seglab.figures.sheets import SheetPatient, arm_sheet
 from seglab.figures.style import marked
@@ -62,7 +62,7 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     if effects and effects.interactions:
         draw["interactions"] = lambda: _interactions(effects)
     if measured := result.learning:
-        draw["training_patients"] = lambda: training_patients(measured)
+        draw["training_patients"] = lambda: patients_curve(measured)
     if all(curve for of_arm in curves.values() for curve in of_arm):
         draw["learning"] = lambda: arms_learning(curves)
     found = {}
