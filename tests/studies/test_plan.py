@@ -65,8 +65,8 @@ def test_a_plan_is_on_record_before_the_first_run_and_kept(build: Build, store: 
     written["plan"].write_bytes(text.replace(b"0.01", b"0.05"))
     (told,) = result_of(store, parent.run_id).deviations or ()
     assert "kept.json was changed after it was made" in told
-    artifact = store.client.download_artifacts(parent.run_id, "plan.json")
-    Path(artifact).write_bytes(text.replace(b"0.01", b"0.05"))
+    (artifact,) = store.folder.rglob(f"{parent.run_id}/artifacts/plan.json")
+    artifact.write_bytes(text.replace(b"0.01", b"0.05"))
     written["plan"].unlink()
     told, margin = result_of(store, parent.run_id).deviations or ()
     assert f"plan.json of run {parent.run_id} was changed" in told
@@ -99,10 +99,11 @@ def test_another_margin_or_config_deviates(
     build: Build, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = planned(build, store, "longer", train={"epochs": 2})
-    (told,) = result.deviations or ()
+    told, *others = result.deviations or ()
     assert told.startswith("shared config hash is")
+    assert others == [f"arm '{arm}' has another config" for arm in ARMS]
     monkeypatch.setattr(preregistration, "ANALYSIS", {**preregistration.ANALYSIS, "margin": 0.02})
-    _, told = result_of(store, result.ablation.parent.run_id).deviations or ()
+    told, *_ = result_of(store, result.ablation.parent.run_id).deviations or ()
     assert told == "margin is 0.02, planned was 0.01"
 
 
