@@ -73,33 +73,6 @@ def kinds(record: Record) -> str:
     return f"{_count(len(record.runs), 'run')}: {counted}."
 
 
-def limits(record: Record, run: RunInfo | None, test: Mapping[str, Any] | None) -> list[str]:
-    """What the result does not say."""
-    params = run.params if run else {}
-    count = test["frozen"]["dice"]["patients"] if test else 0
-    runs = len(scored(record))
-    told = {
-        "The data are synthetic: nothing here holds for patients.": bool(record.notice),
-        f"{_count(count, 'test patient')} of one data set: another scanner, hospital or kind of "
-        "tumour may give other figures.": count > 0,
-        "Nothing was tested: figures on validation patients are those of the data that choices "
-        "were made on, and so optimistic.": not count,
-        f"The run is the best of {runs} on the same validation patients: part of its lead there "
-        "is chance.": runs > 1,
-        "The kept weights are those of the best epoch on the validation patients: their "
-        "validation figures are optimistic.": params.get("train.keep") == "best",
-        "One division of the patients: another draw of the parts gives other figures.": params.get(
-            "split.folds", "null"
-        )
-        == "null",
-        "Slices are segmented one by one, in two dimensions: the network does not see the whole "
-        "volume.": bool(run),
-        "A mask is research output, not a medical device: it must not guide anyone's "
-        "treatment.": True,
-    }
-    return [text for text, applies in told.items() if applies]
-
-
 def sentence(result: ComparedAblation, row: ArmRow) -> str:
     """One arm's verdict in words."""
     base, verdict = result.baseline, result.verdicts[row.arm]
