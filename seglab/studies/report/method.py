@@ -190,8 +190,8 @@ def limits(record: Record, run: RunInfo | None, test: Mapping[str, Any] | None) 
     runs = len(scored(record))
     told = {
         "The data are synthetic: nothing here holds for patients.": bool(record.notice),
-        f"{count} test patient{'s'[: count != 1]} of one data set: another scanner, hospital or kind of "
-        "tumour may give other figures.": count > 0,
+        f"{count} test patient{'s'[: count != 1]} of one data set: another scanner, hospital or "
+        "kind of tumour may give other figures.": count > 0,
         "Nothing was tested: figures on validation patients are those of the data that choices "
         "were made on, and so optimistic.": not count,
         f"The run is the best of {runs} on the same validation patients: part of its lead there "
