@@ -98,7 +98,7 @@ def test_its_champion_gives_the_same_mask(made: Study, now: Study) -> None:
 
 
 def test_its_champion_is_served_by_mlflow(made: Study, now: Study) -> None:
-    """As docs/using.md has it: raw FLAIR slices in, a mask of the same shape out."""
+    """As docs/deploy.md has it: raw FLAIR slices in, a mask of the same shape out."""
     image = np.random.default_rng(0).uniform(0, 300, (64, 64, 12)).astype(np.float32)
     np.save(now.folder / "image.npy", image)
     tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{now.folder / 'mlruns/mlflow.db'}"}
