@@ -9,6 +9,7 @@ from seglab.core.factors import Design
 from tests.evaluation.test_factors import effects_of
 from tests.verdicts.simulate import Array, Setting, draw
 
+pytestmark = pytest.mark.slow
 GRIDS, RESAMPLES = 200, 999
 
 
