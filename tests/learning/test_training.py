@@ -142,6 +142,12 @@ def test_deep_supervision_and_half_precision_train(small_config: Build) -> None:
     assert found[1].metrics["train/loss"] == pytest.approx(found[0].metrics["train/loss"], rel=0.1)
 
 
+def test_a_run_in_another_precision_is_resumed_in_fp16(small_config: Build, tmp_path: Path) -> None:
+    train(small_config(train={"epochs": 2}), tmp_path, epochs=1)
+    _, results = train(small_config(train={"epochs": 2, "precision": "fp16"}), tmp_path)
+    assert [result.epoch for result in results] == [2]
+
+
 def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     for index, (capability, expected) in enumerate(
         [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")]
