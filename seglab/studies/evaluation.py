@@ -205,16 +205,17 @@ class Training:
 
     def same_person(self, others: Sequence[str], names: NameMapping) -> dict[str, str]:
         """Of ``others``, those who are patients here by their names → who, and what told so."""
-        listed = {**self.names.listed, **names.listed}
-        both = NameMapping({**self.names.persons, **names.persons}, listed=listed)
-        people = both.people([*others, *self.patients])
-        known = {people[name].name: name for name in self.patients}
-        twins = {name: known.get(people[name].name) for name in others}
-        return {
-            name: f"{twin} ({'the same name' if name == twin else people[name].rule})"
-            for name, twin in twins.items()
-            if twin is not None
-        }
+        persons = {**self.names.persons, **names.persons}
+        found: dict[str, str] = {}
+        # A table of one of the sets must not hide what the names tell: both are asked.
+        for listed in ({}, {**self.names.listed, **names.listed}):
+            people = NameMapping(persons, listed=listed).people([*others, *self.patients])
+            known = {people[name].name: name for name in self.patients}
+            for name in others:
+                if twin := known.get(people[name].name):
+                    rule = "the same name" if name == twin else people[name].rule
+                    found[name] = f"{twin} ({rule})"
+        return found
 
     def same_volume(self, others: Sequence[Fingerprint]) -> dict[str, str]:
         """Of ``others``, none of whose names is here, those of nearly the same volume."""
@@ -230,13 +231,14 @@ def open_training(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> 
     split = json.loads(read_artifact(store, run, "split.json"))
     patients = [name for part in PARTS for name in split[part]]
     config = read_config(store, run, overrides)
+    names = NameMapping()
     try:
         names = open_data_source(config.data).names
         cache = open_cache(open_trained_data(run, config).cache.path, config.data.modalities[:1])
     except UserError as error:
         told = f"volumes are not compared with those of the training, only names: {error}"
         print(f"warning: {told}", file=sys.stderr)
-        return Training(patients, NameMapping(), None, [told])
+        return Training(patients, names, None, [told])
     return Training(patients, names, cache, ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.labels import target_mask
+from seglab.data.names import NameMapping
 from seglab.data.phantom import write_phantom
 from seglab.data.sources import open_source
 from seglab.evaluation.scores import read_csv
 from seglab.studies.data import open_data
-from seglab.studies.evaluation import Evaluation, evaluate
+from seglab.studies.evaluation import Evaluation, Training, evaluate
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.resolve import open_model
 from seglab.tracking import Store, download, openings
@@ -113,6 +115,36 @@ def test_persons_of_the_mapping_are_refused_where_pixels_differ(
     (root / "name_mapping.csv").write_text(f"{columns}\nHGG,site_002,{patient}\n")
     with pytest.raises(UserError, match=rf"site_002 = {patient} \(name_mapping.csv\); --leave"):
         external(store, run_id, root)
+
+
+def test_the_mapping_is_read_where_the_volumes_of_the_training_are_not_here(
+    small_config: Build, store: Store, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(small_config().data.root, own)
+    patient = open_data(small_config()).split.train[0]
+    columns = "BraTS_2019_subject_ID,BraTS_2020_subject_ID"
+    (own / "name_mapping.csv").write_text(f"{columns}\nsite_002,{patient}\n")
+    config = small_config(data={"root": own, "cache": tmp_path / "cache"})
+    run_id = train_one(Plan(config, "own"), store).run_id
+    for path in own.rglob("*.h5"):
+        path.unlink()
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UserError, match=rf"site_002 = {patient} \(name_mapping.csv\); --leave"):
+        external(store, run_id, other_set(tmp_path / "other", seed=8))
+
+
+def test_a_table_of_persons_hides_no_person_whom_the_names_tell() -> None:
+    mapped = NameMapping({"BraTS20_Training_300": "TCGA-CS-4941"})
+    training = Training(["BraTS20_Training_300"], mapped, None, ())
+    scan = "TCGA_CS_4941_19960909"
+    listed = NameMapping(listed={scan: "TCGA_CS_4941", "new": "n", "old": "p"})
+    for names in (NameMapping(), listed):
+        (told,) = training.same_person([scan, "new"], names).items()
+        assert told[0] == scan
+        assert told[1].startswith("BraTS20_Training_300 (")
+    ours = Training(["ours"], NameMapping(listed={"ours": "p"}), None, ())
+    assert ours.same_person(["old", "new"], listed) == {"old": "ours (data.persons)"}
 
 
 @pytest.mark.parametrize(
