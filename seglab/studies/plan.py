@@ -16,7 +16,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute
-from seglab.learning.training import Trainer
+from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.ablation import open_parent, shared_hash
 from seglab.studies.data import SharedData, StudyData, share_patients
@@ -186,7 +186,7 @@ def _seconds_per_image(trainer: Trainer, image_hw: tuple[int, int]) -> float:
         started = time.perf_counter()
         with trainer.compute.autocast():
             logits = trainer.network(images)
-        loss = trainer.loss(logits.float(), masks)
+        loss = mean_over_scales(trainer.loss, logits.float(), masks)
         loss.backward()  # type: ignore[no-untyped-call]
         float(loss.detach())  # waits for the device
         taken.append(time.perf_counter() - started)

@@ -15,7 +15,7 @@ from seglab.core.study import Study
 from seglab.studies import preregistration
 from seglab.studies.ablation import run_study
 from seglab.studies.comparison import ComparedAblation, compare_ablation
-from seglab.studies.plan import write_plan
+from seglab.studies.plan import make_plan, write_plan
 from seglab.studies.report.sections import notices, scope
 from seglab.studies.results import collect
 from seglab.tracking import Store, open_store
@@ -29,6 +29,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         return open_store(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+def test_a_network_of_several_scales_is_planned(build: Build) -> None:
+    (arm,) = make_plan(build(model={"deep_supervision": True}))["arms"]
+    assert arm["estimated_seconds"] > 0
 
 
 def result_of(store: Store, parent_run_id: str | None) -> ComparedAblation:
