@@ -135,6 +135,9 @@ def _check(design: Design, places: Sequence[str]) -> None:
             raise UserError(f"{where}: one level; a factor has two or more")
         if len({*labels}) < len(labels):
             raise UserError(f"{where}: a level is given twice: {', '.join(labels)}")
+    sizes = design.levels[TRAIN_PATIENTS] if [*design.levels] == [TRAIN_PATIENTS] else ()
+    if unknown := [size for size in sizes if not size.isdecimal()]:
+        raise UserError(f"{places[0]}: a level is a number of patients, not {unknown[0]!r}")
     if design.design == "main":
         more = [key for key, labels in design.levels.items() if len(labels) != 2]
         if more:

@@ -101,6 +101,10 @@ def test_a_fraction_is_balanced_and_names_what_it_mixes(factors: int) -> None:
         (f"{FACTORS}train_patients: [1, 2]", "train_patients: beside factors"),
         ("design: full", "design: a design needs 'factors'"),
         ("train_patients: [10]", r"train_patients: one level"),
+        (
+            "factors: {train.patients: [10, null]}",
+            r"factors\.train\.patients: a level is a number of patients, not 'none'",
+        ),
         ("train_patients: ten", r"train_patients: 'ten' is not a list"),
         ("train_patients: [0, 4]", r"train\.patients: 0 is not allowed"),
         ("factors: {train.epochs: [1, 2, 3, 4, 5, 6], seed: [1, 2]}", "'seed' is the study's"),
