@@ -36,10 +36,12 @@ def choose_members(candidates: Candidates, which: str) -> list[RunInfo]:
     found = [run for run in ranked if all(run.tags.get(tag) == best.tags.get(tag) for tag in same)]
     if which in SAME:
         found = [run for run in found if run.parent_run_id == best.parent_run_id]
-        distinct = tags.SEED if which == "seeds" else tags.FOLD
-        found = list({run.tags.get(distinct): run for run in reversed(found)}.values())[::-1]
-    else:
-        found = found[:wanted]
+    # A run that repeats a config, as a search may draw a point twice, is the same network again.
+    distinct = {"seeds": tags.SEED, "folds": tags.FOLD}.get(which, tags.CONFIG_HASH)
+    firsts: dict[str, RunInfo] = {}
+    for run in found:
+        firsts.setdefault(run.tags.get(distinct, run.run_id), run)
+    found = list(firsts.values())[: None if which in SAME else wanted]
     if len(found) < wanted:
         raise UserError(
             f"--ensemble {which}: {len(found)} finished run{'s' * (len(found) > 1)} of the kind "

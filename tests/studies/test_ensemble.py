@@ -17,13 +17,13 @@ from seglab.data.sources import open_data_source
 from seglab.learning.inference import validate
 from seglab.learning.operating_point import PLAIN, OperatingPoint
 from seglab.models import Ensemble
-from seglab.studies.candidates import find_candidates
+from seglab.studies.candidates import Candidates, find_candidates
 from seglab.studies.ensemble import choose_members, load_ensemble
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.prediction import predict
 from seglab.studies.promotion import freeze, promote
 from seglab.studies.resolve import load_trained, open_model
-from seglab.tracking import Store, tags
+from seglab.tracking import RunInfo, Store, tags
 
 Build = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("this_store")
@@ -122,6 +122,18 @@ def test_what_cannot_be_averaged_is_refused(build: Build, store: Store) -> None:
         members = choose_members(candidates, which)
         with pytest.raises(UserError, match=rf"--ensemble {which}: .* differ in .*data\.context"):
             load_ensemble(store, members, which)
+
+
+def test_a_config_that_was_trained_twice_is_one_member() -> None:
+    ranked = [
+        RunInfo(name, name, "1", "FINISHED", 0.0, None, {tags.CONFIG_HASH: name[0]}, {}, {})
+        for name in ("a1", "b1", "a2", "c1", "b2")
+    ]
+    candidates = Candidates(ranked, unfinished=0)
+    assert [run.run_id for run in choose_members(candidates, "top:2")] == ["a1", "b1"]
+    assert [run.run_id for run in choose_members(candidates, "top:3")] == ["a1", "b1", "c1"]
+    with pytest.raises(UserError, match=r"--ensemble top:4: 3 finished runs"):
+        choose_members(candidates, "top:4")
 
 
 def test_voxels_in_doubt_are_those_that_one_sd_moves_over_the_threshold() -> None:
