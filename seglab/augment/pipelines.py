@@ -47,7 +47,7 @@ def front_back(frame: Frame, *, p: Probability = 0.5) -> list[Transform]:
 
 @AUGMENTATIONS.register("flips")
 def flips(frame: Frame, *, p: Probability = 0.5) -> list[Transform]:
-    """Both flips, each with its own coin."""
+    """Both flips, each with its own probability."""
     return [*mirror(frame, p=p), *front_back(frame, p=p)]
 
 

@@ -115,7 +115,7 @@ COMMANDS = {
     ),
     "list": Command(
         names.list_names,
-        "List what a YAML can name, with a line of explanation:\nmodels, their encoders, losses, "
+        "List what a YAML can name, with a line of explanation each.\nKinds: models, their encoders, losses, "
         "augmentations, sources of data, and the keys of input and training.",
         "list\nlist losses",
         _argument("kind", f"one of: {', '.join(names.KINDS)}", nargs="?", metavar="KIND"),
@@ -134,7 +134,7 @@ COMMANDS = {
         "finished run by validation Dice, and freezes its operating point on validation before.",
         "promote losses\npromote losses --ensemble seeds\n"
         'promote RUN_ID --reopen "the scanner table was wrong"',
-        _argument("name", metavar="EXPERIMENT|SWEEP|RUN"),
+        _argument("name", metavar="EXPERIMENT|SEARCH|RUN"),
         _argument("--ensemble", "average its runs: seeds, folds, top:K", metavar="KIND"),
         _argument("--reopen", "open a test that was opened before", metavar="REASON"),
         _argument("--baseline", "compare with it under the same seal", metavar="RUN"),
@@ -159,7 +159,7 @@ COMMANDS = {
     ),
     "predict": Command(
         study.predict,
-        "Write a mask, a picture and the volume of every patient in new scans:\n.nii[.gz], .h5 or "
+        "Write a mask, a picture and the volume of every patient in new scans.\nInputs are .nii[.gz], .h5 or "
         ".tif files, or folders of them, grouped by their names.\nNot a medical device: for "
         "research, and never for a diagnosis.",
         "predict losses@champion scan_flair.nii.gz --out masks\n"
@@ -171,7 +171,7 @@ COMMANDS = {
     ),
     "report": Command(
         study.report,
-        "Write one page of a whole experiment, ready to hand in: arms, search, promoted\nmodel, "
+        "Write one page of a whole experiment, ready to hand in.\nIt has the result, method, arms, search, promoted model, "
         "test, failures, data, split, cost and environment, from what its runs logged.\nNothing is "
         "trained; the data need not be there.",
         "report losses\nreport losses --out handed-in --json",
@@ -180,7 +180,7 @@ COMMANDS = {
     ),
     "reproduce": Command(
         study.reproduce,
-        "Train a finished run again from what MLflow holds of it, and compare:\nwhether the result "
+        "Train a finished run again from what MLflow holds of it, and compare.\nSays whether the result "
         "is equal to the bit, or by how much it is not.",
         "reproduce RUN_ID\nreproduce losses@champion\n"
         "reproduce results/checkpoints/weights.safetensors",
@@ -189,17 +189,17 @@ COMMANDS = {
     ),
     "explain": Command(
         study.explain,
-        "Find which changes made the best trial of a search better than its base config:\neach is "
+        "Find which changes made the best trial of a search better than its base config.\nEach is "
         "put back, and given to the base, over fresh seeds and patients.\nWrites the smallest set "
         "that does as well.",
-        "explain unet\nexplain unet data.root=DIR --workers 2",
-        _argument("sweep", "name of the search, or id of its run", metavar="SWEEP"),
+        'explain "unet search"\nexplain "unet search" data.root=DIR --workers 2',
+        _argument("sweep", "name of the search, or id of its run", metavar="SEARCH"),
         _number("--workers", "processes (default 1)", 1, metavar="N"),
         PATHS,
     ),
     "artifacts": Command(
         study.artifacts,
-        "Download what a run logged; an interrupted download continues.",
+        "Download what a run logged; the same command again replaces what is there.",
         "artifacts RUN_ID --out results",
         _argument("run", "run id, or how it begins"),
         _out(required=True),

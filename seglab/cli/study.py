@@ -134,7 +134,7 @@ def evaluate(given: argparse.Namespace) -> int:
     lines = [f"left out: {name}: {reason}" for name, reason in found.left_out.items()]
     lines += [f"warning: {text}" for text in found.warnings]
     lines.append(external_sentence(store.get_run(found.run_id)))
-    lines.append(f"evaluation run {found.run_id}; look: make ui")
+    lines.append(f"evaluation run {found.run_id}; look: {PROGRAM} ui")
     answer(given, found.to_json(), "\n".join(lines))
     return DONE
 

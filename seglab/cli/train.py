@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, program: str = "run_experiment.py") 
     parser.add_argument(
         "--arms", metavar="A,B", help="only these arms, beside those of earlier commands"
     )
-    parser.add_argument("--fresh", action="store_true", help="train it once more, done or not")
+    parser.add_argument("--fresh", action="store_true", help="train again, even if it is finished")
     parser.add_argument("--dry-run", action="store_true", help="print the cost, train nothing")
     parser.add_argument(
         "--plan", action="store_true", help="put on record what will be compared; train nothing"
@@ -79,8 +79,15 @@ def sweep(argv: Sequence[str] | None = None, program: str = "sweep.py") -> int:
         SWEEP_EXAMPLE,
         "a search, e.g. experiments/sweeps/unet.yaml",
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="complete and pruned ones, in all")
-    parser.add_argument("--timeout", type=float, metavar="MIN", help="stop the search after")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="number of complete and pruned trials at which the search ends",
+    )
+    parser.add_argument(
+        "--timeout", type=float, metavar="MIN", help="minutes after which the search stops"
+    )
     return run_command(_sweep, parser.parse_intermixed_args(argv), continues=True)
 
 
