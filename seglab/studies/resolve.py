@@ -224,7 +224,7 @@ def load_trained(
 
 
 def refuse_unfinished(run: RunInfo) -> None:
-    """Refuse a run that did not come to its end: it has no weights."""
+    """Refuse a run that did not come to its end."""
     if run.status != "FINISHED":
         raise UserError(f"run {run.run_id} ({run.name}) is {run.status}, not FINISHED")
 

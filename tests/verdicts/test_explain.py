@@ -22,7 +22,7 @@ from seglab.studies.experiment import Plan
 from seglab.studies.search.explain import Changes, explain
 from seglab.studies.search.run import run_search
 from seglab.studies.search.space import Space
-from seglab.tracking import Store, open_store
+from seglab.tracking import Store, open_store, tags
 from tests.studies.logged_ablation import patient
 from tests.verdicts.searches import PlantedRun, _normal, planted_study, trained_by
 
@@ -58,9 +58,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def search(
-    study: Study, store: Store, number: int, loss: str = "bce_dice", **block: Any
+    study: Study,
+    store: Store,
+    number: int,
+    loss: str = "bce_dice",
+    failing: str = "",
+    **block: Any,
 ) -> Mapping[str, Any]:
-    """Search the whole grid and explain its best trial."""
+    """Search the whole grid and explain its best trial; the runs of the arm ``failing`` fail."""
     space = {key: {"choices": choices} for key, choices in SPACE.items()}
     own = {
         "trials": 16,
@@ -75,6 +80,8 @@ def search(
     def open_planted(
         plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
     ) -> PlantedRun:
+        if plan.arm == failing:
+            raise UserError("it fails")
         return PlantedRun(plan, store, data, response(plan.config, data.split.val, f"{number}"))
 
     with trained_by(open_planted):
@@ -126,6 +133,25 @@ def test_nothing_to_explain_is_told(
 ) -> None:
     with pytest.raises(UserError, match=said):
         search(study, store, number, loss, **block)
+
+
+def test_a_base_that_failed_is_left_out_and_what_cannot_be_judged_is_refused(
+    study: Study, store: Store
+) -> None:
+    two = {key: {"choices": SPACE[key]} for key in MATTER}
+    told = search(study, store, 23, failing="base", space=two, trials=4)
+    assert [one["given"]["diff"] for one in told["changes"]] == [None, None]
+    assert all(one["put_back"]["diff"] < 0 for one in told["changes"])
+    (sweep,) = store.find_runs("explained 23", {tags.KIND: "sweep"})
+    trials = store.find_runs(parent_run_id=sweep.run_id)
+    for run in trials:
+        store.client.set_tag(run.run_id, tags.DATA_HASH, "another")
+    with pytest.raises(UserError, match="was trained on other data"):
+        explain(store, "explained 23")
+    store.client.set_terminated(sweep.run_id, "FAILED")
+    with pytest.raises(UserError, match=f"run {sweep.run_id} .* is FAILED, not FINISHED"):
+        explain(store, "explained 23")
+    assert store.get_run(sweep.run_id).status == "FAILED"
 
 
 def test_what_is_no_search_is_told(

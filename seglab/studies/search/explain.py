@@ -25,7 +25,7 @@ from seglab.figures.style import marked
 from seglab.studies.ablation import run_study
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import ComparedAblation, compare_ablation
-from seglab.studies.resolve import fetch, find, open_trained_data, read_config
+from seglab.studies.resolve import fetch, find, open_trained_data, read_config, refuse_unfinished
 from seglab.studies.results import collect
 from seglab.studies.search.confirm import BASE_ARM, NO_PATIENTS, retrained
 from seglab.studies.search.space import Params, Space
@@ -116,16 +116,16 @@ def explain(
         The keys of ``explain --json``.
 
     Raises:
-        UserError: no search, one trial, nothing to explain, or no patients to do it on.
+        UserError: no search or an unfinished one, one trial, nothing to explain, or no patients to do it on.
     """
     sweep = _find_sweep(store, name)
     study = _read_search(store, sweep, overrides)
     if study.run.split.folds:
         raise UserError(f"search '{study.name}': {NO_PATIENTS}")
-    open_trained_data(sweep, study.run)
     best = _best_trial(store, sweep)
-    space = Space.of(study)
-    points = replace(space, base=read_config(store, best, overrides)).base_params
+    config, space = read_config(store, best, overrides), Space.of(study)
+    open_trained_data(best, config)
+    points = replace(space, base=config).base_params
     changes = Changes(space, space.base_params, points)
     if not changes.keys:
         raise UserError(f"search '{study.name}': its best trial is the base config")
@@ -153,6 +153,7 @@ def _find_sweep(store: Store, name: str) -> RunInfo:
     runs = found.runs if found.run is None else [found.run]
     for run in runs:
         if run.tags.get(tags.KIND) == "sweep":
+            refuse_unfinished(run)
             return run
     raise UserError(f"'{name}' is no search and has none: nothing to explain")
 
@@ -193,8 +194,10 @@ def _tell(
     result: ComparedAblation,
 ) -> dict[str, Any]:
     against_best = {row.arm: row for row in result.comparison.rows}
-    to_base = compare_ablation(result.ablation, BASE_ARM).comparison.rows
-    against_base = {row.arm: row for row in to_base}
+    against_base = {}
+    if BASE_ARM in {arm.name for arm in result.ablation.arms}:  # else each of its runs failed
+        to_base = compare_ablation(result.ablation, BASE_ARM).comparison.rows
+        against_base = {row.arm: row for row in to_base}
     every = frozenset(changes.keys)
     rule, chosen = choose(
         {taken: against_best[arm] for taken in sets if (arm := changes.arm(taken)) in against_best},
