@@ -19,6 +19,7 @@ from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.ablation import open_parent, shared_hash
+from seglab.studies.candidates import TRAINED
 from seglab.studies.data import SharedData, StudyData, share_patients
 from seglab.studies.preregistration import ANALYSIS, FILE, file_hash, find_plan, plan_file
 from seglab.studies.queue import one_at_a_time
@@ -104,7 +105,8 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
                 "made; name=… begins another experiment"
             )
         if before is None:
-            runs = len(store.find_runs(study.name, {tags.KIND: "train"}))
+            kinds = (*TRAINED, tags.TUNING)
+            runs = sum(run.tags.get(tags.KIND) in kinds for run in store.find_runs(study.name))
             if runs:
                 raise UserError(
                     f"'{study.name}' has {runs} runs: a plan is made before the first; name=… "

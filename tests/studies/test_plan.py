@@ -18,7 +18,7 @@ from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.plan import make_plan, write_plan
 from seglab.studies.report.sections import notices, scope
 from seglab.studies.results import collect
-from seglab.tracking import Store, open_store
+from seglab.tracking import Store, open_store, start_run, tags
 
 Build = Callable[..., Study]
 ARMS = {"base": {}, "bce": {"loss": "bce"}}
@@ -117,6 +117,11 @@ def test_a_plan_after_the_first_run_or_of_one_run_is_refused(build: Build, store
     run_study(study, store)
     with pytest.raises(UserError, match="'late' has 2 runs: a plan is made before the first"):
         write_plan(study, store)
+    for kind in ("tuning", "trial"):
+        with start_run(store, kind, "tried", {tags.KIND: kind}):
+            pass
+        with pytest.raises(UserError, match=f"'{kind}' has 1 runs: a plan is made before"):
+            write_plan(build(name=kind, arms=ARMS), store)
     with pytest.raises(UserError, match="one run compares nothing"):
         write_plan(build(name="single"), store)
     assert result_of(store, store.find_runs("late")[-1].run_id).to_json()["plan"] is None

@@ -116,7 +116,7 @@ def explain(
         The keys of ``explain --json``.
 
     Raises:
-        UserError: no search or an unfinished one, one trial, nothing to explain, or no patients to do it on.
+        UserError: no finished search, one trial, nothing to explain, or no patients to do it on.
     """
     sweep = _find_sweep(store, name)
     study = _read_search(store, sweep, overrides)
