@@ -115,7 +115,8 @@ COMMANDS = {
     ),
     "list": Command(
         names.list_names,
-        "List what a YAML can name, with a line of explanation each.\nKinds: models, their encoders, losses, "
+        "List what a YAML can name, with a line of explanation each.\n"
+        "Kinds: models, their encoders, losses, "
         "augmentations, sources of data, and the keys of input and training.",
         "list\nlist losses",
         _argument("kind", f"one of: {', '.join(names.KINDS)}", nargs="?", metavar="KIND"),
@@ -159,7 +160,8 @@ COMMANDS = {
     ),
     "predict": Command(
         study.predict,
-        "Write a mask, a picture and the volume of every patient in new scans.\nInputs are .nii[.gz], .h5 or "
+        "Write a mask, a picture and the volume of every patient in new scans.\n"
+        "Inputs are .nii[.gz], .h5 or "
         ".tif files, or folders of them, grouped by their names.\nNot a medical device: for "
         "research, and never for a diagnosis.",
         "predict losses@champion scan_flair.nii.gz --out masks\n"
@@ -171,7 +173,8 @@ COMMANDS = {
     ),
     "report": Command(
         study.report,
-        "Write one page of a whole experiment, ready to hand in.\nIt has the result, method, arms, search, promoted model, "
+        "Write one page of a whole experiment, ready to hand in.\n"
+        "It has the result, method, arms, search, promoted model, "
         "test, failures, data, split, cost and environment, from what its runs logged.\nNothing is "
         "trained; the data need not be there.",
         "report losses\nreport losses --out handed-in --json",
@@ -180,7 +183,8 @@ COMMANDS = {
     ),
     "reproduce": Command(
         study.reproduce,
-        "Train a finished run again from what MLflow holds of it, and compare.\nSays whether the result "
+        "Train a finished run again from what MLflow holds of it, and compare.\n"
+        "Says whether the result "
         "is equal to the bit, or by how much it is not.",
         "reproduce RUN_ID\nreproduce losses@champion\n"
         "reproduce results/checkpoints/weights.safetensors",
