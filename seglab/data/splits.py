@@ -71,7 +71,7 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     each part whose share is not 0; groups of several patients may miss them by less than a
     group. Each part gets its share of every stratum: grade × third of the tumour volume. With
     folds, all but the test part is cut into ``folds`` parts, of which number ``fold`` validates;
-    by site, no two of them share a site.
+    by site, no two of them share a site, so that sites joined by a person are in one.
     With ``redraw``, as many patients as validated are drawn from the training part instead.
 
     Raises UserError for fewer than three patients, fewer groups than parts or folds, fewer sites
@@ -113,7 +113,7 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         for group in groups
         if len(group) > 1
     )
-    sites = {group[0].site for group in val} if config.by == "site" else ()
+    sites = {one.site for group in val for one in group} if config.by == "site" else ()
     return Split(_ids(train), _ids(val), _ids(test), joined, redrawn, tuple(sorted(sites)))
 
 
@@ -219,20 +219,24 @@ def _fold(
 
 
 def _by_site(rest: Sequence[Group], folds: int) -> list[list[Group]]:
-    """Deal whole sites, the largest first, to the emptiest fold."""
-    sites: dict[str, list[Group]] = {}
-    for group in rest:
-        sites.setdefault(group[0].site, []).append(group)
-    if unknown := sites.get(""):
-        told = f"the site of {len(_ids(unknown))} patients is unknown, {_ids(unknown)[0]} the first"
+    """Deal whole sites, the largest first, to the emptiest fold; those of one person together."""
+    if unknown := sorted(one.patient_id for group in rest for one in group if not one.site):
+        told = f"the site of {len(unknown)} patients is unknown, {unknown[0]} the first"
         where = "a column site in data.persons tells it, or name_mapping.csv of BraTS"
         raise UserError(f"split.by=site: {told}; {where}")
-    if len(sites) < folds:
-        told = f"{folds} folds need as many sites outside the test part; there are "
-        raise UserError(f"split.by=site: {told}{len(sites)} ({', '.join(sorted(sites))})")
+    at: dict[frozenset[str], list[Group]] = {}  # connected components: sites joined by a person
+    for group in rest:
+        sites = frozenset(one.site for one in group)
+        joined = [others for others in at if others & sites]
+        before = [one for others in joined for one in at.pop(others)]
+        at[sites.union(*joined)] = [*before, group]
+    if len(at) < folds:
+        names = ", ".join(sorted("+".join(sorted(sites)) for sites in at))
+        told = f"{folds} folds need as many sites outside the test part; there are {len(at)}"
+        raise UserError(f"split.by=site: {told} ({names})")
     dealt: list[list[Group]] = [[] for _ in range(folds)]
-    for site in sorted(sites, key=lambda site: (-len(_ids(sites[site])), site)):
-        _emptiest(dealt).extend(sites[site])
+    for sites in sorted(at, key=lambda sites: (-len(_ids(at[sites])), sorted(sites))):
+        _emptiest(dealt).extend(at[sites])
     return dealt
 
 

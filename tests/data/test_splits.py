@@ -217,6 +217,21 @@ def test_folds_by_site_keep_the_test_part_and_leave_one_site_out(tmp_path: Path)
     assert json.loads(path.read_text())["sites"] == ["S1"]
 
 
+def test_the_sites_of_one_person_are_left_out_together() -> None:
+    patients = at_sites(4, 4, 4, 4)
+    for number, other in ((0, 4), (5, 12)):  # S0 with S1, and S1 with S3
+        patients[other] = dataclasses.replace(patients[other], group=patients[number].group)
+    fractions = {"fractions": (0.9, 0.1, 0), "by": "site"}
+    splits = [make_split(patients, SplitConfig(folds=2, fold=k, **fractions)) for k in range(2)]
+    assert [split.sites for split in splits] == [("S0", "S1", "S3"), ("S2",)]
+    assert splits[0].train == splits[1].val == ("P008", "P009", "P010", "P011")
+    with pytest.raises(UserError, match=r"there are 2 \(S0\+S1\+S3, S2\)"):
+        make_split(patients, SplitConfig(folds=3, **fractions))
+    patients[4] = dataclasses.replace(patients[4], site="")
+    with pytest.raises(UserError, match="site of 1 patients is unknown, P004"):
+        make_split(patients, SplitConfig(folds=2, **fractions))
+
+
 def test_folds_by_site_need_sites() -> None:
     unknown = [*at_sites(6, 6), patient(90)]
     by_site = SplitConfig(folds=2, by="site", fractions=(0.9, 0.1, 0))
