@@ -116,8 +116,8 @@ COMMANDS = {
     "list": Command(
         names.list_names,
         "List what a YAML can name, with a line of explanation each.\n"
-        "Kinds: models, their encoders, losses, "
-        "augmentations, sources of data, and the keys of input and training.",
+        "Kinds: models, their encoders, losses, augmentations, sources of data, and the keys of\n"
+        "input and training.",
         "list\nlist losses",
         _argument("kind", f"one of: {', '.join(names.KINDS)}", nargs="?", metavar="KIND"),
     ),
@@ -161,9 +161,8 @@ COMMANDS = {
     "predict": Command(
         study.predict,
         "Write a mask, a picture and the volume of every patient in new scans.\n"
-        "Inputs are .nii[.gz], .h5 or "
-        ".tif files, or folders of them, grouped by their names.\nNot a medical device: for "
-        "research, and never for a diagnosis.",
+        "Inputs are .nii[.gz], .h5 or .tif files, or folders of them, grouped by their names.\n"
+        "Not a medical device: for research, and never for a diagnosis.",
         "predict losses@champion scan_flair.nii.gz --out masks\n"
         "predict RUN_ID folder --out masks\n"
         "predict results/checkpoints/weights.safetensors folder --out masks",
@@ -174,9 +173,8 @@ COMMANDS = {
     "report": Command(
         study.report,
         "Write one page of a whole experiment, ready to hand in.\n"
-        "It has the result, method, arms, search, promoted model, "
-        "test, failures, data, split, cost and environment, from what its runs logged.\nNothing is "
-        "trained; the data need not be there.",
+        "It has the result, method, predictions, failures, comparison, search and limits, from\n"
+        "what its runs logged. Nothing is trained; the data need not be there.",
         "report losses\nreport losses --out handed-in --json",
         _argument("experiment", "name of the experiment"),
         _out("default: beside the runs"),
@@ -184,8 +182,7 @@ COMMANDS = {
     "reproduce": Command(
         study.reproduce,
         "Train a finished run again from what MLflow holds of it, and compare.\n"
-        "Says whether the result "
-        "is equal to the bit, or by how much it is not.",
+        "Says whether the result is equal to the bit, or by how much it is not.",
         "reproduce RUN_ID\nreproduce losses@champion\n"
         "reproduce results/checkpoints/weights.safetensors",
         _argument("run", "run id, its checkpoint or registered model", metavar="RUN"),

@@ -83,7 +83,7 @@ def sweep(argv: Sequence[str] | None = None, program: str = "sweep.py") -> int:
         "--trials",
         type=int,
         metavar="N",
-        help="number of complete and pruned trials at which the search ends",
+        help="complete and pruned trials at which the search ends",
     )
     parser.add_argument(
         "--timeout", type=float, metavar="MIN", help="minutes after which the search stops"
