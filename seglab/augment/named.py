@@ -35,7 +35,7 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> OnHost:
     kinds = {n: kind for n, kind in vars(A).items() if inspect.isclass(kind)}
     known = {n: kind for n, kind in kinds.items() if issubclass(kind, bases)}
     if name not in known:
-        raise ValueError(f"albumentations has no transform '{name}'{nearest(name, known)}")
+        raise ValueError(f"albumentations has no transform '{name}'{nearest(name, list(known))}")
     kind = known[name]
     allowed = inspect.signature(kind).parameters.keys()
     for key in arguments.keys() - allowed:
