@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import RunConfig
+from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CachedPatient
 
 UInt8 = NDArray[np.uint8]
@@ -45,9 +46,12 @@ def patient_rows(*patients: CachedPatient) -> Rows:
 
 
 class TrainLoader:
-    """Draws the training slices, some with tumour, of each epoch from streams of the seed."""
+    """Draws the training slices, some with tumour, of each epoch from streams of the seed.
 
-    def __init__(self, cache: Cache, patients: Iterable[str], config: RunConfig) -> None:
+    Raises UserError where no patient has tumour: there is nothing to learn.
+    """
+
+    def __init__(self, cache: Cache, patients: Sequence[str], config: RunConfig) -> None:
         self.cache, self.config = cache, config
         rows = patient_rows(*(cache.by_id[name] for name in patients))
         tumour, brain = cache.row_tumour_px[rows] > 0, cache.row_brain_px[rows] > 0
@@ -55,6 +59,9 @@ class TrainLoader:
         is_used = chosen[config.data.slices]
         self.rows = rows[is_used]
         self.tumour, self.other = rows[is_used & tumour], rows[is_used & ~tumour]
+        if not len(self.tumour):  # of the whole part: refused by open_data
+            told = f"none of the {len(patients)} drawn has tumour (data.target={cache.target})"
+            raise UserError(f"train.patients: {told}; take more, or another seed")
         self.samples = config.train.samples_per_epoch or len(self.rows)
 
     @property

@@ -250,6 +250,16 @@ def test_a_budget_of_seconds_ends_within_an_epoch_and_anneals_the_rate(small_con
     assert results[0].metrics["lr"] < config.optim.lr / 2
 
 
+def test_training_patients_without_tumour_are_refused(small_config: Build) -> None:
+    config = small_config(data={"slices": "tumour"})
+    data = open_data(config)
+    drawn = data.split.train[:2]
+    for name in drawn:
+        data.cache.by_id[name].tumour_px[:] = 0
+    with pytest.raises(UserError, match=r"train\.patients: none of the 2 drawn has tumour"):
+        Trainer(config, data.cache, drawn, choose_compute(config.train))
+
+
 def test_a_loss_that_is_no_number_names_step_and_patients(small_config: Build) -> None:
     trainer, data = trainer_of(small_config())
     whole, steps = trainer.loss, iter(range(10**6))
