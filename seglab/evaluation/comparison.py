@@ -127,7 +127,7 @@ def compare_arms(
     test = paired_test(differences, per_mean, noise, np.random.default_rng(0), resamples)
     confidence, figures = _judge(test)
     of_seeds = np.nan_to_num(noise.component) * per_mean
-    first = share_first(means, np.random.default_rng(0), resamples)
+    first = share_first(means, np.random.default_rng(0), min(resamples, 1_999))
     summaries = list(map(_summary, names, by_seed, half_widths(means), first))
     rows = [
         ArmRow(

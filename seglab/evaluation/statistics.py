@@ -150,7 +150,7 @@ def bootstrap_pivots(values: FloatArray, resamples: int, rng: np.random.Generato
 
 
 def share_first(
-    values: FloatArray, rng: np.random.Generator, resamples: int = RESAMPLES
+    values: FloatArray, rng: np.random.Generator, resamples: int
 ) -> FloatArray:
     """Share (K,) of resamples of the patients in which each arm has the highest mean.
 
