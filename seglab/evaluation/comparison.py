@@ -151,7 +151,7 @@ def compare_arms(
 
 
 def as_shown(found: Comparison) -> Comparison:
-    """Leave out what fewer than five patients cannot carry: intervals, numbers of patients.
+    """Leave out what fewer than five patients cannot carry: intervals, shares, numbers of patients.
 
     Numbers of patients that there were already are left out too: it was not they that lacked.
     """
@@ -159,7 +159,7 @@ def as_shown(found: Comparison) -> Comparison:
         return replace(
             found, rows=tuple(_still_needed(row, found.n_patients) for row in found.rows)
         )
-    unknown: dict[str, Any] = {"mean_low": np.nan, "mean_high": np.nan}
+    unknown: dict[str, Any] = dict.fromkeys(("mean_low", "mean_high", "share_first"), np.nan)
     of_rows: dict[str, Any] = {"ci_low": np.nan, "ci_high": np.nan, "p_equivalence": np.nan}
     of_rows |= {"patients_to_find": None, "patients_to_equate": None}
     rows = tuple(replace(row, **unknown, **of_rows) for row in found.rows)

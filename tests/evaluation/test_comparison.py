@@ -139,8 +139,9 @@ def test_no_interval_is_shown_over_fewer_than_five_patients(patients: int) -> No
     found = compare(dice(9, arms=2, patients=patients, seeds=2))
     shown = as_shown(found)
     (row,) = shown.rows
-    gone = [math.isnan(value) for value in (row.ci_low, row.ci_high, shown.baseline.mean_low)]
-    assert gone == [patients < 5] * 3
+    shares = [one.share_first for one in (shown.baseline, row)]
+    gone = [*map(math.isnan, (row.ci_low, row.ci_high, shown.baseline.mean_low, *shares))]
+    assert gone == [patients < 5] * 5
     assert (row.diff, row.p, row.verdict) == (
         found.rows[0].diff,
         found.rows[0].p,

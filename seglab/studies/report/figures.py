@@ -55,8 +55,8 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
         level, differences = result.comparison.confidence, _differences(result)
         draw["forest"] = lambda: forest(rows, result.verdicts, base, margin, level)
         draw["patients"] = lambda: patient_swarm(differences, sizes, base, margin)
-        if result.budgets.all_equal:
-            compared = (result.comparison.baseline, *result.comparison.rows)
+        compared = (result.comparison.baseline, *result.comparison.rows)
+        if result.budgets.all_equal and np.isfinite(compared[0].share_first):
             draw["order"] = lambda: order_bar(compared)
     effects = result.factors
     if effects and effects.interactions:
