@@ -149,9 +149,7 @@ def bootstrap_pivots(values: FloatArray, resamples: int, rng: np.random.Generato
     return pivots
 
 
-def share_first(
-    values: FloatArray, rng: np.random.Generator, resamples: int
-) -> FloatArray:
+def share_first(values: FloatArray, rng: np.random.Generator, resamples: int) -> FloatArray:
     """Share (K,) of resamples of the patients in which each arm has the highest mean.
 
     ``values`` are (K, n) finite scores of K arms, seeds averaged; every arm is given the same
