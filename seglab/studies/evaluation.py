@@ -26,7 +26,7 @@ from seglab.data.prepare import some_names
 from seglab.data.sources import Source, open_data_source
 from seglab.data.splits import PARTS
 from seglab.data.volume import Patient, Volume
-from seglab.learning.bundle import CARD, ModelBundle
+from seglab.learning.bundle import CARD, ModelBundle, ModelCard
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.studies.frozen import (
@@ -164,9 +164,8 @@ def evaluate(
     warnings = [f"{one}: {text}" for one in names for text in looked[one].warnings]
     asked = dict.fromkeys((one for one in leave_out if one != SHARED), "asked for")
     left_out = {**external.lacking, **asked, **shared}
-    uri = _model_uri(store, name)
     scored = {one: looked[one] for one in names}
-    return _log(store, run, external, uri, scored, left_out, [*training.warnings, *warnings])
+    return _log(store, run, external, name, scored, left_out, [*training.warnings, *warnings])
 
 
 def open_set(bundle: ModelBundle, given: Mapping[str, Any]) -> ExternalSet:
@@ -242,18 +241,22 @@ def open_training(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> 
     return Training(patients, names, cache, ())
 
 
-def _model_uri(store: Store, name: str) -> str:
+def _model_uri(store: Store, name: str, card: ModelCard) -> tuple[str, str | None]:
+    """Address of a model, and of an ensemble its runs, which files do not name."""
+    members = "unknown" if card.members else None
     if find_file(name):
-        return name
+        return name, members
     found = find(store, name, "run", "model")
-    return found.model.uri if found.model else f"runs:/{found.run.run_id if found.run else ''}"
+    run = found.run or store.get_run(found.model.run_id if found.model else "")
+    uri = found.model.uri if found.model else f"runs:/{run.run_id}"
+    return uri, run.tags.get(tags.ENSEMBLE, members)
 
 
 def _log(
     store: Store,
     run: RunInfo,
     external: ExternalSet,
-    uri: str,
+    name: str,
     looked: Mapping[str, Looked],
     left_out: Mapping[str, str],
     warnings: Sequence[str],
@@ -261,6 +264,7 @@ def _log(
     """Evaluate, as a run in the experiment of the model."""
     card, source, compute = external.bundle.card, external.source, external.bundle.predictor.compute
     notice = card.notice or (SYNTHETIC if source.phantom else "")
+    uri, members = _model_uri(store, name, card)
     place, point = f"{source.name}:{source.root.name}", card.point.to_dict()
     data_hash = digest([one.fingerprint.digest for one in looked.values()])
     own_tags = {
@@ -268,6 +272,7 @@ def _log(
         **{key: run.tags[key] for key in (tags.ARM, tags.SEED) if key in run.tags},
         tags.KIND: "evaluation",
         tags.EVALUATED_RUN: run.run_id,
+        tags.ENSEMBLE: members,
         tags.OPERATING_POINT: json.dumps(point),
         tags.DATA_HASH: data_hash,
         tags.DEVICE: str(compute.device),

@@ -25,6 +25,8 @@ from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
 from seglab.studies.report.model_card import update_model_cards
+from seglab.studies.report.record import read_record
+from seglab.studies.report.sections import external_rows
 from seglab.studies.resolve import load_trained, open_model
 from seglab.studies.sealed_test import FrozenRun
 from seglab.tracking import Store, download, open_store, start_run
@@ -112,12 +114,31 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
 
     check_champion(build, store, again.run_id)
     results = artifact(store, again.run_id, "test_results.json", folder).read_text()
-    with start_run(store, "small", "elsewhere", {"seglab.kind": "evaluation"}) as evaluation:
-        evaluation.params({"evaluation.run_id": other, "evaluation.set": "site"})
-        evaluation.text(results, "external_results.json")
+    point = again.point.to_dict()
+    moved = {**point, "threshold": 0.05}
+    for dice, place, members, at in (
+        (0.111, "site", None, point),
+        (0.222, "site", None, point),
+        (0.333, "elsewhere", f"{other},{best}", point),
+        (0.444, "elsewhere", None, moved),
+    ):
+        own = {"seglab.kind": "evaluation", "seglab.evaluated_run_id": other}
+        own |= {"seglab.ensemble": members, "seglab.operating_point": json.dumps(at)}
+        with start_run(store, "small", "there", own) as evaluation:
+            evaluation.params({"evaluation.run_id": other, "evaluation.set": place})
+            found = json.loads(results)
+            found["frozen"]["dice"]["value"] = dice
+            evaluation.json(found, "external_results.json")
+            evaluation.metrics({"external/dice": dice}, step=0)
     update_model_cards(store, store.get_run(other))
     version = store.client.get_model_version_by_alias("small", "champion")
     assert "external: site" in version.description
+    assert "0.222" in version.description
+    for text in ("0.111", "elsewhere"):
+        assert text not in version.description
+    tested = {row[2][:10]: row[-1] for row in external_rows(read_record(store, "small"))}
+    assert tested["Dice 0.222"].startswith(f"Dice {again.to_json()['test/dice']:.3f}")
+    assert tested["Dice 0.333"] == tested["Dice 0.444"] == "–"
 
 
 def check_card(path: Path, description: str) -> None:

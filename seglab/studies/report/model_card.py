@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from seglab.learning.bundle import CARD, ModelCard
 from seglab.studies.report import sections, tables
 from seglab.studies.report.page import MAX_NOTE, escape_markdown
-from seglab.studies.report.record import Record, read_record
+from seglab.studies.report.record import Record, frozen_model, read_record
 from seglab.tracking import RunInfo, RunLog, Store, tags
 from seglab.tracking.artifacts import describe_version
 
@@ -83,8 +83,8 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
     results = {f"sealed test: {data['data set']}": record.read_json(run, "test_results.json") or {}}
     for other in record.of_kind("evaluation"):
         found = record.read_json(other, "external_results.json")
-        if found and other.params.get("evaluation.run_id") == card.run_id:
-            results[f"external: {other.params.get('evaluation.set')}"] = found
+        if found and frozen_model(other) == frozen_model(run):  # newest first
+            results.setdefault(f"external: {other.params.get('evaluation.set')}", found)
     hub, words = licence(card, source)
     environment = Environment(
         loader=PackageLoader("seglab.studies.report"),

@@ -11,12 +11,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seglab.learning.operating_point import PLAIN
 from seglab.studies.candidates import DICE, TRAINED, rank
 from seglab.studies.resolve import find
 from seglab.studies.results import notice_of
 from seglab.tracking import RunInfo, Store, download
 from seglab.tracking.artifacts import list_artifacts
-from seglab.tracking.tags import CONFIRMS, KIND, PROMOTED_RUN, PRUNED
+from seglab.tracking.tags import (
+    CONFIRMS,
+    ENSEMBLE,
+    EVALUATED_RUN,
+    KIND,
+    OPERATING_POINT,
+    PROMOTED_RUN,
+    PRUNED,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,17 @@ class Record:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+
+def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
+    """What tells the model of a promotion or an evaluation from others.
+
+    The run that trained it, those that it averages, and its operating point: a run, its promotion
+    and an ensemble of it have the first in common.
+    """
+    trained = run.tags.get(EVALUATED_RUN) or run.tags.get(PROMOTED_RUN)
+    point = PLAIN.to_dict() | json.loads(run.tags.get(OPERATING_POINT, "{}"))
+    return trained, run.tags.get(ENSEMBLE), json.dumps(point)
 
 
 def scored(record: Record) -> list[RunInfo]:

@@ -15,7 +15,7 @@ from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_ablation
 from seglab.studies.report import method
-from seglab.studies.report.record import Record, scored
+from seglab.studies.report.record import Record, frozen_model, scored
 from seglab.studies.report.tables import (
     NONE,
     difference,
@@ -115,12 +115,12 @@ def external_sentence(run: RunInfo) -> str:
 
 def external_rows(record: Record) -> list[tuple[str, ...]]:
     """Evaluations on other data sets, newest first, beside the same model's own test."""
-    tested = {run.tags.get(tags.PROMOTED_RUN): run for run in record.of_kind("promotion")[::-1]}
+    tested = {frozen_model(run): run for run in record.of_kind("promotion")[::-1]}
     rows = []
     for run in record.of_kind("evaluation"):
         if run.status == "FINISHED":
-            model = run.tags.get(tags.EVALUATED_RUN, NONE)
-            own = _dice_of(tested[model], "test") if model in tested else NONE
+            model, promotion = run.tags.get(tags.EVALUATED_RUN, NONE), tested.get(frozen_model(run))
+            own = _dice_of(promotion, "test") if promotion else NONE
             figures = [number(run.metrics.get(f"external/{name}")) for name in EXTERNAL]
             place = run.params.get("evaluation.set", NONE)
             rows.append((place, model[:8], _dice_of(run, "external"), *figures, own))
