@@ -43,6 +43,7 @@ def build(small_config: Build) -> Build:
     return named
 
 
+@pytest.mark.slow
 def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> None:
     """The champion's mask is that of the mean probability, in each way of using it."""
     runs = [train(store, build("seeds", seed=seed)) for seed in (0, 1)]

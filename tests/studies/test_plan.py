@@ -47,6 +47,7 @@ def planned(build: Build, store: Store, name: str, **later: Any) -> ComparedAbla
     return result_of(store, run_study(build(**{**study, **later}), store).parent_run_id)
 
 
+@pytest.mark.slow
 def test_a_plan_is_on_record_before_the_first_run_and_kept(build: Build, store: Store) -> None:
     study = build(name="kept", arms=ARMS, seeds=[0, 1])
     written = write_plan(study, store)
@@ -78,6 +79,7 @@ def test_a_plan_is_on_record_before_the_first_run_and_kept(build: Build, store: 
     assert "margin" in margin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("later", "said"),
     [
@@ -100,6 +102,7 @@ def test_every_deviation_is_listed(
     assert f"Done with {len(said)} deviation" in scope(result)
 
 
+@pytest.mark.slow
 def test_another_margin_or_config_deviates(
     build: Build, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +115,7 @@ def test_another_margin_or_config_deviates(
     assert told == "margin is 0.02, planned was 0.01"
 
 
+@pytest.mark.slow
 def test_a_plan_after_the_first_run_or_of_one_run_is_refused(build: Build, store: Store) -> None:
     study = build(name="late", arms=ARMS)
     run_study(study, store)

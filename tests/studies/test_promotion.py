@@ -259,6 +259,7 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return open_store(tmp_path / "mlruns")
 
 
+@pytest.mark.slow
 def test_it_dies_at_every_step_and_comes_to_one_end(
     own_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +288,7 @@ def test_it_dies_at_every_step_and_comes_to_one_end(
     assert not other.opened.confirmatory
 
 
+@pytest.mark.slow
 def test_changed_code_or_another_question_is_a_second_look(
     own_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

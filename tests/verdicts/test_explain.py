@@ -89,6 +89,7 @@ def search(
         return explain(store, f"explained {number}")
 
 
+@pytest.mark.slow
 def test_two_of_four_changes_are_named_and_the_yaml_drops_the_others(
     study: Study, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
