@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 LOCKED_S = 60.0
 """Retries on a locked SQLite database, beyond MLflow's own 20 s."""
 _PROBE_S = 5.0
+_PAGES = 64 * 1024  # bytes: what SQLite enlarges its files by at once
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -87,6 +89,13 @@ def is_out_of_space(error: BaseException) -> bool:
     )
 
 
+def _has_no_space(where: str) -> bool:
+    """Whether the disk of a folder or of a SQLite database has no room for another page of it."""
+    with suppress(OSError):
+        return shutil.disk_usage(where.removeprefix("sqlite:///")).free < _PAGES
+    return False
+
+
 def _is_unavailable(error: BaseException) -> bool:
     """Whether the store may answer later: a lost connection, a timeout, a locked database."""
     from requests.exceptions import RequestException
@@ -130,7 +139,9 @@ def as_user_error(where: str) -> Iterator[None]:
     except Exception as error:
         reasons = [reason for cause in _chain(error) if (reason := _reason(cause))]
         if reasons:
-            raise UserError(f"{redact(where)} cannot be used: {reasons[0]}") from error
+            # SQLite calls a file that it cannot enlarge an I/O error.
+            full = " (the disk is full)" if _has_no_space(where) else ""
+            raise UserError(f"{redact(where)} cannot be used: {reasons[0]}{full}") from error
         if _is_unavailable(error):
             raise StoreUnavailable(f"{redact(where)} does not answer") from error
         raise
