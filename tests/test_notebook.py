@@ -69,7 +69,7 @@ def test_from_top_to_bottom_and_after_the_end_of_the_session(
     told = run_all(tmp_path / "first", inputs)
     assert re.findall(r"status (\d+)", told) == ["0"] * 5, told[-3000:]
     assert "one run after the other" in told
-    assert "synthetic data" in (tmp_path / "first" / "shown.html").read_text()
+    assert "Synthetic data" in (tmp_path / "first" / "shown.html").read_text()
 
     for path in read_only:
         path.chmod(0o755)
