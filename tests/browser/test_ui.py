@@ -105,7 +105,7 @@ def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str)
 
     experiment, runs = api(ui)
     browser.get(runs_link(ui, experiment))
-    shows(browser, "seen · ablation", "3 matching runs", "val/dice", "val/iou", "arm", "loss.name")
+    shows(browser, "seen · ablation", "3 matching runs", "Description", "val/dice")
     assert len(runs) == 2
 
 
@@ -137,7 +137,7 @@ def test_the_report_fits_the_window_and_loads_nothing(
     browser.set_window_size(width, 1000)
     browser.get_log("browser")
     browser.get(next(folder.rglob("report/report.html")).as_uri())
-    shows(browser, "seen: report", "Failures", "How to read this")
+    shows(browser, "seen: report", "Failures", "References")
     cut = """return [...document.querySelectorAll('.wide, main')]
         .filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
     assert browser.execute_script(cut) == []
