@@ -47,6 +47,11 @@ class Design:
         return [first, second, first ^ second]
 
     @property
+    def sizes(self) -> Sequence[str]:
+        """Labels of the numbers of training patients, where these are the only factor."""
+        return self.levels[TRAIN_PATIENTS] if [*self.levels] == [TRAIN_PATIENTS] else ()
+
+    @property
     def points(self) -> dict[str, tuple[int, ...]]:
         """Number of the level of each factor, by the name of the arm."""
         ends = [key.removesuffix(".name").rpartition(".")[2] for key in self.levels]
@@ -135,8 +140,7 @@ def _check(design: Design, places: Sequence[str]) -> None:
             raise UserError(f"{where}: one level; a factor has two or more")
         if len({*labels}) < len(labels):
             raise UserError(f"{where}: a level is given twice: {', '.join(labels)}")
-    sizes = design.levels[TRAIN_PATIENTS] if [*design.levels] == [TRAIN_PATIENTS] else ()
-    if unknown := [size for size in sizes if not size.isdecimal()]:
+    if unknown := [size for size in design.sizes if not size.isdecimal()]:
         raise UserError(f"{places[0]}: a level is a number of patients, not {unknown[0]!r}")
     if design.design == "main":
         more = [key for key, labels in design.levels.items() if len(labels) != 2]

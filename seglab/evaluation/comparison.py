@@ -61,9 +61,8 @@ class ArmRow(ArmSummary):
     """One arm against the baseline; differences are arm minus baseline."""
 
     diff: float
-    ci_low: (
-        float  # in [-1, 1], at ``Comparison.confidence``; NaN where so few patients bound nothing
-    )
+    ci_low: float
+    """In [-1, 1], at ``Comparison.confidence``; NaN where so few patients bound nothing."""
     ci_high: float
     sd_diff: float  # spread over patients of the difference
     error: float  # standard error of the difference, of patients and seeds

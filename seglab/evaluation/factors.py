@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seglab.core.factors import TRAIN_PATIENTS, Design
+from seglab.core.factors import Design
 from seglab.evaluation.comparison import LEVEL, ArmScores, pair_patients
 from seglab.evaluation.statistics import RESAMPLES, FloatArray, paired_test, seed_variance
 
@@ -82,7 +82,7 @@ def factor_effects(
     from statsmodels.stats.multitest import multipletests
 
     points, by_name = design.points, {arm.arm: arm for arm in arms}
-    if not by_name.keys() >= points.keys() or [*design.levels] == [TRAIN_PATIENTS]:
+    if not by_name.keys() >= points.keys() or design.sizes:
         return None
     patients, _, by_seed = pair_patients([by_name[name] for name in points])
     levels, keys = np.array(list(points.values())), list(design.levels)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seglab.core.factors import TRAIN_PATIENTS, Design
+from seglab.core.factors import Design
 from seglab.evaluation.comparison import LEVEL, ArmScores, pair_patients
 from seglab.evaluation.statistics import RESAMPLES, FloatArray, paired_test, seed_variance
 
@@ -73,11 +73,13 @@ def learning_curve(finished: Sequence[ArmScores], design: Design) -> LearningCur
 
     Raises UserError as :func:`compare_arms` does.
     """
-    if [*design.levels] != [TRAIN_PATIENTS]:
+    if not design.sizes:
         return None
-    labels, by_name = design.levels[TRAIN_PATIENTS], {arm.arm: arm for arm in finished}
+    by_name = {arm.arm: arm for arm in finished}
     arms = {
-        int(labels[k]): by_name[name] for name, (k,) in design.points.items() if name in by_name
+        int(design.sizes[k]): by_name[name]
+        for name, (k,) in design.points.items()
+        if name in by_name
     }
     if not arms:
         return None

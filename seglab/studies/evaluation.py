@@ -41,8 +41,8 @@ from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import external_sentence
 from seglab.studies.resolve import (
-    find,
     find_file,
+    find_model,
     open_model,
     open_trained_data,
     read_artifact,
@@ -246,9 +246,8 @@ def _model_uri(store: Store, name: str, card: ModelCard) -> tuple[str, str | Non
     members = "unknown" if card.members else None
     if find_file(name):
         return name, members
-    found = find(store, name, "run", "model")
-    run = found.run or store.get_run(found.model.run_id if found.model else "")
-    uri = found.model.uri if found.model else f"runs:/{run.run_id}"
+    run, registered = find_model(store, name)
+    uri = registered.uri if registered else f"runs:/{run.run_id}"
     return uri, run.tags.get(tags.ENSEMBLE, members)
 
 

@@ -156,30 +156,41 @@ def promote(
         log_results(log, results, "test", opened.to_json(), notice)
         title, overlays = f"{config.name}: test patients", config.evaluation.overlays
         log_pictures(log, results, unsealed.case, title, overlays, notice)
-        dice = results.frozen["dice"].value
-        version_tags = {
-            tags.CONFIRMATORY: str(opened.confirmatory).lower(),
-            tags.PROMOTED_RUN: trained.run.run_id,
-            tags.SPLIT_HASH: trained.data.split.hash,
-            **({tags.ENSEMBLE: identity[tags.ENSEMBLE] or ""} if trained.members else {}),
-            tags.ONNX: onnx,
-            "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
-        }
-        if bundle.card.notice:
-            version_tags[tags.SYNTHETIC] = "true"
-        channels = bundle.card.modalities
-        shape = (2, 64, 64) if len(channels) == 1 else (len(channels), 2, 64, 64)
-        example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
-        words, about = licence(bundle.card, trained.config.data.source)[1], bundle.card.notice
-        with as_warning("no model card is written"):
-            about = log_model_card(log, bundle.card, trained.config.name)
-        model = register_champion(
-            store, log, bundle, example, bundle.card.name, version_tags, about, words
-        )
+        model = _register(log, trained, bundle, opened, results, onnx)
         log.finish()  # the report is of promotions that finished
         answer = test_sentence(store.get_run(log.run_id))
         log_report(log, trained.config.name, candidates.reason, answer)
         return Promotion(log.run_id, candidates, frozen.point, opened, results, model, onnx)
+
+
+def _register(
+    log: RunLog,
+    trained: TrainedRun,
+    bundle: ModelBundle,
+    opened: OpenedTest,
+    results: FrozenResults,
+    onnx: str,
+) -> Registered:
+    """Register the model as champion, described by its card."""
+    dice, card = results.frozen["dice"].value, bundle.card
+    version_tags = {
+        tags.CONFIRMATORY: str(opened.confirmatory).lower(),
+        tags.PROMOTED_RUN: trained.run.run_id,
+        tags.SPLIT_HASH: trained.data.split.hash,
+        tags.ONNX: onnx,
+        "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
+    }
+    if trained.members:
+        version_tags[tags.ENSEMBLE] = ",".join(one.run.run_id for one in trained.members)
+    if card.notice:
+        version_tags[tags.SYNTHETIC] = "true"
+    channels = len(card.modalities)
+    shape = (2, 64, 64) if channels == 1 else (channels, 2, 64, 64)
+    example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
+    words, about = licence(card, trained.config.data.source)[1], card.notice
+    with as_warning("no model card is written"):
+        about = log_model_card(log, card, trained.config.name)
+    return register_champion(log.store, log, bundle, example, card.name, version_tags, about, words)
 
 
 def freeze(trained: TrainedRun) -> FrozenRun:

@@ -86,6 +86,12 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
     raise unknown_name(what, name, names)
 
 
+def find_model(store: Store, name: str) -> tuple[RunInfo, Registered | None]:
+    """Find the run that logged a model, and its registered version where that is named."""
+    found = find(store, name, "run", "model")
+    return found.run or store.get_run(found.model.run_id if found.model else ""), found.model
+
+
 def find_file(name: str) -> Path | None:
     """Take a name for a path, if it is one or looks like one.
 
@@ -136,8 +142,7 @@ def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
     if (path := find_file(name)) is not None:
         return _load(path)
     store = open_store()
-    found = find(store, name, "run", "model")
-    run = found.run or store.get_run(found.model.run_id if found.model else "")
+    run, _ = find_model(store, name)
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         if run.tags.get(tags.KIND) == "promotion":
             return _load(fetch_bundle(store, run.run_id, Path(folder)))

@@ -22,9 +22,9 @@ from seglab.studies.experiment import Plan
 from seglab.studies.search.explain import Changes, explain
 from seglab.studies.search.run import run_search
 from seglab.studies.search.space import Space
-from seglab.tracking import Store, open_store, tags
+from seglab.tracking import Store, tags
 from tests.studies.logged_ablation import patient
-from tests.verdicts.searches import PlantedRun, _normal, planted_study, trained_by
+from tests.verdicts.searches import PlantedRun, _normal, trained_by
 
 SPACE = {
     "loss.name": ["bce_dice", "dice"],
@@ -45,16 +45,6 @@ def response(config: RunConfig, names: tuple[str, ...], salt: str) -> Iterator[P
     for name in names:
         logit = 1.5 + 0.8 * _normal("difficulty", name) + gain + 0.08 * _normal(run, name)
         yield replace(patient(1, float(1 / (1 + np.exp(-logit)))), patient_id=name)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return planted_study(tmp_path_factory.mktemp("planted"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("store") / "mlruns")
 
 
 def search(

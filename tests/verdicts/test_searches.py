@@ -6,18 +6,8 @@ import pytest
 
 from seglab.core.study import Study, resolve_study
 from seglab.data.open import open_data
-from seglab.tracking import Store, open_store
-from tests.verdicts.searches import planted_study, search_planted
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return planted_study(tmp_path_factory.mktemp("planted"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(tmp_path_factory.mktemp("store") / "mlruns")
+from seglab.tracking import Store
+from tests.verdicts.searches import search_planted
 
 
 def test_other_patients_judge_the_winner_and_the_optimism_is_told(

@@ -8,7 +8,6 @@ changes are added to the base in the order of what they brought.
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,13 @@ from seglab.figures.style import marked
 from seglab.studies.ablation import run_study
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import ComparedAblation, compare_ablation
-from seglab.studies.resolve import fetch, find, open_trained_data, read_config, refuse_unfinished
+from seglab.studies.resolve import (
+    find,
+    open_trained_data,
+    read_artifact,
+    read_config,
+    refuse_unfinished,
+)
 from seglab.studies.results import collect
 from seglab.studies.search.confirm import BASE_ARM, NO_PATIENTS, retrained
 from seglab.studies.search.space import Params, Space
@@ -159,8 +164,7 @@ def _find_sweep(store: Store, name: str) -> RunInfo:
 
 
 def _read_search(store: Store, sweep: RunInfo, overrides: Sequence[str]) -> Study:
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        text = fetch(store, sweep, "sweep.yaml", Path(folder)).read_text(encoding="utf-8")
+    text = read_artifact(store, sweep, "sweep.yaml")
     document = parse_yaml(text, f"sweep.yaml of run {sweep.run_id}")
     # The logged address has no password.
     return resolve_study(
