@@ -105,7 +105,11 @@ def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str)
 
     experiment, runs = api(ui)
     browser.get(runs_link(ui, experiment))
-    shows(browser, "seen · ablation", "3 matching runs", "Description", "val/dice")
+    shows(browser, "seen · ablation", "3 matching runs", "Description", "val/dice", "val/iou")
+    # The table draws only the columns in view.
+    right = "document.querySelector('.ag-center-cols-viewport').scrollLeft = 1e4"
+    browser.execute_script(right)
+    shows(browser, "arm", "loss.name")
     assert len(runs) == 2
 
 
@@ -137,7 +141,7 @@ def test_the_report_fits_the_window_and_loads_nothing(
     browser.set_window_size(width, 1000)
     browser.get_log("browser")
     browser.get(next(folder.rglob("report/report.html")).as_uri())
-    shows(browser, "seen: report", "Failures", "References")
+    shows(browser, "seen: report", "Failures", "Terms", "References")
     cut = """return [...document.querySelectorAll('.wide, main')]
         .filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
     assert browser.execute_script(cut) == []
