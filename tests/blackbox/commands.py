@@ -201,6 +201,17 @@ def make_study(folder: Path, code: Path = ROOT, **changes: Any) -> Study:
     return study
 
 
+def copy_of(study: Study, folder: Path) -> Study:
+    """A copy of a study's folder, for this version's commands.
+
+    Another process copies: closing a database file would drop the locks that SQLite holds on it
+    for this process's own connections, and those would go on reading a log that others have
+    removed (sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    subprocess.run(["cp", "-R", str(study.folder), str(folder)], check=True)
+    return Study(folder, ROOT)
+
+
 def epochs_logged(folder: Path) -> int:
     """Epochs in the store of a folder, read beside MLflow, which would set it up."""
     try:

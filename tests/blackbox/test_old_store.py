@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.blackbox.commands import ROOT, Store, Study, environment, make_study, run
+from tests.blackbox.commands import ROOT, Store, Study, copy_of, environment, make_study, run
 
 pytestmark = pytest.mark.slow
 OLD = "e7d865d1cff7a7ccc09f867405087b8c4bc1137b"
@@ -135,7 +134,7 @@ def test_an_experiment_file_of_it_still_runs(made: Study, now: Study) -> None:
 
 def test_its_seal_holds(made: Study, tmp_path: Path) -> None:
     """In a copy of the folder, for it makes another champion."""
-    now = Study(shutil.copytree(made.folder, tmp_path / "copy"), ROOT)
+    now = copy_of(made, tmp_path / "copy")
     promoted = made.ask("promote").json
     other = next(
         one["run_id"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pytest
 import yaml
 from mlflow.entities import Run
 
-from tests.blackbox.commands import FILES, SMALL, Store, Study
+from tests.blackbox.commands import FILES, SMALL, Store, Study, copy_of
 from tests.blackbox.commands import run as run_command
 
 pytestmark = pytest.mark.slow
@@ -276,8 +275,7 @@ def test_what_the_store_does_not_have_is_refused(study: Study, line: str, word: 
 def test_deletion_of_a_promotion_does_not_seal_the_test_again(study: Study, tmp_path: Path) -> None:
     promotion = study.ask("promote").json["run_id"]
     study.ask("run_experiment")
-    folder = tmp_path / "copy"
-    shutil.copytree(study.folder, folder)
+    folder = copy_of(study, tmp_path / "copy").folder
     store = Store(folder)
     store.client.delete_run(promotion)
     run_command(folder, "seglab", "promote", "single").refused("--reopen")
