@@ -47,7 +47,7 @@ from seglab.learning.training import Trainer, fit, train_epoch, train_step
 from seglab.models import gflops_per_image
 from seglab.studies.data import open_data
 from seglab.studies.experiment import OpenRun, Plan, open_run
-from seglab.tracking import open_store
+from seglab.tracking.connect import open_store
 
 Calls = dict[str, Callable[[], object]]
 SPACING_MM = (1.0, 1.0, 1.0)

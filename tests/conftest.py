@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from seglab.core.config import RunConfig
-    from seglab.tracking import Store
+    from seglab.tracking.store import Store
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process that a
 # test starts would inherit that.
@@ -94,7 +94,7 @@ def small_config(phantoms: Path, shared_cache: Path) -> Callable[..., RunConfig]
 @pytest.fixture(scope="session")
 def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an empty store; copied, not used, since making one takes seconds."""
-    from seglab.tracking import open_store
+    from seglab.tracking.connect import open_store
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -104,7 +104,7 @@ def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh_store(fresh_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """An empty store in the folder of a test."""
-    from seglab.tracking import open_store
+    from seglab.tracking.connect import open_store
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(fresh_folder, tmp_path / "mlruns")

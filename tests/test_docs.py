@@ -23,8 +23,9 @@ from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import export_onnx
 from seglab.learning.operating_point import OperatingPoint
 from seglab.studies.prediction import predict
-from seglab.tracking import open_store, start_run
 from seglab.tracking.artifacts import register_champion
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
 from tests.learning.bundles import make_bundle
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")

@@ -11,7 +11,8 @@ import torch
 from seglab.core.study import load_study
 from seglab.studies.ablation import run_study
 from seglab.studies.tuning import tuning_plans
-from seglab.tracking import Store, open_store
+from seglab.tracking.connect import open_store
+from seglab.tracking.store import Store
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from seglab.tracking import open_store
+from seglab.tracking.connect import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = json.loads((ROOT / "docs" / "kaggle.ipynb").read_text(encoding="utf-8"))["cells"]

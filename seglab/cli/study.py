@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seglab.cli.shell import DONE, PROGRAM, USER_ERROR, answer, print_text, table
-from seglab.tracking import open_store, tags
+from seglab.tracking import tags
+from seglab.tracking.connect import open_store
 
 if TYPE_CHECKING:
     from seglab.studies.candidates import Candidates
@@ -215,7 +216,7 @@ def explain(given: argparse.Namespace) -> int:
 
 def artifacts(given: argparse.Namespace) -> int:
     """Download what a run logged."""
-    from seglab.tracking import download
+    from seglab.tracking.artifacts import download
 
     report = download(open_store(), given.run, given.out, given.pattern)
     text = f"{given.out}: {len(report.files)} files, {report.bytes / 1e6:.1f} MB"
@@ -225,7 +226,7 @@ def artifacts(given: argparse.Namespace) -> int:
 
 def ui(given: argparse.Namespace) -> int:
     """Serve the MLflow UI."""
-    from seglab.tracking import serve_ui
+    from seglab.tracking.connect import serve_ui
 
     return serve_ui(open_store(), given.host, given.port)
 

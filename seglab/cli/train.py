@@ -127,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: this is a search; run it with sweep.py")
     if arguments.plan:
         from seglab.studies.plan import write_plan
-        from seglab.tracking import open_store
+        from seglab.tracking.connect import open_store
 
         written = write_plan(study, open_store())
         answer(arguments, written, f"plan {written['hash'][:12]}: {written['plan']}")
@@ -140,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
     from seglab.studies.ablation import run_study
     from seglab.studies.data import check_files
-    from seglab.tracking import open_store
+    from seglab.tracking.connect import open_store
 
     check_files(study.reference.data)
     outcome = run_study(study, open_store(), fresh=arguments.fresh, workers=arguments.workers)
@@ -195,7 +195,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: this is no search; run it with run_experiment.py")
     from seglab.studies.data import check_files
     from seglab.studies.search.run import run_search
-    from seglab.tracking import open_store
+    from seglab.tracking.connect import open_store
 
     check_files(study.run.data)
     timeout_s = None if arguments.timeout is None else 60 * arguments.timeout

@@ -33,15 +33,10 @@ from seglab.studies.report.page import Report, log_ablation_report, report_ablat
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import best_values, plans_of, tuning_plans
 from seglab.studies.workers import Context, run_items, with_threads
-from seglab.tracking import (
-    RunLog,
-    Store,
-    code_hash,
-    environment_tags,
-    resume_run,
-    start_run,
-    tags,
-)
+from seglab.tracking import tags
+from seglab.tracking.environment import code_hash, environment_tags
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import Store
 
 MAX_REASON = 300
 CONFIRMATION = "-confirmation"

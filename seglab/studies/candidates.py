@@ -16,8 +16,9 @@ from typing import Any
 from seglab.core.errors import UserError
 from seglab.studies.resolve import find, refuse_unfinished
 from seglab.studies.results import fold_of, target_of
-from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking import tags
 from seglab.tracking.run import COORDINATORS
+from seglab.tracking.store import RunInfo, Store
 
 DICE = "val/dice"
 TRAINED = ("train", "trial")

@@ -13,7 +13,8 @@ from seglab.models import Ensemble
 from seglab.studies.candidates import Candidates
 from seglab.studies.data import SharedData
 from seglab.studies.resolve import TrainedRun, load_trained
-from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking import tags
+from seglab.tracking.store import RunInfo, Store
 
 SAME = {"seeds": (tags.ARM, tags.FOLD), "folds": (tags.ARM, tags.SEED)}
 """What the runs of an ensemble have in common."""

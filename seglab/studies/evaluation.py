@@ -48,7 +48,10 @@ from seglab.studies.resolve import (
     read_artifact,
     read_config,
 )
-from seglab.tracking import RunInfo, Store, environment_tags, start_run, tags
+from seglab.tracking import tags
+from seglab.tracking.environment import environment_tags
+from seglab.tracking.run import start_run
+from seglab.tracking.store import RunInfo, Store
 
 SHARED = "shared"
 """In place of a name: all patients that the model was trained on."""

@@ -17,17 +17,10 @@ from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models import loaded_weights
 from seglab.studies.data import StudyData, open_data
 from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_start, log_validation
-from seglab.tracking import (
-    RunInfo,
-    RunInUse,
-    RunLog,
-    Store,
-    code_hash,
-    environment_tags,
-    resume_run,
-    start_run,
-    tags,
-)
+from seglab.tracking import tags
+from seglab.tracking.environment import code_hash, environment_tags
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import RunInfo, RunInUse, Store
 
 FINISHED, FAILED = "FINISHED", "FAILED"
 

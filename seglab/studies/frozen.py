@@ -38,7 +38,7 @@ from seglab.figures.style import marked
 from seglab.learning.inference import Predictor, build_case, score
 from seglab.learning.operating_point import PLAIN, OperatingPoint
 from seglab.studies.outputs import CASES_IN_MEMORY, Cases, write_pictures
-from seglab.tracking import RunLog
+from seglab.tracking.run import RunLog
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -34,7 +34,10 @@ from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image, stages
 from seglab.studies.data import StudyData
 from seglab.studies.resolve import CHECKPOINTS
-from seglab.tracking import RunLog, artifact_link, environment_report, tags
+from seglab.tracking import tags
+from seglab.tracking.environment import environment_report
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import artifact_link
 
 Cases = Callable[[str], Case]
 FAILURES = 3

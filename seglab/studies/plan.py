@@ -25,7 +25,9 @@ from seglab.studies.preregistration import ANALYSIS, FILE, file_hash, find_plan,
 from seglab.studies.queue import one_at_a_time
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import tuning_plans
-from seglab.tracking import Store, code_hash, tags
+from seglab.tracking import tags
+from seglab.tracking.environment import code_hash
+from seglab.tracking.store import Store
 
 STEPS = 5
 """Timed; the fastest counts, since other work on the machine can only slow a step down."""

@@ -13,7 +13,9 @@ from typing import Any
 from seglab.core.errors import UserError
 from seglab.evaluation.comparison import LEVEL, MARGIN
 from seglab.evaluation.statistics import RESAMPLES
-from seglab.tracking import RunInfo, Store, download, tags
+from seglab.tracking import tags
+from seglab.tracking.artifacts import download
+from seglab.tracking.store import RunInfo, Store
 
 FILE = "plan.json"
 ANALYSIS: Mapping[str, Any] = {

@@ -39,17 +39,11 @@ from seglab.studies.sealed_test import (
     check_sealed,
     open_test,
 )
-from seglab.tracking import (
-    RunInfo,
-    RunLog,
-    Store,
-    code_hash,
-    environment_tags,
-    resume_run,
-    start_run,
-    tags,
-)
+from seglab.tracking import tags
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
+from seglab.tracking.environment import code_hash, environment_tags
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import RunInfo, Store
 
 INHERITED = (
     tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH, tags.SYNTHETIC,

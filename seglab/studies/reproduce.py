@@ -27,7 +27,9 @@ from seglab.studies.resolve import (
     refuse_unfinished,
 )
 from seglab.studies.results import SCORES
-from seglab.tracking import RunInfo, Store, environment_report, tags
+from seglab.tracking import tags
+from seglab.tracking.environment import environment_report
+from seglab.tracking.store import RunInfo, Store
 
 ENVIRONMENT = "environment.json"
 RESULTS = ("train/", "val/", "lr")

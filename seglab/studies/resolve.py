@@ -30,8 +30,15 @@ from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.models import build_model
 from seglab.studies.data import SharedData, StudyData
-from seglab.tracking import RunInfo, Store, UnknownRun, download, tags
-from seglab.tracking.artifacts import Registered, fetch_bundle, find_registered, registered_models
+from seglab.tracking import tags
+from seglab.tracking.artifacts import (
+    Registered,
+    download,
+    fetch_bundle,
+    find_registered,
+    registered_models,
+)
+from seglab.tracking.store import RunInfo, Store, UnknownRun
 
 CHECKPOINTS = "checkpoints"
 """Artifact folder of a run that holds its weights and their card."""

@@ -18,7 +18,8 @@ from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
 from seglab.studies.preregistration import AnalysisPlan, find_plan
 from seglab.studies.resolve import fetch, find
-from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking import tags
+from seglab.tracking.store import RunInfo, Store
 
 Unit = Literal["samples", "seconds"]
 """Of a budget."""

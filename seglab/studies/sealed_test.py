@@ -23,8 +23,10 @@ from seglab.learning.operating_point import OperatingPoint, Selection
 from seglab.studies.data import StudyData
 from seglab.studies.frozen import ScoredPatient, evaluate_patient, predict_patient
 from seglab.studies.resolve import TrainedRun
-from seglab.tracking import RunLog, Store, tags
+from seglab.tracking import tags
 from seglab.tracking.openings import Opening, openings, record_opening
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import Store
 
 _HASH_DIGITS, _PATIENT_DIGITS = 16, 8
 

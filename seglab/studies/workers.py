@@ -23,8 +23,10 @@ from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, ended_trials, open_items
-from seglab.tracking import RunLog, Store, open_store
+from seglab.tracking.connect import open_store
 from seglab.tracking.errors import is_out_of_space, redact
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import Store
 
 USER_ERROR, INTERRUPTED = 2, 130
 """Exit status of a worker, beside ``DONE`` and ``SPENT``."""

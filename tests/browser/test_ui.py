@@ -92,7 +92,7 @@ def shows(browser: Any, *texts: str) -> None:
 
 def api(ui: str) -> tuple[str, list[str]]:
     """The experiment's id and its child runs' ids."""
-    from seglab.tracking import open_store
+    from seglab.tracking.connect import open_store
 
     store = open_store()
     runs = [run for run in store.find_runs("seen") if run.tags["seglab.kind"] == "train"]

@@ -8,7 +8,8 @@ import pytest
 
 from seglab.cli.main import main
 from seglab.cli.study import DEMO
-from seglab.tracking import open_store, start_run
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
 
 
 def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(

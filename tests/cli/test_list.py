@@ -14,7 +14,7 @@ from seglab.cli.main import main
 from seglab.cli.train import main as train
 from seglab.core.config import RunConfig, flatten
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
-from seglab.tracking import open_store
+from seglab.tracking.connect import open_store
 
 NAME = "logistic_of_a_test"
 

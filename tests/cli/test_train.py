@@ -15,7 +15,8 @@ from torch import Tensor
 from seglab.cli.main import main as command
 from seglab.cli.train import main, sweep
 from seglab.core.registry import LOSSES
-from seglab.tracking import RunInfo, open_store
+from seglab.tracking.connect import open_store
+from seglab.tracking.store import RunInfo
 
 Start = Callable[..., "subprocess.Popen[str]"]
 SCRIPT = "run_experiment.py"

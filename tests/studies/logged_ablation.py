@@ -10,7 +10,8 @@ import numpy as np
 
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
-from seglab.tracking import RunLog, Store, start_run
+from seglab.tracking.run import RunLog, start_run
+from seglab.tracking.store import Store
 from seglab.tracking.tags import ARM_HASH, ARMS, BASELINE
 
 PATIENTS = 12

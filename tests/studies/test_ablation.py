@@ -24,7 +24,8 @@ from seglab.studies.plan import make_plan, plan_text
 from seglab.studies.queue import DONE, SPENT, Queue
 from seglab.studies.results import collect
 from seglab.studies.tuning import TUNING_SEED
-from seglab.tracking import Store, open_store
+from seglab.tracking.connect import open_store
+from seglab.tracking.store import Store
 from tests.studies.independent import assert_same_figures, logged_dice
 
 Build = Callable[..., Study]

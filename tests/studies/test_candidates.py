@@ -10,7 +10,8 @@ from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.studies.candidates import find_baseline, find_candidates
 from seglab.studies.resolve import open_model
-from seglab.tracking import Store, start_run
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 
 pytestmark = pytest.mark.usefixtures("this_store")
 

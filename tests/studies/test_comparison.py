@@ -18,7 +18,8 @@ from seglab.studies.report.page import note, render, report_ablation
 from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import scope
 from seglab.studies.results import collect, find_ablation
-from seglab.tracking import RunLog, Store
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import Store
 from seglab.tracking.tags import ARM_HASH, ARMS, FAILURES
 from tests.studies.independent import assert_same_figures, logged_dice
 from tests.studies.logged_ablation import PATIENTS, log_ablation

@@ -23,7 +23,8 @@ from seglab.studies.experiment import Plan, train_one
 from seglab.studies.prediction import predict
 from seglab.studies.promotion import freeze, promote
 from seglab.studies.resolve import load_trained, open_model
-from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking import tags
+from seglab.tracking.store import RunInfo, Store
 
 Build = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("this_store")

@@ -21,7 +21,9 @@ from seglab.studies.data import open_data
 from seglab.studies.evaluation import Evaluation, Training, evaluate
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.resolve import open_model
-from seglab.tracking import Store, download, openings
+from seglab.tracking import openings
+from seglab.tracking.artifacts import download
+from seglab.tracking.store import Store
 
 Build = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("this_store")

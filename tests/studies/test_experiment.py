@@ -20,9 +20,10 @@ from seglab.learning.training import LAST, WEIGHTS
 from seglab.studies import experiment, outputs
 from seglab.studies.data import open_data
 from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one
-from seglab.tracking import RunInUse, Store, open_store
 from seglab.tracking.artifacts import list_artifacts
+from seglab.tracking.connect import open_store
 from seglab.tracking.errors import StoreUnavailable
+from seglab.tracking.store import RunInUse, Store
 from tests.faults.tmpfs import KB, enlarge, fill_up
 
 Build = Callable[..., RunConfig]

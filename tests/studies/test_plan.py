@@ -18,7 +18,10 @@ from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.plan import make_plan, write_plan
 from seglab.studies.report.sections import notices, scope
 from seglab.studies.results import collect
-from seglab.tracking import Store, open_store, start_run, tags
+from seglab.tracking import tags
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 
 Build = Callable[..., Study]
 ARMS = {"base": {}, "bce": {"loss": "bce"}}

@@ -29,7 +29,10 @@ from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import external_rows
 from seglab.studies.resolve import load_trained, open_model
 from seglab.studies.sealed_test import FrozenRun
-from seglab.tracking import Store, download, open_store, start_run
+from seglab.tracking.artifacts import download
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
 Build = Callable[..., RunConfig]

@@ -14,7 +14,8 @@ from seglab.cli import train
 from seglab.core.study import Study, load_study
 from seglab.studies.ablation import run_study
 from seglab.studies.search.run import run_search
-from seglab.tracking import Store, open_store
+from seglab.tracking.connect import open_store
+from seglab.tracking.store import Store
 
 pytestmark = pytest.mark.slow
 ARMS = {"arms": {"base": {}, "bce": {"loss": "bce"}}}

@@ -18,8 +18,11 @@ from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.results import find_ablation
-from seglab.tracking import Store, download, open_store, start_run
+from seglab.tracking.artifacts import download
+from seglab.tracking.connect import open_store
 from seglab.tracking.openings import openings, record_opening
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 from tests.studies.logged_ablation import log_ablation
 from tests.studies.report_page import Page
 

@@ -22,7 +22,9 @@ from seglab.studies.candidates import find_candidates
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
 from seglab.studies.resolve import find_trained, load_trained, open_model
-from seglab.tracking import Store, download, start_run
+from seglab.tracking.artifacts import download
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 from seglab.tracking.tags import PROMOTED_RUN
 from tests.studies.bright_front import make_bundle
 

@@ -29,8 +29,9 @@ from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
 from seglab.studies.sealed_test import check_sealed, open_test
-from seglab.tracking import RunLog, Store, start_run
 from seglab.tracking.openings import Opening, openings
+from seglab.tracking.run import RunLog, start_run
+from seglab.tracking.store import Store
 
 PACKAGE = Path(__file__).resolve().parents[2] / "seglab"
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}

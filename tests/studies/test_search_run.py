@@ -24,8 +24,10 @@ from seglab.studies.queue import ITEM, SURPLUS, open_storage
 from seglab.studies.search import confirm
 from seglab.studies.search.results import SearchOutcome, TrialRow
 from seglab.studies.search.run import run_search
-from seglab.tracking import RunInfo, open_store, start_run
 from seglab.tracking.artifacts import list_artifacts
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
+from seglab.tracking.store import RunInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}

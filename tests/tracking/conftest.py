@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from seglab.tracking import RunLog, Store, open_store, start_run
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import RunLog, start_run
+from seglab.tracking.store import Store
 from tests.faults.servers import DATABASE, MlflowServer
 
 LogAndDie = Callable[[Store, Callable[[RunLog], object]], str]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from seglab.cli.main import main
 from seglab.core.errors import UserError
-from seglab.tracking import Store, download, start_run
-from seglab.tracking.artifacts import RECORD, safe_target
+from seglab.tracking.artifacts import RECORD, download, safe_target
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 
 CONTENT = {
     "config.yaml": b"name: x\n",

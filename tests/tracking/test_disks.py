@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.tracking import open_store, resume_run, start_run
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import resume_run, start_run
 from tests.faults.tmpfs import KB, enlarge, fill_up
 
 

@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.tracking import Store, environment, environment_report, environment_tags, serve_ui
-from seglab.tracking.environment import PACKAGE, code_hash, git_state
+from seglab.tracking import environment
+from seglab.tracking.connect import serve_ui
+from seglab.tracking.environment import (
+    PACKAGE,
+    code_hash,
+    environment_report,
+    environment_tags,
+    git_state,
+)
+from seglab.tracking.store import Store
 
 
 def _git(folder: Path, *arguments: str) -> str:

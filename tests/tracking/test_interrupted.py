@@ -6,7 +6,9 @@ import multiprocessing
 import time
 from dataclasses import replace
 
-from seglab.tracking import RunInfo, Store, open_store, start_run
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
+from seglab.tracking.store import RunInfo, Store
 
 
 def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:

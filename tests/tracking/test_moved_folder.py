@@ -6,8 +6,9 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from seglab.tracking import Store, open_store, start_run
-from seglab.tracking.connect import prepare_database
+from seglab.tracking.connect import open_store, prepare_database
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 
 
 def _run_with_artifact(store: Store) -> str:

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.tracking import Store, start_run
 from seglab.tracking.openings import openings, record_opening
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 
 HASH = "0123456789abcdef"
 

@@ -12,8 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from seglab.core.errors import UserError
-from seglab.tracking import RunLog, Store, UnknownRun, resume_run, start_run
 from seglab.tracking.errors import StoreUnavailable
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import Store, UnknownRun
 from seglab.tracking.tags import INTERRUPTED, KIND
 
 

@@ -20,15 +20,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from seglab.core.errors import UserError
-from seglab.tracking import (
-    Store,
-    UnknownRun,
-    default_uri,
-    open_store,
-    start_run,
-)
-from seglab.tracking.connect import newest_runs_link, prepare_database
+from seglab.tracking.connect import default_uri, newest_runs_link, open_store, prepare_database
 from seglab.tracking.errors import redact
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store, UnknownRun
 
 
 def _one_of_eight(folder: Path, barrier: Any, number: int) -> None:

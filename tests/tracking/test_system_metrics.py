@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from seglab.tracking import RunLog, Store, resume_run, start_run
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import Store
 
 KEY = "system/cpu_utilization_percentage"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from seglab.core.study import Study
-from seglab.tracking import Store, open_store
+from seglab.tracking.connect import open_store
+from seglab.tracking.store import Store
 from tests.verdicts.searches import planted_study
 
 

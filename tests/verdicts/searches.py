@@ -32,7 +32,9 @@ from seglab.studies.experiment import FINISHED, Outcome, Plan, identity_tags
 from seglab.studies.search.confirm import FILE
 from seglab.studies.search.results import summarise as sum_up
 from seglab.studies.search.run import run_search
-from seglab.tracking import Store, open_store, start_run
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import start_run
+from seglab.tracking.store import Store
 from tests.studies.logged_ablation import patient
 
 PATIENTS = 80

@@ -22,7 +22,8 @@ from seglab.studies.experiment import Plan
 from seglab.studies.search.explain import Changes, explain
 from seglab.studies.search.run import run_search
 from seglab.studies.search.space import Space
-from seglab.tracking import Store, tags
+from seglab.tracking import tags
+from seglab.tracking.store import Store
 from tests.studies.logged_ablation import patient
 from tests.verdicts.searches import PlantedRun, _normal, trained_by
 

@@ -6,7 +6,7 @@ import pytest
 
 from seglab.core.study import Study, resolve_study
 from seglab.data.open import open_data
-from seglab.tracking import Store
+from seglab.tracking.store import Store
 from tests.verdicts.searches import search_planted
 
 

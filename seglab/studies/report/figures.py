@@ -30,7 +30,7 @@ from seglab.studies.data import SharedData
 from seglab.studies.report.tables import p_value
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.results import Arm
-from seglab.tracking import Store
+from seglab.tracking.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,8 @@ from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
 from seglab.data.identity import TITLES
 from seglab.studies.report.record import Record, scored
 from seglab.studies.report.tables import duration, number, short
-from seglab.tracking import RunInfo, tags
+from seglab.tracking import tags
+from seglab.tracking.store import RunInfo
 
 Params = Mapping[str, str]
 TARGETS: Final = {

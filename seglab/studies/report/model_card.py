@@ -13,8 +13,10 @@ from seglab.learning.bundle import CARD, ModelCard
 from seglab.studies.report import sections, tables
 from seglab.studies.report.page import MAX_NOTE, escape_markdown
 from seglab.studies.report.record import Record, frozen_model, read_record
-from seglab.tracking import RunInfo, RunLog, Store, tags
+from seglab.tracking import tags
 from seglab.tracking.artifacts import describe_version
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import RunInfo, Store
 
 FILE = "model_card.md"
 FIGURES = ("dice", "iou", "precision", "recall", "lesion_f1", "hd95_mm", "nsd_2mm",

@@ -25,7 +25,9 @@ from seglab.studies.report import method, sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet
 from seglab.studies.report.record import Record, read_record
 from seglab.studies.results import collect
-from seglab.tracking import RunInfo, RunLog, Store, artifact_link, tags
+from seglab.tracking import tags
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import RunInfo, Store, artifact_link
 
 SECTIONS = (
     *("Result", "Method", "Predictions", "Failures", "Comparison", "Search", "Promotion"),

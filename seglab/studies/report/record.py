@@ -15,8 +15,8 @@ from seglab.learning.operating_point import PLAIN
 from seglab.studies.candidates import DICE, TRAINED, rank
 from seglab.studies.resolve import find
 from seglab.studies.results import notice_of
-from seglab.tracking import RunInfo, Store, download
-from seglab.tracking.artifacts import list_artifacts
+from seglab.tracking.artifacts import download, list_artifacts
+from seglab.tracking.store import RunInfo, Store
 from seglab.tracking.tags import (
     CONFIRMS,
     ENSEMBLE,

@@ -26,8 +26,9 @@ from seglab.studies.report.tables import (
     short,
 )
 from seglab.studies.results import collect
-from seglab.tracking import RunInfo, Store, tags
+from seglab.tracking import tags
 from seglab.tracking.openings import openings
+from seglab.tracking.store import RunInfo, Store
 from seglab.tracking.tags import CONFIRMATION_RUN
 
 KINDS = {

@@ -20,7 +20,9 @@ from seglab.studies.comparison import compare_ablation
 from seglab.studies.results import collect
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.space import Space
-from seglab.tracking import RunLog, Store, tags
+from seglab.tracking import tags
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import Store
 
 BASE_ARM = "base"
 FILE = "confirmation.json"

@@ -34,7 +34,9 @@ from seglab.studies.resolve import (
 from seglab.studies.results import collect
 from seglab.studies.search.confirm import BASE_ARM, NO_PATIENTS, retrained
 from seglab.studies.search.space import Params, Space
-from seglab.tracking import RunInfo, Store, resume_run, tags
+from seglab.tracking import tags
+from seglab.tracking.run import resume_run
+from seglab.tracking.store import RunInfo, Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

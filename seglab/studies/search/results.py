@@ -23,7 +23,9 @@ from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import RUN, THREADS
 from seglab.studies.workers import with_threads
-from seglab.tracking import RunLog, Store, tags
+from seglab.tracking import tags
+from seglab.tracking.run import RunLog
+from seglab.tracking.store import Store
 
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """How a trial ended."""

@@ -24,16 +24,11 @@ from seglab.studies.search.results import SearchOutcome, SearchProgress, on_disk
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
 from seglab.studies.workers import Context, Task, run_items
-from seglab.tracking import (
-    RunLog,
-    Store,
-    UnknownRun,
-    environment_tags,
-    resume_run,
-    start_run,
-    tags,
-)
+from seglab.tracking import tags
+from seglab.tracking.environment import environment_tags
 from seglab.tracking.errors import redact
+from seglab.tracking.run import RunLog, resume_run, start_run
+from seglab.tracking.store import Store, UnknownRun
 
 PARENT, IDENTITY = "parent_run_id", "identity"
 """User attributes of the Optuna study."""
