@@ -138,8 +138,8 @@ def _run(arguments: argparse.Namespace) -> int:
         plan = make_plan(study)
         answer(arguments, plan, plan_text(plan))
         return DONE
+    from seglab.data.open import check_files
     from seglab.studies.ablation import run_study
-    from seglab.studies.data import check_files
     from seglab.tracking.connect import open_store
 
     check_files(study.reference.data)
@@ -193,7 +193,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.file, [*arguments.overrides, *trials])
     if study.search is None:
         raise UserError(f"{arguments.file}: this is no search; run it with run_experiment.py")
-    from seglab.studies.data import check_files
+    from seglab.data.open import check_files
     from seglab.studies.search.run import run_search
     from seglab.tracking.connect import open_store
 

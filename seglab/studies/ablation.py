@@ -17,7 +17,8 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError, first_line
 from seglab.core.machine import is_locked
 from seglab.core.study import Study
-from seglab.studies.data import SharedData, StudyData, share_patients
+from seglab.data.open import StudyData
+from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import (
     FAILED,
     FINISHED,

@@ -7,10 +7,8 @@ import sys
 from seglab.core.config import MODALITIES, RunConfig
 from seglab.core.documents import merge
 from seglab.core.study import Study, resolve_study
-from seglab.data.open import StudyData, check_files, lacks, open_data
+from seglab.data.open import StudyData, lacks, open_data
 from seglab.data.sources import open_data_source
-
-__all__ = ["SharedData", "StudyData", "check_files", "open_data", "share_patients"]
 
 
 class SharedData:

@@ -17,6 +17,7 @@ from seglab.core.errors import as_warning
 from seglab.core.machine import progress
 from seglab.data.cache import CachedPatient
 from seglab.data.loader import gather
+from seglab.data.open import StudyData
 from seglab.data.splits import save_split, training_patients
 from seglab.evaluation.failure_report import analyse, best_median_worst
 from seglab.evaluation.failures import Explanation, explain
@@ -32,7 +33,6 @@ from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, validate
 from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models import count_parameters, gflops_per_image, stages
-from seglab.studies.data import StudyData
 from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import tags
 from seglab.tracking.environment import environment_report

@@ -14,13 +14,14 @@ from seglab.core.config import RunConfig
 from seglab.core.documents import json_text
 from seglab.core.errors import UserError
 from seglab.core.study import Study
+from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models import count_parameters, gflops_per_image
 from seglab.studies.ablation import open_parent, shared_hash
 from seglab.studies.candidates import TRAINED
-from seglab.studies.data import SharedData, StudyData, share_patients
+from seglab.studies.data import SharedData, share_patients
 from seglab.studies.preregistration import ANALYSIS, FILE, file_hash, find_plan, plan_file
 from seglab.studies.queue import one_at_a_time
 from seglab.studies.results import arm_hash

@@ -21,11 +21,12 @@ import numpy as np
 from seglab.core.config import flatten
 from seglab.core.errors import UserError, as_warning, first_line
 from seglab.core.machine import progress
+from seglab.data.open import StudyData
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint, select_operating_point
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
-from seglab.studies.data import SharedData, StudyData
+from seglab.studies.data import SharedData
 from seglab.studies.ensemble import choose_members, load_ensemble, select_out_of_fold
 from seglab.studies.frozen import FrozenResults, log_pictures, log_results
 from seglab.studies.outputs import log_setting

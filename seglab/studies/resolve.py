@@ -15,6 +15,7 @@ from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import as_of_today, merge, parse_overrides, parse_yaml
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import build_run
+from seglab.data.open import StudyData
 from seglab.data.splits import PARTS, training_patients
 from seglab.learning.bundle import (
     CARD,
@@ -29,7 +30,7 @@ from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.models import build_model
-from seglab.studies.data import SharedData, StudyData
+from seglab.studies.data import SharedData
 from seglab.tracking import tags
 from seglab.tracking.artifacts import (
     Registered,

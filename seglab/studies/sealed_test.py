@@ -17,10 +17,10 @@ from typing import Any
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CachedPatient, open_cache
+from seglab.data.open import StudyData
 from seglab.data.sealed import SealBroken
 from seglab.evaluation.metrics import Case
 from seglab.learning.operating_point import OperatingPoint, Selection
-from seglab.studies.data import StudyData
 from seglab.studies.frozen import ScoredPatient, evaluate_patient, predict_patient
 from seglab.studies.resolve import TrainedRun
 from seglab.tracking import tags

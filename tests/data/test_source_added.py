@@ -8,8 +8,8 @@ import pytest
 
 from seglab.core.config import RunConfig
 from seglab.core.registry import SOURCES
+from seglab.data.open import open_data
 from seglab.data.sources.brats_h5 import BratsH5
-from seglab.studies.data import open_data
 
 NAME = "slices-of-our-own"
 

@@ -15,6 +15,7 @@ import torch
 from seglab.core.config import RunConfig
 from seglab.data.cache import Cache
 from seglab.data.loader import gather, patient_rows
+from seglab.data.open import StudyData, open_data
 from seglab.learning.batches import (
     LARGEST_SHARE,
     WORKERS_PER_GPU,
@@ -27,7 +28,6 @@ from seglab.learning.batches import (
 )
 from seglab.learning.device import Compute, peak_memory_mb, restart_peak
 from seglab.learning.training import Trainer
-from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import torch
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
+from seglab.data.open import StudyData, open_data
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, set_rate, train_step
-from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
 SLOW = [pytest.param(e.name, marks=pytest.mark.slow) for e in MODELS if e.name != "unet"]

@@ -11,10 +11,10 @@ import torch
 
 from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
+from seglab.data.open import StudyData, open_data
 from seglab.learning import batches as module
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, compiled, fit, train_step
-from seglab.studies.data import StudyData, open_data
 
 pytestmark = [
     pytest.mark.gpu,

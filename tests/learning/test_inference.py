@@ -12,11 +12,11 @@ from torch import nn
 from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
 from seglab.data.geometry import to_native
+from seglab.data.open import StudyData, open_data
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows, build_case, validate
 from seglab.models.unet import UNet
-from seglab.studies.data import StudyData, open_data
 
 
 class Bright(nn.Module):

@@ -16,13 +16,13 @@ from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
+from seglab.data.open import StudyData, open_data
 from seglab.learning.bundle import ModelBundle, ModelCard, as_volume, make_card
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
 from seglab.learning.onnx import check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint
 from seglab.models import build_model
-from seglab.studies.data import StudyData, open_data
 from tests.learning.bundles import levels, make_bundle, stack
 
 Build = Callable[..., RunConfig]

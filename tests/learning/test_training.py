@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
+from seglab.data.open import StudyData, open_data
 from seglab.learning.device import choose_compute, fast_precision
 from seglab.learning.training import (
     LAST,
@@ -26,7 +27,6 @@ from seglab.learning.training import (
     sum_losses,
     update_average,
 )
-from seglab.studies.data import StudyData, open_data
 
 Build = Callable[..., RunConfig]
 

@@ -16,10 +16,10 @@ from torch.nn.functional import softplus
 from seglab.core.errors import UserError
 from seglab.core.registry import LOSSES
 from seglab.core.study import Study
+from seglab.data.open import open_data
 from seglab.studies import workers
 from seglab.studies.ablation import run_study
 from seglab.studies.comparison import Budgets, Spent
-from seglab.studies.data import open_data
 from seglab.studies.plan import make_plan, plan_text
 from seglab.studies.queue import DONE, SPENT, Queue
 from seglab.studies.results import collect

@@ -14,11 +14,11 @@ import pytest
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
+from seglab.data.open import open_data
 from seglab.evaluation.failure_report import best_median_worst
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.training import LAST, WEIGHTS
 from seglab.studies import experiment, outputs
-from seglab.studies.data import open_data
 from seglab.studies.experiment import OpenRun, Outcome, Plan, open_run, train_one
 from seglab.tracking.artifacts import list_artifacts
 from seglab.tracking.connect import open_store

@@ -16,12 +16,12 @@ from huggingface_hub import ModelCard
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.cache import open_cache
+from seglab.data.open import open_data
 from seglab.evaluation.metrics import mean
 from seglab.evaluation.scores import read_csv
 from seglab.learning.operating_point import PLAIN
 from seglab.studies import promotion as room
 from seglab.studies.candidates import Candidates
-from seglab.studies.data import open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import freeze, promote
 from seglab.studies.report.model_card import update_model_cards

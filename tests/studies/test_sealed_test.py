@@ -19,13 +19,13 @@ from seglab.core.errors import UserError
 from seglab.data.cache import Cache, CacheSettings, open_cache
 from seglab.data.identity import identify
 from seglab.data.loader import gather
+from seglab.data.open import StudyData, open_data
 from seglab.data.phantom import write_phantom
 from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, SealedCache
 from seglab.data.sources import open_source
 from seglab.data.splits import Split
 from seglab.studies import promotion, sealed_test
-from seglab.studies.data import StudyData, open_data
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
 from seglab.studies.sealed_test import check_sealed, open_test

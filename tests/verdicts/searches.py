@@ -24,10 +24,10 @@ import yaml
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.study import Study, resolve_study
+from seglab.data.open import StudyData
 from seglab.data.phantom import write_phantom
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
-from seglab.studies.data import StudyData
 from seglab.studies.experiment import FINISHED, Outcome, Plan, identity_tags
 from seglab.studies.search.confirm import FILE
 from seglab.studies.search.results import summarise as sum_up

@@ -15,9 +15,8 @@ from seglab.cli.main import main
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import UserError
 from seglab.core.study import Study, load_study, resolve_study
-from seglab.data.open import open_data
+from seglab.data.open import StudyData, open_data
 from seglab.evaluation.metrics import PatientScore
-from seglab.studies.data import StudyData
 from seglab.studies.experiment import Plan
 from seglab.studies.search.explain import Changes, explain
 from seglab.studies.search.run import run_search

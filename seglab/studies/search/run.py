@@ -13,9 +13,10 @@ import yaml
 from seglab.core.config import flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study
+from seglab.data.open import StudyData
 from seglab.models import build_model
 from seglab.studies.ablation import find_finished
-from seglab.studies.data import SharedData, StudyData, share_patients
+from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import Queue, Worker, ended_trials, one_at_a_time, open_items
 from seglab.studies.report.page import log_report
