@@ -1,6 +1,6 @@
 """Registries: what a YAML may name, and the options of each name.
 
-A builder is one decorated function. Its positional parameters come from the program
+A builder is one decorated function, or a class. Its positional parameters come from the program
 (``in_channels``, …), its keyword-only ones are the options of a YAML, with types, ranges and
 defaults. The first line of its docstring is its help text::
 
@@ -110,7 +110,8 @@ class Registry(Generic[Built]):
 
 
 def _options_schema(name: str, builder: Callable[..., Any]) -> type[BaseModel]:
-    hints = typing.get_type_hints(builder, include_extras=True)
+    function = vars(builder).get("__init__", builder)  # of a class
+    hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
         parameter.name: (
             hints[parameter.name],

@@ -79,6 +79,8 @@ def build_model(
     if not pretrained and "encoder_weights" in options:
         options["encoder_weights"] = "none"
     network: nn.Module = config.registry.build(config.name, options, in_channels)
+    if stride := getattr(network, "pad_to", None):
+        network = Padded(network, stride)
     if reason := _refusal(network, in_channels, image_hw, training=False):
         height, width = image_hw
         advice = "" if isinstance(network, Padded) else "; model.pad: true may help"

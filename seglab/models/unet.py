@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from seglab.core.config import UNSET
 from seglab.core.registry import MODELS
-from seglab.models.build import Padded
 
 Norm = Literal["batch", "instance", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
@@ -27,11 +26,13 @@ Activation = Literal["relu", "leaky_relu"]
 GROUPS = 8
 
 
+@MODELS.register("unet")
 class UNet(nn.Module):
-    """U-Net of ``depth`` halvings, ``base_channels`` wide at full resolution.
+    """Hand-written U-Net, the baseline; Ronneberger 2015, padded and normalised.
 
-    Each halving doubles the channels; sides must be multiples of ``2 ** depth``. ``up`` is how the
-    decoder doubles the resolution, ``dropout`` the share of channels dropped at the lowest.
+    It halves ``depth`` times, from ``base_channels`` at full resolution; each halving doubles the
+    channels, sides must be multiples of ``2 ** depth`` (``pad_to``). ``up`` is how the decoder
+    doubles the resolution, ``dropout`` the share of channels dropped at the lowest.
     ``residual`` adds a projection of its input to each block's output (He 2016). With
     ``deep_supervision`` every scale of the decoder but the lowest predicts in training (Lee 2015).
     """
@@ -39,16 +40,19 @@ class UNet(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        base_channels: int = 16,
-        depth: int = 4,
+        *,
+        base_channels: Annotated[int, Field(ge=1, le=256)] = 16,
+        depth: Annotated[int, Field(ge=1, le=7)] = 4,
         norm: Norm = "batch",
         up: Up = "transpose",
-        dropout: float = 0.0,
-        activation: Activation = "relu",
-        residual: bool = False,
-        deep_supervision: bool = False,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        activation: Annotated[Activation, Field(json_schema_extra=UNSET)] = "relu",
+        residual: Annotated[bool, Field(json_schema_extra=UNSET)] = False,
+        deep_supervision: Annotated[bool, Field(json_schema_extra=UNSET)] = False,
+        pad: bool = True,
     ) -> None:
         super().__init__()
+        self.pad_to = 2**depth if pad else None
         widths = [base_channels * 2**level for level in range(depth + 1)]
         kind = Residual if residual else _double_conv
         block = partial(kind, norm=norm, activation=activation)
@@ -138,32 +142,3 @@ def _init_he(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-@MODELS.register("unet")
-def unet(
-    in_channels: int,
-    *,
-    base_channels: Annotated[int, Field(ge=1, le=256)] = 16,
-    depth: Annotated[int, Field(ge=1, le=7)] = 4,
-    norm: Norm = "batch",
-    up: Up = "transpose",
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    activation: Annotated[Activation, Field(json_schema_extra=UNSET)] = "relu",
-    residual: Annotated[bool, Field(json_schema_extra=UNSET)] = False,
-    deep_supervision: Annotated[bool, Field(json_schema_extra=UNSET)] = False,
-    pad: bool = True,
-) -> nn.Module:
-    """Hand-written U-Net, the baseline; Ronneberger 2015, padded and normalised."""
-    network = UNet(
-        in_channels,
-        base_channels,
-        depth,
-        norm,
-        up,
-        dropout,
-        activation=activation,
-        residual=residual,
-        deep_supervision=deep_supervision,
-    )
-    return Padded(network, stride=2**depth) if pad else network

@@ -37,6 +37,21 @@ def test_context_comes_from_the_harness_and_options_from_the_file(
     assert "box" in shapes
 
 
+def test_the_options_of_a_class_are_those_it_is_made_with() -> None:
+    registry: Registry[object] = Registry("shape")
+
+    @registry.register("ball")
+    class Ball:
+        """A ball."""
+
+        def __init__(self, sides: int, *, size: Annotated[float, Field(gt=0)] = 2.0) -> None:
+            self.made = sides, size
+
+    assert vars(registry.build("ball", {"size": 3}, 0)) == {"made": (0, 3.0)}
+    with pytest.raises(ValidationError, match="size"):
+        registry.options("ball", {"size": 0})
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(
     shapes: Registry[tuple[int, float, str]],
 ) -> None:

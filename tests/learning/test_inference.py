@@ -77,7 +77,7 @@ def test_batches_and_neighbours_change_nothing(
 
 @pytest.mark.parametrize("batch_size", [5, 7, 64])
 def test_filled_batches_have_one_size_and_change_nothing(data: StudyData, batch_size: int) -> None:
-    network = UNet(3, 2, depth=2)
+    network = UNet(3, base_channels=2, depth=2)
     for name in data.split.val:
         rows = brain_rows(data.cache, data.cache.by_id[name])
         assert len(rows) % batch_size
