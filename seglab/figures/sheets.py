@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,9 +19,17 @@ from seglab.data.sources import Source
 from seglab.evaluation.metrics import Case
 from seglab.figures import style
 from seglab.figures.comparison import WIDTH
-from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, outline, radiological
+from seglab.figures.slices import (
+    brain_window,
+    cut,
+    draw_overlay,
+    draw_slice,
+    outline,
+    radiological,
+    views,
+)
 from seglab.figures.sprites import worst_position
-from seglab.figures.style import UInt8, legend, marked, new_figure, pixels, plain, unit
+from seglab.figures.style import UInt8, marked, new_figure, overlay_legend, pixels, plain, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,49 +70,29 @@ def show(axes: Axes, picture: UInt8, caption: str) -> None:
     axes.set_xlabel(caption, color="0.85", fontsize=9, labelpad=2)
 
 
-@dataclass(frozen=True)
-class SheetPatient:
-    """One column: a slice, its truth, and the rows' predictions of it."""
-
-    patient_id: str
-    caption: str
-    image: UInt8  # (H, W) as stored in the source, 0 is background
-    truth: UInt8  # (H, W) in {0, 1}
-    predictions: Sequence[UInt8]  # (H, W) in {0, 1}, one an arm
-    labels: Sequence[str]  # written under each prediction
-
-
-def arm_sheet(
-    patients: Sequence[SheetPatient], arms: Sequence[str], upright: bool, modality: str
-) -> Figure:
-    """Draw a column a patient: the slice by itself, then each arm's overlay beneath it.
+def arm_sheet(arms: Mapping[str, Iterable[Case]], patients: int) -> Figure:
+    """Draw a row an arm: every patient on the slice with the most tumour, which stands on top.
 
     Args:
-        patients: at least one, each with a prediction for every arm.
-        arms: names of the rows.
-        upright: False where the source stores slices on their side.
-        modality: of the slices by themselves.
+        arms: the same patients under each; taken one at a time, so iterators keep memory small.
+        patients: how many they are.
     """
-    rows, columns = len(arms) + 1, len(patients)
-    height = rows * WIDTH / (columns + 0.16) * 1.04 + 0.9
-    figure, grid = black_grid(rows, columns, WIDTH, height)
-    for column, patient in enumerate(patients):
-        window = brain_window(radiological(patient.image, upright)[None], 1.0)
-        image, truth, *predictions = (
-            cut(radiological(one, upright), window)
-            for one in (patient.image, patient.truth, *patient.predictions)
-        )
-        name = patient.patient_id
-        short = name if len(name) <= 24 else f"…{name[-23:]}"
-        grid[0, column].set_title(plain(short), color="white", fontsize=9, pad=3)
-        show(grid[0, column], draw_slice(image, SCALE), patient.caption)
-        below = zip(grid[1:, column], predictions, patient.labels, strict=True)
-        for axes, prediction, label in below:
-            show(axes, draw_overlay(image, truth, prediction, SCALE), label)
-    for axes, name in zip(grid[:, 0], (TITLES[modality], *arms), strict=True):
-        axes.set_ylabel(plain(name), color="white", fontsize=10)
-    text: dict[str, Any] = {"labelcolor": "white", "fontsize": 10}
-    figure.legend(handles=legend(), loc="outside upper center", ncols=3, frameon=False, **text)
+    rows = len(arms) + 1
+    height = rows * WIDTH / (patients + 0.16) * 1.04 + 0.9
+    figure, grid = black_grid(rows, patients, WIDTH, height)
+    for number, (arm, cases) in enumerate(arms.items(), start=1):
+        grid[number, 0].set_ylabel(plain(arm), color="white", fontsize=10)
+        for axes, top, case in zip(grid[number], grid[0], cases, strict=True):
+            at = int(case.truth.sum(axis=(1, 2)).argmax())
+            seen = views(case, at, 1.0)
+            show(axes, draw_overlay(*seen, SCALE), f"Dice {case.score.dice:.3f}")
+            if number == 1:
+                name = case.patient_id
+                short = name if len(name) <= 24 else f"…{name[-23:]}"
+                top.set_title(plain(short), color="white", fontsize=9, pad=3)
+                show(top, draw_slice(seen[0], SCALE), f"slice {case.slice_indices[at]}")
+                grid[0, 0].set_ylabel(TITLES[case.modality], color="white", fontsize=10)
+    overlay_legend(figure, "center")
     return figure
 
 
@@ -150,8 +137,7 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
     width, height = 2.4 + 3.1 * columns, 3.9 * len(cases)
     figure, grid = black_grid(len(cases), columns, width, height + 0.9)
     figure.suptitle(plain(title), color="white", fontsize=12, weight="bold", x=0.01, ha="left")
-    text: dict[str, Any] = {"labelcolor": "0.9", "fontsize": 10}
-    figure.legend(handles=legend(), loc="outside upper right", ncols=3, frameon=False, **text)
+    overlay_legend(figure, "right")
     modality = TITLES[cases[0].modality]
     note = f"left: {modality}, right: overlay · R = patient's right, anterior on top"
     figure.supxlabel(note, color="0.65", fontsize=10)
@@ -161,14 +147,10 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
             -0.85, 1, words, transform=row[0].transAxes, va="top", color="white", fontsize=11,
             linespacing=1.6, parse_math=False,
         )  # fmt: skip
-        window = brain_window(radiological(case.image, case.upright), ASPECT)
         for pair, (rule, position) in zip(row.reshape(-1, 2), slices.items(), strict=False):
-            image, truth, prediction = (
-                cut(radiological(array[position], case.upright), window)
-                for array in (case.image, case.truth, case.prediction)
-            )
-            show(pair[0], draw_slice(image, SCALE), "")
-            show(pair[1], draw_overlay(image, truth, prediction, SCALE), "")
+            seen = views(case, position, ASPECT)
+            show(pair[0], draw_slice(seen[0], SCALE), "")
+            show(pair[1], draw_overlay(*seen, SCALE), "")
             pair[0].set_xlabel(
                 _caption(case, rule, position), color="0.75", fontsize=9.5, loc="left"
             )
@@ -200,18 +182,11 @@ def _caption(case: Case, rule: str, position: int) -> str:
 def failure_sheet(case: Case) -> Figure:
     """Draw the slice with most wrong pixels: the image beside its overlay."""
     at = worst_position(case)
-    window = brain_window(radiological(case.image, case.upright), 1.0)
-    image, truth, prediction = (
-        cut(radiological(one[at], case.upright), window)
-        for one in (case.image, case.truth, case.prediction)
-    )
+    seen, index = views(case, at, 1.0), case.slice_indices[at]
     figure, grid = black_grid(1, 2, 2 * PANEL_INCHES, PANEL_INCHES + 0.7)
-    index = case.slice_indices[at]
-    show(grid[0, 0], draw_slice(image, SCALE), f"{TITLES[case.modality]}, slice {index}")
-    drawn = draw_overlay(image, truth, prediction, SCALE)
-    show(grid[0, 1], drawn, "of all slices the most wrong pixels")
-    text: dict[str, Any] = {"labelcolor": "white", "fontsize": 8, "frameon": False}
-    figure.legend(handles=legend(), loc="outside upper center", ncols=3, **text)
+    show(grid[0, 0], draw_slice(seen[0], SCALE), f"{TITLES[case.modality]}, slice {index}")
+    show(grid[0, 1], draw_overlay(*seen, SCALE), "of all slices the most wrong pixels")
+    overlay_legend(figure, "center")
     return figure
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.arrays import bounding_box
+from seglab.evaluation.metrics import Case
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, FILL_OPACITY, MISSED, RGB, UInt8
 
 Window = tuple[slice, slice]  # rows and columns; may reach outside the slice
@@ -59,6 +60,16 @@ def cut(array: NDArray[Any], window: Window) -> NDArray[Any]:
         slice(side.start + by, side.stop + by) for side, by in zip(window, reach, strict=True)
     )
     return np.ascontiguousarray(padded[..., rows, columns])
+
+
+def views(case: Case, position: int, aspect: float) -> tuple[UInt8, UInt8, UInt8]:
+    """Image, truth and prediction (h, w) of one slice, radiological and cut to the brain."""
+    window = brain_window(radiological(case.image, case.upright), aspect)
+    image, truth, prediction = (
+        cut(radiological(array[position], case.upright), window)
+        for array in (case.image, case.truth, case.prediction)
+    )
+    return image, truth, prediction
 
 
 def draw_slice(image: UInt8, scale: int, *, sides: str = "RL") -> UInt8:

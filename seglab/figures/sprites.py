@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.evaluation.metrics import Case
-from seglab.figures.slices import Window, brain_window, cut, draw_overlay, radiological
+from seglab.figures.slices import Window, brain_window, cut, draw_overlay, radiological, views
 from seglab.figures.style import UInt8
 
 LONGEST_SIDE: Final = 192  # pixels of a slice in a sprite; larger ones are reduced
@@ -89,14 +89,9 @@ def choose_positions(case: Case, most: int) -> tuple[int, ...]:
 
 def thumbnail(case: Case) -> str:
     """Draw the overlay of the slice with most wrong pixels (largest tumour if none) as a URI."""
-    position = worst_position(case)
-    window = brain_window(radiological(case.image, case.upright), THUMBNAIL_ASPECT)
-    image, truth, prediction = (
-        cut(radiological(array[position], case.upright), window)
-        for array in (case.image, case.truth, case.prediction)
-    )
-    scale = math.ceil(THUMBNAIL_HEIGHT / image.shape[0]) + 1
-    drawn = draw_overlay(image, truth, prediction, scale)
+    seen = views(case, worst_position(case), THUMBNAIL_ASPECT)
+    scale = math.ceil(THUMBNAIL_HEIGHT / seen[0].shape[0]) + 1
+    drawn = draw_overlay(*seen, scale)
     size = (round(THUMBNAIL_HEIGHT * THUMBNAIL_ASPECT), THUMBNAIL_HEIGHT)
     small = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
     return _uri(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), 70)

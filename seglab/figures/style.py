@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
 RGB = tuple[int, int, int]
 UInt8 = NDArray[np.uint8]
@@ -81,8 +80,8 @@ def marked(figure: Figure, notice: str) -> Figure:
     return figure
 
 
-def legend() -> list[Patch]:
-    """What the colours of an overlay mean, as entries of a Matplotlib legend."""
+def overlay_legend(figure: Figure, side: str) -> None:
+    """Say above a black figure what the colours of its overlays mean; center or right."""
     from matplotlib.patches import Patch
 
     meanings = (
@@ -90,10 +89,12 @@ def legend() -> list[Patch]:
         ("missed: truth only", MISSED, FILL_OPACITY),
         ("false alarm: prediction only", FALSE_ALARM, FILL_OPACITY),
     )
-    return [
+    handles = [
         Patch(facecolor=(*unit(colour), fill), edgecolor=unit(colour), linewidth=1.8, label=text)
         for text, colour, fill in meanings
     ]
+    text: dict[str, Any] = {"loc": f"outside upper {side}", "labelcolor": "white"}
+    figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, **text)
 
 
 def pixels(figure: Figure) -> UInt8:

@@ -163,8 +163,12 @@ def build_case(
     probability: Float32,
     mask: NDArray[np.bool_],
     disagreement: Float32 | None = None,
+    known: PatientScore | None = None,
 ) -> Case:
-    """Keep all of a predicted patient (S, H, W) that a picture or a failure analysis needs."""
+    """Keep all of a predicted patient (S, H, W) that a picture or a failure analysis needs.
+
+    It is scored unless its score is ``known``.
+    """
     doubt = None if disagreement is None else np.rint(disagreement * 510).astype(np.uint8)
     return Case(
         disagreement=doubt,
@@ -176,6 +180,6 @@ def build_case(
         slice_indices=patient.slice_indices,
         spacing_mm=patient.spacing_mm,
         upright=cache.upright,
-        score=score(cache, patient, mask),
+        score=known or score(cache, patient, mask),
         modality=cache.modalities[0],
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seglab.core.errors import as_warning
-from seglab.data.cache import Cache
 from seglab.evaluation.factors import FactorEffects
+from seglab.evaluation.metrics import Case
 from seglab.evaluation.scores import stratify
 from seglab.figures.comparison import (
     arms_learning,
@@ -23,8 +22,9 @@ from seglab.figures.comparison import (
     patient_swarm,
     patients_curve,
 )
-from seglab.figures.sheets import SheetPatient, arm_sheet
+from seglab.figures.sheets import arm_sheet
 from seglab.figures.style import marked
+from seglab.learning.inference import build_case
 from seglab.studies.comparison import OTHER_TARGET, ComparedAblation
 from seglab.studies.data import SharedData
 from seglab.studies.report.tables import p_value
@@ -35,7 +35,6 @@ from seglab.tracking.store import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-UInt8 = NDArray[np.uint8]
 DPI = 150
 SHEET_PATIENTS = 5
 COST_AXES = {
@@ -125,47 +124,26 @@ def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
     Raises:
         UserError: the data or a checkpoint cannot be had on this machine.
     """
-    names = choose_patients(result)
+    names, shared = choose_patients(result), SharedData(warn=False)
     arms = [arm for arm in result.ablation.arms if result.verdicts.get(arm.name) != OTHER_TARGET]
-    masks: dict[str, list[UInt8]] = {name: [] for name in names}
-    labels: dict[str, list[str]] = {name: [] for name in names}
-    caches: dict[str, Cache] = {}
-    shared = SharedData(warn=False)
-    for arm in arms:
-        opened: dict[int, TrainedRun] = {}
-        first = [one for one in arm.runs if one.seed == arm.seeds[0]]
-        scored = {score.patient_id: (one, score.dice) for one in first for score in one.scores}
-        for name in names:
-            one, dice = scored[name]
-            if one.fold not in opened:
-                # The machine that writes the report need not have the device that trained.
-                opened[one.fold] = load_trained(store, one.run, ["train.device=auto"], shared)
-            trained = opened[one.fold]
-            cache = trained.data.cache
-            caches.setdefault(name, cache)
-            patient = cache.by_id[name]
-            probability = trained.predictor.native(cache, patient)
-            shown = probability[patient.tumour_px.argmax()] > trained.config.evaluation.threshold
-            masks[name].append(shown.astype(np.uint8))
-            labels[name].append(f"Dice {dice:.3f}")
-    columns = [_column(caches[name], name, masks[name], labels[name]) for name in names]
-    cache = caches[names[0]]
-    return arm_sheet(columns, [arm.name for arm in arms], cache.upright, cache.modalities[0])
+    return arm_sheet({arm.name: _predict(arm, names, store, shared) for arm in arms}, len(names))
 
 
-def _column(
-    cache: Cache, name: str, predictions: Sequence[UInt8], labels: Sequence[str]
-) -> SheetPatient:
-    patient = cache.by_id[name]
-    position = int(patient.tumour_px.argmax())
-    return SheetPatient(
-        patient_id=name,
-        caption=f"slice {patient.slice_indices[position]}",
-        image=cache.native_image(patient)[position],
-        truth=cache.native_mask(patient)[position],
-        predictions=predictions,
-        labels=labels,
-    )
+def _predict(arm: Arm, patients: Sequence[str], store: Store, shared: SharedData) -> Iterator[Case]:
+    """Predict patients as the first seed of an arm does, with the scores that it logged."""
+    first = [one for one in arm.runs if one.seed == arm.seeds[0]]
+    scored = {score.patient_id: (one, score) for one in first for score in one.scores}
+    opened: dict[int, TrainedRun] = {}
+    for name in patients:
+        one, score = scored[name]
+        if one.fold not in opened:
+            # The machine that writes the report need not have the device that trained.
+            opened[one.fold] = load_trained(store, one.run, ["train.device=auto"], shared)
+        trained = opened[one.fold]
+        cache = trained.data.cache
+        probability = trained.predictor.native(cache, cache.by_id[name])
+        mask = probability > trained.config.evaluation.threshold
+        yield build_case(cache, cache.by_id[name], probability, mask, known=score)
 
 
 def choose_patients(result: ComparedAblation) -> list[str]:
