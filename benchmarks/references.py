@@ -23,7 +23,7 @@ from seglab.data.loader import Rows, gather
 from seglab.evaluation.surface import TOLERANCE_MM
 from seglab.learning.device import Compute
 from seglab.learning.optimizer import build_optimizer
-from seglab.models import build_model
+from seglab.models.build import build_model
 
 BOTH = ("image", "mask")
 

@@ -23,8 +23,9 @@ from typing import Any
 from seglab.core.config import RunConfig
 from seglab.core.documents import merge, read_document
 from seglab.core.study import STUDY_KEYS, build_run
-from seglab.data.phantom import CONTENT, make_patient, write_nifti, write_phantom
-from seglab.data.sources import Source, open_source
+from seglab.data.phantom.patient import make_patient
+from seglab.data.phantom.write import CONTENT, write_nifti, write_phantom
+from seglab.data.sources.base import Source, open_source
 
 BASELINE = Path(__file__).resolve().parents[1] / "experiments" / "baseline.yaml"
 TRACKING = "MLFLOW_TRACKING_URI"

@@ -39,13 +39,13 @@ from seglab.data.cache import Cache, CacheSettings, open_cache
 from seglab.data.loader import TrainLoader
 from seglab.data.open import open_data
 from seglab.data.prepare import prepare
-from seglab.data.sources import Source, open_source
+from seglab.data.sources.base import Source, open_source
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.batches import Batches
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import brain_rows
 from seglab.learning.training import Trainer, fit, train_epoch, train_step
-from seglab.models import gflops_per_image
+from seglab.models.build import gflops_per_image
 from seglab.studies.experiment import OpenRun, Plan, open_run
 from seglab.tracking.connect import open_store
 

@@ -54,7 +54,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of nine small phantom patients in the Kaggle layout."""
-    from seglab.data.phantom import write_phantom
+    from seglab.data.phantom.write import write_phantom
 
     out = tmp_path_factory.mktemp("data") / "phantoms"
     write_phantom(out, patients=9, size=64, slices=12, seed=3, workers=1)

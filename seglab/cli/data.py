@@ -13,7 +13,7 @@ from seglab.cli.shell import DONE, USER_ERROR, answer
 
 if TYPE_CHECKING:
     from seglab.data.check import CheckReport
-    from seglab.data.sources import Source
+    from seglab.data.sources.base import Source
 
 SOURCE_HELP = "brats-h5, brats-nifti, lgg-tif or another of: python -m seglab list sources"
 
@@ -24,7 +24,7 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
 
 def phantom(given: argparse.Namespace) -> int:
     """Write synthetic patients."""
-    from seglab.data.phantom import write_phantom
+    from seglab.data.phantom.write import write_phantom
 
     report = write_phantom(**_options(given))
     found = "found" if report.reused else f"written in {report.seconds:.0f} s"
@@ -48,7 +48,7 @@ def download(given: argparse.Namespace) -> int:
 def check(given: argparse.Namespace) -> int:
     """Look at every file and say what is wrong."""
     from seglab.data.check import check
-    from seglab.data.sources import open_source
+    from seglab.data.sources.base import open_source
 
     source = open_source(given.source, given.root, labels=given.labels, persons=given.persons)
     others = [open_source(name, Path(root)) for name, root in given.other or ()]
@@ -81,7 +81,7 @@ def prepare(given: argparse.Namespace) -> int:
     from seglab.core.blocks import explain
     from seglab.core.config import Data
     from seglab.data.open import fill_cache, judge_channel
-    from seglab.data.sources import open_data_source
+    from seglab.data.sources.base import open_data_source
 
     try:
         data = Data(**_options(given))

@@ -17,7 +17,7 @@ from seglab.core.machine import available_cores, progress
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Figures, Identity, identify, measure
 from seglab.data.names import NameMapping, shared_patients
-from seglab.data.sources import Source
+from seglab.data.sources.base import Source
 from seglab.data.volume import Patient, Volume
 from seglab.data.workers import worker_pool
 

@@ -18,7 +18,7 @@ from seglab.data.duplicates import SAME, Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Identity, identify, measure
 from seglab.data.prepare import prepare, some_names
 from seglab.data.sealed import SealedCache
-from seglab.data.sources import Source, open_data_source
+from seglab.data.sources.base import Source, open_data_source
 from seglab.data.splits import MIN_PATIENTS, Split, SplitPatient, make_split
 from seglab.data.volume import Patient
 

@@ -35,7 +35,7 @@ from seglab.data.geometry import (
 )
 from seglab.data.labels import TARGETS, target_mask
 from seglab.data.normalise import brain_mask, quantise
-from seglab.data.sources import Source
+from seglab.data.sources.base import Source
 from seglab.data.volume import Patient, Volume
 
 Arrays = dict[str, NDArray[Any]]  # name of a cache's file → what a patient adds to it

@@ -36,7 +36,7 @@ from seglab.data.cache import (
 )
 from seglab.data.geometry import Extent, cached_shape, place
 from seglab.data.pack import Arrays, Part, pack_part, read_part
-from seglab.data.sources import Source
+from seglab.data.sources.base import Source
 from seglab.data.volume import Patient
 from seglab.data.workers import worker_pool
 

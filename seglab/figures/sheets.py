@@ -15,7 +15,7 @@ from seglab.data.check import CheckReport
 from seglab.data.identity import TITLES, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
-from seglab.data.sources import Source
+from seglab.data.sources.base import Source
 from seglab.evaluation.metrics import Case
 from seglab.figures import style
 from seglab.figures.comparison import WIDTH

@@ -13,8 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from seglab.augment import FRAME_MM, Augmenter, Frame, sample_streams
-from seglab.augment.transform import Streams
+from seglab.augment.transform import FRAME_MM, Augmenter, Frame, Streams, sample_streams
 from seglab.data.cache import Cache, CachedPatient
 from seglab.data.loader import Rows, TrainLoader, UInt8, gather, neighbour, patient_rows
 from seglab.learning.device import Compute, network_input, to_device

@@ -25,7 +25,7 @@ from seglab.learning.device import Compute, choose_compute, fast_precision
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
 from seglab.learning.reference import Reference, measure_reference
-from seglab.models import Ensemble, build_model
+from seglab.models.build import Ensemble, build_model
 
 CARD, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 2

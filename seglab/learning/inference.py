@@ -18,7 +18,7 @@ from seglab.evaluation.metrics import Case, PatientScore, score_patient
 from seglab.learning.batches import prefetch
 from seglab.learning.device import Compute
 from seglab.losses import Loss
-from seglab.models import Ensemble
+from seglab.models.build import Ensemble
 
 Float32 = NDArray[np.float32]
 

@@ -28,7 +28,7 @@ from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
 from seglab.learning.optimizer import build_optimizer, rate_factor
 from seglab.losses import Loss
-from seglab.models import build_model
+from seglab.models.build import build_model
 
 LAST, WEIGHTS = "last.pt", "weights.safetensors"
 """Files of a run in training: all that resuming needs, and the weights of the best epoch."""

@@ -8,7 +8,7 @@ from seglab.core.config import MODALITIES, RunConfig
 from seglab.core.documents import merge
 from seglab.core.study import Study, resolve_study
 from seglab.data.open import StudyData, lacks, open_data
-from seglab.data.sources import open_data_source
+from seglab.data.sources.base import open_data_source
 
 
 class SharedData:

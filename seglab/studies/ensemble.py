@@ -9,7 +9,7 @@ from dataclasses import replace
 from seglab.core.config import RunConfig, flatten, without_local
 from seglab.core.errors import UserError
 from seglab.learning.operating_point import OperatingPoint, Selection, score_points, select
-from seglab.models import Ensemble
+from seglab.models.build import Ensemble
 from seglab.studies.candidates import Candidates
 from seglab.studies.data import SharedData
 from seglab.studies.resolve import TrainedRun, load_trained

@@ -23,7 +23,7 @@ from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.names import SYNTHETIC, NameMapping
 from seglab.data.open import SAME_VOLUME, fingerprints, select_patients
 from seglab.data.prepare import some_names
-from seglab.data.sources import Source, open_data_source
+from seglab.data.sources.base import Source, open_data_source
 from seglab.data.splits import PARTS
 from seglab.data.volume import Patient, Volume
 from seglab.learning.bundle import CARD, ModelBundle, ModelCard

@@ -15,7 +15,7 @@ from seglab.data.open import StudyData, open_data
 from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
-from seglab.models import loaded_weights
+from seglab.models.build import loaded_weights
 from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_start, log_validation
 from seglab.tracking import tags
 from seglab.tracking.environment import code_hash, environment_tags

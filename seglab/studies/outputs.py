@@ -32,7 +32,7 @@ from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, validate
 from seglab.learning.training import WEIGHTS, Trainer
-from seglab.models import count_parameters, gflops_per_image, stages
+from seglab.models.build import count_parameters, gflops_per_image, stages
 from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import tags
 from seglab.tracking.environment import environment_report

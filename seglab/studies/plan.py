@@ -18,7 +18,7 @@ from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
-from seglab.models import count_parameters, gflops_per_image
+from seglab.models.build import count_parameters, gflops_per_image
 from seglab.studies.ablation import open_parent, shared_hash
 from seglab.studies.candidates import TRAINED
 from seglab.studies.data import SharedData, share_patients

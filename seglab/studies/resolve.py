@@ -29,7 +29,7 @@ from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
-from seglab.models import build_model
+from seglab.models.build import build_model
 from seglab.studies.data import SharedData
 from seglab.tracking import tags
 from seglab.tracking.artifacts import (

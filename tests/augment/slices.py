@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seglab.augment import Augmenter, Frame, sample_streams
+from seglab.augment.transform import Augmenter, Frame, sample_streams
 from seglab.core.registry import AUGMENTATIONS
 
 Slices = tuple[torch.Tensor, torch.Tensor]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.augment import Frame
+from seglab.augment.transform import Frame
 from tests.augment.slices import apply, augmenter, brains, draws, frame, pipeline
 
 INTENSITY = ["tone", "noise", "blur", "bias_field", "low_resolution", "intensity"]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seglab.augment import sample_streams
 from seglab.augment.named import build_named
+from seglab.augment.transform import sample_streams
 from seglab.core.config import Augment
 from seglab.core.errors import UserError
 

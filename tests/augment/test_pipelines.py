@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from seglab.augment import Augmenter
+from seglab.augment.transform import Augmenter
 from seglab.core.registry import AUGMENTATIONS
 from tests.augment.slices import Slices, apply, augmenter, brains, frame
 

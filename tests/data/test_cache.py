@@ -17,7 +17,7 @@ from seglab.data.geometry import to_native
 from seglab.data.labels import target_mask
 from seglab.data.normalise import brain_mask
 from seglab.data.prepare import prepare
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from tests.data.memory import MemorySource, memory_source, memory_volume
 
 ALL = ("flair", "t1", "t1ce", "t2")

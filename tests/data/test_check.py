@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from seglab.data.check import CheckReport, check
-from seglab.data.phantom import write_phantom
-from seglab.data.sources import open_source
+from seglab.data.phantom.write import write_phantom
+from seglab.data.sources.base import open_source
 
 PATIENTS, SLICES = 4, 24
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from seglab.data.duplicates import SAME, Fingerprint, duplicates, fingerprint
-from seglab.data.phantom import make_patient
-from seglab.data.sources import open_source
+from seglab.data.phantom.patient import make_patient
+from seglab.data.sources.base import open_source
 
 SLICES = 12
 Change = Callable[[np.ndarray], np.ndarray]

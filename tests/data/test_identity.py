@@ -20,7 +20,7 @@ from seglab.data.identity import (
     identify,
     measure,
 )
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 
 NAN = float("nan")
 TYPICAL = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seglab.data.lattice import one_scale, restore
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 
 
 def z_scored(image: np.ndarray) -> list[np.ndarray]:

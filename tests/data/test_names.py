@@ -9,7 +9,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.names import NameMapping, nifti_patients, shared_patients
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.data.volume import Patient
 
 FOUR = ("flair", "t1", "t1ce", "t2")

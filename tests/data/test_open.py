@@ -16,7 +16,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import build_run
 from seglab.data import open as opening
 from seglab.data.open import PAIRS, SAME_VOLUME, open_data
-from seglab.data.sources import open_data_source
+from seglab.data.sources.base import open_data_source
 from seglab.data.splits import save_split
 from seglab.data.volume import Volume
 from tests.data.memory import MemorySource, Names, memory_source, memory_volume

@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from seglab.core.config import MODALITIES
 from seglab.data.identity import identify, measure
-from seglab.data.phantom import PhantomPatient, make_patient
 from seglab.data.phantom.anatomy import FRAME_MM, Grid, smooth_field
+from seglab.data.phantom.patient import PhantomPatient, make_patient
 
 FLAIR, T1, T1CE, T2 = range(4)
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4

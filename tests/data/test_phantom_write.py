@@ -17,10 +17,10 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings
-from seglab.data.phantom import CONTENT, make_patient, write_phantom
-from seglab.data.phantom.write import write_slice
+from seglab.data.phantom.patient import make_patient
+from seglab.data.phantom.write import CONTENT, write_phantom, write_slice
 from seglab.data.prepare import prepare
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 
 SIZE, SLICES = 64, 10
 
@@ -150,7 +150,7 @@ def test_same_set_is_reused_and_anything_else_refused(folder: Path, tmp_path: Pa
 def test_a_kill_leaves_no_half_set_and_the_next_run_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "set"
     code = (
-        "from pathlib import Path; from seglab.data.phantom import write_phantom;"
+        "from pathlib import Path; from seglab.data.phantom.write import write_phantom;"
         f"write_phantom(Path({str(out)!r}), patients=999, size=32, slices=8, workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

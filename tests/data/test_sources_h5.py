@@ -13,7 +13,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings
 from seglab.data.prepare import prepare
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.data.sources.brats_h5 import SPACING
 from seglab.data.volume import Volume
 

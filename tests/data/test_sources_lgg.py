@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from seglab.core.errors import UserError
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.data.volume import Volume
 
 CASE = "TCGA_CS_4941_19960909"

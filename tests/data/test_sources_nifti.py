@@ -16,7 +16,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings
 from seglab.data.prepare import prepare
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.data.volume import Volume
 
 SHAPE = (6, 5, 4)  # x, y, z of the file

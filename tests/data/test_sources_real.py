@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from seglab.data.names import shared_patients
-from seglab.data.sources import Source, open_source
+from seglab.data.sources.base import Source, open_source
 from seglab.data.volume import Patient
 
 pytestmark = pytest.mark.real_data

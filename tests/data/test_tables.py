@@ -9,7 +9,7 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.names import NameMapping
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.evaluation.scores import read_csv
 
 

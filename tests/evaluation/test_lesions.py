@@ -79,7 +79,7 @@ def test_empty_masks_have_no_lesions() -> None:
 
 def real_masks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Whole tumours of every real patient, on the grid of the stack, with 12 voxels around."""
-    from seglab.data.sources import open_source
+    from seglab.data.sources.base import open_source
 
     sets = [("brats-h5", "brats20_h5"), ("lgg-tif", "lgg_tif")]
     for name, root in [*sets, ("brats-nifti", "brats20_nifti"), ("brats-nifti", "brats23_nifti")]:

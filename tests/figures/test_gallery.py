@@ -16,7 +16,7 @@ import pytest
 from scipy import ndimage
 
 from seglab.data.normalise import brain_mask, quantise
-from seglab.data.phantom import make_patient
+from seglab.data.phantom.patient import make_patient
 from seglab.evaluation.failure_report import FailureAnalysis, analyse
 from seglab.evaluation.failures import explain
 from seglab.evaluation.metrics import Case, score_patient

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seglab.data.check import check
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.figures.sheets import COLOURS, identity_sheet
 from tests.data.test_check import swap
 

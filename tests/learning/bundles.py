@@ -14,7 +14,7 @@ from seglab.learning.bundle import ModelBundle, ModelCard
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
 from seglab.learning.operating_point import OperatingPoint
-from seglab.models import build_model
+from seglab.models.build import build_model
 
 CPU = Compute(torch.device("cpu"), "fp32", 1)
 SIDE = 32

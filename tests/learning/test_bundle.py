@@ -13,7 +13,7 @@ from seglab.core.config import Model
 from seglab.core.errors import UserError
 from seglab.learning.bundle import ModelCard, as_volume, load_bundle, read_card
 from seglab.learning.checkpoint import save_weights
-from seglab.models import build_model
+from seglab.models.build import build_model
 from tests.learning.bundles import CPU, SIDE, expected_probability, levels, make_bundle, stack
 
 

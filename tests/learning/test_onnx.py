@@ -22,7 +22,7 @@ from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
 from seglab.learning.onnx import check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint
-from seglab.models import build_model
+from seglab.models.build import build_model
 from tests.learning.bundles import levels, make_bundle, stack
 
 Build = Callable[..., RunConfig]

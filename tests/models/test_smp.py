@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seglab.core.config import Model
 from seglab.core.errors import UserError
 from seglab.core.registry import MODELS
-from seglab.models import build_model, loaded_weights
+from seglab.models.build import build_model, loaded_weights
 
 SMP = sorted(entry.name for entry in MODELS if entry.name.startswith("smp-"))
 # A small encoder of smp and one of timm: name, prefix of its tensors in smp, one tensor.

@@ -13,8 +13,7 @@ from torch import nn
 from seglab.core.config import Model
 from seglab.core.errors import UserError
 from seglab.core.registry import MODELS
-from seglab.models import build_model, count_parameters, gflops_per_image
-from seglab.models.build import Padded
+from seglab.models.build import Padded, build_model, count_parameters, gflops_per_image
 from seglab.models.unet import Residual
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from seglab.core.documents import merge
 from seglab.core.study import Study, resolve_study
-from seglab.data.phantom import write_phantom
+from seglab.data.phantom.write import write_phantom
 from seglab.tracking.connect import open_store
 from seglab.tracking.store import Store
 from tests.faults.servers import PostgresServer

@@ -13,10 +13,10 @@ import torch
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.sources import open_data_source
+from seglab.data.sources.base import open_data_source
 from seglab.learning.inference import validate
 from seglab.learning.operating_point import PLAIN, OperatingPoint
-from seglab.models import Ensemble
+from seglab.models.build import Ensemble
 from seglab.studies.candidates import Candidates, find_candidates
 from seglab.studies.ensemble import choose_members, load_ensemble
 from seglab.studies.experiment import Plan, train_one

@@ -15,8 +15,8 @@ from seglab.core.errors import UserError
 from seglab.data.labels import target_mask
 from seglab.data.names import NameMapping
 from seglab.data.open import open_data
-from seglab.data.phantom import write_phantom
-from seglab.data.sources import open_source
+from seglab.data.phantom.write import write_phantom
+from seglab.data.sources.base import open_source
 from seglab.evaluation.scores import read_csv
 from seglab.studies.evaluation import Evaluation, Training, evaluate
 from seglab.studies.experiment import Plan, train_one

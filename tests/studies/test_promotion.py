@@ -166,7 +166,7 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     import mlflow.pyfunc
 
     from seglab.data.labels import target_mask
-    from seglab.data.sources import open_data_source
+    from seglab.data.sources.base import open_data_source
 
     config = build()
     source = open_data_source(config.data)
@@ -204,7 +204,7 @@ def test_a_run_that_did_not_finish_is_not_promoted(build: Build, store: Store) -
 def test_other_data_than_the_run_was_trained_on_is_refused(
     build: Build, store: Store, tmp_path: Path
 ) -> None:
-    from seglab.data.phantom import write_phantom
+    from seglab.data.phantom.write import write_phantom
 
     other = tmp_path / "other"
     write_phantom(other, patients=9, size=64, slices=12, seed=4, workers=1)

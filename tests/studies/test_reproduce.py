@@ -15,7 +15,7 @@ import yaml
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.learning.bundle import CARD
 from seglab.learning.training import WEIGHTS
 from seglab.studies.candidates import find_candidates

@@ -20,10 +20,10 @@ from seglab.data.cache import Cache, CacheSettings, open_cache
 from seglab.data.identity import identify
 from seglab.data.loader import gather
 from seglab.data.open import StudyData, open_data
-from seglab.data.phantom import write_phantom
+from seglab.data.phantom.write import write_phantom
 from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, SealedCache
-from seglab.data.sources import open_source
+from seglab.data.sources.base import open_source
 from seglab.data.splits import Split
 from seglab.studies import promotion, sealed_test
 from seglab.studies.experiment import Plan, train_one

@@ -25,7 +25,7 @@ import yaml
 from seglab.core.config import RunConfig, flatten
 from seglab.core.study import Study, resolve_study
 from seglab.data.open import StudyData
-from seglab.data.phantom import write_phantom
+from seglab.data.phantom.write import write_phantom
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise, write_csv
 from seglab.studies.experiment import FINISHED, Outcome, Plan, identity_tags

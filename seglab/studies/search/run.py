@@ -14,7 +14,7 @@ from seglab.core.config import flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.open import StudyData
-from seglab.models import build_model
+from seglab.models.build import build_model
 from seglab.studies.ablation import find_finished
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import Interrupted
