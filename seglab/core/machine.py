@@ -1,4 +1,4 @@
-"""What this machine gives to this process: cores, memory, locks, a terminal."""
+"""What this machine gives to this process: cores, memory, worker processes, locks, a terminal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import ctypes
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from seglab.core.errors import UserError
+
 Item = TypeVar("Item")
+Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+"""``map`` of a picklable function over picklable values; results come in order."""
 CGROUP = Path("/sys/fs/cgroup")
 """Where the kernel says what a container may use."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -66,6 +74,37 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+@contextmanager
+def worker_pool(count: int) -> Iterator[Map]:
+    """Yield a ``map`` that works in ``count`` processes: 0 takes one a core, 1 only this one.
+
+    Raises UserError where a worker was killed, as happens when memory runs out.
+    """
+    count = count or available_cores()
+    if count == 1:
+        yield map
+        return
+    # Spawned, not forked: HDF5 and OpenCV do not survive a fork in a threaded parent.
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        told = f"one of {count} worker processes was killed, perhaps for want of memory"
+        raise UserError(f"{told}: use fewer (data.workers=1, or --workers 1)") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    import cv2
+
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+    end_with_parent()
 
 
 def is_locked(path: Path) -> bool:

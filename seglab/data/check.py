@@ -13,13 +13,12 @@ import numpy as np
 
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.machine import available_cores, progress
+from seglab.core.machine import available_cores, progress, worker_pool
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Figures, Identity, identify, measure
 from seglab.data.names import NameMapping, shared_patients
 from seglab.data.sources.base import Source
 from seglab.data.volume import Patient, Volume
-from seglab.data.workers import worker_pool
 
 WORTH_PROCESSES_BYTES = 2**26
 """Below this much on disk, starting processes costs more than it gains."""

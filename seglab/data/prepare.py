@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from seglab.core.config import MODALITIES
 from seglab.core.errors import UserError
-from seglab.core.machine import progress
+from seglab.core.machine import progress, worker_pool
 from seglab.data.cache import (
     INDEX,
     LABELS,
@@ -38,7 +38,6 @@ from seglab.data.geometry import Extent, cached_shape, place
 from seglab.data.pack import Arrays, Part, pack_part, read_part
 from seglab.data.sources.base import Source
 from seglab.data.volume import Patient
-from seglab.data.workers import worker_pool
 
 FORMAT = 5  # goes up with every change of what a cache holds or how it is made
 SMALL_BYTES = 2**25  # of files, which are read faster than processes start

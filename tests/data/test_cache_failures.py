@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from seglab.core.errors import UserError
+from seglab.core.machine import worker_pool
 from seglab.data.cache import CacheSettings
 from seglab.data.prepare import prepare
-from seglab.data.workers import worker_pool
 from tests.data.memory import MemorySource, memory_source
 
 SETTINGS = CacheSettings(48, "brain", "zscore", "auto")
@@ -231,7 +231,7 @@ def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
 
 ORPHANED = """
 import multiprocessing, time
-from seglab.data.workers import worker_pool
+from seglab.core.machine import worker_pool
 
 with worker_pool(2) as pool_map:
     list(pool_map(abs, [1, 2]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglab.data.lattice import one_scale, restore
+from seglab.data.normalise import one_scale, restore
 from seglab.data.sources.base import open_source
 
 

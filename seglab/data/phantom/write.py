@@ -16,11 +16,10 @@ import nibabel as nib
 import numpy as np
 
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores, progress
+from seglab.core.machine import available_cores, progress, worker_pool
 from seglab.data.names import PHANTOM
 from seglab.data.phantom.anatomy import Array, Point
 from seglab.data.phantom.patient import MODALITIES, PARTS, Labels, PhantomPatient, make_patient
-from seglab.data.workers import worker_pool
 
 Layout = Literal["h5", "nifti"]  # as on Kaggle, a file a slice; as in BraTS, a file a modality
 CONTENT = Path("BraTS2020_training_data") / "content" / "data"

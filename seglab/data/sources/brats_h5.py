@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
-from seglab.data import lattice
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART, LabelMap, read_labels
+from seglab.data.normalise import one_scale
 from seglab.data.sources import base
 from seglab.data.volume import Patient, Volume
 
@@ -77,7 +77,7 @@ class BratsH5(base.SliceFiles):
                 if with_labels:
                     labels[index] = _labels(file, path, shape[1:])
         # Each is freed once it is restored: the scores of four modalities take 290 MB.
-        restored = [lattice.one_scale(list(scores.pop(0))) for _ in modalities]
+        restored = [one_scale(list(scores.pop(0))) for _ in modalities]
         told += tuple(f"{m}: {r[2]}" for m, r in zip(modalities, restored, strict=True) if r[2])
         merged = bool((labels == UNKNOWN_PART).any())
         found = LabelMap(paths[0], labels, "binary" if merged else "planes", not merged)
