@@ -46,6 +46,7 @@ DATABASE = "optuna.db"
 WHERE = f"the queue ({DATABASE}, or what the key storage names)"
 POSTGRES = "postgresql+psycopg://"
 MAX_RETRIES = 3  # of an item whose worker died
+DIED = f"its worker died {MAX_RETRIES + 1} times"
 ENDED = ("done", "failed")
 DONE, SPENT = 0, 3  # how a queue ended
 _BUSY_S, _OPEN_S, _TABLES_S, _IDLE_S, _OLD_S = 60, 120, 3.0, 1.0, 86_400
@@ -198,9 +199,7 @@ class State:
     @property
     def error(self) -> str:
         """Why it has no result."""
-        is_failed = self.word == "failed"
-        default = f"its worker died {MAX_RETRIES + 1} times" if is_failed else "not done"
-        return str(self.last.user_attrs.get(ERROR, default))
+        return str(self.last.user_attrs.get(ERROR, DIED if self.word == "failed" else "not done"))
 
 
 class Queue:

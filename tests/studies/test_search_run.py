@@ -20,10 +20,11 @@ import yaml
 from seglab.cli import train
 from seglab.core.study import load_study
 from seglab.studies.experiment import Interrupted
-from seglab.studies.queue import ITEM, SURPLUS, open_storage
+from seglab.studies.queue import ERROR, ITEM, SURPLUS, open_storage
 from seglab.studies.search import confirm
-from seglab.studies.search.results import SearchOutcome, TrialRow
+from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.run import run_search
+from seglab.studies.search.trials import RUN
 from seglab.tracking.artifacts import list_artifacts
 from seglab.tracking.connect import open_store
 from seglab.tracking.run import start_run
@@ -31,6 +32,16 @@ from seglab.tracking.store import RunInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+
+
+def ended_study(*found: tuple[float, float]) -> optuna.Study:
+    """A study with a complete trial of each Dice and learning rate."""
+    study = optuna.create_study()
+    between = {"optim.lr": optuna.distributions.FloatDistribution(1e-6, 1)}
+    for dice, rate in found:
+        params = {"optim.lr": rate}
+        study.add_trial(optuna.trial.create_trial(value=dice, params=params, distributions=between))
+    return study
 
 
 def start(path: Path, *arguments: str, script: str = "sweep.py") -> subprocess.Popen[str]:
@@ -99,7 +110,7 @@ def test_a_search_trains_what_is_asked_and_draws_the_leaders(write: Callable[...
     assert f"Dice {outcome.best.values[0]:.4f}" in parent.tags["mlflow.note.content"]
     assert "report/report.html" in list_artifacts(open_store(), parent.run_id)
     for row in outcome.rows:
-        names = {item.path for item in client.list_artifacts(row.run_id)}
+        names = {item.path for item in client.list_artifacts(row.user_attrs[RUN])}
         drawn = {"curves.png", "overlays", "gallery"}
         assert {"patients_val.csv", "checkpoints"} <= names
         assert names & drawn == (drawn if row.values[0] > best else set())
@@ -110,13 +121,10 @@ def test_nothing_is_trained_to_confirm_that_the_base_config_is_best(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, store = load_study(write(confirm={"top": 1})), open_store()
-    rows = [
-        TrialRow(number, "complete", (dice,), {"optim.lr": lr}, 1, "", not number)
-        for number, dice, lr in ((0, 0.9, study.run.optim.lr), (1, 0.5, 0.005))
-    ]
+    ended = ended_study((0.9, study.run.optim.lr), (0.5, 0.005))
     monkeypatch.setattr(confirm, "run_study", None)
     with start_run(store, "tiny", "sweep") as parent:
-        outcome = SearchOutcome("tiny", parent.run_id, tuple(rows))
+        outcome = SearchOutcome("tiny", parent.run_id, ended)
         report, told = confirm.confirm(study, outcome, parent)
     assert report is None
     assert "trial 000: the base config is the best" in told
@@ -124,9 +132,9 @@ def test_nothing_is_trained_to_confirm_that_the_base_config_is_best(
 
 def test_the_time_of_a_search_is_up_for_its_confirmation_too(write: Callable[..., Path]) -> None:
     study, store = load_study(write(confirm={"top": 1})), open_store()
-    row = TrialRow(1, "complete", (0.5,), {"optim.lr": 0.005}, 1, "", is_base=False)
+    outcome = SearchOutcome("tiny", "", ended_study((0.4, study.run.optim.lr), (0.5, 0.005)))
     with start_run(store, "tiny", "sweep") as parent, pytest.raises(Interrupted):
-        confirm.confirm(study, SearchOutcome("tiny", "", (row,)), parent, deadline=0.0)
+        confirm.confirm(study, outcome, parent, deadline=0.0)
     (ablation,) = store.find_runs("tiny-confirmation")
     assert ablation.status == "KILLED"
 
@@ -141,6 +149,14 @@ def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[.
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]
         assert [Path(word).resolve() for word in words[2:]] == [outcome.best_config.resolve()]
+
+
+def test_the_front_has_the_first_of_equals_and_nothing_that_another_beats() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for point in ((0.8, 5.0), (0.9, 7.0), (0.7, 6.0), (0.9, 7.0), (0.6, 1.0), (0.9, 8.0)):
+        study.add_trial(optuna.trial.create_trial(values=point))
+    front = SearchOutcome("tiny", "", study, "parameters").front
+    assert [trial.number for trial in front] == [4, 0, 1]
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--workers", "--timeout"])
@@ -265,5 +281,5 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(
     )
     outcome = run_search(load_study(path, ["data.image_size=64"]), open_store())
     assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 1}
-    (failed,) = (row for row in outcome.rows if row.state == "failed")
-    assert "absent" in failed.error
+    (failed,) = (row for row in outcome.rows if row.state.name == "FAIL")
+    assert "absent" in failed.user_attrs[ERROR]

@@ -5,25 +5,23 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from seglab.core.errors import as_warning
 from seglab.core.study import Study
-from seglab.figures.comparison import pareto_front
 from seglab.figures.style import marked
-from seglab.studies.queue import ENDED, OWNER, Queue
+from seglab.studies.queue import DIED, ERROR, OWNER, Queue
 from seglab.studies.results import notice_of
 from seglab.studies.search.figures import ended_study, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import RUN, THREADS
 from seglab.studies.workers import with_threads
-from seglab.tracking import tags
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import Store
 
@@ -32,40 +30,13 @@ WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialStat
 
 
 @dataclass(frozen=True)
-class TrialRow:
-    """One trial that ended."""
-
-    number: int
-    state: str
-    """``complete``, ``pruned`` or ``failed``."""
-    values: tuple[float, ...]
-    """Validation Dice, and the second objective if there is one; of a pruned one its last Dice."""
-    params: Mapping[str, Any]
-    epochs: int
-    run_id: str
-    is_base: bool
-    error: str = ""
-    """Why it failed."""
-    owner: str = ""
-    """Its worker."""
-
-    def to_text(self) -> str:
-        """One line."""
-        params = " ".join(
-            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in self.params.items()
-        )
-        dice = f"Dice {self.values[0]:.4f}" if self.values else f"after {self.epochs} epochs"
-        return f"trial {self.number:03d} {self.state:<8} {self.error or dice}  {params}"
-
-
-@dataclass(frozen=True)
 class SearchOutcome:
     """The keys of ``sweep.py --json``, and what the confirmation needs."""
 
     experiment: str
     parent_run_id: str
-    rows: tuple[TrialRow, ...]
+    study: optuna.Study
+    """In memory, of the trials that ended; see :func:`ended_study`."""
     second_objective: str = "none"
     best_config: Path | None = None
     report: Path | None = None
@@ -73,33 +44,39 @@ class SearchOutcome:
     """Path of its report."""
 
     @property
-    def ranked(self) -> list[TrialRow]:
+    def rows(self) -> list[FrozenTrial]:
+        """The trials that ended."""
+        return self.study.get_trials(deepcopy=False, states=tuple(WORDS))
+
+    @property
+    def ranked(self) -> list[FrozenTrial]:
         """The complete trials by Dice, the earliest of equals first."""
-        complete = [row for row in self.rows if row.state == "complete"]
+        complete = [row for row in self.rows if row.state == TrialState.COMPLETE]
         return sorted(complete, key=lambda row: (-row.values[0], row.number))
 
     @property
-    def best(self) -> TrialRow | None:
+    def best(self) -> FrozenTrial | None:
         """The complete trial of the highest Dice."""
         return next(iter(self.ranked), None)
 
     @property
-    def base(self) -> TrialRow | None:
+    def base(self) -> FrozenTrial | None:
         """The trial of the base config, if it is complete."""
-        return next((row for row in self.ranked if row.is_base), None)
+        return next((row for row in self.ranked if row.number == 0), None)
 
     @property
     def trials(self) -> dict[str, int]:
         """Counts of the trials that ended, by how."""
-        return {word: sum(row.state == word for row in self.rows) for word in WORDS.values()}
+        states = [row.state for row in self.rows]
+        return {word: states.count(state) for state, word in WORDS.items()}
 
     @property
-    def front(self) -> list[TrialRow]:
+    def front(self) -> list[FrozenTrial]:
         """Of two objectives: the trials that none beats in both, cheapest first."""
         if self.second_objective == "none":
             return []
-        by_point = {(row.values[1], row.values[0]): row for row in reversed(self.ranked)}
-        return [by_point[point] for point in pareto_front(list(by_point))]
+        firsts = {tuple(row.values): row for row in reversed(self.study.best_trials)}
+        return sorted(firsts.values(), key=lambda row: row.values[1])
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -111,9 +88,13 @@ class SearchOutcome:
             "study": self.experiment,
             "trials": self.trials,
             "best": best
-            and {"run_id": best.run_id, "value": best.values[0], "params": dict(best.params)},
+            and {
+                "run_id": best.user_attrs.get(RUN, ""),
+                "value": best.values[0],
+                "params": best.params,
+            },
             "front": [
-                {"run_id": row.run_id, "values": list(row.values), "params": dict(row.params)}
+                {"run_id": row.user_attrs.get(RUN, ""), "values": row.values, "params": row.params}
                 for row in front
             ],
             **{key: path and str(path) for key, path in paths.items()},
@@ -121,34 +102,33 @@ class SearchOutcome:
         }
 
 
+def trial_line(trial: FrozenTrial) -> str:
+    """A line about a trial that ended."""
+    params = " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in trial.params.items()
+    )
+    said = f"after {len(trial.intermediate_values)} epochs"
+    if trial.state == TrialState.FAIL:
+        said = trial.user_attrs.get(ERROR, DIED)
+    elif trial.values:
+        said = f"Dice {trial.values[0]:.4f}"
+    return f"trial {trial.number:03d} {WORDS[trial.state]:<8} {said}  {params}"
+
+
 def summarise(study: Study, queue: Queue, parent_run_id: str) -> SearchOutcome:
-    """Sum up the search as it stands; the attempts of one trial are one row."""
+    """Sum up the search as it stands; the attempts of one trial are one."""
     assert study.search is not None
-    rows = [
-        TrialRow(
-            number=int(key),
-            state=WORDS[state.last.state],
-            values=tuple(state.last.values or ()),
-            params=dict(state.last.params),
-            epochs=len(state.last.intermediate_values),
-            run_id=state.last.user_attrs.get(RUN, ""),
-            is_base=key == tags.BASE_TRIAL,
-            error="" if state.word == "done" else state.error,
-            owner=state.last.user_attrs.get(OWNER, ""),
-        )
-        for key, state in queue.states().items()
-        if state.word in ENDED
-    ]
-    rows.sort(key=lambda row: row.number)
-    return SearchOutcome(study.name, parent_run_id, tuple(rows), study.search.second_objective)
+    second = study.search.second_objective
+    return SearchOutcome(study.name, parent_run_id, ended_study(queue), second)
 
 
-def write_best(path: Path, study: Study, queue: Queue, best: TrialRow) -> None:
+def write_best(path: Path, study: Study, best: FrozenTrial) -> None:
     """Write the best config as an experiment file that gives the same Dice again.
 
     It names the processor threads: results repeat to the bit with the same number.
     """
-    threads = queue.states()[str(best.number)].last.user_attrs.get(THREADS, 0)
+    threads = best.user_attrs.get(THREADS, 0)
     config = with_threads(Space.of(study).build(best.params), threads)
     document = config.model_copy(update={"name": f"{study.name[:80]} best"}).to_dict()
     # As it is typed in the folder of the command, which does not name that folder.
@@ -170,22 +150,21 @@ def on_disk(study: Study, queue: Queue, store: Store, parent_run_id: str) -> Sea
     folder = store.folder / "searches"
     folder.mkdir(parents=True, exist_ok=True)
     best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
-    write_best(best_config, study, queue, outcome.best)
+    write_best(best_config, study, outcome.best)
     return replace(outcome, best_config=best_config, report=report if report.exists() else None)
 
 
 def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
     """Write and log everything that can be said of the study as it stands."""
-    assert study.search is not None
     outcome = on_disk(study, queue, parent.store, parent.run_id)
     if outcome.best is None or outcome.best_config is None:
         return outcome
     parent.metrics({"val/dice": outcome.best.values[0]}, step=len(outcome.rows))
     parent.text(outcome.best_config.read_text(encoding="utf-8"), "best.yaml")
     report = outcome.best_config.with_name(f"{study.name}.html")
-    ended = ended_study(queue)
+    ended = outcome.study
     base = outcome.base.values[0] if outcome.base else None
-    second = study.search.second_objective
+    second = outcome.second_objective
     notice = notice_of(parent.store.find_runs(parent_run_id=parent.run_id))
     with as_warning("the search has no figures"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is experimental in Optuna, and of few trials
@@ -217,8 +196,10 @@ class SearchProgress:
         for row in outcome.rows:
             if row.number not in self._told:
                 self._told.add(row.number)
-                print(f"{row.to_text()}  |  {self._summary(outcome)}", file=sys.stderr, flush=True)
-                if not self._queue.worker.is_here(row.owner):
+                print(
+                    f"{trial_line(row)}  |  {self._summary(outcome)}", file=sys.stderr, flush=True
+                )
+                if not self._queue.worker.is_here(row.user_attrs.get(OWNER, "")):
                     continue  # the machine that did it logs it
                 values = {f"search/{word}": float(n) for word, n in outcome.trials.items()}
                 leader = {"search/best_dice": outcome.best.values[0]} if outcome.best else {}

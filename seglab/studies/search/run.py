@@ -21,7 +21,13 @@ from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import Queue, Worker, ended_trials, one_at_a_time, open_items
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm, confirmation_study
-from seglab.studies.search.results import SearchOutcome, SearchProgress, on_disk, publish
+from seglab.studies.search.results import (
+    SearchOutcome,
+    SearchProgress,
+    on_disk,
+    publish,
+    trial_line,
+)
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems
 from seglab.studies.workers import Context, Task, run_items
@@ -85,7 +91,7 @@ def run_search(
         except Interrupted:
             parent.interrupt("the time was up")
             return outcome
-        best = [outcome.best.to_text()] if outcome.best else []
+        best = [trial_line(outcome.best)] if outcome.best else []
         log_report(parent, study.name, *best, *filter(None, [told]))
         return replace(outcome, confirmation=report)
 
