@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from seglab.core.config import CHANNELS, Model, RunConfig, Train
 from seglab.core.errors import UserError
-from seglab.data.cache import Cache, CacheSettings
+from seglab.data.cache import Cache, CachedPatient, CacheSettings
 from seglab.data.pack import SingleVolume
 from seglab.data.volume import Volume
 from seglab.learning.checkpoint import load_weights, save_weights
@@ -175,11 +175,20 @@ class ModelBundle:
         is used where it is there too. Raises UserError where a modality is missing.
         """
         prepared = self.prepare(volume)
-        mirrors = self.card.point.mirror
-        predictor = self.predictor.mirrored(self.card.mirror_axis) if mirrors else self.predictor
-        probability, spread = predictor.with_disagreement(prepared, prepared.patient)
-        mask = self.card.point.apply(probability, volume.slice_indices)
+        probability, mask, spread = self.native(prepared, prepared.patient)
         return Segmentation(probability, mask, prepared, spread)
+
+    def native(
+        self, cache: Cache, patient: CachedPatient
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Predict a patient at the operating point.
+
+        Returns probability, mask, and SD of an ensemble's probabilities: native (S, H, W).
+        """
+        point = self.card.point
+        predictor = self.predictor.mirrored(cache.mirror_axis) if point.mirror else self.predictor
+        probability, spread = predictor.with_disagreement(cache, patient)
+        return probability, point.apply(probability, patient.slice_indices), spread
 
     def prepare(self, volume: Volume) -> SingleVolume:
         """Normalise, crop and scale a volume as the training's were; see :meth:`segment`."""

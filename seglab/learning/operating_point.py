@@ -86,13 +86,6 @@ class Selection:
         }
 
 
-def select_operating_point(
-    predictor: Predictor, cache: Cache, validation: Sequence[str]
-) -> Selection:
-    """Select on validation patients; the plain 0.5 threshold where fewer than two have tumour."""
-    return select(score_points(predictor, cache, validation))
-
-
 def score_points(
     predictor: Predictor, cache: Cache, validation: Sequence[str]
 ) -> dict[OperatingPoint, list[float]]:
@@ -112,7 +105,10 @@ def score_points(
 
 
 def select(scores: Mapping[OperatingPoint, Sequence[float]]) -> Selection:
-    """Apply the rule to each setting's Dice on the same patients; the plain one is among them."""
+    """Apply the rule to each setting's Dice on the same patients; the plain one is among them.
+
+    That is selected where they are fewer than two.
+    """
     means = {point: float(np.mean(dice)) for point, dice in scores.items()} or {PLAIN: math.nan}
     ranked = sorted(means, key=lambda point: (-means[point], complexity(point)))
     means = {point: means[point] for point in ranked}

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from seglab.core.config import RunConfig, flatten, without_local
 from seglab.core.errors import UserError
-from seglab.learning.operating_point import OperatingPoint, Selection, score_points, select
 from seglab.models.build import Ensemble
 from seglab.studies.candidates import Candidates
 from seglab.studies.data import SharedData
@@ -84,16 +83,3 @@ def load_ensemble(
 def _differences(a: RunConfig, b: RunConfig) -> set[str]:
     first, second = (flatten(without_local(config)) for config in (a, b))
     return {key for key in first | second if first.get(key) != second.get(key)}
-
-
-def select_out_of_fold(members: Sequence[TrainedRun]) -> Selection:
-    """Select an ensemble's operating point where its members validated on different patients.
-
-    Each patient is scored by the one member that was not trained on it.
-    """
-    scores: dict[OperatingPoint, list[float]] = {}
-    for one in members:
-        found = score_points(one.predictor, one.data.cache, one.data.split.val)
-        for point, dice in found.items():
-            scores.setdefault(point, []).extend(dice)
-    return select(scores)

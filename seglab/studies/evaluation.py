@@ -27,8 +27,6 @@ from seglab.data.sources.base import Source, open_data_source
 from seglab.data.splits import PARTS
 from seglab.data.volume import Patient, Volume
 from seglab.learning.bundle import CARD, ModelBundle, ModelCard
-from seglab.learning.inference import Predictor
-from seglab.learning.operating_point import OperatingPoint
 from seglab.studies.frozen import (
     FrozenResults,
     evaluate_patient,
@@ -99,10 +97,10 @@ class ExternalSet:
             raise UserError(f"{name}: its mask does not tell the {card.target} of the tumour")
         return volume if card.upright == source.upright else volume.transposed()
 
-    def inputs(self, name: str) -> tuple[Predictor, OperatingPoint, Cache, CachedPatient]:
-        """Everything that :func:`predict_patient` takes, for one patient."""
+    def prepare(self, name: str) -> tuple[Cache, CachedPatient]:
+        """Read a patient as the model takes it."""
         prepared = self.bundle.prepare(self.read(name))
-        return self.bundle.predictor, self.bundle.card.point, prepared, prepared.patient
+        return prepared, prepared.patient
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,8 @@ def _log(
     warnings: Sequence[str],
 ) -> Evaluation:
     """Evaluate, as a run in the experiment of the model."""
-    card, source, compute = external.bundle.card, external.source, external.bundle.predictor.compute
+    bundle, source = external.bundle, external.source
+    card, compute = bundle.card, bundle.predictor.compute
     notice = card.notice or (SYNTHETIC if source.phantom else "")
     uri, members = _model_uri(store, name, card)
     place, point = f"{source.name}:{source.root.name}", card.point.to_dict()
@@ -288,12 +287,18 @@ def _log(
         profile = {"patients": len(looked), "slices": slices}
         log.dataset(source.name, data_hash, place, "external", profile)
         named = progress(list(looked), "evaluating", unit="patient")
-        results = FrozenResults([evaluate_patient(*external.inputs(one)) for one in named], None)
+        patients = [evaluate_patient(bundle, *external.prepare(one)) for one in named]
+        results = FrozenResults(patients, None)
         told = {**about, "left_out": left_out, "warnings": warnings}
         log_results(log, results, "external", told, notice)
         title = f"{card.name}: patients of {place}"
         log_pictures(
-            log, results, lambda one: predict_patient(*external.inputs(one))[0], title, 3, notice
+            log,
+            results,
+            lambda one: predict_patient(bundle, *external.prepare(one)),
+            title,
+            3,
+            notice,
         )
         log.finish()
         log_report(log, card.name, external_sentence(store.get_run(log.run_id)))

@@ -35,8 +35,9 @@ from seglab.evaluation.scores import (
 )
 from seglab.figures.curves import calibration_plot, patient_plot, slice_position_plot
 from seglab.figures.style import marked
-from seglab.learning.inference import Predictor, build_case, score
-from seglab.learning.operating_point import PLAIN, OperatingPoint
+from seglab.learning.bundle import ModelBundle
+from seglab.learning.inference import build_case, score
+from seglab.learning.operating_point import PLAIN
 from seglab.studies.outputs import CASES_IN_MEMORY, Cases, write_pictures
 from seglab.tracking.run import RunLog
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROMOTED, BASELINE = "promoted", "baseline"
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,22 @@ class ScoredPatient:
     slices: NDArray[np.float64]
 
 
-def predict_patient(
-    predictor: Predictor, point: OperatingPoint, cache: Cache, patient: CachedPatient
-) -> tuple[Case, Float32, Float32]:
-    """Predict a patient at an operating point.
-
-    Returns all that a picture or an explanation needs, and the probabilities (S, H, W) on the
-    native grid at the operating point, and without mirroring.
-    """
-    frozen, spread = predictor.with_disagreement(cache, patient)
-    direct = frozen
-    if point.mirror:
-        mirrored = predictor.mirrored(cache.mirror_axis)
-        frozen, spread = mirrored.with_disagreement(cache, patient)
-    mask = point.apply(frozen, patient.slice_indices)
-    return build_case(cache, patient, frozen, mask, spread), frozen, direct
+def predict_patient(bundle: ModelBundle, cache: Cache, patient: CachedPatient) -> Case:
+    """Predict a patient; keep all that a picture or an explanation needs."""
+    return build_case(cache, patient, *bundle.native(cache, patient))
 
 
-def evaluate_patient(
-    predictor: Predictor, point: OperatingPoint, cache: Cache, patient: CachedPatient
-) -> ScoredPatient:
+def evaluate_patient(bundle: ModelBundle, cache: Cache, patient: CachedPatient) -> ScoredPatient:
     """Predict, score and explain a patient."""
-    case, frozen, direct = predict_patient(predictor, point, cache, patient)
-    order = case.slice_indices
+    probability, mask, spread = bundle.native(cache, patient)
+    case, order = build_case(cache, patient, probability, mask, spread), patient.slice_indices
+    direct = bundle.predictor.native(cache, patient) if bundle.card.point.mirror else probability
     return ScoredPatient(
         frozen=case.score,
         plain=score(cache, patient, PLAIN.apply(direct, order)),
         explanation=explain(case),
         reliability=reliability(
-            frozen, case.truth, in_question(case.image > 0, case.truth, case.prediction)
+            probability, case.truth, in_question(case.image > 0, case.truth, case.prediction)
         ),
         slices=slice_dice(case.prediction, case.truth, order, patient.stack_size),
     )

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,22 +25,23 @@ from seglab.core.machine import progress
 from seglab.data.open import StudyData
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
-from seglab.learning.operating_point import OperatingPoint, select_operating_point
+from seglab.learning.operating_point import OperatingPoint, Selection, score_points, select
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.data import SharedData
-from seglab.studies.ensemble import choose_members, load_ensemble, select_out_of_fold
-from seglab.studies.frozen import FrozenResults, log_pictures, log_results
+from seglab.studies.ensemble import choose_members, load_ensemble
+from seglab.studies.frozen import (
+    FrozenResults,
+    evaluate_patient,
+    log_pictures,
+    log_results,
+    predict_patient,
+)
 from seglab.studies.outputs import log_setting
 from seglab.studies.report.model_card import licence, log_model_card
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import test_sentence
 from seglab.studies.resolve import TrainedRun, load_trained
-from seglab.studies.sealed_test import (
-    FrozenRun,
-    OpenedTest,
-    check_sealed,
-    open_test,
-)
+from seglab.studies.sealed_test import OpenedTest, check_sealed, open_test
 from seglab.tracking import tags
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
 from seglab.tracking.environment import code_hash, environment_tags
@@ -142,32 +144,34 @@ def promote(
     with _open(store, candidates, frozen, identity, begun) as log:
         _log_frozen(log, candidates, frozen, frozen_rival)
         # What can go wrong with the model itself does so while the test is sealed.
-        bundle = trained.bundle(frozen.point)
-        onnx = log_onnx(log, bundle, trained.data)
+        onnx = log_onnx(log, frozen.bundle, trained.data)
         opened = open_test(store, log, trained.data, reopen)
-        unsealed = _unsealed(frozen, opened)
-        results = _evaluate(unsealed, frozen_rival, opened)
-        config, notice = trained.config, trained.data.cache.notice
-        log_results(log, results, "test", opened.to_json(), notice)
-        title, overlays = f"{config.name}: test patients", config.evaluation.overlays
-        log_pictures(log, results, unsealed.case, title, overlays, notice)
-        model = _register(log, trained, bundle, opened, results, onnx)
+        cache = opened.unseal(trained.data)
+        results = _evaluate(frozen, frozen_rival, opened)
+        config = trained.config
+        log_results(log, results, "test", opened.to_json(), cache.notice)
+        log_pictures(
+            log,
+            results,
+            lambda one: predict_patient(frozen.bundle, cache, cache.by_id[one]),
+            f"{config.name}: test patients",
+            config.evaluation.overlays,
+            cache.notice,
+        )
+        model = _register(log, frozen, opened, results, onnx)
         log.finish()  # the report is of promotions that finished
         answer = test_sentence(store.get_run(log.run_id))
         log_report(log, trained.config.name, candidates.reason, answer)
-        return Promotion(log.run_id, candidates, frozen.point, opened, results, model, onnx)
+        point = frozen.bundle.card.point
+        return Promotion(log.run_id, candidates, point, opened, results, model, onnx)
 
 
 def _register(
-    log: RunLog,
-    trained: TrainedRun,
-    bundle: ModelBundle,
-    opened: OpenedTest,
-    results: FrozenResults,
-    onnx: str,
+    log: RunLog, frozen: FrozenRun, opened: OpenedTest, results: FrozenResults, onnx: str
 ) -> Registered:
     """Register the model as champion, described by its card."""
-    dice, card = results.frozen["dice"].value, bundle.card
+    trained, bundle, card = frozen.trained, frozen.bundle, frozen.bundle.card
+    dice = results.frozen["dice"].value
     version_tags = {
         tags.CONFIRMATORY: str(opened.confirmatory).lower(),
         tags.PROMOTED_RUN: trained.run.run_id,
@@ -188,13 +192,29 @@ def _register(
     return register_champion(log.store, log, bundle, example, card.name, version_tags, about, words)
 
 
+@dataclass(frozen=True)
+class FrozenRun:
+    """A trained run at the operating point that validation selected for it."""
+
+    trained: TrainedRun
+    selection: Selection
+    bundle: ModelBundle
+
+
 def freeze(trained: TrainedRun) -> FrozenRun:
-    """Select a run's operating point on its validation patients, an ensemble's out of fold."""
-    data = trained.data
-    if len({one.data.split.val for one in trained.members}) > 1:
-        return FrozenRun(trained, select_out_of_fold(trained.members))
-    selection = select_operating_point(trained.predictor, data.cache, data.split.val)
-    return FrozenRun(trained, selection)
+    """Select the operating point on validation patients.
+
+    Where an ensemble's members validated on different patients, each is scored by the member that
+    was not trained on it.
+    """
+    members, scores = trained.members, dict[OperatingPoint, list[float]]()
+    folds = members if len({one.data.split.val for one in members}) > 1 else (trained,)
+    for one in folds:
+        found = score_points(one.predictor, one.data.cache, one.data.split.val)
+        for point, dice in found.items():
+            scores.setdefault(point, []).extend(dice)
+    selection = select(scores)
+    return FrozenRun(trained, selection, trained.bundle(selection.point))
 
 
 def _load_baseline(
@@ -235,7 +255,7 @@ def _open(
 
     One that froze something else is not continued: its opening was of another question.
     """
-    point = json.dumps(frozen.point.to_dict())
+    point = json.dumps(frozen.selection.point.to_dict())
     if begun is not None and begun.tags.get(tags.OPERATING_POINT) == point:
         return resume_run(store, begun.run_id)
     best, compute = candidates.best, frozen.trained.predictor.compute
@@ -256,16 +276,19 @@ def _log_frozen(
     log: RunLog, candidates: Candidates, frozen: FrozenRun, rival: FrozenRun | None
 ) -> None:
     """Log all that is fixed before the test is opened."""
-    config = frozen.trained.config
-    log.params(flatten(config.to_dict()) | flatten({"operating_point": frozen.point.to_dict()}))
+    trained, selection = frozen.trained, frozen.selection
+    config, cache = trained.config, trained.data.cache
+    log.params(flatten(config.to_dict()) | flatten({"operating_point": selection.point.to_dict()}))
     log.json(candidates.to_json(), "candidates.json")
-    log.json(frozen.selection.to_json(), "operating_point.json")
+    log.json(selection.to_json(), "operating_point.json")
     if rival is not None:
         log.json(rival.selection.to_json(), "operating_point_baseline.json")
-    log_setting(log, config, frozen.trained.data, "test")
-    metrics = {"cost/predict_seconds": frozen.predict_seconds()}
-    if frozen.trained.members:
-        metrics["val/dice"] = frozen.selection.dice[frozen.point]
+    log_setting(log, config, trained.data, "test")
+    started = time.perf_counter()
+    frozen.bundle.native(cache, cache.by_id[trained.data.split.val[0]])
+    metrics = {"cost/predict_seconds": time.perf_counter() - started}
+    if trained.members:
+        metrics["val/dice"] = selection.dice[selection.point]
     log.metrics(metrics, step=0)
 
 
@@ -295,14 +318,12 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
 
 
 def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> FrozenResults:
-    patients = [frozen.evaluate(name) for name in progress(opened.patients, "test", unit="patient")]
+    bundle, cache = frozen.bundle, opened.unseal(frozen.trained.data)
+    names = progress(opened.patients, "test", unit="patient")
+    patients = [evaluate_patient(bundle, cache, cache.by_id[name]) for name in names]
     if rival is None:
         return FrozenResults(patients, None)
-    run, names = _unsealed(rival, opened), progress(opened.patients, "baseline", unit="patient")
-    return FrozenResults(patients, [run.case(name).score for name in names])
-
-
-def _unsealed(frozen: FrozenRun, opened: OpenedTest) -> FrozenRun:
-    """The run with the opened patients in reach."""
-    data = opened.unseal(frozen.trained.data)
-    return replace(frozen, trained=replace(frozen.trained, data=data))
+    bundle, cache = rival.bundle, opened.unseal(rival.trained.data)
+    names = progress(opened.patients, "baseline", unit="patient")
+    cases = (predict_patient(bundle, cache, cache.by_id[name]) for name in names)
+    return FrozenResults(patients, [case.score for case in cases])

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from seglab.core.errors import UserError
-from seglab.data.cache import CachedPatient, open_cache
+from seglab.data.cache import Cache, CachedPatient, open_cache
 from seglab.data.open import StudyData
 from seglab.data.sealed import SealBroken
-from seglab.evaluation.metrics import Case
-from seglab.learning.operating_point import OperatingPoint, Selection
-from seglab.studies.frozen import ScoredPatient, evaluate_patient, predict_patient
-from seglab.studies.resolve import TrainedRun
 from seglab.tracking import tags
 from seglab.tracking.openings import Opening, openings, record_opening
 from seglab.tracking.run import RunLog
@@ -52,8 +47,8 @@ class OpenedTest:
             "patients_seen_before": self.seen_before,
         }
 
-    def unseal(self, data: StudyData) -> StudyData:
-        """Return the data of a run with the opened patients in reach.
+    def unseal(self, data: StudyData) -> Cache:
+        """Return the cache of a run with the opened patients in reach.
 
         Raises:
             SealBroken: its test patients are others than those that were opened.
@@ -61,8 +56,7 @@ class OpenedTest:
         if _digest(_test_patients(data))[:_HASH_DIGITS] != self.test_hash:
             raise SealBroken(f"split {data.split.hash} has another test part than was opened")
         sealed = data.cache
-        opened = open_cache(sealed.path, sealed.modalities, sealed.target, sealed.require)
-        return replace(data, cache=opened)
+        return open_cache(sealed.path, sealed.modalities, sealed.target, sealed.require)
 
 
 def check_sealed(
@@ -148,34 +142,3 @@ def _digest(patients: Sequence[CachedPatient]) -> str:
         for patient in patients
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class FrozenRun:
-    """A trained run at the operating point that validation selected for it."""
-
-    trained: TrainedRun
-    selection: Selection
-
-    @property
-    def point(self) -> OperatingPoint:
-        """What is frozen."""
-        return self.selection.point
-
-    def case(self, name: str) -> Case:
-        """Predict a patient; keep all that a picture or an explanation needs."""
-        cache = self.trained.data.cache
-        return predict_patient(self.trained.predictor, self.point, cache, cache.by_id[name])[0]
-
-    def predict_seconds(self) -> float:
-        """Time the prediction of one validation patient."""
-        cache, predictor = self.trained.data.cache, self.trained.predictor
-        chosen = predictor.mirrored(cache.mirror_axis) if self.point.mirror else predictor
-        started = time.perf_counter()
-        chosen.native(cache, cache.by_id[self.trained.data.split.val[0]])
-        return time.perf_counter() - started
-
-    def evaluate(self, name: str) -> ScoredPatient:
-        """Predict, score and explain an opened patient."""
-        cache = self.trained.data.cache
-        return evaluate_patient(self.trained.predictor, self.point, cache, cache.by_id[name])

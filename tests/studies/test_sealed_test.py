@@ -184,7 +184,7 @@ def test_without_a_test_part_or_a_tumour_in_it_nothing_opens(store: Store, data:
 
 def test_an_opened_patient_can_be_read(store: Store, data: StudyData) -> None:
     with begin(store) as log:
-        free = open_test(store, log, data, None).unseal(data).cache
+        free = open_test(store, log, data, None).unseal(data)
     for name in data.split.test:
         assert name not in data.cache.by_id
         assert free.images[0][free.by_id[name].rows].any()
@@ -245,14 +245,14 @@ def test_a_promotion_that_looks_before_it_opens_breaks(
     config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rule that would choose on the test finds nothing to choose on."""
-    from seglab.learning.operating_point import select_operating_point
+    from seglab.learning.operating_point import score_points
 
     def peek(predictor: Any, cache: Cache, validation: Any) -> Any:
         others = [p.patient_id for p in cache.patients if p.patient_id not in set(validation)]
-        return select_operating_point(predictor, cache, others)
+        return score_points(predictor, cache, others)
 
     run_id = train_one(Plan(config, "a"), store).run_id
-    monkeypatch.setattr(promotion, "select_operating_point", peek)
+    monkeypatch.setattr(promotion, "score_points", peek)
     with pytest.raises(KeyError):
         promote(store, run_id)
 
