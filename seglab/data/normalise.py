@@ -203,7 +203,7 @@ def one_scale(slices: Sequence[Values] | Values) -> tuple[NDArray[np.float32], b
     for index in unsure.tolist():
         near = levels[sure[np.abs(sure - index).argmin()]]
         levels[index] *= _factor(_brightness(near) / _brightness(levels[index]), distinct[index])
-    told = f"{len(unsure)} slices of fewer than {SURE} grey values are matched to their neighbours"
+    told = f"slices of fewer than {SURE} grey values ({len(unsure)}) match their neighbours"
     return levels, True, told if len(unsure) else ""
 
 

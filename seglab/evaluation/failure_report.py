@@ -33,6 +33,7 @@ PROBABILITY: Final = "the network's probability there reaches {confidence:.0%}"
 EVIDENCE: Final[Mapping[Cause, str]] = {
     Cause.SMALL: f"{CONTRAST}, and {PROBABILITY}",
     Cause.FAINT: CONTRAST + ", its difference to the tumour's own brightness {likeness:+.1f}",
+    Cause.VISIBLE: f"{CONTRAST}, and {PROBABILITY}",
     Cause.DISTRACTOR: f"{{distance}}, {CONTRAST}, and {PROBABILITY}",
     Cause.BOUNDARY: "it lies within {rim:.2g} {unit} of the true surface",
     Cause.OTHER: f"{CONTRAST}, and {PROBABILITY}",

@@ -19,6 +19,7 @@ class Cause(StrEnum):
 
     SMALL = "small lesion"
     FAINT = "low contrast"
+    VISIBLE = "visible but missed"
     DISTRACTOR = "bright distractor"
     BOUNDARY = "boundary within 2 mm"
     OTHER = "other"
@@ -29,6 +30,8 @@ RULES: Final[Mapping[Cause, str]] = {
     "below 1 ml it is named first: each wrong voxel then weighs heavily.",
     Cause.FAINT: "What was missed is less than 1.25 standard deviations brighter than the "
     "tissue around it, or what was added is within one of the tumour's own brightness.",
+    Cause.VISIBLE: "What was missed is 1.25 standard deviations or more brighter than the tissue "
+    "around it: the image shows it, and the network has not learnt it.",
     Cause.DISTRACTOR: "A false alarm that reaches farther than 5 mm from any tumour, of 80 % "
     "probability or brighter than the tissue around it; both, where it touches the tumour.",
     Cause.BOUNDARY: "Within 2 mm (one pixel, where that is more) of the true surface, and not "
@@ -222,8 +225,8 @@ def _cause(region: Finding, tumour_contrast: float) -> Cause:
         return Cause.BOUNDARY
     if region.kind == "small lesion" or is_small:
         return Cause.SMALL
-    if region.kind in ("missed lesion", "missed part") and region.contrast < FAINT:
-        return Cause.FAINT
+    if region.kind in ("missed lesion", "missed part"):
+        return Cause.FAINT if region.contrast < FAINT else Cause.VISIBLE
     if region.kind in ("false lesion", "false part") and region.distance > FAR:
         signs = (region.confidence >= CONFIDENT, region.contrast >= BRIGHT)
         if any(signs) if region.kind == "false lesion" else all(signs):

@@ -272,6 +272,7 @@ def show(plan: Plan, result: EpochResult) -> None:
         f"{plan.run_name}  epoch {result.epoch:3d}/{plan.config.train.epochs}"
         f"  loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"
         f"  dice {metrics['val/dice']:.4f}  iou {metrics['val/iou']:.4f}"
-        f"  {metrics['time/train_seconds'] + metrics['time/val_seconds']:.1f} s{mark}",
+        f"  {metrics['time/train_seconds'] + metrics['time/val_seconds']:.1f} s{mark}\n",
+        end="",  # one write, which lines of other workers do not cut
         file=sys.stderr,
     )

@@ -75,7 +75,7 @@ SCENES = {
     "a bright thing and no tumour": (Cause.DISTRACTOR, case(NOTHING, SECOND, bright=SECOND)),
     "a bright thing that touches": (Cause.DISTRACTOR, case(LARGE, TOUCHING, bright=TOUCHING)),
     "the rim": (Cause.BOUNDARY, case(LARGE, RIM)),
-    "a bright, large tumour is missed": (Cause.OTHER, case(LARGE, NOTHING)),
+    "a bright, large tumour is missed": (Cause.VISIBLE, case(LARGE, NOTHING)),
 }
 
 

@@ -37,7 +37,7 @@ INNERMOST = np.array([0, OEDEMA, NON_ENHANCING, ENHANCING], np.uint8)
 
 @SOURCES.register("brats-h5")
 class BratsH5(base.SliceFiles):
-    """BraTS 2020 as the Kaggle slice files volume_<V>_slice_<S>.h5; some may be missing."""
+    """BraTS 2020 as Kaggle's slice files volume_<V>_slice_<S>.h5; some may be missing."""
 
     name = "brats-h5"
     modalities = ("flair", "t1", "t1ce", "t2")

@@ -301,7 +301,7 @@ def data(record: Record, run: RunInfo) -> dict[str, str]:
     source, target = (run.params.get(f"data.{key}", "") for key in ("source", "target"))
     if source in SOURCES:
         summary = SOURCES[source].summary
-        facts["kind"] = f"synthetic, laid out as {summary}" if record.notice else summary
+        facts["kind"] = f"synthetic, in the layout of: {summary}" if record.notice else summary
     facts["modalities"] = ", ".join(method.modalities(run.params))
     facts["target"] = method.TARGETS.get(target or "whole", target)
     return facts | {"content hash": run.tags.get(tags.DATA_HASH, "")}
