@@ -35,7 +35,7 @@ from benchmarks.stage import (
     with_split,
 )
 from seglab.core.config import RunConfig
-from seglab.data.cache import Cache, CacheSettings, open_cache
+from seglab.data.cache import Cache, open_cache
 from seglab.data.loader import TrainLoader
 from seglab.data.open import open_data
 from seglab.data.prepare import prepare
@@ -93,10 +93,10 @@ def _prepare(
 
 
 def _fill(bench: Bench, source: Source, *, keep: bool = False) -> Cache:
-    settings, root = CacheSettings.from_config(bench.config().data), bench.scratch / "filled"
-    cache, _ = prepare(source, settings, root, workers=0, patients=source.patients())
+    data = bench.config({"data": {"cache": f"{bench.scratch}/filled", "workers": 0}}).data
+    cache, _ = prepare(source, data, source.patients())
     if not keep:
-        shutil.rmtree(root)
+        shutil.rmtree(data.cache)
     return cache
 
 

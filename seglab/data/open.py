@@ -13,7 +13,7 @@ import numpy as np
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.machine import progress
-from seglab.data.cache import Cache, CacheSettings, open_cache
+from seglab.data.cache import Cache, open_cache
 from seglab.data.duplicates import SAME, Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Identity, identify, measure
 from seglab.data.prepare import prepare, some_names
@@ -71,17 +71,7 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
 def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache, bool]:
     """Fill the cache, and warn of what a reader should know; see :func:`prepare`."""
     patients, left_out = select_patients(data, source)
-    cache, reused = prepare(
-        source,
-        CacheSettings.from_config(data),
-        data.cache,
-        modalities=data.modalities,
-        require=data.require,
-        target=data.target,
-        workers=data.workers,
-        on_bad_file=data.on_bad_file,
-        patients=patients,
-    )
+    cache, reused = prepare(source, data, patients)
     if warn:
         noted = dict(cache.remarks)
         for name, reason in left_out.items():

@@ -13,12 +13,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from filelock import FileLock
 
-from seglab.core.config import MODALITIES
+from seglab.core.config import MODALITIES, Data
 from seglab.core.errors import UserError
 from seglab.core.machine import progress, worker_pool
 from seglab.data.cache import (
@@ -43,54 +43,35 @@ FORMAT = 5  # goes up with every change of what a cache holds or how it is made
 SMALL_BYTES = 2**25  # of files, which are read faster than processes start
 
 
-def prepare(
-    source: Source,
-    settings: CacheSettings,
-    cache_root: Path,
-    *,
-    modalities: Sequence[str] = ("flair",),
-    require: Sequence[str] = (),
-    target: str = "whole",
-    workers: int = 1,
-    on_bad_file: Literal["fail", "skip"] = "fail",
-    patients: Sequence[Patient] | None = None,
-) -> tuple[Cache, bool]:
+def prepare(source: Source, data: Data, patients: Sequence[Patient]) -> tuple[Cache, bool]:
     """Open the cache of these patients, filling it first with what it lacks.
 
     A cache is known by its settings, its patients, and the names, sizes and times of their
     files. Of several processes that want the same one, one works and the others wait.
 
-    Args:
-        source: where the patients are read; all of them where no ``patients`` are given.
-        settings: how they are cropped, scaled and normalised.
-        cache_root: folder of all caches; made if absent.
-        modalities, require, target: see :class:`Cache`.
-        workers: processes; 0 takes one a core, 1 (and little data) none but this one.
-        on_bad_file: ``skip`` leaves out patients that cannot be used; else they are a UserError.
-
-    Returns the cache, and whether nothing had to be read.
+    Returns the cache, and whether nothing had to be read. Raises UserError where the cache cannot
+    be written, or a patient cannot be used and ``data.on_bad_file`` does not leave it out.
     """
-    found = source.patients() if patients is None else patients
-    filler = _Filler(source, settings, found, skip=on_bad_file == "skip")
-    path = cache_root / filler.key
-    wanted = tuple(dict.fromkeys((filler.reference, *modalities, *require)))
+    filler = _Filler(source, data, patients)
+    path = data.cache / filler.key
+    wanted = tuple(dict.fromkeys((filler.reference, *data.modalities, *data.require)))
     reused = not _lacking(path, wanted)
     if not reused:
         try:
-            cache_root.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache_root / f".{path.name}.lock"):
+            data.cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(data.cache / f".{path.name}.lock"):
                 lacking = _lacking(path, wanted)  # another process may have done it meanwhile
                 reused = not lacking
                 if lacking:
-                    filler.fill(path, lacking, workers)
+                    filler.fill(path, lacking)
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write the cache in {cache_root}: {reason}") from error
-    cache = Cache(path, modalities, target, require)
+            raise UserError(f"cannot write the cache in {data.cache}: {reason}") from error
+    cache = Cache(path, data.modalities, data.target, data.require)
     if cache.skipped:
         first = cache.skipped[0][1]
         names = [name for name, reason in cache.skipped if reason == first]
-        if not filler.skip:
+        if data.on_bad_file == "fail":
             raise _refusal(f"{first}: {some_names(names)}")
         if not cache.patients:
             raise UserError(f"{source.root} has no patient that can be used: {first}")
@@ -113,10 +94,9 @@ def some_names(names: Sequence[str], limit: int = 8) -> str:
 
 
 class _Filler:
-    def __init__(
-        self, source: Source, settings: CacheSettings, patients: Sequence[Patient], *, skip: bool
-    ) -> None:
-        self.source, self.settings, self.skip = source, settings, skip
+    def __init__(self, source: Source, data: Data, patients: Sequence[Patient]) -> None:
+        self.source, self.settings = source, CacheSettings.from_config(data)
+        self.skip, self.workers = data.on_bad_file == "skip", data.workers
         shared = set(MODALITIES).intersection(*(patient.images for patient in patients))
         # Its brain decides the window, and its grid where the others lie, whatever else is named.
         self.reference = next((name for name in MODALITIES if name in shared), MODALITIES[0])
@@ -127,25 +107,25 @@ class _Filler:
         inputs = {
             "format": FORMAT,
             "source": source.name,
-            "settings": asdict(settings),
+            "settings": asdict(self.settings),
             "patients": [[patient.patient_id, patient.grade] for patient in patients],
             "images": [sorted(patient.images) for patient in patients],
             "files": [[str(p.relative_to(source.root)), *s] for p, s in self._sizes.items()],
         }
-        self.key = f"{source.name}-{settings.image_size}-{digest(inputs)[:12]}"
+        self.key = f"{source.name}-{data.image_size}-{digest(inputs)[:12]}"
 
-    def fill(self, path: Path, modalities: Sequence[str], workers: int) -> None:
+    def fill(self, path: Path, modalities: Sequence[str]) -> None:
         """Read modalities of the patients; what a killed process left is removed."""
         scratch = path / "scratch"
         rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         old = read_json(path / INDEX) if (path / INDEX).is_file() else {}
         try:
-            self._fill(scratch, old, modalities, workers)
+            self._fill(scratch, old, modalities)
         finally:
             rmtree(scratch if (path / INDEX).is_file() else path, ignore_errors=True)
 
-    def _fill(self, scratch: Path, old: Json, modalities: Sequence[str], workers: int) -> None:
+    def _fill(self, scratch: Path, old: Json, modalities: Sequence[str]) -> None:
         known = {entry["patient_id"]: entry for entry in old.get("patients", ())}
         jobs = [
             Part(patient, scratch / f"{number}.npz", known.get(patient.patient_id, {}))
@@ -155,7 +135,7 @@ class _Filler:
         read = partial(read_part, source=self.source, settings=self.settings, modalities=modalities)
         parts: list[Part] = []
         small = sum(size for size, _ in self._sizes.values()) < SMALL_BYTES
-        with worker_pool(1 if small else workers) as pool_map:
+        with worker_pool(1 if small else self.workers) as pool_map:
             for part in progress(pool_map(read, jobs), "reading", total=len(jobs), unit="patient"):
                 if part.failed and not self.skip:
                     raise _refusal(next(iter(part.failed.values())))

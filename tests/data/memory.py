@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from seglab.core.config import Data
 from seglab.core.errors import UserError
+from seglab.data import prepare as filling
+from seglab.data.cache import Cache, CacheSettings
 from seglab.data.volume import Patient, Volume
 
 CONTRAST = {"flair": 100.0, "t1": -20.0, "t1ce": 250.0, "t2": 60.0}
@@ -147,3 +150,16 @@ def memory_source(root: Path, patients: int = 5, **more: object) -> MemorySource
     names = [f"P{number:03d}" for number in range(1, patients + 1)]
     volumes = {name: memory_volume(name, seed) for seed, name in enumerate(names)}
     return MemorySource(root, volumes, **more)  # type: ignore[arg-type]
+
+
+def prepare(
+    source: Any,
+    settings: CacheSettings,
+    root: Path,
+    patients: Sequence[Patient] | None = None,
+    **keys: Any,
+) -> tuple[Cache, bool]:
+    """Fill the cache of a source, of all its patients where none are given."""
+    given = {"workers": 1, **asdict(settings), **keys}
+    data = Data(source="brats-h5", root=source.root, cache=root, **given)
+    return filling.prepare(source, data, source.patients() if patients is None else patients)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from seglab.data.cache import Cache, CacheSettings, open_cache
 from seglab.data.geometry import to_native
 from seglab.data.labels import target_mask
 from seglab.data.normalise import brain_mask
-from seglab.data.prepare import prepare
 from seglab.data.sources.base import open_source
-from tests.data.memory import MemorySource, memory_source, memory_volume
+from tests.data.memory import MemorySource, memory_source, memory_volume, prepare
 
 ALL = ("flair", "t1", "t1ce", "t2")
 SETTINGS = CacheSettings(60, "brain", "zscore", "auto")
@@ -201,7 +199,7 @@ def test_content_has_one_hash_wherever_and_however_it_is_made(
     here = fill(source, tmp_path / "cache", ("t1", "flair"))
     shutil.copytree(here.path, tmp_path / "moved", copy_function=shutil.copyfile)
     assert open_cache(tmp_path / "moved", ("t1", "flair")).data_hash == here.data_hash
-    monkeypatch.setattr(sys.modules[prepare.__module__], "SMALL_BYTES", 0)
+    monkeypatch.setattr("seglab.data.prepare.SMALL_BYTES", 0)
     copy = memory_source(tmp_path / "elsewhere")
     there, _ = prepare(copy, SETTINGS, tmp_path / "other", modalities=("t1", "flair"), workers=2)
     assert there.path.name != here.path.name

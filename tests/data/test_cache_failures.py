@@ -18,8 +18,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.core.machine import worker_pool
 from seglab.data.cache import CacheSettings
-from seglab.data.prepare import prepare
-from tests.data.memory import MemorySource, memory_source
+from tests.data.memory import MemorySource, memory_source, prepare
 
 SETTINGS = CacheSettings(48, "brain", "zscore", "auto")
 BAD = "P003"
@@ -179,8 +178,7 @@ def test_of_several_at_once_one_works_and_the_others_wait(
 KILLED = """
 import sys, time
 from pathlib import Path
-from seglab.data.prepare import prepare
-from tests.data.memory import MemorySource, memory_source
+from tests.data.memory import MemorySource, memory_source, prepare
 from tests.data.test_cache_failures import SETTINGS
 
 def read(self, *arguments, read=MemorySource.read, **options):

@@ -19,8 +19,8 @@ from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings
 from seglab.data.phantom.patient import make_patient
 from seglab.data.phantom.write import CONTENT, write_phantom, write_slice
-from seglab.data.prepare import prepare
 from seglab.data.sources.base import open_source
+from tests.data.memory import prepare
 
 SIZE, SLICES = 64, 10
 

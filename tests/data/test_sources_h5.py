@@ -12,10 +12,10 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings
-from seglab.data.prepare import prepare
 from seglab.data.sources.base import open_source
 from seglab.data.sources.brats_h5 import SPACING
 from seglab.data.volume import Volume
+from tests.data.memory import prepare
 
 SIDE = 24
 FOUR = ("flair", "t1", "t1ce", "t2")

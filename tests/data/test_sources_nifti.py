@@ -15,9 +15,9 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.data.cache import CacheSettings
-from seglab.data.prepare import prepare
 from seglab.data.sources.base import open_source
 from seglab.data.volume import Volume
+from tests.data.memory import prepare
 
 SHAPE = (6, 5, 4)  # x, y, z of the file
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -15,11 +15,11 @@ from PIL import Image
 
 from seglab.cli.main import main
 from seglab.data.cache import CacheSettings
-from seglab.data.prepare import prepare
 from seglab.data.scans import find_scans
 from seglab.data.sources import brats_nifti
 from seglab.data.sources.base import open_source
 from seglab.studies.prediction import Predictions, predict
+from tests.data.memory import prepare
 from tests.learning.bundles import make_bundle as make_network
 from tests.studies.bright_front import make_bundle
 

@@ -21,7 +21,6 @@ from seglab.data.identity import identify
 from seglab.data.loader import gather
 from seglab.data.open import StudyData, open_data
 from seglab.data.phantom.write import write_phantom
-from seglab.data.prepare import prepare
 from seglab.data.sealed import SealBroken, SealedCache
 from seglab.data.sources.base import open_source
 from seglab.data.splits import Split
@@ -32,6 +31,7 @@ from seglab.studies.sealed_test import check_sealed, open_test
 from seglab.tracking.openings import Opening, openings
 from seglab.tracking.run import RunLog, start_run
 from seglab.tracking.store import Store
+from tests.data.memory import prepare
 
 PACKAGE = Path(__file__).resolve().parents[2] / "seglab"
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
