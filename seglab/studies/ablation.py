@@ -29,7 +29,7 @@ from seglab.studies.experiment import (
     train,
     train_one,
 )
-from seglab.studies.queue import OUR_FAULT, NotOurs, Params, State, one_at_a_time
+from seglab.studies.queue import OUR_FAULT, NotOurs, Params, State, one_at_a_time, open_queue
 from seglab.studies.report.page import Report, log_ablation_report, report_ablation
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import best_values, plans_of, tuning_plans
@@ -266,9 +266,9 @@ def _carry_out(
     Raises:
         KeyboardInterrupt: stopped by the user, all in good order.
     """
-    name = f"{study.name} · {parent.run_id}"
+    queue = open_queue(study, parent.store.folder, f"{study.name} · {parent.run_id}")
     context = run_items(
-        ArmItems, study, parent, name, data, workers, values=values, deadline=deadline
+        ArmItems, study, parent, queue, data, workers, values=values, deadline=deadline
     )
     if context.stop():
         raise Interrupted

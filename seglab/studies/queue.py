@@ -137,23 +137,6 @@ def one_at_a_time(study: Study, folder: Path) -> Iterator[None]:
         yield
 
 
-def open_items(study: Study, folder: Path, name: str) -> optuna.Study:
-    """Open the Optuna study of an ablation's or a search's items, made if absent."""
-    search = study.search
-    two = search is not None and search.second_objective != "none"
-    return optuna.create_study(
-        storage=_storage_of(study, folder),
-        study_name=name,
-        directions=["maximize", "minimize"] if two else ["maximize"],
-        load_if_exists=True,
-    )
-
-
-def ended_trials(study: optuna.Study) -> frozenset[int]:
-    """Numbers of the trials that have ended by now."""
-    return frozenset(t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished())
-
-
 class Worker:
     """This process among those that share a queue, known by a lock in the store's folder."""
 
@@ -209,11 +192,15 @@ class Queue:
         study: of the items.
         worker: this process.
         before: numbers of the trials that had ended when the command started; those that
-            failed are tried again.
+            failed are tried again. None takes the trials that have ended now.
     """
 
-    def __init__(self, study: optuna.Study, worker: Worker, before: frozenset[int]) -> None:
-        self.study, self.worker, self.before = study, worker, before
+    def __init__(
+        self, study: optuna.Study, worker: Worker, before: frozenset[int] | None = None
+    ) -> None:
+        ended = (t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished())
+        self.before = frozenset(ended) if before is None else before
+        self.study, self.worker = study, worker
         self._is_fit = True
 
     @property
@@ -246,10 +233,10 @@ class Queue:
         is_failed = (ERROR in last.user_attrs and last in fresh) or deaths > MAX_RETRIES
         return State("failed" if is_failed else "open", last)
 
-    def is_done(self, items: Items) -> bool:
-        """Whether every item is done or failed."""
+    def is_done(self, keys: Callable[[Mapping[str, State]], Iterable[str]]) -> bool:
+        """Whether every item is done or failed; see :meth:`Items.keys`."""
         states = self.states()
-        return all(key in states and states[key].word in ENDED for key in items.keys(states))
+        return all(key in states and states[key].word in ENDED for key in keys(states))
 
     def is_active(self) -> bool:
         """Whether another worker does an item now."""
@@ -276,7 +263,7 @@ class Queue:
             with as_user_error(WHERE):
                 is_busy = self.run_next(items)
             if not is_busy:
-                if self.is_done(items):
+                if self.is_done(items.keys):
                     return DONE
                 time.sleep(_IDLE_S)
             look()
@@ -291,14 +278,11 @@ class Queue:
             owner = trial.user_attrs.get(OWNER)
             if trial.state == TrialState.RUNNING and owner and self.worker.is_dead(owner):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        fail_stale_trials(self.study)  # Optuna does when a trial starts, and there may be none
         states = self.states()
-        key = _open_key(items, states)
+        open_keys = (k for k in items.keys(states) if k not in states or states[k].word == "open")
+        key = next(open_keys, None)
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            if key is None:
-                # Optuna looks for stale trials when one starts, and none would.
-                fail_stale_trials(self.study)
-                states = self.states()
-                key = _open_key(items, states)
             if key is None:
                 return False
             params, attributes = items.new(key)
@@ -344,6 +328,16 @@ class Queue:
         return any(one.number < number and one.state != TrialState.FAIL for one in others)
 
 
-def _open_key(items: Items, states: Mapping[str, State]) -> str | None:
-    keys = items.keys(states)
-    return next((key for key in keys if key not in states or states[key].word == "open"), None)
+def open_queue(
+    study: Study, folder: Path, name: str, before: frozenset[int] | None = None
+) -> Queue:
+    """Open the queue of an ablation's or a search's items, made if absent in the store's folder."""
+    search = study.search
+    two = search is not None and search.second_objective != "none"
+    items = optuna.create_study(
+        storage=_storage_of(study, folder),
+        study_name=name,
+        directions=["maximize", "minimize"] if two else ["maximize"],
+        load_if_exists=True,
+    )
+    return Queue(items, Worker(folder), before)

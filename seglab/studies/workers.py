@@ -22,7 +22,7 @@ from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
 from seglab.studies.experiment import Interrupted
-from seglab.studies.queue import DONE, SPENT, Items, Queue, Worker, ended_trials, open_items
+from seglab.studies.queue import DONE, SPENT, Items, Queue, open_queue
 from seglab.tracking.connect import open_store
 from seglab.tracking.errors import is_out_of_space, redact
 from seglab.tracking.run import RunLog
@@ -113,12 +113,12 @@ def run_items(
     items: Callable[[Context], Items],
     study: Study,
     parent: RunLog,
-    name: str,
+    queue: Queue,
     data: SharedData,
     workers: int,
     *,
     values: Mapping[str, Any] | None = None,
-    look: Callable[[Queue], Callable[[], None]] = lambda queue: lambda: None,
+    look: Callable[[], None] = lambda: None,
     deadline: float | None = None,
 ) -> Context:
     """Have items done, in this process or by several; returns what this process had at hand.
@@ -127,10 +127,10 @@ def run_items(
         items, values: see :class:`Task`.
         study: of the items.
         parent: of their runs.
-        name: of their queue.
+        queue: of the items, as this process sees it.
         data: opened already.
         workers: processes.
-        look: makes what is called meanwhile, to show progress.
+        look: called meanwhile, to show progress.
         deadline: of ``time.monotonic``; items are interrupted then, to be continued.
 
     Raises:
@@ -139,19 +139,16 @@ def run_items(
     """
     store, stop = parent.store, StopRequest(deadline)
     threads = _share_of_threads(workers, study.run.train.threads)
-    begun = open_items(study, store.folder, name)
-    before = ended_trials(begun)
+    name, before = queue.study.study_name, queue.before
     task = Task(items, study.document, parent.run_id, name, before, threads, values)
-    with Worker(store.folder) as own, stop.listening():
-        queue = Queue(begun, own, before)
-        context = Context(task, study, store, queue, data, stop)
-        show = look(queue)
+    context = Context(task, study, store, queue, data, stop)
+    with queue.worker, stop.listening():
         try:
             is_spent = workers > 1
             with suppress(Interrupted):
-                is_spent = is_spent or queue.run(items(context), stop, show) == SPENT
+                is_spent = is_spent or queue.run(items(context), stop, look) == SPENT
             if is_spent:
-                _Pool(task, workers, _visible_gpus(study.run.train.device)).run(stop, show)
+                _Pool(task, workers, _visible_gpus(study.run.train.device)).run(stop, look)
         finally:
             # A run of another machine, on a shared server, may live while an item is active.
             is_over = False
@@ -264,9 +261,8 @@ def _main(task: Task, stop: Any) -> None:
 
 def _work(task: Task, stop: Callable[[], bool]) -> int:
     study, store = resolve_study(task.document), open_store()
-    begun = open_items(study, store.folder, task.study_name)
-    with Worker(store.folder) as own:
-        queue = Queue(begun, own, task.before)
+    queue = open_queue(study, store.folder, task.study_name, task.before)
+    with queue.worker:
         context = Context(task, study, store, queue, SharedData(warn=False), stop)
         return queue.run(task.items(context), stop)
 

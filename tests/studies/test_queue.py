@@ -33,7 +33,6 @@ from seglab.studies.queue import (
     NotOurs,
     Queue,
     Worker,
-    ended_trials,
     one_at_a_time,
     open_storage,
 )
@@ -59,8 +58,7 @@ class Listed:
 def _queue(folder: Path, before: frozenset[int] | None = None, heartbeat_s: int = 20) -> Queue:
     storage = open_storage(None, folder, heartbeat_s)
     study = optuna.create_study(storage=storage, study_name="items", load_if_exists=True)
-    known = ended_trials(study) if before is None else before
-    return Queue(study, Worker(folder).__enter__(), known)
+    return Queue(study, Worker(folder).__enter__(), before)
 
 
 def _run(queue: Queue, do: Callable[[Trial, str], float], keys: list[str] = KEYS) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import optuna
@@ -18,7 +19,7 @@ from seglab.models.build import build_model
 from seglab.studies.ablation import find_finished
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import Interrupted
-from seglab.studies.queue import Queue, Worker, ended_trials, one_at_a_time, open_items
+from seglab.studies.queue import Queue, one_at_a_time, open_queue
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm, confirmation_study
 from seglab.studies.search.results import (
@@ -29,8 +30,8 @@ from seglab.studies.search.results import (
     trial_line,
 )
 from seglab.studies.search.space import Space, make_space
-from seglab.studies.search.trials import TrialItems
-from seglab.studies.workers import Context, Task, run_items
+from seglab.studies.search.trials import TrialItems, trial_keys
+from seglab.studies.workers import run_items
 from seglab.tracking import tags
 from seglab.tracking.environment import environment_tags
 from seglab.tracking.errors import redact
@@ -64,26 +65,19 @@ def run_search(
     space, shared = make_space(study), SharedData()
     data = shared.of(study.run)
     _refuse_unfit(space, data)
-    begun = open_study(study, space, data, store)
-    if (done := _find_finished(study, store, begun, shared)) is not None:
+    assert study.search is not None
+    queue, keys = open_search(study, space, data, store), partial(trial_keys, study.search, space)
+    if queue.is_done(keys) and (done := _find_finished(study, store, queue)) is not None:
         return done
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with one_at_a_time(study, store.folder):
-        parent = open_sweep(study, store, begun, data)
+        parent = open_sweep(study, store, queue.study, data)
     with parent:
-        context = run_items(
-            TrialItems,
-            study,
-            parent,
-            study.name,
-            shared,
-            workers,
-            look=lambda queue: SearchProgress(study, queue, parent),
-            deadline=deadline,
-        )
+        look = SearchProgress(study, queue, parent)
+        run_items(TrialItems, study, parent, queue, shared, workers, look=look, deadline=deadline)
         with one_at_a_time(study, store.folder):
-            outcome = publish(study, context.queue, parent)
-        if not context.queue.is_done(TrialItems(context)):
+            outcome = publish(study, queue, parent)
+        if not queue.is_done(keys):
             parent.interrupt("the time was up")
             return outcome
         try:
@@ -96,18 +90,11 @@ def run_search(
         return replace(outcome, confirmation=report)
 
 
-def _find_finished(
-    study: Study, store: Store, begun: optuna.Study, data: SharedData
-) -> SearchOutcome | None:
-    """What this search came to, if all of it is done: its runs stay as they are."""
-    known = begun.user_attrs.get(PARENT)
+def _find_finished(study: Study, store: Store, queue: Queue) -> SearchOutcome | None:
+    """What this search, all of whose trials are done, came to, if the rest is: it stays as is."""
+    known = queue.study.user_attrs.get(PARENT)
     runs = store.find_runs(study.name, {tags.KIND: "sweep"}, ["FINISHED"])
     if known not in [run.run_id for run in runs]:
-        return None
-    before = ended_trials(begun)
-    task = Task(TrialItems, study.document, known, study.name, before, 0)
-    queue = Queue(begun, Worker(store.folder), before)
-    if not queue.is_done(TrialItems(Context(task, study, store, queue, data, lambda: False))):
         return None
     outcome = on_disk(study, queue, store, known)
     if outcome.best is None or study.search is None or study.search.confirm.top == 0:
@@ -133,15 +120,17 @@ def _refuse_unfit(space: Space, data: StudyData) -> None:
         build_model(config.model, config.input_channels, data.cache.shape, pretrained=False)
 
 
-def open_study(study: Study, space: Space, data: StudyData, store: Store) -> optuna.Study:
-    """Find the Optuna study of a search, or begin it.
+def open_search(study: Study, space: Space, data: StudyData, store: Store) -> Queue:
+    """Find the queue of a search, or begin it.
 
     Raises:
         UserError: it is there, but of another space, base config or data; says what changed.
             Or an earlier version began it in a journal file.
     """
     assert study.search is not None
-    begun, name = open_items(study, store.folder, study.name), study.name
+    name = study.name
+    queue = open_queue(study, store.folder, name)
+    begun = queue.study
     journal = store.folder / "optuna" / f"{name}.log"
     if journal.exists() and IDENTITY not in begun.user_attrs:
         raise UserError(
@@ -170,7 +159,7 @@ def open_study(study: Study, space: Space, data: StudyData, store: Store) -> opt
             f"study '{name}' was begun with something else: {'; '.join(changed[:3])}{more}; "
             "change it back, or give this search another name: name=…"
         )
-    return begun
+    return queue
 
 
 def _short(value: Any) -> str:

@@ -40,19 +40,12 @@ class TrialItems:
         self.queue, self.space = context.queue, Space.of(context.study)
 
     def keys(self, states: Mapping[str, State]) -> Iterable[str]:
-        """Keys of the trials to be done: as many as asked for, and one for each that failed.
-
-        Raises:
-            UserError: the last ten all failed.
-        """
+        """See :func:`trial_keys`; a UserError where the last ten all failed."""
         check_failures(states, self.queue.before)
         words = [state.word for state in states.values()]
         ended = words.count("done") + words.count("failed")
         self.queue.study.sampler = build_sampler(self.search, ended, words.count("active"))
-        limit = self.search.trials + words.count("failed")
-        if self.search.sampler == "grid":
-            limit = min(limit, len(self.space.grid))
-        return map(str, range(limit))
+        return trial_keys(self.search, self.space, states)
 
     def new(self, key: str) -> tuple[Params, Mapping[str, Any]]:
         """Fixed parameters of a trial: the base config's, a point of the grid's, or none."""
@@ -133,6 +126,14 @@ class TrialItems:
         if any(math.isnan(value) for value in values):
             raise UserError("val/dice is not a number: no validation patient has a tumour")
         return values
+
+
+def trial_keys(search: Search, space: Space, states: Mapping[str, State]) -> Iterable[str]:
+    """Keys of the trials to be done: as many as asked for, and one for each that failed."""
+    limit = search.trials + sum(state.word == "failed" for state in states.values())
+    if search.sampler == "grid":
+        limit = min(limit, len(space.grid))
+    return map(str, range(limit))
 
 
 def check_failures(states: Mapping[str, State], before: Set[int]) -> None:
