@@ -11,6 +11,7 @@ import numpy as np
 from seglab.evaluation.failures import RULES, Cause, Explanation, Finding
 from seglab.evaluation.metrics import PatientScore, mean
 from seglab.evaluation.regions import SMALL_LESION
+from seglab.evaluation.scores import size_text
 
 SHOWN_PER_RULE: Final = 5
 FEWEST_WORST: Final = 3  # shown even in a small set, where they may be the best too
@@ -69,10 +70,8 @@ def describe(finding: Finding, explanation: Explanation) -> str:
 
 def _result(explanation: Explanation) -> str:
     score = explanation.score
-    true, predicted = (
-        f"{ml:.1f} ml" if np.isfinite(ml) else f"{pixels:,} pixels"
-        for ml, pixels in ((score.truth_ml, score.truth_px), (score.pred_ml, score.pred_px))
-    )
+    true = size_text(score.truth_ml, score.truth_px)
+    predicted = size_text(score.pred_ml, score.pred_px)
     if not score.truth_px:
         outcome = f"but {predicted} were predicted" if score.pred_px else "and none was predicted"
         return f"{score.patient_id} has no tumour, {outcome}."

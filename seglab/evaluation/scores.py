@@ -39,6 +39,22 @@ class Interval:
     patients: int  # patients the figure is over
 
 
+def size_text(ml: float, px: int) -> str:
+    """A volume in millilitres where the spacing is known, else in pixels."""
+    return f"{ml:.1f} ml" if math.isfinite(ml) else f"{px:,} px"
+
+
+def score_rows(score: PatientScore) -> dict[str, str]:
+    """The figures of a patient that stand beside a picture, as text by name."""
+    figures = {"Dice": score.dice, "IoU": score.iou, "precision": score.precision}
+    figures["recall"] = score.recall
+    return {
+        **{k: f"{v:.3f}" if math.isfinite(v) else "undefined" for k, v in figures.items()},
+        "tumour": size_text(score.truth_ml, score.truth_px),
+        "predicted": size_text(score.pred_ml, score.pred_px),
+    }
+
+
 def summarise(scores: Sequence[PatientScore]) -> dict[str, float]:
     """Reduce patients to :data:`FIGURES`, counts and ``…_sd``, spreads (n - 1); NaN: undefined."""
     return {

@@ -5,6 +5,7 @@
   const rgb = (c, alpha = 1) => `rgba(${c[0]},${c[1]},${c[2]},${alpha})`;
   const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
   const dice = (value) => (value === null ? "no Dice" : `Dice ${value.toFixed(3)}`);
+  const why = (entry) => entry.cause ?? "nothing wrong";
   const filter = { cause: null, rule: null };
 
   function make(tag, attributes = {}, ...children) {
@@ -31,7 +32,7 @@
       const scored = found.filter((c) => c.dice !== null).reverse();
       return scored.concat(found.filter((c) => c.dice === null));
     }
-    const byName = (a, b) => a.id.localeCompare(b.id, undefined, { numeric: true });
+    const byName = (a, b) => a.patient_id.localeCompare(b.patient_id, undefined, { numeric: true });
     return order === "id" ? found.sort(byName) : found;
   }
 
@@ -39,9 +40,9 @@
     const picture = make("img", { src: entry.thumbnail, alt: "", loading: "lazy" });
     const body = make("div", { class: "about" });
     body.append(
-      make("strong", { title: entry.id }, entry.id),
+      make("strong", { title: entry.patient_id }, entry.patient_id),
       make("div", { class: "dice" }, dice(entry.dice)),
-      make("div", { class: "why" }, entry.cause, alsoChosen(entry)),
+      make("div", { class: "why" }, why(entry), alsoChosen(entry)),
       make("div", { class: "tags" }, entry.rules.join(" · ")),
     );
     const node = make("button", { class: "card", type: "button" }, picture, body);
@@ -80,18 +81,19 @@
     for (const c of data.causes) {
       const bar = make("i");
       bar.style.width = `${100 * (c.share ?? 0)}%`;
-      const patients = data.cases.filter((one) => carries(one, c.name)).length;
+      const patients = data.cases.filter((one) => carries(one, c.cause)).length;
       const button = filterButton(
-        "cause", c.name, `${c.rule} Named first for ${c.patients}.`, make("span", {}, c.name), make("span", { class: "track" }, bar),
+        "cause", c.cause, `${c.rule} Named first for ${c.patients}.`, make("span", {}, c.cause), make("span", { class: "track" }, bar),
         make("b", {}, percent(c.share)),
         make("em", {}, `${patients} patient${patients === 1 ? "" : "s"}`),
       );
       button.classList.add("cause");
       at("causes").append(button);
     }
-    for (const r of data.rules) {
-      const button = filterButton("rule", r.name, r.meaning, r.name, make("em", {}, r.patients));
-      button.disabled = r.patients === 0;
+    for (const [rule, meaning] of Object.entries(data.rules)) {
+      const patients = data.cases.filter((c) => c.rules.includes(rule)).length;
+      const button = filterButton("rule", rule, meaning, rule, make("em", {}, patients));
+      button.disabled = patients === 0;
       at("rules").append(button);
     }
     at("order").addEventListener("change", showCards);
@@ -99,7 +101,7 @@
       filter.cause = filter.rule = null;
       showCards();
     });
-    const mean = data.meanDice === null ? "" : `, mean Dice ${data.meanDice.toFixed(3)}`;
+    const mean = data.mean_dice === null ? "" : `, mean Dice ${data.mean_dice.toFixed(3)}`;
     at("modality").textContent = data.modality;
     at("summary").textContent = `${data.patients} patients${mean}. Select a patient to see every slice.`;
     const names = { agreement: "agreement", missed: "missed", false: "false alarm" };
@@ -168,10 +170,10 @@
   }
 
   function describe(entry) {
-    at("case-name").textContent = `${entry.id} · ${dice(entry.dice)} · ${entry.cause}`;
+    at("case-name").textContent = `${entry.patient_id} · ${dice(entry.dice)} · ${why(entry)}`;
     at("text").textContent = entry.text;
     at("figures").replaceChildren(
-      ...entry.figures.map(([name, value]) =>
+      ...Object.entries(entry.figures).map(([name, value]) =>
         make("tr", {}, make("td", {}, name), make("td", {}, value)),
       ),
     );

@@ -15,10 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from seglab.core.documents import finite
 from seglab.data.identity import TITLES
-from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe, paragraph
-from seglab.evaluation.failures import RULES, Explanation
+from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe
+from seglab.evaluation.failures import Explanation
 from seglab.evaluation.metrics import Case
+from seglab.evaluation.scores import score_rows
 from seglab.figures.sprites import encode, thumbnail, worst_position
 from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, ORANGE, PURPLE, YELLOW
 
@@ -32,6 +34,17 @@ SLICES_OTHER: Final = 32
 MOST_FINDINGS: Final = 6
 LEAST_SHARE: Final = 0.01
 """Of a patient's wrong voxels; findings below it are not listed."""
+
+
+COLOURS: Final = {
+    "agreement": AGREEMENT,
+    "missed": MISSED,
+    "false": FALSE_ALARM,
+    "truth": YELLOW,
+    "prediction": PURPLE,
+    "probability": BLUE,
+    "disagreement": ORANGE,
+}
 
 
 def write_gallery(
@@ -56,20 +69,18 @@ def write_gallery(
     chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
     share = MOST_BYTES // max(weights, 1)
-    entries, modality, is_ensemble = {}, "", False
+    data, entries = analysis.to_json() | {"rules": MEANINGS, "colours": COLOURS}, {}
     for case in cases:
-        modality = TITLES[case.modality]
-        explanation = analysis.explanations[case.patient_id]
         shown = case.patient_id in chosen
         budget = min(MOST_PER_CASE, share * (CHOSEN_WEIGHT if shown else 1))
         slices = SLICES_CHOSEN if shown else SLICES_OTHER
-        entries[case.patient_id] = _entry(case, explanation, analysis, slices, budget)
-        is_ensemble = case.disagreement is not None
-    ordered = [entries[name] for name in analysis.explanations if name in entries]
+        explanation = analysis.explanations[case.patient_id]
+        entries[case.patient_id] = _entry(case, explanation, slices, budget)
+        data |= {"modality": TITLES[case.modality], "ensemble": case.disagreement is not None}
+    known = [one for one in data["cases"] if one["patient_id"] in entries]
+    data["cases"] = [one | entries[one["patient_id"]] for one in known]
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = {"modality": modality, "ensemble": is_ensemble, "cases": ordered}
-    page = _page(title, notice, _overview(analysis) | found)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(_page(title, notice, data), encoding="utf-8")
 
 
 def _page(title: str, notice: str, data: dict[str, Any]) -> str:
@@ -79,61 +90,22 @@ def _page(title: str, notice: str, data: dict[str, Any]) -> str:
         for name in ("gallery.html", "gallery.css", "gallery.js")
     )
     # In a script element "<" could end it; JSON may write it as an escape instead.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(finite(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": text}
     parts["NOTICE"] = f'<p class="notice">{html.escape(notice)}</p>' if notice else ""
     pieces = page.split("@@")
     return "".join(parts.get(piece, piece) for piece in pieces)
 
 
-def _overview(analysis: FailureAnalysis) -> dict[str, Any]:
-    return {
-        "patients": len(analysis.explanations),
-        "meanDice": _rounded(analysis.mean_dice),
-        "causes": [
-            {
-                "name": str(cost.cause),
-                "patients": cost.patients,
-                "findings": cost.findings,
-                "share": _rounded(cost.share),
-                "rule": RULES[cost.cause],
-            }
-            for cost in analysis.costs
-        ],
-        "rules": [
-            {"name": rule, "patients": len(names), "meaning": MEANINGS[rule]}
-            for rule, names in analysis.selection.items()
-        ],
-        "colours": {
-            "agreement": AGREEMENT,
-            "missed": MISSED,
-            "false": FALSE_ALARM,
-            "truth": YELLOW,
-            "prediction": PURPLE,
-            "probability": BLUE,
-            "disagreement": ORANGE,
-        },
-    }
-
-
-def _entry(
-    case: Case, explanation: Explanation, analysis: FailureAnalysis, slices: int, budget: int
-) -> dict[str, Any]:
+def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> dict[str, Any]:
+    """What the page shows of a case beside its words."""
     sprites = encode(case, slices, budget)
-    score = explanation.score
     return {
-        "id": case.patient_id,
-        "dice": _rounded(score.dice),
         "figures": _figures(explanation),
-        "cause": str(explanation.cause) if explanation.cause else "nothing wrong",
-        "causes": {str(cause): _rounded(share) for cause, share in explanation.shares.items()},
-        "rules": analysis.rules_of(case.patient_id),
-        "text": paragraph(explanation),
         "findings": [
             {
-                "cause": str(finding.cause),
-                "kind": finding.kind,
-                "share": _rounded(finding.share),
+                "cause": finding.cause,
+                "share": finding.share,
                 "slice": finding.peak_slice,
                 "text": describe(finding, explanation),
             }
@@ -143,11 +115,7 @@ def _entry(
         "slices": _slices(case, sprites.positions),
         "start": int(case.slice_indices[worst_position(case)]),
         "thumbnail": thumbnail(case),
-        "width": sprites.width,
-        "height": sprites.height,
-        "columns": sprites.columns,
-        "flair": sprites.flair,
-        "labels": sprites.labels,
+        **vars(sprites),
     }
 
 
@@ -161,26 +129,12 @@ def _slices(case: Case, positions: tuple[int, ...]) -> list[list[int]]:
     return rows
 
 
-def _figures(explanation: Explanation) -> list[list[str]]:
-    """Give the rows of the table beside a case: name and value as text."""
-    score = explanation.score
-    named = {"Dice": score.dice, "IoU": score.iou, "precision": score.precision}
-    named["recall"] = score.recall
-    rows = [[name, _text(value, ".3f")] for name, value in named.items()]
-    if np.isfinite(score.truth_ml):
-        rows += [["tumour", f"{score.truth_ml:.1f} ml"], ["predicted", f"{score.pred_ml:.1f} ml"]]
-    else:
-        rows += [["tumour", f"{score.truth_px:,} px"], ["predicted", f"{score.pred_px:,} px"]]
+def _figures(explanation: Explanation) -> dict[str, str]:
+    """Give the rows of the table beside a case."""
+    score, contrast = explanation.score, explanation.tumour_contrast
+    rows = score_rows(score)
     if np.isfinite(score.hd95_mm):
-        rows += [["HD95", f"{score.hd95_mm:.1f} mm"]]
-    contrast = explanation.tumour_contrast
-    alarms = f"{score.empty_slice_fp} of {score.empty_slices}"
-    return [*rows, ["tumour contrast", _text(contrast, ".1f", " SD")], ["empty slices hit", alarms]]
-
-
-def _text(value: float, form: str, unit: str = "") -> str:
-    return f"{value:{form}}{unit}" if np.isfinite(value) else "undefined"
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
+        rows["HD95"] = f"{score.hd95_mm:.1f} mm"
+    rows["tumour contrast"] = f"{contrast:.1f} SD" if np.isfinite(contrast) else "undefined"
+    rows["empty slices hit"] = f"{score.empty_slice_fp} of {score.empty_slices}"
+    return rows

@@ -17,6 +17,7 @@ from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
 from seglab.data.sources.base import Source
 from seglab.evaluation.metrics import Case
+from seglab.evaluation.scores import score_rows
 from seglab.figures import style
 from seglab.figures.comparison import WIDTH
 from seglab.figures.slices import (
@@ -142,7 +143,9 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
     note = f"left: {modality}, right: overlay · R = patient's right, anterior on top"
     figure.supxlabel(note, color="0.65", fontsize=10)
     for row, case, slices in zip(grid, cases, chosen, strict=True):
-        words = "\n".join(filter(None, (label, *_patient_text(case))))
+        name, figures = case.patient_id, score_rows(case.score).items()
+        short = [name[at : at + 22] for at in range(0, min(len(name), 66), 22)]
+        words = "\n".join(filter(None, (label, *short, *map(" ".join, figures))))
         row[0].text(
             -0.85, 1, words, transform=row[0].transAxes, va="top", color="white", fontsize=11,
             linespacing=1.6, parse_math=False,
@@ -155,21 +158,6 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
                 _caption(case, rule, position), color="0.75", fontsize=9.5, loc="left"
             )
     return pixels(figure)
-
-
-def _patient_text(case: Case) -> list[str]:
-    """Who a row shows, and the figures of the whole patient."""
-    score, name = case.score, case.patient_id
-    if np.isfinite(score.truth_ml):
-        sizes = [f"tumour {score.truth_ml:.1f} ml", f"predicted {score.pred_ml:.1f} ml"]
-    else:
-        sizes = [f"tumour {score.truth_px:,} px", f"predicted {score.pred_px:,} px"]
-    named = {"Dice": score.dice, "IoU": score.iou, "precision": score.precision}
-    figures = [
-        f"{key} {value:.3f}" if np.isfinite(value) else f"{key} undefined"
-        for key, value in {**named, "recall": score.recall}.items()
-    ]
-    return [*(name[at : at + 22] for at in range(0, min(len(name), 66), 22)), *figures, *sizes]
 
 
 def _caption(case: Case, rule: str, position: int) -> str:

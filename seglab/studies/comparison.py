@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from seglab.evaluation.comparison import (
 from seglab.evaluation.factors import FactorEffects, factor_effects
 from seglab.evaluation.learning_curve import LearningCurve, learning_curve
 from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import SIZES, stratify, summarise
+from seglab.evaluation.scores import SIZES, size_text, stratify, summarise
 from seglab.studies.results import Ablation, Arm, Unit
 from seglab.tracking.tags import ARM, ERROR, VALUES
 
@@ -296,13 +295,6 @@ def arm_scores(arm: Arm) -> ArmScores:
     return ArmScores(arm.name, arm.seeds, patients, values)
 
 
-def tumour_size(score: PatientScore) -> str:
-    """Size of the true tumour, in millilitres where the spacing is known."""
-    if math.isfinite(score.truth_ml):
-        return f"{score.truth_ml:.1f} ml"
-    return f"{score.truth_px:,} px"
-
-
 def compare_strata(
     scores: Sequence[ArmScores], patients: Sequence[PatientScore], baseline: str
 ) -> list[Stratum]:
@@ -313,7 +305,7 @@ def compare_strata(
         part = [s for s, name in zip(patients, sizes, strict=True) if name == size]
         part.sort(key=lambda s: s.truth_px)
         if part:
-            limits = f"{tumour_size(part[0])} to {tumour_size(part[-1])}"
+            limits = " to ".join(size_text(s.truth_ml, s.truth_px) for s in (part[0], part[-1]))
             groups.append((f"{size} tumours", limits, part))
     for grade in sorted({s.grade for s in patients if s.grade}):
         groups.append((f"grade {grade}", "", [s for s in patients if s.grade == grade]))

@@ -81,15 +81,15 @@ def test_the_page_holds_every_patient_and_cause(make_case: MakeCase, tmp_path: P
     cases = [make_case(f"P{off}", off=off, seed=off) for off in (0, 2, 4, 9)]
     analysis = analyse([explain(case) for case in cases])
     data = data_of(written(tmp_path, cases))
-    assert [entry["id"] for entry in data["cases"]] == list(analysis.explanations)
-    assert [cause["name"] for cause in data["causes"]] == [str(c.cause) for c in analysis.costs]
+    assert [entry["patient_id"] for entry in data["cases"]] == list(analysis.explanations)
+    assert [cause["cause"] for cause in data["causes"]] == [str(c.cause) for c in analysis.costs]
     for entry in data["cases"]:
-        assert entry["text"].startswith(entry["id"])
+        assert entry["text"].startswith(entry["patient_id"])
         assert entry["dice"] == pytest.approx(
-            analysis.explanations[entry["id"]].score.dice, abs=1e-4
+            analysis.explanations[entry["patient_id"]].score.dice, abs=1e-4
         )
         agreed = sum(row[1] for row in entry["slices"])
-        assert agreed == analysis.explanations[entry["id"]].score.tp
+        assert agreed == analysis.explanations[entry["patient_id"]].score.tp
 
 
 def test_the_page_loads_nothing(make_case: MakeCase, tmp_path: Path) -> None:
@@ -103,13 +103,13 @@ def test_hostile_names_stay_text(make_case: MakeCase, tmp_path: Path) -> None:
     page = written(tmp_path, [make_case(HOSTILE)], title=HOSTILE)
     assert HOSTILE not in page
     assert page.count("</script>") == 2
-    assert data_of(page)["cases"][0]["id"] == HOSTILE
+    assert data_of(page)["cases"][0]["patient_id"] == HOSTILE
     assert "&lt;/script&gt;" in page
 
 
 def test_placeholders_in_names_are_not_filled_in(make_case: MakeCase, tmp_path: Path) -> None:
     page = written(tmp_path, [make_case("@@SCRIPT@@")], title="@@DATA@@")
-    assert data_of(page)["cases"][0]["id"] == "@@SCRIPT@@"
+    assert data_of(page)["cases"][0]["patient_id"] == "@@SCRIPT@@"
     assert "<h1>@@DATA@@</h1>" in page
 
 
@@ -240,16 +240,16 @@ def test_a_cause_shows_everyone_who_has_it(
     browser.get((tmp_path / "gallery" / "index.html").as_uri())
     assert any(cause["patients"] == 0 < cause["share"] for cause in data["causes"])
     for cause in data["causes"]:
-        expected = {one["id"] for one in data["cases"] if cause["name"] in one["causes"]}
-        expected |= {one["id"] for one in data["cases"] if cause["name"] == one["cause"]}
-        name = f'[data-filter="cause"][data-value="{cause["name"]}"]'
+        expected = {one["patient_id"] for one in data["cases"] if cause["cause"] in one["causes"]}
+        expected |= {one["patient_id"] for one in data["cases"] if cause["cause"] == one["cause"]}
+        name = f'[data-filter="cause"][data-value="{cause["cause"]}"]'
         button = browser.find_element(By.CSS_SELECTOR, name)
         button.click()
         shown = browser.find_elements(By.CSS_SELECTOR, ".card strong")
         assert {one.text for one in shown} == expected
         assert button.find_element(By.TAG_NAME, "em").text.split()[0] == str(len(expected))
         for card in browser.find_elements(By.CSS_SELECTOR, ".card .why"):
-            assert cause["name"] in card.text
+            assert cause["cause"] in card.text
         button.click()
 
 

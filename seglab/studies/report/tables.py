@@ -16,7 +16,8 @@ from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.factors import FactorEffects
 from seglab.evaluation.learning_curve import LearningCurve
 from seglab.evaluation.metrics import PatientScore
-from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation, tumour_size
+from seglab.evaluation.scores import size_text
+from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation
 from seglab.tracking.tags import TUNED, VALUES
 
 NONE = "–"
@@ -211,7 +212,7 @@ def extremes_table(result: ComparedAblation) -> pd.DataFrame:
 
 
 def _change(score: PatientScore, base: float, dice: float) -> str:
-    about = ", ".join(filter(None, (tumour_size(score), score.grade)))
+    about = ", ".join(filter(None, (size_text(score.truth_ml, score.truth_px), score.grade)))
     return f"{score.patient_id} ({about}): {number(base)} → {number(dice)}"
 
 
