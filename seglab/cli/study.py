@@ -146,7 +146,7 @@ def predict(given: argparse.Namespace) -> int:
     from seglab.studies.resolve import open_model, split_parts
 
     bundle = open_model(given.model, open_store)
-    parts = split_parts(given.model, bundle.card, open_store)
+    parts = split_parts(given.model, open_store)
     if not parts:
         print("warning: which patients trained the model is not on record here", file=sys.stderr)
     found = predict(bundle, given.inputs, given.out, parts)

@@ -48,9 +48,7 @@ from seglab.tracking.environment import code_hash, environment_tags
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, Store
 
-INHERITED = (
-    tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SPLIT_HASH, tags.SYNTHETIC,
-)  # fmt: skip
+INHERITED = (tags.ARM, tags.SEED, tags.CONFIG_HASH, tags.DATA_HASH, tags.SYNTHETIC)
 LONGEST_REASON = 500
 
 
@@ -175,7 +173,7 @@ def _register(
     version_tags = {
         tags.CONFIRMATORY: str(opened.confirmatory).lower(),
         tags.PROMOTED_RUN: trained.run.run_id,
-        tags.SPLIT_HASH: trained.data.split.hash,
+        tags.SPLIT_HASH: trained.split.hash,
         tags.ONNX: onnx,
         "test/dice": "unknown" if math.isnan(dice) else f"{dice:.4f}",
     }
@@ -208,7 +206,7 @@ def freeze(trained: TrainedRun) -> FrozenRun:
     was not trained on it.
     """
     members, scores = trained.members, dict[OperatingPoint, list[float]]()
-    folds = members if len({one.data.split.val for one in members}) > 1 else (trained,)
+    folds = members if trained.across_folds else (trained,)
     for one in folds:
         found = score_points(one.predictor, one.data.cache, one.data.split.val)
         for point, dice in found.items():
@@ -263,6 +261,7 @@ def _open(
         **environment_tags(),
         **{key: best.tags[key] for key in INHERITED if key in best.tags},
         **identity,
+        tags.SPLIT_HASH: frozen.trained.split.hash,
         tags.PROMOTED_GIT_COMMIT: best.tags.get(tags.GIT_COMMIT),
         tags.OPERATING_POINT: point,
         tags.DEVICE: str(compute.device),
@@ -283,7 +282,7 @@ def _log_frozen(
     log.json(selection.to_json(), "operating_point.json")
     if rival is not None:
         log.json(rival.selection.to_json(), "operating_point_baseline.json")
-    log_setting(log, config, trained.data, "test")
+    log_setting(log, config, replace(trained.data, split=trained.split), "test")
     started = time.perf_counter()
     frozen.bundle.native(cache, cache.by_id[trained.data.split.val[0]])
     metrics = {"cost/predict_seconds": time.perf_counter() - started}

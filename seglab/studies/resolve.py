@@ -16,11 +16,10 @@ from seglab.core.documents import as_of_today, merge, parse_overrides, parse_yam
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import build_run
 from seglab.data.open import StudyData
-from seglab.data.splits import PARTS, training_patients
+from seglab.data.splits import PARTS, Split, training_patients
 from seglab.learning.bundle import (
     CARD,
     ModelBundle,
-    ModelCard,
     load_bundle,
     make_card,
     read_card,
@@ -159,10 +158,11 @@ def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
         return _load(Path(folder))
 
 
-def split_parts(name: str, card: ModelCard, open_store: Callable[[], Store]) -> dict[str, str]:
+def split_parts(name: str, open_store: Callable[[], Store]) -> dict[str, str]:
     """Patient → part of the split that a model was trained on; empty where nothing tells it.
 
-    Of files, ``split.json`` beside them as a run logged it; of the others, that of their run.
+    Of files, ``split.json`` beside them as a run logged it; of the others, that of the run that
+    logged them: an ensemble's promotion, and not its first run.
     """
     text = "{}"
     with suppress(UserError):
@@ -171,7 +171,7 @@ def split_parts(name: str, card: ModelCard, open_store: Callable[[], Store]) -> 
             text = next((one.read_text("utf-8") for one in near if one.is_file()), text)
         else:
             store = open_store()
-            text = read_artifact(store, store.get_run(card.run_id or ""), SPLIT)
+            text = read_artifact(store, find_model(store, name)[0], SPLIT)
     split = json.loads(text)
     return {one: part for part in PARTS for one in split.get(part, ())}
 
@@ -204,6 +204,20 @@ class TrainedRun:
     predictor: Predictor
     members: tuple[TrainedRun, ...] = ()
     """Of an ensemble: the runs whose probabilities are averaged, this one first."""
+
+    @property
+    def across_folds(self) -> bool:
+        """Whether the members validated on different patients."""
+        return len({one.data.split.val for one in self.members}) > 1
+
+    @property
+    def split(self) -> Split:
+        """The parts as the model saw them: across folds, every patient but the test's trained."""
+        split = self.data.split
+        if not self.across_folds:
+            return split
+        train = tuple(sorted(split.train + split.val))
+        return replace(split, train=train, val=(), redrawn="", sites=())
 
     def bundle(self, point: OperatingPoint) -> ModelBundle:
         """Make a model of it that can be used without the data."""

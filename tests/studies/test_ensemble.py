@@ -22,7 +22,7 @@ from seglab.studies.ensemble import choose_members, load_ensemble
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.prediction import predict
 from seglab.studies.promotion import freeze, promote
-from seglab.studies.resolve import load_trained, open_model
+from seglab.studies.resolve import load_trained, open_model, split_parts
 from seglab.tracking import tags
 from seglab.tracking.store import RunInfo, Store
 
@@ -103,6 +103,11 @@ def test_folds_are_judged_out_of_fold(build: Build, store: Store) -> None:
     assert frozen.selection.patients == len(dices)
     both = {name for one in trained.members for name in one.data.split.train}
     assert both == {name for one in trained.members for name in one.data.split.val}
+    promote(store, "folds", ensemble="folds")
+    test = dict.fromkeys(trained.data.split.test, "test")
+    parts = split_parts("folds@champion", lambda: store)
+    assert parts == dict.fromkeys(both, "train") | test
+    assert set(split_parts(runs[0], lambda: store).values()) == {"train", "val", "test"}
     with pytest.raises(UserError, match="--ensemble seeds: 1 finished run of the kind"):
         choose_members(find_candidates(store, "folds"), "seeds")
 
