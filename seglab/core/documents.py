@@ -50,8 +50,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str, origin: str) -> Any:
-    """Parse YAML text into plain data.
+def parse_yaml(text: str | bytes, origin: str) -> Any:
+    """Parse YAML, in UTF-8 where it is bytes, into plain data.
 
     Raises:
         UserError: not YAML, too large, too deep, an alias or a repeated key; names ``origin``.

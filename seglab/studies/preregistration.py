@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 from seglab.core.errors import UserError
 from seglab.evaluation.comparison import LEVEL, MARGIN
 from seglab.evaluation.statistics import RESAMPLES
+from seglab.studies.resolve import read_artifact
 from seglab.tracking import tags
-from seglab.tracking.artifacts import download
 from seglab.tracking.store import RunInfo, Store
 
 FILE = "plan.json"
@@ -111,12 +110,10 @@ def find_plan(store: Store, experiment: str, parent: RunInfo | None = None) -> A
         return None
     run = max(planned, key=lambda run: parent is not None and run.run_id == parent.run_id)
     made, changes, logged = run.tags[tags.PLAN], [], b"{}"
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        try:
-            download(store, run.run_id, Path(folder), FILE)
-            logged = (Path(folder) / FILE).read_bytes()
-        except UserError:
-            changes.append(f"{FILE} of run {run.run_id} is gone")
+    try:
+        logged = read_artifact(store, run, FILE)
+    except UserError:
+        changes.append(f"{FILE} of run {run.run_id} is gone")
     here = plan_file(store, experiment)
     if file_hash(logged) != made and not changes:
         changes.append(f"{FILE} of run {run.run_id} was changed after it was made")

@@ -99,7 +99,7 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
     """
     names = {key for key in old.metrics if key.startswith(RESULTS)}
     found = [compare_metric(store, old, new, name) for name in sorted(names)]
-    tables = (io.StringIO(read_artifact(store, run, SCORES)) for run in (old, new))
+    tables = (io.StringIO(read_artifact(store, run, SCORES).decode()) for run in (old, new))
     before, after = (list(csv.DictReader(table)) for table in tables)
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         ends = {Path(folder) / "old": old, Path(folder) / "new": new}

@@ -164,11 +164,11 @@ def split_parts(name: str, open_store: Callable[[], Store]) -> dict[str, str]:
     Of files, ``split.json`` beside them as a run logged it; of the others, that of the run that
     logged them: an ensemble's promotion, and not its first run.
     """
-    text = "{}"
+    text = b"{}"
     with suppress(UserError):
         if (path := find_file(name)) is not None:
             near = (one / SPLIT for one in (path, *list(path.absolute().parents)[:2]))
-            text = next((one.read_text("utf-8") for one in near if one.is_file()), text)
+            text = next((one.read_bytes() for one in near if one.is_file()), text)
         else:
             store = open_store()
             text = read_artifact(store, find_model(store, name)[0], SPLIT)
@@ -300,10 +300,10 @@ def open_trained_data(
     return data
 
 
-def read_artifact(store: Store, run: RunInfo, name: str) -> str:
-    """Read a text that a run logged; see :func:`fetch`."""
+def read_artifact(store: Store, run: RunInfo, name: str) -> bytes:
+    """Read a file that a run logged; see :func:`fetch`."""
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        return fetch(store, run, name, Path(folder)).read_text(encoding="utf-8")
+        return fetch(store, run, name, Path(folder)).read_bytes()
 
 
 def fetch(store: Store, run: RunInfo, pattern: str, folder: Path) -> Path:
