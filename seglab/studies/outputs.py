@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from seglab.core.config import RunConfig
+from seglab.core.config import RunConfig, without_local
 from seglab.core.documents import json_text
 from seglab.core.errors import as_warning
 from seglab.core.machine import progress
-from seglab.data.cache import CachedPatient
+from seglab.data.cache import CachedPatient, digest
 from seglab.data.loader import gather
 from seglab.data.open import StudyData
 from seglab.data.splits import save_split, training_patients
@@ -112,7 +112,10 @@ def log_validation(
                 curves = marked(curves, cache.notice)
                 curves.savefig(folder / "curves.png", dpi=100)
             with as_warning("the method is not drawn"):
-                write_method(folder / "method", data, trainer)
+                shown = {tags.METHOD_HASH: method_hash(config, data.cache.data_hash)}
+                if not log.store.find_runs(config.name, shown, ["FINISHED"]):
+                    write_method(folder / "method", data, trainer)
+                log.tags(shown)
         if explanations:
             write_pictures(
                 folder,
@@ -124,6 +127,13 @@ def log_validation(
             )
         log.artifact(folder)
     return final
+
+
+def method_hash(config: RunConfig, data_hash: str) -> str:
+    """Hash of what :func:`write_method` shows, whatever seed, fold, loss and optimiser."""
+    split = config.split.model_copy(update={"fold": 0})
+    blocks = [without_local(one) for one in (config.data, split, config.augment, config.model)]
+    return digest([data_hash, *blocks])[:12]
 
 
 def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:

@@ -46,6 +46,9 @@ LOOKS_LIKE_FLAIR, MISSING_FILES = "seglab.looks_like_flair", "seglab.missing_fil
 SYNTHETIC = "seglab.synthetic"
 """``true`` where the data are phantoms; absent where they are of patients."""
 
+METHOD_HASH = "seglab.method_hash"
+"""Of what pictures of the method show: the first run of an experiment that has it has them."""
+
 # How it ended.
 ERROR = "seglab.error"
 PRUNED = "seglab.pruned_at_epoch"

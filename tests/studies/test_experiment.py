@@ -56,6 +56,18 @@ def steps(store: Store, run_id: str) -> dict[str, list[int]]:
     return {key: [step for step, _ in store.metric_history(run_id, key)] for key in metrics}
 
 
+def test_the_method_looks_alike_whatever_seed_fold_and_loss(small_config: Build) -> None:
+    def shown(**given: Any) -> str:
+        return outputs.method_hash(small_config(**given), "data")
+
+    folds = {"folds": 3, "fold": 0}
+    assert shown(seed=3, loss="dice", name="other") == shown()
+    assert shown(split={**folds, "fold": 2}) == shown(split=folds) != shown()
+    assert outputs.method_hash(small_config(), "other data") != shown()
+    for block in {"model": {"depth": 2}}, {"augment": "mirror"}, {"data": {"context": 1}}:
+        assert shown(**block) != shown()
+
+
 def test_a_run_that_failed_after_its_epochs_is_finished_by_the_same_command(
     small_config: Build, store: Store, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.results import find_ablation
-from seglab.tracking.artifacts import download
+from seglab.tracking.artifacts import download, list_artifacts
 from seglab.tracking.connect import open_store
 from seglab.tracking.openings import openings, record_opening
 from seglab.tracking.run import start_run
@@ -106,7 +106,10 @@ def test_the_whole_study_is_told_from_the_store_alone(
 def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(
     told: tuple[Store, str], page: Page
 ) -> None:
-    found = page["Method"]
+    store, found = told[0], page["Method"]
+    runs = (run for run in store.find_runs("tiny") if run.tags["seglab.kind"] == "train")
+    drawn = ["method/data.png" in list_artifacts(store, run.run_id) for run in runs]
+    assert sorted(drawn) == [False, True], "arms that differ in the loss look alike"
     assert {"Slices of three training patients", "Stages of the network"} <= set(found.pictures)
     assert {"A slice and its augmentations", "Learning curves of the run"} <= set(found.pictures)
     facts = found.facts
@@ -115,7 +118,7 @@ def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(
     assert facts["early stopping"] == "none"
     assert facts["formula"].startswith(("L = BCE", "L = 1 − (2·Σpm + s)"))
     assert "{" not in facts["formula"], "every parameter has its value"
-    run = told[0].get_run(page["Promotion"].facts["run"])
+    run = store.get_run(page["Promotion"].facts["run"])
     assert facts["training time"].startswith(f"{run.metrics['cost/train_seconds']:.1f} s")
     assert any(link.endswith(f"runs/{run.run_id}") for link in page.links)
 

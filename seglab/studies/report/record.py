@@ -22,6 +22,7 @@ from seglab.tracking.tags import (
     ENSEMBLE,
     EVALUATED_RUN,
     KIND,
+    METHOD_HASH,
     OPERATING_POINT,
     PROMOTED_RUN,
     PRUNED,
@@ -86,6 +87,12 @@ class Record:
         if run.run_id not in self._listed:
             self._listed[run.run_id] = list_artifacts(self.store, run.run_id)
         return self._listed[run.run_id]
+
+    def drawn(self, run: RunInfo) -> RunInfo:
+        """The run with the pictures of a run's method: itself, or one of the same method."""
+        shown = run.tags.get(METHOD_HASH)
+        same = [one for one in reversed(self.runs) if shown and one.tags.get(METHOD_HASH) == shown]
+        return next((one for one in (run, *same) if "method/data.png" in self.files(one)), run)
 
     def read(self, run: RunInfo, name: str) -> bytes | None:
         """Return a file that ``run`` logged; None if it did not."""
