@@ -76,9 +76,9 @@ class Data(Block):
     """What the numbers in the segmentations mean; ``auto`` tells by values and file names."""
     require: tuple[Modality, ...] = ()
     """Use only patients that have these modalities too, to compare runs on the same patients."""
-    persons: (
-        Annotated[Path, Field(json_schema_extra=LOCAL), AfterValidator(Path.expanduser)] | None
-    ) = None
+    persons: Annotated[
+        Annotated[Path, AfterValidator(Path.expanduser)] | None, Field(json_schema_extra=LOCAL)
+    ] = None
     """CSV with the columns ``patient``, ``person`` (who is one) and perhaps ``site``."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     """Pixels along the whole (square) frame; sets the scale, cropped or not."""
@@ -278,6 +278,7 @@ class RunConfig(Block):
         """Twelve hex digits over everything that can change the result, and nothing else."""
         meaning = without_local(self)
         meaning.pop("name")
+        meaning["data"]["persons"] = None  # its path once counted; others keep their hash
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

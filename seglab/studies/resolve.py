@@ -270,7 +270,8 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
     if config.hash() != logged.hash() or config.name != logged.name:
         raise UserError(
             f"override '{min(flatten(given))}' would make another run of {run.run_id}: only "
-            "data.root, data.cache, data.workers, train.device and train.threads may be given"
+            "data.root, data.persons, data.cache, data.workers, train.device and train.threads "
+            "may be given"
         )
     return config
 

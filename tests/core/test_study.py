@@ -29,8 +29,8 @@ def test_a_resolved_config_is_itself_a_runnable_file(tmp_path: Path) -> None:
 
 def test_the_hash_follows_the_meaning_and_not_the_machine(tmp_path: Path) -> None:
     base = load(tmp_path, "").run.hash()
-    here = load(tmp_path, "", "data.root=/elsewhere", "data.cache=/c", "train.threads=3", "name=x")
-    assert here.run.hash() == base
+    paths = [f"data.{key}=/elsewhere" for key in ("root", "cache", "persons")]
+    assert load(tmp_path, "", *paths, "train.threads=3", "name=x").run.hash() == base
     for change in ("optim.lr=0.5", "loss=dice", "seed=1", "split.seed=4", "model.depth=3"):
         assert load(tmp_path, "", change).run.hash() != base
 
