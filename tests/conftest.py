@@ -67,7 +67,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config(phantoms: Path, shared_cache: Path) -> Callable[..., RunConfig]:
     """Build the config of a run that takes a second; keyword arguments are laid over it."""
     from seglab.core.documents import merge

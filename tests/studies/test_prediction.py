@@ -16,7 +16,6 @@ from PIL import Image
 from seglab.cli.main import main
 from seglab.data.cache import CacheSettings
 from seglab.data.scans import find_scans
-from seglab.data.sources import brats_nifti
 from seglab.data.sources.base import open_source
 from seglab.studies.prediction import Predictions, predict
 from tests.data.memory import prepare
@@ -155,27 +154,6 @@ def test_a_tiff_of_several_pages_is_a_volume_of_its_own(tmp_path: Path) -> None:
     assert pages == {"patient_1_pred.tif": 10, "patient_2_pred.tif": 7, "patient_pred.tif": 1}
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("foo.tif", "foo_1.tif", "foo_2.tif"), [("foo.tif",), ("foo_1.tif", "foo_2.tif")]),
-        (("volume_1.h5", "volume_1_slice_0.h5"), [("volume_1.h5",), ("volume_1_slice_0.h5",)]),
-        (("foo.nii", "foo.nii.gz"), [("foo.nii",), ("foo.nii.gz",)]),
-        (("P_flair.nii", "P_t1.nii", "P_seg.nii", "P_flair_pred.nii"), [("P_flair.nii",)]),
-    ],
-)
-def test_files_are_grouped_by_their_names(
-    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, ...]]
-) -> None:
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
-    scans, failed = find_scans([tmp_path], ("flair",))
-    assert not failed
-    read = [set(scan.patient.files) - set(scan.seen) for scan in scans]
-    assert sorted(tuple(sorted(path.name for path in paths)) for paths in read) == expected
-    assert len({scan.name for scan in scans}) == len(scans)
-
-
 def test_command_ends_with_2_and_names_what_failed(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,22 +195,6 @@ def test_a_segmentation_beside_the_scan_is_judged_too(scan: Path, tmp_path: Path
     assert not any("segmentation" in text for text in one.warnings)
 
 
-def test_a_scan_with_a_segmentation_is_read_once(
-    scan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_nifti(scan.parent / "case_seg.nii.gz", (head() > 1000).astype(np.uint8), BRATS)
-    reader, read = brats_nifti.read_nifti, []
-
-    def read_nifti(path: Path) -> Any:
-        read.append(path.name)
-        return reader(path)
-
-    monkeypatch.setattr(brats_nifti, "read_nifti", read_nifti)
-    ((found,), _) = find_scans([scan.parent], ("flair",))
-    assert not found.read().labels.any()
-    assert read == ["case_flair.nii.gz", "case_seg.nii.gz"]
-
-
 def test_the_window_is_that_of_training_whatever_the_model_names(
     scan: Path, tmp_path: Path
 ) -> None:
@@ -252,15 +214,6 @@ def test_the_window_is_that_of_training_whatever_the_model_names(
     np.testing.assert_array_equal(prepared.images[0], cache.images[0])
     scan.write_bytes(b"")  # damaged: the model does not need it
     assert only(predict(bundle, [scan.parent], tmp_path / "out")).seen[0] == scan
-
-
-def test_a_broken_dataset_json_is_named_and_stops_no_other_scan(scan: Path) -> None:
-    broken = scan.parent / "set" / "dataset.json"
-    write_nifti(scan.parent / "set" / "c_flair.nii", head(), BRATS)
-    broken.write_text('{"labels": [')
-    (found,), ((path, reason),) = find_scans([scan.parent], ("flair",))
-    assert (found.path, path) == (scan, broken)
-    assert "dataset.json is not the description" in reason
 
 
 def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_path: Path) -> None:
@@ -367,18 +320,6 @@ def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: 
     path = write_nifti(tmp_path / "in" / "small.nii.gz", small, BRATS)
     one = only(predict(nothing, [path], tmp_path / "out"))
     assert any("no tumour" in text and "too little tissue" in text for text in one.warnings)
-
-
-def test_modalities_of_a_patient_become_one_scan(scan: Path, tmp_path: Path) -> None:
-    write_nifti(scan.parent / "case_t1ce.nii.gz", head() + 5, BRATS)
-    ((found,), _) = find_scans([scan.parent], ("t1ce", "flair"))
-    volume = found.read()
-    assert found.name == "case"
-    assert volume.modalities == ("t1ce", "flair")
-    assert np.array_equal(volume.images[1], volume.images[0] - 5)
-    path = found.write(volume.images[0] > 1000, volume, tmp_path)
-    assert path.name == "case_pred.nii.gz"
-    assert np.asarray(nib.load(path).dataobj).sum() == 2 * CUBE_PX
 
 
 def test_trailing_axes_of_the_scan_are_kept_in_the_mask(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,22 +14,17 @@ from huggingface_hub import ModelCard
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.cache import open_cache
 from seglab.data.open import open_data
-from seglab.evaluation.metrics import mean
 from seglab.evaluation.scores import read_csv
-from seglab.learning.operating_point import PLAIN, OperatingPoint
 from seglab.studies import promotion as room
 from seglab.studies.candidates import Candidates
 from seglab.studies.experiment import Plan, train_one
-from seglab.studies.frozen import predict_patient
-from seglab.studies.promotion import freeze, promote
+from seglab.studies.promotion import Promotion, promote
 from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import external_rows
-from seglab.studies.resolve import TrainedRun, load_trained, open_model
+from seglab.studies.resolve import load_trained, open_model
 from seglab.tracking.artifacts import download
-from seglab.tracking.connect import open_store
 from seglab.tracking.run import start_run
 from seglab.tracking.store import Store
 
@@ -40,7 +35,7 @@ Build = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("this_store")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def build(small_config: Build) -> Build:
     def with_test_part(**overrides: object) -> RunConfig:
         return small_config(**({"split": SPLIT, "train": {"epochs": 2}} | overrides))
@@ -58,70 +53,87 @@ def artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
     return folder / name
 
 
-def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> None:
-    """The first opening confirms, a second is refused, a reopened one is marked."""
+class Opened(NamedTuple):
+    """A test that was opened twice: for the better of two runs, and for the other one."""
+
+    best: str
+    other: str
+    first: Promotion
+    again: Promotion
+
+
+@pytest.fixture(scope="module")
+def opened(build: Build, store: Store) -> Opened:
     runs = [trained(store, build(seed=seed)) for seed in (0, 1)]
-    dice = {run: store.get_run(run).metrics["val/dice"] for run in runs}
-    best, other = sorted(runs, key=lambda run: -dice[run])
+    best, other = sorted(runs, key=lambda run: -store.get_run(run).metrics["val/dice"])
     first = promote(store, "small", baseline=other)
-    report = first.to_json()
-    assert report["promoted_run_id"] == best
+    return Opened(best, other, first, promote(store, other, reopen="the baseline was asked for"))
+
+
+def test_the_first_opening_confirms_and_says_of_which_run(opened: Opened, store: Store) -> None:
+    report, record = opened.first.to_json(), store.get_run(opened.first.run_id)
+    assert report["promoted_run_id"] == opened.best
     assert report["confirmatory"] is True
     low, high = report["test/dice_ci"]
     assert low <= report["test/dice"] <= high
-
-    record = store.get_run(first.run_id)
     assert record.status == "FINISHED"
     assert record.tags["seglab.kind"] == "promotion"
     assert record.tags["seglab.confirmatory"] == "true"
-    assert record.tags["seglab.promoted_run_id"] == best
-    assert record.tags["seglab.split_hash"] == store.get_run(best).tags["seglab.split_hash"]
-    assert json.loads(record.tags["seglab.operating_point"]) == first.point.to_dict()
+    assert record.tags["seglab.promoted_run_id"] == opened.best
+    split_hash = store.get_run(opened.best).tags["seglab.split_hash"]
+    assert record.tags["seglab.split_hash"] == split_hash
+    assert json.loads(record.tags["seglab.operating_point"]) == opened.first.point.to_dict()
     expected = {"dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled"}
     assert {f"test/{name}" for name in expected} <= record.metrics.keys()
     assert "test_vs_baseline/diff" in record.metrics
-    answer = f"Sealed test, confirmatory: Dice {record.metrics['test/dice']:.3f}"
-    page = artifact(store, first.run_id, "report/report.html", tmp_path).read_text()
-    assert answer in record.tags["mlflow.note.content"]
-    assert answer in page
 
-    split = json.loads(artifact(store, first.run_id, "split.json", tmp_path).read_text())
-    scores = read_csv(artifact(store, first.run_id, "patients_test.csv", tmp_path))
-    assert sorted(score.patient_id for score in scores) == sorted(split["test"])
-    known = [score.dice for score in scores if math.isfinite(score.dice)]
-    assert record.metrics["test/dice"] == pytest.approx(np.mean(known))
 
-    page = artifact(store, first.run_id, "gallery/index.html", tmp_path).read_text()
-    assert all(score.patient_id in page for score in scores)
-    assert '<p class="notice">synthetic data: phantoms, not patients</p>' in page
+def test_a_second_opening_needs_a_reason_and_is_marked(opened: Opened, store: Store) -> None:
     told: list[Candidates] = []
-    with pytest.raises(UserError, match=first.run_id):
-        promote(store, other, tell=told.append)
+    with pytest.raises(UserError, match=opened.first.run_id):
+        promote(store, opened.other, tell=told.append)
     assert not told
     with pytest.raises(UserError, match="reason"):
-        promote(store, other, reopen="  ")
-    again = promote(store, other, reopen="the baseline was asked for")
+        promote(store, opened.other, reopen="  ")
+    again = opened.again
     tags = store.get_run(again.run_id).tags
     assert tags["seglab.confirmatory"] == "false"
     assert tags["seglab.reopen_reason"] == "the baseline was asked for"
     assert again.to_json()["confirmatory"] is False
     assert again.registered.tags["seglab.confirmatory"] == "false"
     assert again.registered.tags["seglab.synthetic"] == "true"
-    version = store.client.get_model_version_by_alias("small", "champion")
-    folder = tmp_path / "again"
-    check_card(artifact(store, again.run_id, "model_card.md", folder), version.description)
-    assert f"Dice {again.to_json()['test/dice']:.3f}" in version.description
-    with pytest.raises(UserError, match="reopen"):
-        promote(store, best)
 
-    check_champion(build, store, again.run_id)
-    results = artifact(store, again.run_id, "test_results.json", folder).read_text()
+
+def test_the_patients_of_the_test_are_scored_and_shown(
+    opened: Opened, store: Store, tmp_path: Path
+) -> None:
+    run_id = opened.first.run_id
+    record = store.get_run(run_id)
+    split = json.loads(artifact(store, run_id, "split.json", tmp_path).read_text())
+    scores = read_csv(artifact(store, run_id, "patients_test.csv", tmp_path))
+    assert sorted(score.patient_id for score in scores) == sorted(split["test"])
+    known = [score.dice for score in scores if math.isfinite(score.dice)]
+    assert record.metrics["test/dice"] == pytest.approx(np.mean(known))
+    answer = f"Sealed test, confirmatory: Dice {record.metrics['test/dice']:.3f}"
+    page = artifact(store, run_id, "report/report.html", tmp_path).read_text()
+    assert answer in record.tags["mlflow.note.content"]
+    assert answer in page
+    page = artifact(store, run_id, "gallery/index.html", tmp_path).read_text()
+    assert all(score.patient_id in page for score in scores)
+    assert '<p class="notice">synthetic data: phantoms, not patients</p>' in page
+
+
+def test_a_model_card_names_the_evaluations_of_this_very_model(
+    opened: Opened, store: Store, tmp_path: Path
+) -> None:
+    _, other, _, again = opened
+    results = artifact(store, again.run_id, "test_results.json", tmp_path).read_text()
     point = again.point.to_dict()
     moved = {**point, "threshold": 0.05}
     for dice, place, members, at in (
         (0.111, "site", None, point),
         (0.222, "site", None, point),
-        (0.333, "elsewhere", f"{other},{best}", point),
+        (0.333, "elsewhere", f"{other},{opened.best}", point),
         (0.444, "elsewhere", None, moved),
     ):
         own = {"seglab.kind": "evaluation", "seglab.evaluated_run_id": other}
@@ -143,8 +155,12 @@ def test_the_story_of_one_test(build: Build, store: Store, tmp_path: Path) -> No
     assert tested["Dice 0.333"] == tested["Dice 0.444"] == "–"
 
 
-def check_card(path: Path, description: str) -> None:
-    """The card is complete, model hubs read it, and the registry shows it."""
+def test_a_model_card_is_complete_and_model_hubs_read_it(
+    opened: Opened, store: Store, tmp_path: Path
+) -> None:
+    path = artifact(store, opened.again.run_id, "model_card.md", tmp_path)
+    description = store.client.get_model_version_by_alias("small", "champion").description
+    assert f"Dice {opened.again.to_json()['test/dice']:.3f}" in description
     text = path.read_text(encoding="utf-8")
     told = ("Synthetic data", "Not a medical device", "small@champion", "threshold", "licence")
     parts = ("How to use", "Figures", "Data and split", "Recipe", "Failures", "Limits")
@@ -160,8 +176,9 @@ def check_card(path: Path, description: str) -> None:
     assert "nan" not in text.split()
 
 
-def check_champion(build: Build, store: Store, run_id: str) -> None:
-    """MLflow's way, our way and the promotion itself give the same masks."""
+def test_mlflow_and_we_give_the_masks_of_the_promotion(
+    opened: Opened, build: Build, store: Store
+) -> None:
     import mlflow.pyfunc
 
     from seglab.data.labels import target_mask
@@ -178,7 +195,6 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
     assert served.predict(served.input_example).shape == served.input_example.shape
     ours = open_model("small@champion", lambda: store)
     data = open_data(config)
-    counted = store.get_run(run_id)
     total = 0.0
     for patient in source.patients():
         if patient.patient_id in data.split.test:
@@ -188,7 +204,7 @@ def check_champion(build: Build, store: Store, run_id: str) -> None:
             assert np.array_equal(mask, ours.segment(volume).mask)
             hits = np.count_nonzero(mask & truth)
             total += 2 * hits / (np.count_nonzero(mask) + np.count_nonzero(truth))
-    assert total / len(data.split.test) == pytest.approx(counted.metrics["test/dice"])
+    assert total / len(data.split.test) == pytest.approx(opened.again.to_json()["test/dice"])
 
 
 def test_a_run_that_did_not_finish_is_not_promoted(build: Build, store: Store) -> None:
@@ -254,19 +270,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) ->
     monkeypatch.setattr(room, step, dies)
 
 
-@pytest.fixture
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store in which no test was opened."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    return open_store(tmp_path / "mlruns")
-
-
 @pytest.mark.slow
 def test_it_dies_at_every_step_and_comes_to_one_end(
-    own_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+    fresh_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is still the first look at the test."""
-    store = own_store
+    store = fresh_store
     run_id = trained(store, build(name="begun", train={"epochs": 1}))
     for step in STEPS:
         with monkeypatch.context() as patch:
@@ -292,9 +301,9 @@ def test_it_dies_at_every_step_and_comes_to_one_end(
 
 @pytest.mark.slow
 def test_changed_code_or_another_question_is_a_second_look(
-    own_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+    fresh_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = own_store
+    store = fresh_store
     run_id = trained(store, build(name="changed", train={"epochs": 1}))
     with monkeypatch.context() as patch:
         patch.setattr(room, "code_hash", lambda: "before")
@@ -306,35 +315,3 @@ def test_changed_code_or_another_question_is_a_second_look(
     with pytest.raises(UserError, match="reopen"):
         promote(store, run_id)
     assert promote(store, run_id, reopen="a reason").run_id != run.run_id
-
-
-FROZEN_SPLITS = 5
-SLACK = 0.005
-
-
-def dice_on_test(trained: TrainedRun, point: OperatingPoint) -> float:
-    bundle, data = trained.bundle(point), trained.data
-    cache = open_cache(data.cache.path)
-    cases = [predict_patient(bundle, cache, cache.by_id[name]) for name in data.split.test]
-    return mean([case.score.dice for case in cases])
-
-
-@pytest.mark.slow
-def test_the_frozen_setting_loses_nothing_against_plain_on_the_test(
-    small_config: Build, own_store: Store
-) -> None:
-    """Over five splits; the networks are barely trained, so that another setting can help."""
-    store = own_store
-    gains, points = [], set()
-    for seed in range(FROZEN_SPLITS):
-        split = {"seed": seed, "fractions": [0.4, 0.3, 0.3]}
-        config = small_config(name=f"split {seed}", split=split, train={"epochs": 12})
-        run = store.get_run(train_one(Plan(config, "a"), store).run_id)
-        trained = load_trained(store, run)
-        point = freeze(trained).selection.point
-        points.add(point)
-        gains.append(dice_on_test(trained, point) - dice_on_test(trained, PLAIN))
-        print(f"split {seed}: {point}, test Dice {gains[-1]:+.4f} against plain")
-    # One split in which three barely trained patients mislead does not decide.
-    assert np.median(gains) >= -SLACK
-    assert points != {PLAIN}, "nothing was chosen, and nothing was tried"
