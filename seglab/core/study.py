@@ -17,11 +17,13 @@ from seglab.core.factors import FACTOR_KEYS, Design, with_arms
 from seglab.core.search import Range, Search
 
 STUDY_KEYS = (
-    *("seeds", "baseline", "arms", "budget", "tune", "search", "storage"),
+    *("seeds", "baseline", "margin", "arms", "budget", "tune", "search", "storage"),
     *FACTOR_KEYS,
 )
 TIMED_EPOCHS = 1000
 """Epochs of a run that ends by the clock."""
+MARGIN = 0.01
+"""Differences of Dice below it are too small to matter, unless a file says otherwise."""
 
 
 class Tune(Block):
@@ -66,6 +68,8 @@ class Study:
     run: RunConfig
     arms: Mapping[str, RunConfig]
     baseline: str | None
+    margin: float
+    """Of equivalence, in Dice."""
     seeds: tuple[int, ...]
     budget: Budget
     tune: Tune | None
@@ -154,6 +158,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         run=budget.apply(run),
         arms={name: budget.apply(config) for name, config in arms.items()},
         baseline=_baseline(document.get("baseline"), arms),
+        margin=_margin(document.get("margin")),
         seeds=seeds,
         budget=budget,
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
@@ -239,6 +244,14 @@ def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
     if str(given) not in arms:
         raise unknown_name("baseline arm", given, arms)
     return str(given)
+
+
+def _margin(given: Any) -> float:
+    if given is None:
+        return MARGIN
+    if not isinstance(given, float) or not 0 < given < 1:
+        raise UserError(f"margin: {given!r} is not a difference of Dice between 0 and 1")
+    return given
 
 
 def _check_space_key(kind: str, key: str, domain: Range, run: RunConfig) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from seglab.core.errors import UserError, unknown_name
+from seglab.core.study import MARGIN
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, half_widths, spread
 from seglab.evaluation.statistics import (
     RESAMPLES,
@@ -27,7 +28,6 @@ from seglab.evaluation.statistics import (
 )
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
-MARGIN = 0.01
 LEVEL = 0.05
 FEWEST_PATIENTS = 6  # fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %
 
@@ -106,7 +106,11 @@ class Comparison:
 
 
 def compare_arms(
-    arms: Sequence[ArmScores], baseline: str, *, resamples: int = RESAMPLES
+    arms: Sequence[ArmScores],
+    baseline: str,
+    *,
+    margin: float = MARGIN,
+    resamples: int = RESAMPLES,
 ) -> Comparison:
     """Compare every arm with ``baseline``, paired over patients.
 
@@ -124,7 +128,7 @@ def compare_arms(
     differences = means[others] - means[base]
     per_mean = np.array([1 / len(by_seed[i]) + 1 / len(by_seed[base]) for i in others])
     test = paired_test(differences, per_mean, noise, np.random.default_rng(0), resamples)
-    confidence, figures = _judge(test)
+    confidence, figures = _judge(test, margin)
     of_seeds = np.nan_to_num(noise.component) * per_mean
     first = share_first(means, np.random.default_rng(0), min(resamples, 1_999))
     summaries = list(map(_summary, names, by_seed, half_widths(means), first))
@@ -132,7 +136,7 @@ def compare_arms(
         ArmRow(
             **vars(summaries[i]),
             **figures[k],
-            **_of_patients(differences[k], len(others), float(of_seeds[k])),
+            **_of_patients(differences[k], margin, len(others), float(of_seeds[k])),
         )
         for k, i in enumerate(others)
     ]
@@ -142,7 +146,7 @@ def compare_arms(
         patients=patients,
         left_out=left_out,
         sd_run=float(np.sqrt(noise.component)),
-        margin=MARGIN,
+        margin=margin,
         confidence=confidence,
         resamples=resamples,
         warnings=_warnings(by_seed, len(left_out)),
@@ -173,13 +177,13 @@ def _still_needed(row: ArmRow, patients: int) -> ArmRow:
     return replace(row, patients_to_find=find, patients_to_equate=equate)
 
 
-def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
+def _judge(test: PairedTest, margin: float) -> tuple[float, list[dict[str, Any]]]:
     from statsmodels.stats.multitest import multipletests
 
     p_holm = multipletests(test.p, method="holm")[1] if len(test.p) else test.p
     differs = p_holm < LEVEL + 1e-9  # p are multiples of 1 / (resamples + 1), up to rounding
     last_step = LEVEL / max(1, int(np.count_nonzero(~differs)))
-    half, p_equivalence = test.half_width(last_step), test.p_equivalence(MARGIN)
+    half, p_equivalence = test.half_width(last_step), test.p_equivalence(margin)
     columns = {
         "diff": test.diff,
         "error": test.error,
@@ -196,11 +200,13 @@ def _judge(test: PairedTest) -> tuple[float, list[dict[str, Any]]]:
     ]
 
 
-def _of_patients(differences: FloatArray, arms: int, of_seeds: float) -> dict[str, Any]:
+def _of_patients(
+    differences: FloatArray, margin: float, arms: int, of_seeds: float
+) -> dict[str, Any]:
     from scipy.stats import wilcoxon
 
     diff, sd = float(differences.mean()), spread(differences)
-    find, equate = patients_to_decide(diff, sd, MARGIN, LEVEL, arms, of_seeds)
+    find, equate = patients_to_decide(diff, sd, margin, LEVEL, arms, of_seeds)
     return {
         "sd_diff": sd,
         "p_wilcoxon": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,

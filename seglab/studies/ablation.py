@@ -16,7 +16,7 @@ from optuna.trial import Trial
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError, first_line
 from seglab.core.machine import is_locked
-from seglab.core.study import Study
+from seglab.core.study import MARGIN, Study
 from seglab.data.open import StudyData
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import (
@@ -130,6 +130,7 @@ def _run_ablation(
             tags.ARMS: _added(parent, tags.ARMS, hashes),
             tags.BASELINE: str(baseline or next(iter(study.arms))),
             tags.BUDGET: study.budget.per,
+            tags.MARGIN: str(study.margin),
             tags.CONFIRMS: confirms,
             tags.FACTORS: asdict(study.design) if study.design else None,
         }
@@ -165,6 +166,8 @@ def find_finished(study: Study, store: Store, data: SharedData) -> StudyOutcome 
     for parent in store.find_runs(study.name, identity, ["FINISHED"]):
         recorded = json.loads(parent.tags.get(tags.ARMS, "{}"))
         if tags.VERDICTS not in parent.tags or not hashes.items() <= recorded.items():
+            continue
+        if float(parent.tags.get(tags.MARGIN, MARGIN)) != study.margin:
             continue
         values = json.loads(parent.tags.get(tags.TUNED, "{}"))
         plans = plans_of(study, parent.run_id, values)

@@ -175,7 +175,8 @@ class ComparedAblation:
             return None
         seeds = {arm.name: {*arm.seeds} for arm in self.ablation.arms}
         folds = {one.fold for arm in self.ablation.arms for one in arm.runs}
-        return plan.deviations(self.ablation.parent, self.baseline, seeds, folds)
+        margin, parent = self.ablation.margin, self.ablation.parent
+        return plan.deviations(parent, self.baseline, margin, seeds, folds)
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -249,7 +250,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         raise unknown_name("baseline arm", baseline, arms)
     same = [arm for arm in ablation.arms if arm.target == arms[baseline].target]
     scores, design = [arm_scores(arm) for arm in same], ablation.design
-    comparison = compare_arms(scores, baseline)
+    comparison = compare_arms(scores, baseline, margin=ablation.margin)
     others = [arm_scores(arm) for arm in ablation.arms if arm.target != same[0].target]
     budgets = Budgets(ablation.unit, [_spent(arm, ablation) for arm in ablation.arms])
     verdicts = {
@@ -264,7 +265,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         verdicts=verdicts,
         others=[compare_arms([arm], arm.arm).baseline for arm in others],
         budgets=budgets,
-        strata=compare_strata(scores, list(patients.values()), baseline),
+        strata=compare_strata(scores, list(patients.values()), baseline, ablation.margin),
         costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},
         other_scores={arm.name: _other_scores(arm) for arm in ablation.arms},
         dice={
@@ -296,7 +297,7 @@ def arm_scores(arm: Arm) -> ArmScores:
 
 
 def compare_strata(
-    scores: Sequence[ArmScores], patients: Sequence[PatientScore], baseline: str
+    scores: Sequence[ArmScores], patients: Sequence[PatientScore], baseline: str, margin: float
 ) -> list[Stratum]:
     """Compare within thirds by tumour size, and within grades where they are known."""
     sizes = stratify([score.truth_px for score in patients])
@@ -313,7 +314,7 @@ def compare_strata(
     for name, rule, part in groups:
         if len(part) >= FEWEST_PER_STRATUM:
             among = [_among(arm, [s.patient_id for s in part]) for arm in scores]
-            found.append(Stratum(name, rule, compare_arms(among, baseline)))
+            found.append(Stratum(name, rule, compare_arms(among, baseline, margin=margin)))
     return found
 
 

@@ -91,6 +91,7 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "folds": list(study.folds),
         **ANALYSIS,
+        "margin": study.margin,
         "design": asdict(study.design) if study.design else None,
         "budget": study.budget.model_dump(),
         "tune": study.tune.model_dump(exclude_defaults=True) if study.tune else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.errors import UserError
-from seglab.evaluation.comparison import LEVEL, MARGIN
+from seglab.evaluation.comparison import LEVEL
 from seglab.evaluation.statistics import RESAMPLES
 from seglab.studies.resolve import read_artifact
 from seglab.tracking import tags
@@ -21,7 +21,6 @@ ANALYSIS: Mapping[str, Any] = {
     "primary_metric": "val/dice: of a patient over all slices on the native grid",
     "analysis": "paired over patients, seeds averaged; bootstrap-t and between-seed variance, "
     f"{RESAMPLES} resamples; Holm over arms; equivalence by two one-sided tests",
-    "margin": MARGIN,
     "level": LEVEL,
 }
 """What this version does; see docs/statistics.md."""
@@ -45,17 +44,23 @@ class AnalysisPlan:
     """Places where the plan is not what the hash says."""
 
     def deviations(
-        self, parent: RunInfo, baseline: str, seeds: Mapping[str, set[int]], folds: set[int]
+        self,
+        parent: RunInfo,
+        baseline: str,
+        margin: float,
+        seeds: Mapping[str, set[int]],
+        folds: set[int],
     ) -> list[str]:
         """List what was not done as planned.
 
         Args:
             parent: run of the ablation.
             baseline: arm that the others are compared with.
+            margin: of equivalence.
             seeds: complete seeds of every arm that has any.
             folds: that were run.
         """
-        done = {**ANALYSIS, "baseline": baseline, "folds": sorted(folds)}
+        done = {**ANALYSIS, "baseline": baseline, "margin": margin, "folds": sorted(folds)}
         done |= {key: parent.tags.get(tag) for key, tag in TAGS.items()}
         told = [
             f"{key.replace('_', ' ')} is {value}, planned was {self.content.get(key)}"

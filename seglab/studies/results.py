@@ -13,6 +13,7 @@ from typing import Literal
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.factors import Design
+from seglab.core.study import MARGIN
 from seglab.data.names import SYNTHETIC
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import read_csv
@@ -90,6 +91,11 @@ class Ablation:
         """Of the factors whose levels make the arms."""
         told = self.parent.tags.get(tags.FACTORS)
         return Design(**json.loads(told)) if told else None
+
+    @property
+    def margin(self) -> float:
+        """Of equivalence, in Dice."""
+        return float(self.parent.tags.get(tags.MARGIN, MARGIN))
 
     @property
     def notice(self) -> str:

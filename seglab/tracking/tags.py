@@ -20,6 +20,8 @@ SPLIT_HASH, CODE_HASH = "seglab.split_hash", "seglab.code_hash"
 # Of an ablation's parent: its arms with their hashes, the reasons of those that failed, and the
 # search whose best trials it confirms.
 ARMS, BASELINE, BUDGET = "seglab.arms", "seglab.baseline", "seglab.budget"
+MARGIN = "seglab.margin"
+"""Of equivalence; ablations of earlier versions had the default."""
 FACTORS = "seglab.factors"
 """The design whose levels make the arms, as JSON."""
 PLAN = "seglab.plan_hash"

@@ -113,6 +113,7 @@ def test_a_mistaken_modality_or_target_is_named(tmp_path: Path, override: str, s
         ("seeds: [0, 0]", "seeds: 0 is given twice"),
         ("seeds: []", "seeds: the list is empty"),
         ("seeds: [a]", "seeds: .* is not a list of whole numbers"),
+        ("margin: 1", "margin: 1 is not a difference of Dice between 0 and 1"),
         ("arms: {}", "arms: expected"),
         ("arms: {a: {}, b: {loss: bce_dice}}", "arms.b is the same config as arms.a"),
         ("arms: {a: {}, b: {los: bce}}", r"arms\.b: unknown key 'los' \(did you mean 'loss'"),

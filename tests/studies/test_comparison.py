@@ -242,6 +242,18 @@ def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
     assert {row["patients to find it"] for row in rows} == {"–"}
 
 
+def test_the_margin_is_that_of_the_ablation(store: Store) -> None:
+    logged = log_ablation(store, {"base": 0, "same": 0})
+    rows = []
+    for margin in ("0.001", "0.2"):
+        store.set_tag(logged.run_id, "seglab.margin", margin)
+        result = compared(store, logged)
+        assert f"{result.to_json()['margin']:g}" == margin
+        assert {part.comparison.margin for part in result.strata} == {float(margin)}
+        rows += result.rows
+    assert [row.verdict for row in rows] == ["undecided", "equivalent"]
+
+
 def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> None:
     result = compared(store, log_ablation(store, {"base": 0, "up": 0.1}))
     thirds = [part.comparison.patients for part in result.strata if "tumours" in part.name]
@@ -249,7 +261,7 @@ def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> No
     assert volumes == sorted(score.truth_px for score in result.patients.values())
     grades = {part.name: part.comparison.n_patients for part in result.strata[3:]}
     assert grades == {"grade HGG": 9, "grade LGG": 3}
-    assert compare_strata([], [], "base") == []
+    assert compare_strata([], [], "base", 0.01) == []
 
 
 def test_no_table_of_groups_is_shown_where_there_are_none(store: Store) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seglab.evaluation.comparison import LEVEL, MARGIN
+from seglab.core.study import MARGIN
+from seglab.evaluation.comparison import LEVEL
 from seglab.evaluation.statistics import PairedTest, SeedVariance, paired_test, seed_variance
 from tests.evaluation.test_comparison import compare
 from tests.verdicts.simulate import Array, Setting, draw
