@@ -45,10 +45,10 @@ Look at the runs:
 def compare(given: argparse.Namespace) -> int:
     """Compare the arms of an ablation."""
     from seglab.studies.report.page import report_ablation
-    from seglab.studies.results import find_ablation
+    from seglab.studies.results import find_parent
 
     store = open_store()
-    parent = find_ablation(store, given.experiment)
+    parent = find_parent(store, given.experiment, "ablation")
     written = report_ablation(store, parent, baseline=given.baseline, out=given.out)
     assert written.result is not None
     values = {**written.result.to_json(), "report": written.page}

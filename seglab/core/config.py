@@ -310,3 +310,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys in which nested mappings differ, sorted, with the value of each; None where absent."""
+    before, after = flatten(old), flatten(new)
+    pairs = {key: (before.get(key), after.get(key)) for key in sorted(before | after)}
+    return {key: (one, other) for key, (one, other) in pairs.items() if one != other}

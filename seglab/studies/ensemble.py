@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from seglab.core.config import RunConfig, flatten, without_local
+from seglab.core.config import differences, without_local
 from seglab.core.errors import UserError
 from seglab.models.build import Ensemble
 from seglab.studies.candidates import Candidates
@@ -66,7 +66,8 @@ def load_ensemble(
     members = tuple(load_trained(store, run, overrides, shared) for run in runs)
     first = members[0]
     for one in members[1:]:
-        differs = _differences(first.config, one.config) - MAY_DIFFER.get(which, set())
+        configs = without_local(first.config), without_local(one.config)
+        differs = differences(*configs).keys() - MAY_DIFFER.get(which, set())
         if which not in MAY_DIFFER:
             differs = {key for key in differs if key.startswith(("data.", "split."))}
         if differs:
@@ -78,8 +79,3 @@ def load_ensemble(
             raise UserError(f"--ensemble {which}: {one.run.name} has other test patients")
     network = Ensemble(one.predictor.network for one in members)
     return replace(first, predictor=replace(first.predictor, network=network), members=members)
-
-
-def _differences(a: RunConfig, b: RunConfig) -> set[str]:
-    first, second = (flatten(without_local(config)) for config in (a, b))
-    return {key for key in first | second if first.get(key) != second.get(key)}

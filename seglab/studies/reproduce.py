@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from seglab.core.config import RunConfig, flatten
+from seglab.core.config import RunConfig, differences
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
 from seglab.studies.experiment import Plan, train_one
@@ -152,9 +152,5 @@ def compare_environment(before: Mapping[str, Any], run: RunInfo) -> list[str]:
     """Say how code, versions and machine differ from those of a run."""
     now = environment_report(run.tags.get(tags.DEVICE, "cpu"))
     parts = ("code_hash", "git_commit", "versions", "machine")
-    old, new = (flatten({part: one.get(part) for part in parts}) for one in (before, now))
-    return [
-        f"{key}: {old.get(key)} before, {new.get(key)} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    both = ({part: one.get(part) for part in parts} for one in (before, now))
+    return [f"{key}: {old} before, {new} now" for key, (old, new) in differences(*both).items()]

@@ -129,19 +129,20 @@ def arm_hash(config: RunConfig) -> str:
     return config.model_copy(update={"seed": 0, "split": split}).hash()
 
 
-def find_ablation(store: Store, name: str) -> RunInfo:
+def find_parent(store: Store, name: str, kind: Literal["ablation", "sweep"]) -> RunInfo:
     """Find a parent run: the newest of an experiment, or the run of this id.
 
     A search's confirmation is found by its name only where the experiment has no other.
 
     Raises:
-        UserError: no such experiment or run, or it is no ablation.
+        UserError: no such experiment or run, or it is not of this kind.
     """
     found = find(store, name, "experiment", "run")
     runs = found.runs if found.run is None else [found.run]
-    parents = [run for run in runs if run.tags.get(tags.KIND) == "ablation"]
+    parents = [run for run in runs if run.tags.get(tags.KIND) == kind]
     if not parents:
-        raise UserError(f"'{name}' is no ablation and has none: nothing to compare")
+        word = "search" if kind == "sweep" else kind
+        raise UserError(f"'{name}' is no {word} and has none: name another experiment or run")
     return min(parents, key=lambda run: tags.CONFIRMS in run.tags)  # they are newest first
 
 

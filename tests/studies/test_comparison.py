@@ -17,7 +17,7 @@ from seglab.studies.comparison import compare_ablation, compare_strata
 from seglab.studies.report.page import note, render, report_ablation
 from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import scope
-from seglab.studies.results import collect, find_ablation
+from seglab.studies.results import collect, find_parent
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import Store
 from seglab.tracking.tags import ARM_HASH, ARMS, FAILURES
@@ -77,7 +77,7 @@ def test_the_command_prints_the_promised_keys_and_writes_the_report(
 def test_an_ablation_is_found_by_name_and_by_id(store: Store, name: str) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.05}, seeds=[0])
     store.client.set_tag(parent.run_id, "mlflow.runName", "renamed by hand")
-    found = find_ablation(store, parent.run_id if name == "by id" else name)
+    found = find_parent(store, parent.run_id if name == "by id" else name, "ablation")
     assert found.run_id == parent.run_id
     assert collect(store, found).experiment == "losses"
 

@@ -17,7 +17,7 @@ from seglab.core.study import resolve_study
 from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
 from seglab.studies.report.page import SECTIONS, report_experiment
-from seglab.studies.results import find_ablation
+from seglab.studies.results import find_parent
 from seglab.tracking.artifacts import download, list_artifacts
 from seglab.tracking.connect import open_store
 from seglab.tracking.openings import openings, record_opening
@@ -305,7 +305,7 @@ def test_an_ablation_with_results_is_shown_before_an_empty_one_and_a_confirmatio
     ended = {"seglab.kind": "ablation", "seglab.arms": "{}"}
     with start_run(store, "tiny", "tiny · ablation", ended | {"seglab.confirms": "a sweep"}):
         pass
-    assert find_ablation(store, "tiny").run_id == compared.run_id
+    assert find_parent(store, "tiny", "ablation").run_id == compared.run_id
     with start_run(store, "tiny", "tiny · ablation", ended) as empty:
         empty.fail("no arm finished")
     arms = page_of(store, "tiny")["Comparison"]

@@ -7,13 +7,9 @@ changes are added to the base in the order of what they brought.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from seglab.core.documents import merge, nested, parse_overrides, parse_yaml
 from seglab.core.errors import UserError, as_warning
@@ -25,14 +21,14 @@ from seglab.studies.ablation import run_study
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.resolve import (
-    find,
     open_trained_data,
     read_artifact,
     read_config,
     refuse_unfinished,
 )
-from seglab.studies.results import collect
+from seglab.studies.results import collect, find_parent
 from seglab.studies.search.confirm import BASE_ARM, NO_PATIENTS, retrained
+from seglab.studies.search.results import write_experiment
 from seglab.studies.search.space import Params, Space
 from seglab.tracking import tags
 from seglab.tracking.run import resume_run
@@ -125,7 +121,8 @@ def explain(
     Raises:
         UserError: no finished search, one trial, nothing to explain, or no patients to do it on.
     """
-    sweep = _find_sweep(store, name)
+    sweep = find_parent(store, name, "sweep")
+    refuse_unfinished(sweep)
     study = _read_search(store, sweep, overrides)
     if study.run.split.folds:
         raise UserError(f"search '{study.name}': {NO_PATIENTS}")
@@ -145,7 +142,8 @@ def explain(
     told |= {"experiment": study.name, "trial": best.tags.get(tags.ARM, best.name)}
     path = store.folder / "searches" / f"{study.name}.explained.yaml"
     told |= {"config": str(path), "text": text_of(told)}
-    _write(path, study, changes, told)
+    needed, title = space.build(changes.params(told["needed"])), f"{study.name[:80]} explained"
+    write_experiment(path, needed, title, f"Of search '{study.name}': {told['text']}")
     with resume_run(store, sweep.run_id) as log:
         log.json(told, FILE)
         log.text(path.read_text(encoding="utf-8"), "explained.yaml")
@@ -153,16 +151,6 @@ def explain(
         with as_warning("no ladder is drawn"):
             log.figure(marked(_ladder(changes, rungs, result), result.ablation.notice), LADDER)
     return told
-
-
-def _find_sweep(store: Store, name: str) -> RunInfo:
-    found = find(store, name, "experiment", "run")
-    runs = found.runs if found.run is None else [found.run]
-    for run in runs:
-        if run.tags.get(tags.KIND) == "sweep":
-            refuse_unfinished(run)
-            return run
-    raise UserError(f"'{name}' is no search and has none: nothing to explain")
 
 
 def _read_search(store: Store, sweep: RunInfo, overrides: Sequence[str]) -> Study:
@@ -266,19 +254,6 @@ def choose(
 def _figures(row: ArmRow | None) -> dict[str, Any]:
     keys = ("diff", "ci_low", "ci_high", "p_holm", "p_equivalence")
     return {key: getattr(row, key, None) for key in keys}
-
-
-def _write(path: Path, study: Study, changes: Changes, told: Mapping[str, Any]) -> None:
-    config = changes.space.build(changes.params(told["needed"]))
-    document = config.model_copy(update={"name": f"{study.name[:80]} explained"}).to_dict()
-    header = (
-        f"# Of search '{study.name}', {told['trial']}: {RULES[told['rule']]}.\n"
-        f"# Needed: {', '.join(told['needed']) or 'nothing'}; not needed: "
-        f"{', '.join(told['dropped']) or 'nothing'}.\n"
-        f"#   python run_experiment.py {shlex.quote(str(path))}\n"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 def _ladder(changes: Changes, rungs: Sequence[frozenset[str]], result: ComparedAblation) -> Figure:

@@ -13,6 +13,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from seglab.core.config import RunConfig
 from seglab.core.errors import as_warning
 from seglab.core.study import Study
 from seglab.figures.style import marked
@@ -123,34 +124,34 @@ def summarise(study: Study, queue: Queue, parent_run_id: str) -> SearchOutcome:
     return SearchOutcome(study.name, parent_run_id, ended_study(queue), second)
 
 
-def write_best(path: Path, study: Study, best: FrozenTrial) -> None:
-    """Write the best config as an experiment file that gives the same Dice again.
-
-    It names the processor threads: results repeat to the bit with the same number.
-    """
-    threads = best.user_attrs.get(THREADS, 0)
-    config = with_threads(Space.of(study).build(best.params), threads)
-    document = config.model_copy(update={"name": f"{study.name[:80]} best"}).to_dict()
+def write_experiment(path: Path, config: RunConfig, name: str, *comments: str) -> None:
+    """Write a config as an experiment file under another name, and how it is run."""
+    document = config.model_copy(update={"name": name}).to_dict()
     # As it is typed in the folder of the command, which does not name that folder.
     here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    header = (
-        f"# The best of search '{study.name}': trial {best.number:03d}, "
-        f"validation Dice {best.values[0]!r}.\n"
-        "# The best of many is optimistic: over fresh seeds and patients it is usually lower.\n"
-        f"#   python run_experiment.py {shlex.quote(str(here))}\n"
-    )
+    lines = [*comments, f"  python run_experiment.py {shlex.quote(str(here))}"]
+    header = "".join(f"# {line}\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 def on_disk(study: Study, queue: Queue, store: Store, parent_run_id: str) -> SearchOutcome:
-    """Sum up the search, and write its best config as a file that runs."""
+    """Sum up the search, and write its best config as a file that gives the same Dice again."""
     outcome = summarise(study, queue, parent_run_id)
-    if outcome.best is None:
+    if (best := outcome.best) is None:
         return outcome
     folder = store.folder / "searches"
-    folder.mkdir(parents=True, exist_ok=True)
     best_config, report = folder / f"{study.name}.best.yaml", folder / f"{study.name}.html"
-    write_best(best_config, study, outcome.best)
+    # It names the processor threads: results repeat to the bit with the same number.
+    config = with_threads(Space.of(study).build(best.params), best.user_attrs.get(THREADS, 0))
+    write_experiment(
+        best_config,
+        config,
+        f"{study.name[:80]} best",
+        f"The best of search '{study.name}': trial {best.number:03d}, "
+        f"validation Dice {best.values[0]!r}.",
+        "The best of many is optimistic: over fresh seeds and patients it is usually lower.",
+    )
     return replace(outcome, best_config=best_config, report=report if report.exists() else None)
 
 
@@ -162,9 +163,8 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
     parent.metrics({"val/dice": outcome.best.values[0]}, step=len(outcome.rows))
     parent.text(outcome.best_config.read_text(encoding="utf-8"), "best.yaml")
     report = outcome.best_config.with_name(f"{study.name}.html")
-    ended = outcome.study
+    ended, second = outcome.study, outcome.second_objective
     base = outcome.base.values[0] if outcome.base else None
-    second = outcome.second_objective
     notice = notice_of(parent.store.find_runs(parent_run_id=parent.run_id))
     with as_warning("the search has no figures"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is experimental in Optuna, and of few trials
@@ -192,21 +192,17 @@ class SearchProgress:
 
     def __call__(self) -> None:
         """Print what is new."""
+        assert self._study.search is not None
         outcome = summarise(self._study, self._queue, self._log.run_id)
+        best, counts = outcome.best, outcome.trials
+        leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
+        leader += f", {len(outcome.rows) - counts['failed']} of {self._study.search.trials}"
+        values = {f"search/{word}": float(count) for word, count in counts.items()}
+        if best:
+            values["search/best_dice"] = best.values[0]
         for row in outcome.rows:
             if row.number not in self._told:
                 self._told.add(row.number)
-                print(
-                    f"{trial_line(row)}  |  {self._summary(outcome)}", file=sys.stderr, flush=True
-                )
-                if not self._queue.worker.is_here(row.user_attrs.get(OWNER, "")):
-                    continue  # the machine that did it logs it
-                values = {f"search/{word}": float(n) for word, n in outcome.trials.items()}
-                leader = {"search/best_dice": outcome.best.values[0]} if outcome.best else {}
-                self._log.metrics({**values, **leader}, step=len(outcome.rows))
-
-    def _summary(self, outcome: SearchOutcome) -> str:
-        assert self._study.search is not None
-        best, ended = outcome.best, len(outcome.rows) - outcome.trials["failed"]
-        leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
-        return f"{leader}, {ended} of {self._study.search.trials}"
+                print(f"{trial_line(row)}  |  {leader}", file=sys.stderr, flush=True)
+                if self._queue.worker.is_here(row.user_attrs.get(OWNER, "")):
+                    self._log.metrics(values, step=len(outcome.rows))  # each machine its own

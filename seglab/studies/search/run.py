@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import yaml
 
-from seglab.core.config import flatten, without_local
+from seglab.core.config import differences, flatten, without_local
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.open import StudyData
@@ -147,11 +147,9 @@ def open_search(study: Study, space: Space, data: StudyData, store: Store) -> Qu
     identity = json.loads(json.dumps(identity))
     if IDENTITY not in begun.user_attrs:
         begun.set_user_attr(IDENTITY, identity)
-    before, now = (flatten(one) for one in (begun.user_attrs[IDENTITY], identity))
     changed = [
-        f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        f"{key} was {_short(before)}, is {_short(now)}"
+        for key, (before, now) in differences(begun.user_attrs[IDENTITY], identity).items()
     ]
     if changed:
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
