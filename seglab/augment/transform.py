@@ -33,8 +33,8 @@ class Frame:
 
     hw: tuple[int, int]
     pixel_mm: float
-    mirror_axis: int = 1
-    """Array axis (0 rows, 1 columns) that runs from the patient's left to right."""
+    mirror_axis: int | None = 1
+    """Array axis (0 rows, 1 columns) that runs from the patient's left to right; None: neither."""
     neighbours: int = 1  # channels of one modality: a slice with its neighbours
 
 

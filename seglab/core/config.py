@@ -26,6 +26,7 @@ Modality = Literal["flair", "t1", "t1ce", "t2"]
 MODALITIES: tuple[Modality, ...] = ("flair", "t1", "t1ce", "t2")
 """All that a source may hold, in the order of the files of BraTS."""
 Target = Literal["whole", "core", "enhancing"]
+Plane = Literal["axial", "coronal", "sagittal"]
 LabelConvention = Literal["auto", "brats2017", "brats2012", "brats2023", "brats2024", "binary"]
 CHANNELS: dict[str, tuple[Modality, ...]] = {
     "brats-h5": MODALITIES,
@@ -88,6 +89,8 @@ class Data(Block):
     """Grey values of the brain: by mean and SD, median and MAD, or percentiles."""
     normalise_scope: Literal["auto", "slice", "volume"] = "auto"
     """``auto``: per volume where the files keep its scale, per slice where they do not."""
+    plane: Annotated[Plane, Field(json_schema_extra=UNSET)] = "axial"
+    """Of the slices that the network sees; masks and scores are of the files' own slices."""
     context: Annotated[int, Field(ge=0, le=3)] = 0
     """Neighbouring slices on each side given as extra channels (2.5-D)."""
     slices: Literal["all", "brain", "tumour"] = "brain"

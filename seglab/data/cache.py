@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.errors import UserError
-from seglab.data.geometry import Box, resize_images, uncrop
+from seglab.data.geometry import Box, resize_images, turned, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
 from seglab.data.normalise import Method
+from seglab.data.volume import PLANES, UPRIGHT, reorder
 
 if TYPE_CHECKING:  # workers that fill a cache start without it
     from seglab.core.config import Data
@@ -42,6 +43,20 @@ class CacheSettings:
     normalise: Method
     normalise_scope: Literal["auto", "slice", "volume"]
     labels: str = "auto"
+    plane: str = "axial"
+
+    def to_json(self) -> Json:
+        """Plain values; a cache of axial slices is known by those of the time without planes."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("plane", "axial")}
+
+    def axes(self, upright: bool) -> tuple[str, str]:
+        """Where the cached slices run to and the files' own, see :data:`PLANES`."""
+        native = UPRIGHT if upright else PLANES["axial"]
+        return (native if self.plane == "axial" else PLANES[self.plane]), native
+
+    def mirror_axis(self, native: int) -> int | None:
+        """Axis of a cached slice along which left and right lie, ``native`` of the files' own."""
+        return {"axial": native, "coronal": 0, "sagittal": None}[self.plane]
 
     @classmethod
     def from_config(cls, data: Data) -> CacheSettings:
@@ -51,26 +66,41 @@ class CacheSettings:
 
 @dataclass(frozen=True, eq=False)
 class CachedPatient:
-    """One patient's rows, and where they came from."""
+    """One patient's rows, and where they came from; native is as the files hold it."""
 
     patient_id: str
     grade: str | None
     spacing_mm: tuple[float, float, float] | None  # (slice, row, column)
     native_shape: tuple[int, int]  # (H, W) of the source's slices
-    stack_size: int  # slices of the full stack
+    stack_size: int  # native slices of the full stack
     parts_known: bool  # False where a merged mask tells only tumour from the rest
-    box: Box  # native window behind the cached slices
-    tumour_box: Box  # native window around all tumour, where the exact masks are stored
+    axes: tuple[str, str]  # of the cached slices and native ones, see ``CacheSettings.axes``
+    box: Box  # window in the frame behind the cached slices
+    tumour_box: Box  # window in the frame around all tumour, where the exact masks are stored
     first: int  # row in the cache's arrays
-    slice_indices: Ints  # (count,) ascending positions in the full stack
+    slice_indices: Ints  # (S,) ascending positions of native slices in the full stack
+    slice_px: Ints  # (S,) pixels of any tumour in each
     brain_px: Ints  # (count,) native pixels of each slice: of brain,
     tumour_px: Ints  # of the target,
     whole_px: Ints  # of any tumour
 
     @property
     def count(self) -> int:
-        """Rows, one a slice."""
-        return len(self.slice_indices)
+        """Rows, one a cached slice."""
+        return len(self.brain_px)
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(H, W) of a whole slice as it is cached, in native pixels."""
+        shape = (len(self.slice_indices), *self.native_shape)
+        _, height, width = reorder(shape, *self.axes[::-1])
+        return height, width
+
+    @property
+    def row_mm(self) -> float | None:
+        """Millimetres from row to row of the frame."""
+        spacing = self.spacing_mm
+        return None if spacing is None else reorder(spacing, *self.axes[::-1])[1]
 
     @property
     def rows(self) -> slice:
@@ -89,7 +119,8 @@ class Cache:
     Attributes:
         reference: the modality whose brain decided the windows.
         notice: what pages and pictures say of the data; empty where they are of patients.
-        shape: (h, w) of the cached slices; ``upright`` and ``mirror_axis``: how they lie.
+        shape: (h, w) of the cached slices.
+        upright, mirror_axis: how native slices lie; ``flip_axis``: left–right of cached ones.
         data_hash: SHA-256 of what is read of the folder, the same on every machine.
         images: one (N, h, w) uint8 memory map a modality; 0 is background.
         masks_packed: (N, h, ceil(w / 8)) uint8, eight pixels a byte.
@@ -98,7 +129,8 @@ class Cache:
         skipped: (patient id, reason) of the others.
         remarks: what a reader should be told → the patients of which it is true.
         row_patient: (N,) index into ``patients``; -1 where none is used.
-        row_slice, row_tumour_px, row_brain_px: (N,) int32, as in ``CachedPatient``.
+        row_slice: (N,) int32, position in the stack of the plane.
+        row_tumour_px, row_brain_px: (N,) int32, as in ``CachedPatient``.
 
     Args:
         path: the folder; a UserError where a file is absent, unreadable or changed.
@@ -164,22 +196,30 @@ class Cache:
         self.by_id = {patient.patient_id: patient for patient in used}
 
     def _patient(self, entry: Json, rows: slice) -> CachedPatient:
-        spacing = entry["spacing_mm"]
+        spacing, whole_px = entry["spacing_mm"], self._row_whole_px[rows]
+        slices = entry.get("slices", {"indices": self.row_slice[rows], "px": whole_px})
         return CachedPatient(
             **{key: entry[key] for key in ("patient_id", "grade", "stack_size", "parts_known")},
             spacing_mm=None if spacing is None else tuple(spacing),
             native_shape=tuple(entry["native_shape"]),
+            axes=self.settings.axes(self.upright),
             box=Box(*entry["box"]),
             tumour_box=Box(*entry["tumour_box"]),
             first=rows.start,
-            slice_indices=self.row_slice[rows],
+            slice_indices=np.asarray(slices["indices"], np.int32),
+            slice_px=np.asarray(slices["px"], np.int32),
             brain_px=self.row_brain_px[rows],
             tumour_px=self.row_tumour_px[rows],
-            whole_px=self._row_whole_px[rows],
+            whole_px=whole_px,
         )
 
     def _map(self, name: str) -> UInt8:
         return cast("UInt8", np.load(self.path / name, mmap_mode="r"))
+
+    @property
+    def flip_axis(self) -> int | None:
+        """Axis of a cached slice along which left and right lie; None of a sagittal one."""
+        return self.settings.mirror_axis(self.mirror_axis)
 
     @property
     def slices(self) -> int:
@@ -193,7 +233,7 @@ class Cache:
     def native_mask(self, patient: CachedPatient) -> UInt8:
         """Return the source's own mask of the target, exactly: (S, H, W) in {0, 1}."""
         plane = self._native_planes(patient)[self.target]
-        return uncrop(plane, patient.tumour_box, patient.native_shape)
+        return turned(uncrop(plane, patient.tumour_box, patient.frame), patient)
 
     def native_labels(self, patient: CachedPatient) -> UInt8:
         """Return the canonical label map, see :mod:`seglab.data.labels`: (S, H, W)."""
@@ -201,7 +241,7 @@ class Cache:
         labels = planes["whole"] * np.uint8(OEDEMA if patient.parts_known else UNKNOWN_PART)
         labels[planes["core"] > 0] = NON_ENHANCING
         labels[planes["enhancing"] > 0] = ENHANCING
-        return uncrop(labels, patient.tumour_box, patient.native_shape)
+        return turned(uncrop(labels, patient.tumour_box, patient.frame), patient)
 
     def _native_planes(self, patient: CachedPatient) -> dict[str, UInt8]:
         """Target → its mask within the patient's tumour box: (S, h, w) in {0, 1}."""
@@ -214,7 +254,7 @@ class Cache:
     def native_image(self, patient: CachedPatient, modality: int = 0) -> UInt8:
         """Return a cached image on the native grid, for pictures: (S, H, W) uint8."""
         box, levels = patient.box, self.images[modality][patient.rows]
-        return uncrop(resize_images(levels, box[2:]), box, patient.native_shape)
+        return turned(uncrop(resize_images(levels, box[2:]), box, patient.frame), patient)
 
 
 open_cache = Cache  # reads every patient, those of the test too; :mod:`seglab.data.sealed` does not

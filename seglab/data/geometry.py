@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.arrays import bounding_box as smallest_box
+from seglab.data.volume import turn
 
 if TYPE_CHECKING:
     from seglab.data.cache import CachedPatient, CacheSettings
@@ -43,6 +44,15 @@ class Extent(NamedTuple):
 
     frame: Shape  # (H, W)
     content: Box  # around its brain
+    pixel: tuple[float, float] = (1.0, 1.0)  # its height and width, in one unit
+
+    def length(self, axis: int, cached: int, size: int) -> int:
+        """Native pixels behind so many cached ones, of ``size`` along the frame's longer side.
+
+        They are whole, so that cutting needs no resampling.
+        """
+        side = max(length * unit for length, unit in zip(self.frame, self.pixel, strict=True))
+        return max(1, round(cached * side / size / self.pixel[axis]))
 
 
 def bounding_box(inside: NDArray[np.bool_]) -> Box:
@@ -60,19 +70,19 @@ def cached_shape(extents: Iterable[Extent], settings: CacheSettings) -> Shape:
     if settings.crop == "none":
         return size, size
     sides = [min(MULTIPLE, size)] * 2
-    for frame, content in extents:
-        for axis, needed in enumerate(content[2:]):
-            while sides[axis] < size and _native_length(sides[axis], frame, size) < needed:
+    for extent in extents:
+        for axis, needed in enumerate(extent.content[2:]):
+            while sides[axis] < size and extent.length(axis, sides[axis], size) < needed:
                 sides[axis] = min(sides[axis] + MULTIPLE, size)
     return sides[0], sides[1]
 
 
 def place(extent: Extent, shape: Shape, settings: CacheSettings) -> Box:
     """Return the patient's window: around its brain, or the whole square frame."""
-    frame, content = extent
-    height, width = (_native_length(length, frame, settings.image_size) for length in shape)
+    size, content = settings.image_size, extent.content
+    height, width = (extent.length(axis, cached, size) for axis, cached in enumerate(shape))
     if settings.crop == "none":
-        content = Box(0, 0, *frame)
+        content = Box(0, 0, *extent.frame)
     y0, x0 = content.y0 - (height - content.height) // 2, content.x0 - (width - content.width) // 2
     return Box(y0, x0, height, width)
 
@@ -124,23 +134,23 @@ def resize_masks(stack: UInt8, shape: Shape) -> UInt8:
 
 
 def to_native(maps: NDArray[np.float32], patient: CachedPatient) -> NDArray[np.float32]:
-    """Bring maps (S, h, w) of any slices to the native grid (S, H, W): bilinear, 0 outside."""
+    """Bring maps (n, h, w) of cached slices to the native grid (S, H, W): bilinear, 0 outside."""
     box = patient.box
     if maps.shape[1:] == box[2:]:
-        return uncrop(maps, box, patient.native_shape)
-    out = np.zeros((len(maps), *patient.native_shape), np.float32)
-    inside, frame = _overlap(box, patient.native_shape)
+        return turned(uncrop(maps, box, patient.frame), patient)
+    out = np.zeros((len(maps), *patient.frame), np.float32)
+    inside, frame = _overlap(box, patient.frame)
     window = np.empty(box[2:], np.float32)
     for source, target in zip(maps, out[:, *frame], strict=True):
         if source.any():  # slices without brain are common
             _resize_into(window[None], source[None])
             target[:] = window[inside]
-    return out
+    return turned(out, patient)
 
 
-def _native_length(cached: int, frame: Shape, size: int) -> int:
-    """Native pixels behind so many cached ones; whole, so that cutting needs no resampling."""
-    return max(1, round(cached * max(frame) / size))
+def turned(stack: NDArray[Scalar], patient: CachedPatient) -> NDArray[Scalar]:
+    """Turn the whole slices of a plane (n, H', W') to the native ones (S, H, W)."""
+    return np.ascontiguousarray(turn(stack, *patient.axes))
 
 
 def _overlap(

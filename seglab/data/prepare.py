@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -34,7 +34,7 @@ from seglab.data.cache import (
     digest,
     read_json,
 )
-from seglab.data.geometry import Extent, cached_shape, place
+from seglab.data.geometry import cached_shape, place
 from seglab.data.pack import Arrays, Part, pack_part, read_part
 from seglab.data.sources.base import Source
 from seglab.data.volume import Patient
@@ -107,7 +107,7 @@ class _Filler:
         inputs = {
             "format": FORMAT,
             "source": source.name,
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_json(),
             "patients": [[patient.patient_id, patient.grade] for patient in patients],
             "images": [sorted(patient.images) for patient in patients],
             "files": [[str(p.relative_to(source.root)), *s] for p, s in self._sizes.items()],
@@ -158,9 +158,7 @@ class _Filler:
         if not parts:
             reason = f", the first because {next(iter(bad.values()))}" if bad else ""
             raise UserError(f"{self.source.root} has no readable patient{reason}")
-        extents = [
-            Extent(tuple(part.entry["native_shape"]), part.brains[self.reference]) for part in parts
-        ]
+        extents = [part.extent for part in parts if part.extent]
         shape = cached_shape(extents, self.settings)
         for part, extent in zip(parts, extents, strict=True):
             part.entry["box"] = list(place(extent, shape, self.settings))
@@ -170,7 +168,7 @@ class _Filler:
             "synthetic": bool(self.source.phantom),
             "upright": self.source.upright,
             "mirror_axis": self.source.mirror_axis,
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_json(),
             "reference": self.reference,
             "shape": list(shape),
             "patients": [part.entry for part in parts],

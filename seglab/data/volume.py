@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+PLANES = {"axial": "SLP", "coronal": "PLI", "sagittal": "LPI"}
+"""Plane → where slices, rows and columns of (S, H, W) run to in the patient: superior or inferior,
+left, posterior. Axial slices of files lie so, or ``UPRIGHT``."""
+UPRIGHT = "SPL"
+THICKEST = 3.0  # times the pixel: across thicker slices there are steps to see, no anatomy
+_LINES = {"S": 0, "I": 0, "L": 1, "P": 2}
+
+Item = TypeVar("Item")
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass
@@ -64,6 +75,19 @@ class Volume:
         return replace(self, images=images, modalities=tuple(modalities), shared_scales=scales)
 
     @property
+    def why_one_plane(self) -> str:
+        """Why slices of another plane cannot be cut from it; empty where they can."""
+        found, (height, width) = len(self.slice_indices), self.labels.shape[1:]
+        if 2 * found < self.stack_size or np.any(np.diff(self.slice_indices) != 1):
+            return f"its {found} slices of {self.stack_size} are scattered"
+        if self.spacing_mm is None:
+            ratio, told = max(height, width) / found, f"{found} slices of {height}×{width} pixels"
+        else:
+            step, pixel = self.spacing_mm[0], min(self.spacing_mm[1:])
+            ratio, told = step / pixel, f"slices {step:g} mm apart at {pixel:.3g} mm a pixel"
+        return f"{told} are too thick (above {THICKEST:g} to 1)" if ratio > THICKEST else ""
+
+    @property
     def shared_scale(self) -> bool:
         """Whether the slices of every modality share one intensity scale."""
         return all(self.shared_scales)
@@ -77,3 +101,15 @@ class Volume:
             labels=np.ascontiguousarray(np.swapaxes(self.labels, -2, -1)),
             spacing_mm=None if mm is None else (mm[0], mm[2], mm[1]),
         )
+
+
+def reorder(values: Sequence[Item], of: str, to: str) -> tuple[Item, ...]:
+    """Order what belongs to the axes ``of`` as the axes ``to``, see ``PLANES``."""
+    lines = [_LINES[axis] for axis in of]
+    return tuple(values[lines.index(_LINES[axis])] for axis in to)
+
+
+def turn(stack: NDArray[Scalar], of: str, to: str) -> NDArray[Scalar]:
+    """Turn (S, H, W) whose axes run ``of`` so that they run ``to``; a view."""
+    turned = stack.transpose(reorder(range(3), of, to))
+    return np.flip(turned, [place for place, axis in enumerate(to) if axis not in of])

@@ -128,12 +128,12 @@ def frame_of(cache: Cache, patients: Sequence[CachedPatient], context: int) -> F
 
     def pixel_mm(patient: CachedPatient) -> float:
         native_px: float = patient.box.height / cache.shape[0]
-        if patient.spacing_mm is None:
+        if patient.row_mm is None:
             return native_px * FRAME_MM / max(patient.native_shape)
-        return native_px * patient.spacing_mm[1]
+        return native_px * patient.row_mm
 
     typical_mm = float(np.median([pixel_mm(patient) for patient in patients]))
-    return Frame(cache.shape, typical_mm, cache.mirror_axis, 2 * context + 1)
+    return Frame(cache.shape, typical_mm, cache.flip_axis, 2 * context + 1)
 
 
 def prefetch(

@@ -29,7 +29,7 @@ from seglab.models.build import Ensemble, build_model
 
 CARD, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 2
-AXES = {"S": "the top of the head", "P": "the back", "L": "the left"}
+AXES = {"S": "the top of the head", "I": "the neck", "P": "the back", "L": "the left"}
 NOT_MEDICAL = "research only: not a medical device, and no mask may guide a treatment"
 
 
@@ -70,7 +70,7 @@ class ModelCard:
     @property
     def axes(self) -> str:
         """Where slices, rows and columns of (S, H, W) run to in the patient, by :data:`AXES`."""
-        return "SPL" if self.upright else "SLP"
+        return self.settings.axes(self.upright)[1]
 
     def interface(self) -> dict[str, Any]:
         """What :meth:`ModelBundle.predict` takes and gives, in words, for a registered model."""
@@ -172,7 +172,8 @@ class ModelBundle:
         """Segment one volume, whose slices lie as the training's did (``card.upright``).
 
         It holds raw values of the model's modalities, in any order; that which places the window
-        is used where it is there too. Raises UserError where a modality is missing.
+        is used where it is there too. Raises UserError where a modality is missing, or the volume
+        has no slices of the model's plane.
         """
         prepared = self.prepare(volume)
         probability, mask, spread = self.native(prepared, prepared.patient)
@@ -186,7 +187,7 @@ class ModelBundle:
         Returns probability, mask, and SD of an ensemble's probabilities: native (S, H, W).
         """
         point = self.card.point
-        predictor = self.predictor.mirrored(cache.mirror_axis) if point.mirror else self.predictor
+        predictor = replace(self.predictor, mirror=point.mirror)
         probability, spread = predictor.with_disagreement(cache, patient)
         return probability, point.apply(probability, patient.slice_indices), spread
 
@@ -202,8 +203,9 @@ class ModelBundle:
         chosen = volume.of((*card.modalities, *beside))
         if card.range_modality:
             chosen = replace(chosen, modalities=(card.range_modality,) * len(chosen.modalities))
-        prepared = SingleVolume(chosen, card.settings, card.shape, len(card.modalities))
-        prepared.upright, prepared.mirror_axis = card.upright, card.mirror_axis
+        inputs = len(card.modalities)
+        prepared = SingleVolume(chosen, card.settings, card.shape, inputs, card.upright)
+        prepared.mirror_axis = card.mirror_axis
         prepared.target, prepared.modalities = card.target, card.modalities
         return prepared
 

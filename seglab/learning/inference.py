@@ -38,6 +38,15 @@ class Mirrored(nn.Module):
         return (direct + mirrored.flip(self.dimension)) / 2
 
 
+def mirrored(network: nn.Module, axis: int | None) -> nn.Module:
+    """Average a network, or each of an ensemble's, over the mirror image; None has none."""
+    if axis is None:
+        return network
+    if isinstance(network, Ensemble):
+        return Ensemble(Mirrored(one, axis) for one in network.members)
+    return Mirrored(network, axis)
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A network with what is needed to run it on cached slices."""
@@ -46,6 +55,7 @@ class Predictor:
     compute: Compute
     context: int
     batch_size: int = 32
+    mirror: bool = False  # whether logits are averaged over the left–right mirror image
 
     @property
     def fills_batches(self) -> bool:
@@ -55,23 +65,16 @@ class Predictor:
         """
         return self.compute.device.type == "cuda"
 
-    def mirrored(self, axis: int) -> Predictor:
-        """Return the predictor whose networks average over the mirror image (:class:`Mirrored`)."""
-        if isinstance(self.network, Ensemble):
-            network: nn.Module = Ensemble(Mirrored(one, axis) for one in self.network.members)
-        else:
-            network = Mirrored(self.network, axis)
-        return replace(self, network=network)
-
     def logits(self, cache: Cache, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
         """Yield rows and their logits (B,1,h,w) float32 at cache scale, batch by batch."""
-        self.network.eval()
+        network = mirrored(self.network, cache.flip_axis) if self.mirror else self.network
+        network.eval()
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
             shown = np.resize(part, self.batch_size) if self.fills_batches else part
             images = self.compute.images(gather(cache, shown, self.context))
             with torch.inference_mode(), self.compute.autocast():
-                logits = self.network(images)[: len(part)]
+                logits = network(images)[: len(part)]
             yield part, logits.float()
 
     def maps(

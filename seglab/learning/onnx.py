@@ -22,7 +22,7 @@ from seglab.data.loader import gather
 from seglab.data.normalise import range_ends
 from seglab.learning.bundle import AXES, NOT_MEDICAL, ModelBundle, ModelCard
 from seglab.learning.device import Compute
-from seglab.learning.inference import Predictor, brain_rows
+from seglab.learning.inference import Predictor, brain_rows, mirrored
 from seglab.models.build import IMAGE_MEAN, IMAGE_SD
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -93,17 +93,18 @@ def describe(card: ModelCard) -> dict[str, str]:
     }
     unit = "percentiles" if settings.normalise == "percentile" else "deviations from the centre"
     height, width = card.shape
+    axes, _ = settings.axes(card.upright)
     return {
         "seglab.name": card.name,
         "seglab.channels": json.dumps(card.channels),
         "seglab.ranges": json.dumps(ranges),
-        "seglab.axes": card.axes,
+        "seglab.axes": axes,
         "seglab.mean_sd": json.dumps([IMAGE_MEAN, IMAGE_SD]),
         "seglab.input": (
             "seglab.channels of a slice (the nearest neighbour where one is absent), as levels q: "
             f"0 is background, 1 to 255 span seglab.ranges ({unit} of the brain, normalise="
             f"{settings.normalise}, scope={settings.normalise_scope}). Slices, rows, columns run "
-            f"to {', '.join(AXES[axis] for axis in card.axes)} (seglab.axes); {height}x{width} px "
+            f"to {', '.join(AXES[axis] for axis in axes)} (seglab.axes); {height}x{width} px "
             f"around the brain (crop={settings.crop}), of a frame of {settings.image_size}. "
             f"Then (q / 255 - {IMAGE_MEAN}) / {IMAGE_SD} (seglab.mean_sd)"
         ),
@@ -147,10 +148,8 @@ def check_onnx(bundle: ModelBundle, path: Path, cache: Cache, patients: Sequence
 
 def _in_float32(bundle: ModelBundle) -> Predictor:
     """A copy of the network on the processor, in float32, mirrored as the point asks."""
-    plain, card = bundle.predictor, bundle.card
+    plain, card, network = bundle.predictor, bundle.card, copy.deepcopy(bundle.predictor.network)
     compute = Compute(torch.device("cpu"), "fp32", plain.compute.threads)
-    network = copy.deepcopy(plain.network).to("cpu")
-    copied = replace(plain, network=network, compute=compute)
-    wanted = copied.mirrored(card.mirror_axis) if card.point.mirror else copied
-    wanted.network.eval()
-    return wanted
+    if card.point.mirror:
+        network = mirrored(network, card.settings.mirror_axis(card.mirror_axis))
+    return replace(plain, network=network.to("cpu").eval(), compute=compute)

@@ -90,15 +90,15 @@ def score_points(
     predictor: Predictor, cache: Cache, validation: Sequence[str]
 ) -> dict[OperatingPoint, list[float]]:
     """Dice of every setting on each validation patient with tumour, in their order."""
-    networks = {False: predictor, True: predictor.mirrored(cache.mirror_axis)}
+    mirrors = (False,) if cache.flip_axis is None else (False, True)
     scores: dict[OperatingPoint, list[float]] = {}
     for name in progress(validation, "operating point", unit="patient"):
         patient = cache.by_id[name]
         truth = cache.native_mask(patient).view(np.bool_)
         if not truth.any():
             continue
-        for mirror, network in networks.items():
-            probability = network.native(cache, patient)
+        for mirror in mirrors:
+            probability = replace(predictor, mirror=mirror).native(cache, patient)
             for point, dice in score_settings(probability, truth, patient.slice_indices):
                 scores.setdefault(replace(point, mirror=mirror), []).append(dice)
     return scores

@@ -19,6 +19,7 @@ from seglab.data.cache import CachedPatient, digest
 from seglab.data.loader import gather
 from seglab.data.open import StudyData
 from seglab.data.splits import save_split, training_patients
+from seglab.data.volume import UPRIGHT
 from seglab.evaluation.failure_report import analyse, best_median_worst
 from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
@@ -141,7 +142,8 @@ def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
     cache = data.cache
     train = sorted((cache.by_id[name] for name in data.split.train), key=_tumour_px)
     places = {len(train) // 4, len(train) // 2, len(train) - 1}
-    largest = {train[place]: int(train[place].tumour_px.argmax()) for place in sorted(places)}
+    shown = [train[place] for place in sorted(places)]
+    largest = {one: int(cache.native_mask(one).sum(axis=(1, 2)).argmax()) for one in shown}
     examples = [
         Example(
             f"{patient.patient_id}, slice {patient.slice_indices[at]}",
@@ -150,14 +152,14 @@ def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
         )
         for patient, at in largest.items()
     ]
-    patient, at = next(reversed(largest.items()))
-    grey, truth = trainer.batches.examples(patient.first + at, AUGMENTED)
-    own = (gather(cache, np.array([patient.first + at]), 0)[..., 0],)
-    images = np.concatenate([*own, grey])
-    masks = np.concatenate([cache.masks(np.array([patient.first + at])), truth])
+    patient = train[-1]
+    row = np.array([patient.first + patient.tumour_px.argmax()])
+    grey, truth = trainer.batches.examples(int(row[0]), AUGMENTED)
+    images = np.concatenate([gather(cache, row, 0)[..., 0], grey])
+    masks = np.concatenate([cache.masks(row), truth])
     figures = {
         "data": data_sheet(examples, cache.modalities, cache.upright),
-        "augmentation": augmentation_sheet(images, masks, cache.upright),
+        "augmentation": augmentation_sheet(images, masks, patient.axes[0] == UPRIGHT),
         "network": network_drawing(
             stages(trainer.network, trainer.channels, cache.shape), trainer.channels
         ),

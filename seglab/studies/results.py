@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seglab.core.config import Data, RunConfig
+from seglab.core.config import LOCAL, Data, RunConfig
 from seglab.core.errors import UserError
 from seglab.core.factors import Design
 from seglab.core.study import MARGIN
@@ -26,7 +26,7 @@ Unit = Literal["samples", "seconds"]
 """Of a budget."""
 SCORES = "patients_val.csv"
 LOCAL_KEYS = frozenset(
-    f"data.{key}" for key, field in Data.model_fields.items() if field.json_schema_extra
+    f"data.{key}" for key, field in Data.model_fields.items() if field.json_schema_extra == LOCAL
 )
 
 

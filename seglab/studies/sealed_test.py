@@ -137,7 +137,7 @@ def _digest(patients: Sequence[CachedPatient]) -> str:
             patient.patient_id,
             list(patient.native_shape),
             patient.slice_indices.tolist(),
-            patient.whole_px.tolist(),
+            patient.slice_px.tolist(),
         ]
         for patient in patients
     ]

@@ -30,7 +30,8 @@ class Placed:
     """The part of a cached patient that geometry looks at."""
 
     box: Box
-    native_shape: tuple[int, int]
+    frame: tuple[int, int]
+    axes: tuple[str, str] = ("SLP", "SLP")
 
 
 def settings(size: int, crop: Literal["brain", "none"] = "brain") -> CacheSettings:

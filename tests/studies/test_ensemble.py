@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -60,10 +61,8 @@ def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> N
 
     members = [load_trained(store, store.get_run(run)) for run in runs]
     cache, name = members[0].data.cache, members[0].data.split.val[0]
-    axis, patient = cache.mirror_axis, cache.by_id[name]
-    predictors = [one.predictor for one in members]
-    if promotion.point.mirror:
-        predictors = [one.mirrored(axis) for one in predictors]
+    patient, mirror = cache.by_id[name], promotion.point.mirror
+    predictors = [replace(one.predictor, mirror=mirror) for one in members]
     maps = np.stack([one.native(cache, patient) for one in predictors])
     champion = open_model("seeds@champion", lambda: store)
     source = open_data_source(build("seeds").data)

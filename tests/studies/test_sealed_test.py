@@ -140,11 +140,11 @@ def test_the_seal_is_of_patients_slices_and_truth(store: Store, data: StudyData)
         with pytest.raises(UserError, match=log.run_id):
             check_sealed(store, other, None)
         opened.unseal(other)
-    more = patient.whole_px.copy()
+    more = patient.slice_px.copy()
     more[0] += 1
     others = (
         replace(data, split=Split(train=train, val=(*val, test[1]), test=test[:1])),
-        with_test(data, whole_px=more),
+        with_test(data, slice_px=more),
         with_test(data, slice_indices=patient.slice_indices + 1),
         with_test(data, native_shape=(48, 49)),
     )

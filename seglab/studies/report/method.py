@@ -88,9 +88,11 @@ def _preprocessing(params: Params, run: RunInfo) -> dict[str, str]:
     scope = "each slice" if params.get("data.normalise_scope") == "slice" else "each volume"
     auto = " (each slice where the files hold slices)"
     scope += auto if params.get("data.normalise_scope") == "auto" else ""
+    plane = params.get("data.plane", "axial")
+    sliced = "" if plane == "axial" else f", {plane} slices"
     near = f", with {context} neighbouring slice{'s'[: context > 1]} on each side as channels"
     return {
-        "input": " and ".join(modalities(params)) + (near if context else ", one slice"),
+        "input": " and ".join(modalities(params)) + (near if context else ", one slice") + sliced,
         "resolution": f"the whole frame scaled to {side} × {side} pixels"
         + (", cut to the brain" if params.get("data.crop") == "brain" else ""),
         "intensity": f"{NORMALISED.get(params.get('data.normalise', ''), '')}, taken from {scope}, "
