@@ -82,7 +82,7 @@ def _keys(kind: str) -> Iterator[Name]:
 
 
 BLOCKS = {
-    "input": ("data", "split"),
+    "input": ("data", "model", "split"),
     "training": ("optim", "schedule", "train", "evaluation"),
 }
 KINDS: Mapping[str, Callable[[str], Iterator[Name]]] = {

@@ -46,12 +46,13 @@ def _types(annotation: Any) -> set[Any]:
 class Component(BaseModel):
     """A registered name with its options; a bare string is a name with defaults."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     registry: ClassVar[Registry[Any]]
     default: ClassVar[str]
     """Taken where only options are given."""
 
     name: str
+    """Of the component; ``python -m seglab list``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,11 +62,13 @@ class Component(BaseModel):
         if not isinstance(given, dict):
             return given
         name, block = str(given.get("name", cls.default)), cls.__name__.lower()
-        options = {key: value for key, value in given.items() if key != "name"}
+        own = {key: value for key, value in given.items() if key in cls.model_fields}
+        options = {key: value for key, value in given.items() if key not in own}
         try:
-            return {"name": name, **cls.registry.options(name, options)}
+            return {**own, "name": name, **cls.registry.options(name, options)}
         except ValidationError as error:
-            raise explain(error, cls.registry[name].options, f"{block}.") from None
+            also = [key for key in cls.model_fields if key != "name"]
+            raise explain(error, cls.registry[name].options, f"{block}.", also) from None
         except UserError as error:
             raise UserError(f"{block}.name: {error}") from None
 

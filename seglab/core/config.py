@@ -48,6 +48,15 @@ class Model(Component):
     """A network of the model registry."""
 
     registry, default = MODELS, "unet"
+    planes: Annotated[tuple[Plane, ...], Field(json_schema_extra=UNSET)] = ()
+    """Train on slices of all these, axial first, and average the probabilities; none: one plane."""
+
+    @field_validator("planes")
+    @classmethod
+    def _axial_and_others(cls, planes: tuple[Plane, ...]) -> tuple[Plane, ...]:
+        if planes and (planes[0] != "axial" or len(planes) < 2 or len({*planes}) < len(planes)):
+            raise ValueError("axial comes first, and coronal, sagittal or both once each")
+        return planes
 
 
 class Loss(Component):
@@ -267,6 +276,12 @@ class RunConfig(Block):
     schedule: Schedule = Schedule()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _one_kind_of_planes(self) -> RunConfig:
+        if self.model.planes and self.data.plane != "axial":
+            raise UserError(f"model.planes: data.plane is {self.data.plane}; leave one of the two")
+        return self
 
     @property
     def input_channels(self) -> int:

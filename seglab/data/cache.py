@@ -117,6 +117,7 @@ class Cache:
     """Some modalities and one target of a cache folder; read-only, shared by processes.
 
     Attributes:
+        further: the same patients in further planes (``model.planes``), but those that have none.
         reference: the modality whose brain decided the windows.
         notice: what pages and pictures say of the data; empty where they are of patients.
         shape: (h, w) of the cached slices.
@@ -138,6 +139,8 @@ class Cache:
         target: what the masks mark, see ``data.target``.
         require: patients whose images of these cannot be read are not used either.
     """
+
+    further: tuple[Cache, ...] = ()
 
     def __init__(
         self,
@@ -220,6 +223,12 @@ class Cache:
     def flip_axis(self) -> int | None:
         """Axis of a cached slice along which left and right lie; None of a sagittal one."""
         return self.settings.mirror_axis(self.mirror_axis)
+
+    def in_planes(self, patient: CachedPatient) -> list[tuple[Cache, CachedPatient]]:
+        """A patient in each plane that it has, with the plane's cache; this one first."""
+        name = patient.patient_id
+        others = [(one, one.by_id[name]) for one in self.further if name in one.by_id]
+        return [(self, patient), *others]
 
     @property
     def slices(self) -> int:

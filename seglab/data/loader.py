@@ -48,10 +48,13 @@ def patient_rows(*patients: CachedPatient) -> Rows:
 class TrainLoader:
     """Draws the training slices, some with tumour, of each epoch from streams of the seed.
 
+    With several ``planes``, of which it has one, ``train.samples_per_epoch`` is shared out.
     Raises UserError where no patient has tumour: there is nothing to learn.
     """
 
-    def __init__(self, cache: Cache, patients: Sequence[str], config: RunConfig) -> None:
+    def __init__(
+        self, cache: Cache, patients: Sequence[str], config: RunConfig, planes: int = 1
+    ) -> None:
         self.cache, self.config = cache, config
         rows = patient_rows(*(cache.by_id[name] for name in patients))
         tumour, brain = cache.row_tumour_px[rows] > 0, cache.row_brain_px[rows] > 0
@@ -62,7 +65,7 @@ class TrainLoader:
         if not len(self.tumour):  # of the whole part: refused by open_data
             told = f"none of the {len(patients)} drawn has tumour (data.target={cache.target})"
             raise UserError(f"train.patients: {told}; take more, or another seed")
-        self.samples = config.train.samples_per_epoch or len(self.rows)
+        self.samples = -(-(config.train.samples_per_epoch or 0) // planes) or len(self.rows)
 
     @property
     def batches(self) -> int:

@@ -241,6 +241,7 @@ class SingleVolume(Cache):
             tumour_px=nothing,
             whole_px=nothing,
         )
+        self.by_id = {volume.patient_id: self.patient}
 
     def native_mask(self, patient: CachedPatient) -> UInt8:
         """Return the mask of the target: (S, H, W) in {0, 1}."""

@@ -44,6 +44,7 @@ class SealedCache(Cache):
         self.by_id = {name: found for name, found in cache.by_id.items() if name not in test}
         self.images = tuple(cast("UInt8", GuardedRows(image, sealed)) for image in cache.images)
         self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
+        self.further = tuple(SealedCache(one, split) for one in cache.further)
 
     def _native_planes(self, patient: CachedPatient) -> dict[str, UInt8]:
         if patient.patient_id in self._test:

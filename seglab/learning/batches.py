@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
@@ -35,6 +36,7 @@ class TensorBatch:
     images: torch.Tensor  # (B,C,H,W) float32, scaled for the network
     masks: torch.Tensor  # (B,1,H,W) float32 in {0,1}
     rows: Rows  # (B,) of the cache
+    patients: Sequence[str]  # (B,) whose slices they are
 
 
 class Batches:
@@ -74,7 +76,9 @@ class Batches:
         else:
             slices = self._read(rows, streams)
         images, masks = self.augment(*slices, streams)
-        return TensorBatch(network_input(images), masks, rows)
+        cache = self.loader.cache
+        owners = [cache.patients[number].patient_id for number in cache.row_patient[rows]]
+        return TensorBatch(network_input(images), masks, rows, owners)
 
     def _read(self, rows: Rows, streams: Streams) -> Slices:
         read = gather(self.loader.cache, rows, self.context), self.loader.cache.masks(rows)
@@ -88,6 +92,16 @@ class Batches:
         shown = images[:, self.context], masks[:, 0]
         grey, truth = (each.round().byte().cpu().numpy() for each in shown)
         return grey, truth
+
+
+def interleave(planes: Sequence[Batches], epoch: int) -> Generator[TensorBatch, None, None]:
+    """Yield one epoch's batches of every plane, in an order drawn by the seed."""
+    stream = np.random.default_rng([planes[0].loader.config.seed, epoch, 3])
+    counts = [one.loader.batches for one in planes]
+    with ExitStack() as stack:
+        epochs = [stack.enter_context(closing(one.epoch(epoch))) for one in planes]
+        for number in stream.permutation(np.repeat(np.arange(len(planes)), counts)):
+            yield next(epochs[number])
 
 
 class ResidentSlices:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class ModelCard:
     """Modality whose range of intensities all are clipped to; None takes each one's own."""
     window: str | None = None
     """Modality whose brain placed the training's windows; None where that is not known."""
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Further planes whose probabilities are averaged, with (h, w) of their slices."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -80,6 +82,7 @@ class ModelCard:
         return {
             "input": f"float32 ({'M, ' * several}S, H, W), raw slices, ascending, without gaps",
             "modalities": list(self.modalities),
+            "planes": [self.settings.plane, *self.shapes],
             "axes": f"{self.axes}: slices, rows and columns run to {runs_to}",
             "levels": f"as stored; normalised inside ({settings.normalise}, "
             f"{settings.normalise_scope})",
@@ -148,6 +151,7 @@ def make_card(
         run_id=run_id,
         notice=cache.notice,
         window=cache.reference,
+        shapes={one.settings.plane: one.shape for one in cache.further},
     )
 
 
@@ -203,8 +207,17 @@ class ModelBundle:
         chosen = volume.of((*card.modalities, *beside))
         if card.range_modality:
             chosen = replace(chosen, modalities=(card.range_modality,) * len(chosen.modalities))
-        inputs = len(card.modalities)
-        prepared = SingleVolume(chosen, card.settings, card.shape, inputs, card.upright)
+        planes = {} if volume.why_one_plane else card.shapes
+        first, *further = (
+            self._in_plane(chosen, plane, shape)
+            for plane, shape in {card.settings.plane: card.shape, **planes}.items()
+        )
+        first.further = tuple(further)
+        return first
+
+    def _in_plane(self, volume: Volume, plane: str, shape: tuple[int, int]) -> SingleVolume:
+        card, settings = self.card, replace(self.card.settings, plane=plane)
+        prepared = SingleVolume(volume, settings, shape, len(card.modalities), card.upright)
         prepared.mirror_axis = card.mirror_axis
         prepared.target, prepared.modalities = card.target, card.modalities
         return prepared

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,12 +102,29 @@ class Predictor:
     def with_disagreement(
         self, cache: Cache, patient: CachedPatient
     ) -> tuple[Float32, Float32 | None]:
-        """Predict a patient; also the SD (S, H, W) of an ensemble's probabilities, 0 to 0.5."""
+        """Predict a patient; also the SD (S, H, W) of an ensemble's probabilities, 0 to 0.5.
+
+        Probabilities are averaged over the planes of the cache; so are those of each member.
+        """
+        planes = cache.in_planes(patient)
         if not isinstance(self.network, Ensemble):
-            return to_native(self.maps(cache, patient)[0], patient), None
+            return average([(one, self.maps(view, one)[0]) for view, one in planes]), None
         members = [replace(self, network=one) for one in self.network.members]
-        maps = np.stack([one.maps(cache, patient)[0] for one in members])
-        return to_native(maps.mean(axis=0), patient), to_native(maps.std(axis=0), patient)
+        maps = [np.stack([each.maps(view, one)[0] for each in members]) for view, one in planes]
+        owners = [one for _, one in planes]
+        mean = average([(one, each.mean(axis=0)) for one, each in zip(owners, maps, strict=True)])
+        if len(planes) == 1:
+            return mean, to_native(maps[0].std(axis=0), patient)
+        native = [average(list(zip(owners, of, strict=True))) for of in zip(*maps, strict=True)]
+        return mean, np.std(native, axis=0)
+
+
+def average(maps: Sequence[tuple[CachedPatient, Float32]]) -> Float32:
+    """Average one patient's maps (n, h, w) of several planes on the native grid (S, H, W)."""
+    first, *others = (to_native(each, patient) for patient, each in maps)
+    for other in others:
+        first += other
+    return first / np.float32(len(maps)) if others else first
 
 
 def brain_rows(cache: Cache, patient: CachedPatient) -> Rows:
@@ -142,19 +159,22 @@ def validate(
 ) -> tuple[list[PatientScore], float]:
     """Score every patient named, in that order; threads score while the next is predicted.
 
-    Returns a score a patient, and the loss averaged over patients with brain; 0 without one.
+    Returns a score a patient, and the loss averaged over patients with brain and their planes; 0
+    without one.
     """
     losses: list[float] = []
 
-    def predicted() -> Iterator[tuple[CachedPatient, Float32]]:
+    def predicted() -> Iterator[list[tuple[CachedPatient, Float32]]]:
         for name in progress(patients, "validation", unit="patient"):
-            maps, value = predictor.maps(cache, cache.by_id[name], loss)
-            losses.extend([] if value is None else [value])
-            yield cache.by_id[name], maps
+            found = []
+            for view, patient in cache.in_planes(cache.by_id[name]):
+                maps, value = predictor.maps(view, patient, loss)
+                losses.extend([] if value is None else [value])
+                found.append((patient, maps))
+            yield found
 
-    def scored(each: tuple[CachedPatient, Float32]) -> PatientScore:
-        patient, maps = each
-        return score(cache, patient, to_native(maps, patient) > threshold, surface=surface)
+    def scored(maps: list[tuple[CachedPatient, Float32]]) -> PatientScore:
+        return score(cache, maps[0][0], average(maps) > threshold, surface=surface)
 
     scores = list(prefetch(scored, predicted(), predictor.compute.threads))
     return scores, sum(losses) / max(len(losses), 1)

@@ -59,8 +59,11 @@ class OnnxCheck:
 def export_onnx(bundle: ModelBundle, path: Path) -> None:
     """Write the network as one ONNX file: image (batch, C, h, w) to logits (batch, 1, h, w).
 
-    Raises UserError where the packages of the extra ``onnx`` are not installed.
+    Raises UserError where the packages of the extra ``onnx`` are not installed, or the model
+    averages planes: the file sees the slices of one.
     """
+    if bundle.card.shapes:
+        raise UserError(f"the model averages planes: axial, {', '.join(bundle.card.shapes)}")
     absent = [name for name in PACKAGES if find_spec(name) is None]
     if absent:
         wanted = " ".join(PACKAGES)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,10 +18,10 @@ from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.machine import progress as with_bar
 from seglab.data.cache import Cache
-from seglab.data.loader import Rows, TrainLoader
+from seglab.data.loader import TrainLoader
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
-from seglab.learning.batches import Batches, TensorBatch
+from seglab.learning.batches import Batches, TensorBatch, interleave
 from seglab.learning.checkpoint import load_state, load_weights, save_state, save_weights
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, validate
@@ -87,11 +86,20 @@ class Trainer:
         self, config: RunConfig, cache: Cache, train: Sequence[str], compute: Compute
     ) -> None:
         self.config, self.cache, self.compute = config, cache, compute
-        torch.manual_seed(config.seed)
-        self.loader = TrainLoader(cache, train, config)
-        self.batches = Batches(self.loader, train, compute)
         self.channels = config.input_channels
-        smallest = min(config.train.batch_size, self.loader.samples)
+        further = [(one, [name for name in train if name in one.by_id]) for one in cache.further]
+        planes = [(cache, train), *((one, names) for one, names in further if names)]
+        for one, _ in planes[1:]:  # refuses slices that the network does not take
+            build_model(config.model, self.channels, one.shape, pretrained=False)
+        torch.manual_seed(config.seed)
+        self.planes = [
+            Batches(TrainLoader(one, names, config, len(planes)), names, compute)
+            for one, names in planes
+        ]
+        self.batches, self.loader = self.planes[0], self.planes[0].loader
+        self.samples = sum(one.loader.samples for one in self.planes)
+        self.steps = sum(one.loader.batches for one in self.planes)
+        smallest = min(config.train.batch_size, *(one.loader.samples for one in self.planes))
         network = build_model(config.model, self.channels, cache.shape, smallest_batch=smallest)
         self.network = network.to(compute.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.network, config.optim, compute.device)
@@ -217,16 +225,16 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
 
 def train_epoch(trainer: Trainer) -> float:
     """Run the steps of the next epoch; return the mean loss over its samples."""
-    progress, train, steps = trainer.progress, trainer.config.train, trainer.loader.batches
+    progress, train, steps = trainer.progress, trainer.config.train, trainer.steps
     read_every = 1 if trainer.compute.device.type == "cpu" else GPU_READ_EVERY
-    unread: list[tuple[Tensor, Rows]] = []
+    unread: list[tuple[Tensor, Sequence[str]]] = []
     total, seen, started = 0.0, 0, time.perf_counter() - progress.train_seconds
     title = f"epoch {progress.epoch + 1}/{train.epochs}"
     trainer.network.train()
-    with closing(trainer.batches.epoch(progress.epoch)) as batches:
+    with closing(interleave(trainer.planes, progress.epoch)) as batches:
         for step, batch in enumerate(with_bar(batches, title, steps, "batch")):
             set_rate(trainer, step)
-            unread.append((train_step(trainer, batch), batch.rows))
+            unread.append((train_step(trainer, batch), batch.patients))
             seen += len(batch.rows)
             progress.train_seconds = time.perf_counter() - started
             is_over = progress.train_seconds >= (train.max_seconds or math.inf)
@@ -244,7 +252,7 @@ def set_rate(trainer: Trainer, step: int) -> None:
     """Set the learning rate by the share of steps or, if closer to its end, of seconds."""
     config, progress = trainer.config, trainer.progress
     train, schedule = config.train, config.schedule
-    done = (progress.epoch + step / trainer.loader.batches) / train.epochs
+    done = (progress.epoch + step / trainer.steps) / train.epochs
     if train.max_seconds is not None:
         done = min(max(done, progress.train_seconds / train.max_seconds), 1.0)
     warmup = min(schedule.warmup_epochs / train.epochs, 0.5)
@@ -312,13 +320,14 @@ def _forward(trainer: Trainer, images: Tensor) -> Tensor:
     return logits
 
 
-def sum_losses(trainer: Trainer, unread: Sequence[tuple[Tensor, Rows]], last_step: int) -> float:
-    """Sum losses over their samples; the last is that of ``last_step``."""
+def sum_losses(
+    trainer: Trainer, unread: Sequence[tuple[Tensor, Sequence[str]]], last_step: int
+) -> float:
+    """Sum losses over their samples, of which the patients are given; the last of ``last_step``."""
     values: list[float] = torch.stack([loss for loss, _ in unread]).cpu().tolist()
-    for i, (value, (_, rows)) in enumerate(zip(values, unread, strict=True)):
+    for i, (value, (_, patients)) in enumerate(zip(values, unread, strict=True)):
         if not math.isfinite(value):
-            owners = np.unique(trainer.cache.row_patient[rows])
-            names = ", ".join(trainer.cache.patients[owner].patient_id for owner in owners)
+            names = ", ".join(dict.fromkeys(patients))
             at = f"epoch {trainer.progress.epoch + 1}, step {last_step + 2 - len(values) + i}"
             raise TrainingDiverged(f"loss is {value} at {at}, in a batch of {names}")
-    return sum(value * len(rows) for value, (_, rows) in zip(values, unread, strict=True))
+    return sum(value * len(patients) for value, (_, patients) in zip(values, unread, strict=True))

@@ -25,7 +25,8 @@ class SharedData:
 
     def of(self, config: RunConfig) -> StudyData:
         """Open the data of a run, or return them opened."""
-        key = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
+        blocks = f"{config.data.model_dump_json()}{config.split.model_dump_json()}"
+        key = f"{blocks}{config.model.planes}"
         if key not in self._opened:
             root = (config.data.root, config.data.source)
             found = open_data(config, warn=self._warn and root not in self._said)

@@ -69,7 +69,8 @@ def load_ensemble(
         configs = without_local(first.config), without_local(one.config)
         differs = differences(*configs).keys() - MAY_DIFFER.get(which, set())
         if which not in MAY_DIFFER:
-            differs = {key for key in differs if key.startswith(("data.", "split."))}
+            same = ("data.", "split.", "model.planes")
+            differs = {key for key in differs if key.startswith(same)}
         if differs:
             told = ", ".join(sorted(differs))
             raise UserError(

@@ -159,8 +159,9 @@ def _plan_arm(
     patients = training_patients(data.split, config)
     trainer = Trainer(config, data.cache, patients, choose_compute(config.train))
     image_hw = data.cache.shape
-    images = trainer.loader.samples * config.train.epochs
-    validated = sum(data.cache.by_id[name].count for name in data.split.val) * config.train.epochs
+    images = trainer.samples * config.train.epochs
+    val = [data.cache.in_planes(data.cache.by_id[name]) for name in data.split.val]
+    validated = sum(one.count for planes in val for _, one in planes) * config.train.epochs
     # A forward pass is about a third of a training step.
     network = f"{config.model} {trainer.channels} {image_hw} {config.train.batch_size}"
     if network not in timed:
@@ -173,7 +174,7 @@ def _plan_arm(
         "image_hw": list(image_hw),
         "parameters_m": count_parameters(trainer.network) / 1e6,
         "gflops_per_image": gflops_per_image(trainer.network, trainer.channels, image_hw),
-        "steps_per_epoch": trainer.loader.batches,
+        "steps_per_epoch": trainer.steps,
         "epochs": config.train.epochs,
         "images": images,
         "estimated_seconds": min(seconds, limit),

@@ -190,6 +190,9 @@ def scan_warnings(
             f"{len(volume.slice_indices)} of {volume.stack_size} slices are there; the others "
             "have no mask"
         )
+    if card.shapes and not prepared.further:
+        planes = " and ".join(card.shapes)
+        warnings.append(f"predicted without {planes} slices: {volume.why_one_plane}")
     warnings += _identity(card, volume, mask)
     if card.shared_scale and not volume.shared_scale:
         warnings.append(

@@ -55,8 +55,13 @@ class OpenedTest:
         """
         if _digest(_test_patients(data))[:_HASH_DIGITS] != self.test_hash:
             raise SealBroken(f"split {data.split.hash} has another test part than was opened")
-        sealed = data.cache
-        return open_cache(sealed.path, sealed.modalities, sealed.target, sealed.require)
+        return _unsealed(data.cache)
+
+
+def _unsealed(cache: Cache) -> Cache:
+    opened = open_cache(cache.path, cache.modalities, cache.target, cache.require)
+    opened.further = tuple(_unsealed(one) for one in cache.further)
+    return opened
 
 
 def check_sealed(

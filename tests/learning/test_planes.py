@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +15,49 @@ import torch
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.study import build_run
+from seglab.data.cache import CacheSettings
 from seglab.data.open import open_data
-from seglab.learning.training import Trainer, fit
-from seglab.studies.prediction import Predictions, predict
+from seglab.data.sealed import SealedCache
+from seglab.learning.bundle import ModelBundle, as_volume
+from seglab.learning.inference import validate
+from seglab.learning.operating_point import OperatingPoint
+from seglab.learning.training import Trainer, fit, train_epoch
+from seglab.studies.prediction import Predicted, predict
 from seglab.studies.sealed_test import _digest
 from tests.learning.bundles import CPU, make_bundle
 
 Stored = Callable[[np.ndarray], np.ndarray]
-AS_CORONAL: Stored = lambda a: a.transpose(0, 2, 1)[:, ::-1]  # noqa: E731  left, inferior, posterior
-AS_SAGITTAL: Stored = lambda a: a.transpose(1, 2, 0)[:, ::-1]  # noqa: E731  posterior, inferior, left
+ALL = ["axial", "coronal", "sagittal"]
+SETTINGS = CacheSettings(64, "brain", "zscore", "volume")
+
+
+def as_coronal(values: np.ndarray) -> np.ndarray:
+    return values.transpose(0, 2, 1)[:, ::-1]  # left, inferior, posterior
+
+
+def as_sagittal(values: np.ndarray) -> np.ndarray:
+    return values.transpose(1, 2, 0)[:, ::-1]  # posterior, inferior, left
 
 
 def patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask (x, y, z), stored left, posterior, superior: a lopsided head, one lesion."""
+    """Image and mask, stored left, posterior, superior: a lopsided head with one lesion."""
     stream = np.random.default_rng(seed)
     at = np.stack(np.mgrid[:40, :44, :32]) - np.array([19, 22, 15])[:, None, None, None]
     brain = (at**2 / np.array([225, 300, 144])[:, None, None, None]).sum(axis=0) < 1
     centre = stream.integers(-6, 7, 3)[:, None, None, None]
-    lesion = brain & (((at - centre) ** 2).sum(axis=0) < stream.integers(9, 30))
+    lesion = brain & (((at - centre) ** 2).sum(axis=0) < stream.integers(12, 30))
     image = np.where(brain, stream.integers(100, 300, brain.shape) + 2 * at[0] + 300 * lesion, 0)
     return image.astype(np.float32), lesion.astype(np.uint8)
 
 
-def write(root: Path, stored: Stored = lambda a: a, affine: Any = None, patients: int = 6) -> Path:
-    for number in range(patients):
+def write(root: Path, stored: Stored = np.asarray, thick: int = 0) -> Path:
+    """Six patients in the layout of BraTS, of the first ``thick`` the slices 5 mm apart."""
+    for number in range(6):
         name = f"BraTS20_Training_{number + 1:03d}"
         (root / name).mkdir(parents=True)
+        affine = np.diag([-1, -1, 5, 1.0]) if number < thick else np.eye(4)
         for part, values in zip(("flair", "seg"), patient(number), strict=True):
-            file = nib.Nifti1Image(stored(values), np.eye(4) if affine is None else affine)
-            nib.save(file, root / name / f"{name}_{part}.nii")
+            nib.save(nib.Nifti1Image(stored(values), affine), root / name / f"{name}_{part}.nii")
     return root
 
 
@@ -70,7 +85,7 @@ def train(run: RunConfig) -> tuple[dict[str, torch.Tensor], list[dict[str, float
 
 @pytest.mark.parametrize(
     ("plane", "stored", "augment"),
-    [("coronal", AS_CORONAL, "default"), ("sagittal", AS_SAGITTAL, "affine")],
+    [("coronal", as_coronal, "default"), ("sagittal", as_sagittal, "affine")],
 )
 def test_a_plane_is_trained_as_volumes_whose_axes_were_permuted(
     tmp_path: Path, plane: str, stored: Stored, augment: str
@@ -80,74 +95,126 @@ def test_a_plane_is_trained_as_volumes_whose_axes_were_permuted(
     weights, figures = train(config(files, plane, augment=augment))
     expected, told = train(config(permuted, augment=augment))
     assert figures == told
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
     axial, _ = train(config(files, augment=augment))
     assert not all(torch.equal(weights[name], axial[name]) for name in weights)
 
 
-@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("plane", ALL)
 def test_a_cached_plane_holds_the_truth_and_the_seal_of_the_files(
     tmp_path: Path, plane: str
 ) -> None:
     root = write(tmp_path / "files")
-    cache = open_data(config(root, plane), warn=False).cache
-    axial = open_data(config(root), warn=False)
-    for name in axial.split.train:
-        one = cache.by_id[name]
+    cache, axial = (open_data(config(root, one), warn=False).cache for one in (plane, "axial"))
+    for name, one in cache.by_id.items():
         truth = np.moveaxis(patient(int(name[-3:]) - 1)[1], -1, 0)
         assert np.array_equal(cache.native_mask(one), truth)
         assert np.array_equal(cache.native_labels(one) > 0, truth > 0)
-        assert _digest([one]) == _digest([axial.cache.by_id[name]])
-    mirrored = open_data(config(root, plane, augment="mirror"), warn=False).cache
-    assert mirrored.flip_axis == (None if plane == "sagittal" else 0)
+        assert _digest([one]) == _digest([axial.by_id[name]])
+    assert cache.flip_axis == (None if plane == "sagittal" else 0)
 
 
 class Bright(torch.nn.Module):
-    """Marks what is brighter than the brain."""
-
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return (image[:, :1] - 0.5) * 40
 
 
-def predicted(folder: Path, spacing: tuple[float, ...], codes: str, **card: Any) -> Predictions:
-    """Predict a head whose voxels have this spacing along L, P, S, stored along ``codes``."""
-    scan = nib.Nifti1Image(patient(0)[0], np.diag([-spacing[0], -spacing[1], spacing[2], 1]))
+def predicted(
+    folder: Path, spacing: tuple[float, ...], codes: str, sizes: tuple[int, ...] = (), **card: Any
+) -> tuple[Predicted, np.ndarray, np.ndarray]:
+    """Mask of what is bright in a head of these spacings along L, P, S, stored along ``codes``.
+
+    Returns what is told of it, the mask and the lesion.
+    """
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1])
+    image, lesion = patient(0)
+    grids = zip(sizes or image.shape, image.shape, strict=True)
+    nearest = np.ix_(*(np.arange(n) * m // n for n, m in grids))
+    scan, truth = (nib.Nifti1Image(one[nearest], affine) for one in (image, lesion))
     there = nib.orientations.axcodes2ornt(tuple(codes))
-    turn = nib.orientations.ornt_transform(nib.io_orientation(scan.affine), there)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), there)
     nib.save(scan.as_reoriented(turn), folder / "case_flair.nii.gz")
-    bundle = make_bundle("flair", **card)
-    object.__setattr__(bundle.predictor, "network", Bright())
-    return predict(bundle, [folder / "case_flair.nii.gz"], folder / "out")
+    bundle = make_bundle("flair", **{"settings": SETTINGS, "target": "whole"} | card)
+    bundle = ModelBundle(bundle.card, replace(bundle.predictor, network=Bright()))
+    (one,) = predict(bundle, [folder / "case_flair.nii.gz"], folder / "out").outputs
+    mask, truth = (nib.as_closest_canonical(each) for each in (nib.load(one.mask), truth))
+    return one, *(np.asarray(each.dataobj) > 0 for each in (mask, truth))
 
 
-@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize(("spacing", "codes"), [((1, 1, 1), "LPS"), ((1, 1, 2.5), "SAR")])
+@pytest.mark.parametrize("plane", ALL)
+@pytest.mark.parametrize(("step", "codes"), [(1, "LPS"), (2.5, "SAR")])
 def test_a_mask_lies_where_the_tumour_does(
-    tmp_path: Path, plane: str, spacing: tuple[float, ...], codes: str
+    tmp_path: Path, plane: str, step: float, codes: str
 ) -> None:
-    from seglab.data.cache import CacheSettings
+    settings = replace(SETTINGS, plane=plane)
+    one, mask, truth = predicted(tmp_path, (1, 1, step), codes, settings=settings)
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+    assert one.volume_ml == pytest.approx(mask.sum() * step / 1000)
 
-    settings = CacheSettings(64, "brain", "zscore", "volume", plane=plane)
-    found = predicted(tmp_path, spacing, codes, settings=settings, target="whole")
-    (one,) = found.outputs
-    truth = nib.Nifti1Image(patient(0)[1], np.diag([-spacing[0], -spacing[1], spacing[2], 1]))
-    mask, truth = (
-        np.asarray(nib.as_closest_canonical(image).dataobj) > 0
-        for image in (nib.load(one.mask), truth)
-    )
-    dice = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-    assert dice > 0.9
-    assert one.volume_ml == pytest.approx(mask.sum() * np.prod(spacing) / 1000)
+
+def test_planes_across_thick_slices_are_left_out_of_a_prediction(tmp_path: Path) -> None:
+    shapes = {"coronal": (64, 64), "sagittal": (64, 64)}
+    told: list[Predicted] = []
+    for planes in ({}, shapes):
+        one, mask, truth = predicted(
+            tmp_path, (0.47, 0.47, 5), "LPS", (512, 512, 31), shapes=planes
+        )
+        assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+        told.append(one)
+    assert "predicted without coronal and sagittal slices: slices 5 mm" in told[1].warnings[0]
+    assert told[0].volume_ml == told[1].volume_ml
+
+
+def test_probabilities_of_planes_are_averaged_on_the_grid_of_the_volume() -> None:
+    volume = as_volume(np.moveaxis(patient(0)[0], -1, 0)[None], ("flair",), shared_scale=True)
+    point = OperatingPoint(0.5, mirror=True)
+    card: dict[str, Any] = {"context": 1, "shape": (64, 64), "point": point}
+    each = [
+        make_bundle("flair", settings=replace(SETTINGS, plane=plane), **card).segment(volume)
+        for plane in ALL
+    ]
+    shapes = dict.fromkeys(ALL[1:], (64, 64))
+    found = make_bundle("flair", settings=SETTINGS, shapes=shapes, **card).segment(volume)
+    mean = np.mean([one.probability for one in each], axis=0)
+    np.testing.assert_allclose(found.probability, mean, atol=1e-6)
+    assert np.abs(each[0].probability - mean).max() > 0.01
+
+
+def test_one_network_is_trained_on_several_planes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write(tmp_path / "files", thick=1)
+    model = {"name": "unet", "base_channels": 2, "depth": 2, "planes": ALL}
+    run = config(root, model=model, split={"fractions": [0.5, 0.5, 0.0]})
+    data = open_data(run)
+    told = "warning: BraTS20_Training_001 has no coronal slices (data.plane): slices 5 mm apart"
+    assert told in capsys.readouterr().err
+    coronal, sagittal = data.cache.further
+    assert isinstance(coronal, SealedCache)
+    assert data.cache.by_id.keys() - sagittal.by_id.keys() == {"BraTS20_Training_001"}
+    trainer = Trainer(run, data.cache, data.split.train, CPU)
+    drawn = [one.loader.samples for one in trainer.planes]
+    assert drawn == [6, 6, 6]
+    train_epoch(trainer)
+    assert trainer.progress.images == sum(drawn)
+    scores, _ = validate(trainer.predictor, data.cache, data.split.val, 0.5)
+    assert len(scores) == len(data.split.val)
+    plain = config(root).hash()
+    assert run.hash() != plain == config(root, model={**model, "planes": []}).hash()
+    for planes, said in ((["coronal"], "axial comes first"), (["axial", "oblique"], "coronal")):
+        with pytest.raises(UserError, match=rf"model\.planes.*{said}"):
+            config(root, model={"planes": planes})
+    with pytest.raises(UserError, match=r"data\.plane is coronal"):
+        config(root, "coronal", model=model)
 
 
 def test_planes_that_cannot_be_cut_are_refused_with_the_reason(
     tmp_path: Path, shared_data: Path
 ) -> None:
-    thick = write(tmp_path / "files", affine=np.diag([-1, -1, 5, 1.0]), patients=3)
+    root = write(tmp_path / "files", thick=3)
     with pytest.raises(UserError, match=r"coronal slices.*5 mm apart at 1 mm.*too thick"):
-        open_data(config(thick, "coronal"), warn=False)
+        open_data(config(root, "coronal"), warn=False)
     slices = {"source": "brats-h5", "root": str(shared_data / "brats20_h5"), "plane": "sagittal"}
-    run = config(thick, data={**slices, "cache": str(tmp_path / "cache"), "on_bad_file": "skip"})
+    run = config(root, data={**slices, "cache": str(tmp_path / "cache"), "on_bad_file": "skip"})
     with pytest.raises(UserError, match=r"no readable patient.*scattered"):
         open_data(run, warn=False)

@@ -88,8 +88,8 @@ def _preprocessing(params: Params, run: RunInfo) -> dict[str, str]:
     scope = "each slice" if params.get("data.normalise_scope") == "slice" else "each volume"
     auto = " (each slice where the files hold slices)"
     scope += auto if params.get("data.normalise_scope") == "auto" else ""
-    plane = params.get("data.plane", "axial")
-    sliced = "" if plane == "axial" else f", {plane} slices"
+    planes = _parsed(params.get("model.planes")) or [params.get("data.plane", "axial")]
+    sliced = "" if planes == ["axial"] else f"; {', '.join(planes)} slices"
     near = f", with {context} neighbouring slice{'s'[: context > 1]} on each side as channels"
     return {
         "input": " and ".join(modalities(params)) + (near if context else ", one slice") + sliced,
@@ -125,7 +125,7 @@ def _network(params: Params, run: RunInfo) -> dict[str, str]:
     options = _options(params, "model")
     return {
         "architecture": _summary(MODELS, options.get("name", "")),
-        "settings": _settings(options, "name"),
+        "settings": _settings(options, "name", "planes"),
         "initial weights": {"none": "random"}.get(w := run.tags.get(tags.WEIGHTS, ""), w),
         "parameters": number(run.metrics.get("cost/parameters_m", math.nan) * 1e6, ",.0f"),
         "operations": number(run.metrics.get("cost/gflops_per_image"), ".3g")
