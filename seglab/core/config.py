@@ -48,15 +48,15 @@ class Model(Component):
     """A network of the model registry."""
 
     registry, default = MODELS, "unet"
-    planes: Annotated[tuple[Plane, ...], Field(json_schema_extra=UNSET)] = ()
-    """Train on slices of all these, axial first, and average the probabilities; none: one plane."""
+    planes: Annotated[tuple[Plane, ...] | None, Field(json_schema_extra=UNSET)] = None
+    """Train on slices of all these, axial first, and average the probabilities; None: one plane."""
 
     @field_validator("planes")
     @classmethod
-    def _axial_and_others(cls, planes: tuple[Plane, ...]) -> tuple[Plane, ...]:
-        if planes and (planes[0] != "axial" or len(planes) < 2 or len({*planes}) < len(planes)):
-            raise ValueError("axial comes first, and coronal, sagittal or both once each")
-        return planes
+    def _axial_and_others(cls, planes: tuple[Plane, ...] | None) -> tuple[Plane, ...] | None:
+        if planes is None or (planes[:1] == ("axial",) and 1 < len(planes) == len({*planes})):
+            return planes
+        raise ValueError("axial comes first, then coronal, sagittal or both, once each")
 
 
 class Loss(Component):

@@ -47,7 +47,8 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     source = open_data_source(config.data)
     cache, _ = fill_cache(config.data, source, warn=warn)
     cache.further = tuple(
-        _further_plane(config.data, plane, source, warn=warn) for plane in config.model.planes[1:]
+        _further_plane(config.data, plane, source, warn=warn)
+        for plane in (config.model.planes or ())[1:]
     )
     among = f"of the {len(cache.patients)} patients in {source.root}"
     if not cache.row_brain_px.any():

@@ -200,7 +200,7 @@ def test_one_network_is_trained_on_several_planes(
     scores, _ = validate(trainer.predictor, data.cache, data.split.val, 0.5)
     assert len(scores) == len(data.split.val)
     plain = config(root).hash()
-    assert run.hash() != plain == config(root, model={**model, "planes": []}).hash()
+    assert run.hash() != plain == config(root, model={**model, "planes": None}).hash()
     for planes, said in ((["coronal"], "axial comes first"), (["axial", "oblique"], "coronal")):
         with pytest.raises(UserError, match=rf"model\.planes.*{said}"):
             config(root, model={"planes": planes})
