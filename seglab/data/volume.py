@@ -112,4 +112,4 @@ def reorder(values: Sequence[Item], of: str, to: str) -> tuple[Item, ...]:
 def turn(stack: NDArray[Scalar], of: str, to: str) -> NDArray[Scalar]:
     """Turn (S, H, W) whose axes run ``of`` so that they run ``to``; a view."""
     turned = stack.transpose(reorder(range(3), of, to))
-    return np.flip(turned, [place for place, axis in enumerate(to) if axis not in of])
+    return np.flip(turned, tuple(place for place, axis in enumerate(to) if axis not in of))
