@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,30 +30,11 @@ COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds
 FEWEST_PER_STRATUM = 2
 TOLERANCE = 0.10
 """Arms whose budgets differ by more than this share are not ranked."""
-METRIC: Mapping[str, str] = {"samples": "cost/images", "seconds": "cost/train_seconds"}
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What one arm was given; means over its finished runs, totals over its tuning."""
-
-    arm: str
-    runs: int
-    images: float
-    """Samples of a run."""
-    train_seconds: float
-    """Of a run."""
-    trials: int = 0
-    """Tuning runs that finished; a failed one has no say in the choice."""
-    trial_images: float = 0.0
-    """Samples of all finished tuning runs together."""
-    trial_seconds: float = 0.0
-
-    def of(self, unit: Unit) -> tuple[float, float]:
-        """Samples or training seconds of a run, and of all tuning runs together."""
-        if unit == "samples":
-            return self.images, self.trial_images
-        return self.train_seconds, self.trial_seconds
+BUDGET: Mapping[Unit, tuple[str, str]] = {
+    "samples": ("images", "trial_images"),
+    "seconds": ("train_seconds", "trial_seconds"),
+}
+"""What must be equal: of a run, and of all tuning runs together."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +42,30 @@ class Budgets:
     """What all arms spent, and which of them may be compared."""
 
     unit: Unit
-    arms: Sequence[Spent]
+    arms: Mapping[str, Mapping[str, float]]
+    """``runs`` that finished and their mean ``images`` (samples) and ``train_seconds``; finished
+    tuning ``trials``, and ``trial_images`` and ``trial_seconds`` of all of them together."""
 
     def differs(self, arm: str, other: str) -> bool:
         """Whether two arms were given budgets too different to rank one above the other."""
-        a, b = (next(spent for spent in self.arms if spent.arm == name) for name in (arm, other))
-        pairs = zip(a.of(self.unit), b.of(self.unit), strict=True)
-        return a.trials != b.trials or any(max(p) > min(p) * (1 + TOLERANCE) for p in pairs)
+        a, b = self.arms[arm], self.arms[other]
+        pairs = [(a[key], b[key]) for key in BUDGET[self.unit]]
+        return a["trials"] != b["trials"] or any(max(p) > min(p) * (1 + TOLERANCE) for p in pairs)
 
     @property
     def all_equal(self) -> bool:
         """Whether every arm may be ranked against every other."""
-        names = [spent.arm for spent in self.arms]
-        return not any(self.differs(a, b) for a in names for b in names)
+        return not any(self.differs(a, b) for a in self.arms for b in self.arms)
 
     def refusal(self) -> str | None:
         """Say why arms are not ranked; None where they may be."""
         if self.all_equal:
             return None
-        told = []
-        for arm in self.arms:
-            run, tuning = arm.of(self.unit)
-            more = f" and {arm.trials} tuning trials of {tuning:,.0f} in all"
-            told.append(f"{arm.arm} {run:,.0f}{more if any(a.trials for a in self.arms) else ''}")
+        told, trials = [], {spent["trials"] for spent in self.arms.values()}
+        for arm, spent in self.arms.items():
+            run, tuning = (spent[key] for key in BUDGET[self.unit])
+            more = f" and {spent['trials']} tuning trials of {tuning:,.0f} in all"
+            told.append(f"{arm} {run:,.0f}{more if any(trials) else ''}")
         noun, remedy = {
             "samples": (
                 "images",
@@ -91,7 +73,7 @@ class Budgets:
             ),
             "seconds": ("seconds of training", "give all of them seconds enough for many steps"),
         }[self.unit]
-        if len({arm.trials for arm in self.arms}) > 1:
+        if len(trials) > 1:
             remedy += "; the same command repeats tuning trials that failed"
         return (
             f"Not ranked: budgets differ by more than {TOLERANCE:.0%} ({noun} a run: "
@@ -221,7 +203,10 @@ class ComparedAblation:
             "confidence": comparison.confidence,
             "resamples": comparison.resamples,
             "sd_run": comparison.sd_run,
-            "budget": {"unit": self.budgets.unit, "arms": [asdict(a) for a in self.budgets.arms]},
+            "budget": {
+                "unit": self.budgets.unit,
+                "arms": [{"arm": arm, **spent} for arm, spent in self.budgets.arms.items()],
+            },
             "costs": self.costs,
             "other_scores": self.other_scores,
             "strata": [stratum.to_json() for stratum in self.strata],
@@ -252,7 +237,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
     scores, design = [arm_scores(arm) for arm in same], ablation.design
     comparison = compare_arms(scores, baseline, margin=ablation.margin)
     others = [arm_scores(arm) for arm in ablation.arms if arm.target != same[0].target]
-    budgets = Budgets(ablation.unit, [_spent(arm, ablation) for arm in ablation.arms])
+    budgets = Budgets(ablation.unit, {arm.name: _spent(arm, ablation) for arm in ablation.arms})
     verdicts = {
         row.arm: NOT_RANKED if budgets.differs(row.arm, baseline) else row.verdict
         for row in comparison.rows
@@ -329,11 +314,15 @@ def _other_scores(arm: Arm) -> dict[str, float]:
     return {key: sum(found[key] for found in by_seed) / len(by_seed) for key in by_seed[0]}
 
 
-def _spent(arm: Arm, ablation: Ablation) -> Spent:
-    images, seconds = METRIC["samples"], METRIC["seconds"]
+def _spent(arm: Arm, ablation: Ablation) -> dict[str, float]:
     trials = sorted(ablation.trials.get(arm.name, ()), key=lambda run: run.start_time)
     # One that failed and was tried again is one trial; one that never finished is none.
     finished = {run.tags[VALUES]: run.metrics for run in trials if run.status == "FINISHED"}
-    tuning = [sum(m.get(key, 0.0) for m in finished.values()) for key in (images, seconds)]
-    own = arm.cost(images), arm.cost(seconds)
-    return Spent(arm.name, len(arm.runs), *own, len(finished), *tuning)
+    return {
+        "runs": len(arm.runs),
+        "images": arm.cost("cost/images"),
+        "train_seconds": arm.cost("cost/train_seconds"),
+        "trials": len(finished),
+        "trial_images": sum(m.get("cost/images", 0.0) for m in finished.values()),
+        "trial_seconds": sum(m.get("cost/train_seconds", 0.0) for m in finished.values()),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from seglab.core.study import Study
 from seglab.data.open import open_data
 from seglab.studies import workers
 from seglab.studies.ablation import run_study
-from seglab.studies.comparison import Budgets, Spent
+from seglab.studies.comparison import Budgets
 from seglab.studies.plan import make_plan, plan_text
 from seglab.studies.queue import DONE, SPENT, Queue
 from seglab.studies.results import collect
@@ -208,6 +209,11 @@ def test_a_budget_of_seconds_ends_runs_by_the_clock_and_keeps_the_warm_up(build:
     assert build(arms=arms, train=train).run.train.epochs == 8
 
 
+def spent(*figures: float) -> dict[str, float]:
+    keys = ("images", "train_seconds", "trials", "trial_images", "trial_seconds")
+    return dict(itertools.zip_longest(keys, figures, fillvalue=0))
+
+
 @pytest.mark.parametrize(
     ("unit", "images", "seconds", "trials", "differs"),
     [
@@ -222,15 +228,14 @@ def test_a_budget_of_seconds_ends_runs_by_the_clock_and_keeps_the_warm_up(build:
 def test_budgets_differ_beyond_a_tenth_of_what_was_declared(
     unit: Any, images: float, seconds: float, trials: int, differs: bool
 ) -> None:
-    arms = [Spent("a", 1, 100, 100), Spent("b", 1, images, seconds, trials)]
-    budgets = Budgets(unit, arms)
+    budgets = Budgets(unit, {"a": spent(100, 100), "b": spent(images, seconds, trials)})
     assert budgets.differs("a", "b") is budgets.differs("b", "a") is differs
     assert budgets.all_equal is not differs
     assert ("Not ranked" in (budgets.refusal() or "")) is differs
 
 
 def test_other_counts_of_tuning_trials_are_told_with_their_remedy() -> None:
-    budgets = Budgets("samples", [Spent("a", 1, 100, 100, 6), Spent("b", 1, 100, 100, 5)])
+    budgets = Budgets("samples", {"a": spent(100, 100, 6), "b": spent(100, 100, 5)})
     refusal = budgets.refusal() or ""
     assert "a 100 and 6 tuning trials of 0 in all, b 100 and 5 tuning trials of 0" in refusal
     assert "repeats tuning trials that failed" in refusal
@@ -238,7 +243,7 @@ def test_other_counts_of_tuning_trials_are_told_with_their_remedy() -> None:
 
 @pytest.mark.parametrize(("unit", "differs"), [("samples", True), ("seconds", False)])
 def test_tuning_on_more_than_a_tenth_more_is_another_budget(unit: Any, differs: bool) -> None:
-    arms = [Spent("a", 1, 100, 100, 6, 600, 600), Spent("b", 1, 100, 100, 6, 661, 659)]
+    arms = {"a": spent(100, 100, 6, 600, 600), "b": spent(100, 100, 6, 661, 659)}
     assert Budgets(unit, arms).differs("a", "b") is differs
 
 

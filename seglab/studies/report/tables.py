@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
@@ -118,11 +117,11 @@ def duration(seconds: float) -> str:
 
 def arm_table(result: ComparedAblation, columns: Columns) -> pd.DataFrame:
     """Lay out figures of the arms; a dash where an arm has none."""
-    spent = {one.arm: asdict(one) for one in result.budgets.arms}
     rows = []
     for summary in result.summaries:
         arm = summary.arm
-        row = {**result.other_scores[arm], **result.costs[arm], **spent[arm], **vars(summary)}
+        spent = {**result.costs[arm], **result.budgets.arms[arm]}
+        row: dict[str, Any] = {**result.other_scores[arm], **spent, **vars(summary)}
         row["verdict"] = result.verdicts.get(arm, IS_BASELINE)
         if row["verdict"] == OTHER_TARGET or not result.budgets.all_equal:
             row["share_first"] = None
@@ -178,7 +177,7 @@ def learning_table(curve: LearningCurve) -> pd.DataFrame:
 
 def cost_table(result: ComparedAblation) -> pd.DataFrame:
     """What each arm costs, and what it was given."""
-    tuned = any(one.trials for one in result.budgets.arms)
+    tuned = any(one["trials"] for one in result.budgets.arms.values())
     return arm_table(result, {**COST, **(TUNING_COST if tuned else {})})
 
 
