@@ -7,12 +7,12 @@ have the confidence of Holm's last step: they leave 0 outside just where an arm 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import MARGIN
@@ -30,16 +30,6 @@ from seglab.evaluation.statistics import (
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 LEVEL = 0.05
 FEWEST_PATIENTS = 6  # fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %
-
-
-@dataclass(frozen=True)
-class ArmScores:
-    """One score of one arm for every seed and patient."""
-
-    arm: str
-    seeds: tuple[int, ...]
-    patients: tuple[str, ...]
-    values: FloatArray  # (seeds, patients); NaN where a patient has no such score
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class Comparison:
 
 
 def compare_arms(
-    arms: Sequence[ArmScores],
+    arms: Mapping[str, pd.DataFrame],
     baseline: str,
     *,
     margin: float = MARGIN,
@@ -114,12 +104,21 @@ def compare_arms(
 ) -> Comparison:
     """Compare every arm with ``baseline``, paired over patients.
 
-    Higher scores are better, as of Dice; the bootstrap draws the same patients for every arm.
-    Raises UserError for no arm, two of one name, an unknown baseline, or where arms lack
-    patients, or no patient has a score in every arm.
+    The bootstrap draws the same patients for every arm.
+
+    Args:
+        arms: scores of each, the higher the better: a row a seed and a column a patient; NaN
+            where a patient has none.
+        baseline: name of an arm.
+        margin: within which a difference does not matter.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: no arm, an unknown baseline, arms that lack patients, or no patient with a
+            score in every arm.
     """
     patients, left_out, by_seed = pair_patients(arms)
-    names = [arm.arm for arm in arms]
+    names = list(arms)
     if baseline not in names:
         raise unknown_name("baseline arm", baseline, names)
     base, noise = names.index(baseline), seed_variance(by_seed)
@@ -233,7 +232,7 @@ def _summary(arm: str, values: FloatArray, half_width: float, first: float) -> A
 
 
 def pair_patients(
-    arms: Sequence[ArmScores],
+    arms: Mapping[str, pd.DataFrame],
 ) -> tuple[tuple[str, ...], tuple[str, ...], list[FloatArray]]:
     """Line up arms by patient: who is compared, who is left out (NaN), (seeds, patients) an arm.
 
@@ -241,19 +240,13 @@ def pair_patients(
     """
     if not arms:
         raise UserError("nothing to compare: no arm has a finished run")
-    name, count = Counter(arm.arm for arm in arms).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"arm '{name}' is given twice")
-    order = list(dict.fromkeys(patient for arm in arms for patient in arm.patients))
-    aligned = []
-    for arm in arms:
-        column = {patient: i for i, patient in enumerate(arm.patients)}
-        absent = [patient for patient in order if patient not in column]
-        if absent:
+    order = list(dict.fromkeys(patient for scores in arms.values() for patient in scores))
+    for name, scores in arms.items():
+        if absent := [patient for patient in order if patient not in scores]:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            told = f"arm '{arm.arm}' has no patient {absent[0]}{more}"
+            told = f"arm '{name}' has no patient {absent[0]}{more}"
             raise UserError(f"{told}: arms are compared on the same patients")
-        aligned.append(arm.values[:, [column[patient] for patient in order]])
+    aligned = [scores[order].to_numpy() for scores in arms.values()]
     scored = ~np.isnan(np.concatenate(aligned)).any(axis=0)
     if not scored.any():
         raise UserError("nothing to compare: no patient has a score in every arm")

@@ -6,14 +6,15 @@ Contrasts of arms within each patient, judged by the test of :mod:`seglab.evalua
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from seglab.core.factors import Design
-from seglab.evaluation.comparison import LEVEL, ArmScores, pair_patients
+from seglab.evaluation.comparison import LEVEL, pair_patients
 from seglab.evaluation.statistics import RESAMPLES, FloatArray, paired_test, seed_variance
 
 
@@ -72,7 +73,7 @@ class FactorEffects:
 
 
 def factor_effects(
-    arms: Sequence[ArmScores], design: Design, *, resamples: int = RESAMPLES
+    arms: Mapping[str, pd.DataFrame], design: Design, *, resamples: int = RESAMPLES
 ) -> FactorEffects | None:
     """Estimate the main effects, and in a full grid the interactions of any two factors.
 
@@ -81,10 +82,10 @@ def factor_effects(
     """
     from statsmodels.stats.multitest import multipletests
 
-    points, by_name = design.points, {arm.arm: arm for arm in arms}
-    if not by_name.keys() >= points.keys() or design.sizes:
+    points = design.points
+    if not arms.keys() >= points.keys() or design.sizes:
         return None
-    patients, _, by_seed = pair_patients([by_name[name] for name in points])
+    patients, _, by_seed = pair_patients({name: arms[name] for name in points})
     levels, keys = np.array(list(points.values())), list(design.levels)
     chosen = list(_contrasts(design))
     weights = np.array([_weights(levels, list(design.levels.values()), one) for one in chosen])

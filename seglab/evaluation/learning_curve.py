@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from seglab.core.factors import Design
-from seglab.evaluation.comparison import LEVEL, ArmScores, pair_patients
+from seglab.evaluation.comparison import LEVEL, pair_patients
 from seglab.evaluation.statistics import RESAMPLES, FloatArray, paired_test, seed_variance
 
 FEWEST_SIZES = 4
@@ -68,23 +69,18 @@ class LearningCurve:
         }
 
 
-def learning_curve(finished: Sequence[ArmScores], design: Design) -> LearningCurve | None:
+def learning_curve(arms: Mapping[str, pd.DataFrame], design: Design) -> LearningCurve | None:
     """Measure and fit the curve; None where the arms are not numbers of training patients.
 
     Raises UserError as :func:`compare_arms` does.
     """
     if not design.sizes:
         return None
-    by_name = {arm.arm: arm for arm in finished}
-    arms = {
-        int(design.sizes[k]): by_name[name]
-        for name, (k,) in design.points.items()
-        if name in by_name
-    }
-    if not arms:
+    named = {int(design.sizes[k]): name for name, (k,) in design.points.items() if name in arms}
+    if not named:
         return None
-    sizes = sorted(arms)
-    _, _, by_seed = pair_patients([arms[size] for size in sizes])
+    sizes = sorted(named)
+    _, _, by_seed = pair_patients({named[size]: arms[named[size]] for size in sizes})
     points = []
     for size, values in zip(sizes, by_seed, strict=True):
         # Not pooled over sizes: fewer patients differ more from draw to draw.

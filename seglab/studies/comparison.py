@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from seglab.core.errors import UserError, unknown_name
 from seglab.evaluation.comparison import (
     ArmRow,
-    ArmScores,
     ArmSummary,
     Comparison,
     as_shown,
@@ -114,8 +113,8 @@ class ComparedAblation:
     """Means over the runs."""
     other_scores: Mapping[str, Mapping[str, float]]
     """Figures of :func:`summarise`, averaged over seeds."""
-    dice: Mapping[str, Mapping[str, float]]
-    """Of each compared patient, seeds averaged."""
+    dice: pd.DataFrame
+    """A row a compared patient, a column an arm; seeds averaged."""
     patients: Mapping[str, PatientScore]
     """A row of each compared patient, for what is true of it under every arm."""
     factors: FactorEffects | None
@@ -233,56 +232,53 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         if baseline == ablation.baseline:
             raise UserError(f"the baseline arm '{baseline}' has no finished run")
         raise unknown_name("baseline arm", baseline, arms)
-    same = [arm for arm in ablation.arms if arm.target == arms[baseline].target]
-    scores, design = [arm_scores(arm) for arm in same], ablation.design
+    base, design = arms[baseline], ablation.design
+    scores = {arm.name: arm_scores(arm) for arm in ablation.arms if arm.target == base.target}
     comparison = compare_arms(scores, baseline, margin=ablation.margin)
-    others = [arm_scores(arm) for arm in ablation.arms if arm.target != same[0].target]
+    others = {arm.name: arm_scores(arm) for arm in ablation.arms if arm.target != base.target}
     budgets = Budgets(ablation.unit, {arm.name: _spent(arm, ablation) for arm in ablation.arms})
     verdicts = {
         row.arm: NOT_RANKED if budgets.differs(row.arm, baseline) else row.verdict
         for row in comparison.rows
-    } | {arm.arm: OTHER_TARGET for arm in others}
-    known = {score.patient_id: score for score in same[0].scores(same[0].seeds[0])}
+    } | dict.fromkeys(others, OTHER_TARGET)
+    known = {score.patient_id: score for score in base.scores(base.seeds[0])}
     patients = {name: known[name] for name in comparison.patients}
     return ComparedAblation(
         ablation=ablation,
         comparison=comparison,
         verdicts=verdicts,
-        others=[compare_arms([arm], arm.arm).baseline for arm in others],
+        others=[compare_arms({name: one}, name).baseline for name, one in others.items()],
         budgets=budgets,
         strata=compare_strata(scores, list(patients.values()), baseline, ablation.margin),
         costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},
         other_scores={arm.name: _other_scores(arm) for arm in ablation.arms},
-        dice={
-            arm.arm: dict(zip(patients, _among(arm, patients).values.mean(axis=0), strict=True))
-            for arm in scores
-        },
+        dice=pd.DataFrame({name: one[[*patients]].mean() for name, one in scores.items()}),
         patients=patients,
         factors=factor_effects(scores, design) if design and budgets.all_equal else None,
         learning=learning_curve(scores, design) if design else None,
     )
 
 
-def arm_scores(arm: Arm) -> ArmScores:
-    """Lay the patient Dice of an arm's seeds beside each other.
+def arm_scores(arm: Arm) -> pd.DataFrame:
+    """Lay out the Dice of an arm: a row a seed, a column a patient.
 
     Raises:
         UserError: a seed lacks a patient that another seed has.
     """
     by_seed = [{s.patient_id: s.dice for s in arm.scores(seed)} for seed in arm.seeds]
-    patients = tuple(by_seed[0])
     for seed, found in zip(arm.seeds, by_seed, strict=True):
-        missing = set(patients) ^ set(found)
-        if missing:
+        if missing := found.keys() ^ by_seed[0].keys():
             raise UserError(
                 f"arm '{arm.name}', seed {seed}: patient {min(missing)} is not in every seed"
             )
-    values = np.array([[found[patient] for patient in patients] for found in by_seed])
-    return ArmScores(arm.name, arm.seeds, patients, values)
+    return pd.DataFrame(by_seed)
 
 
 def compare_strata(
-    scores: Sequence[ArmScores], patients: Sequence[PatientScore], baseline: str, margin: float
+    scores: Mapping[str, pd.DataFrame],
+    patients: Sequence[PatientScore],
+    baseline: str,
+    margin: float,
 ) -> list[Stratum]:
     """Compare within thirds by tumour size, and within grades where they are known."""
     sizes = stratify([score.truth_px for score in patients])
@@ -298,15 +294,9 @@ def compare_strata(
     found = []
     for name, rule, part in groups:
         if len(part) >= FEWEST_PER_STRATUM:
-            among = [_among(arm, [s.patient_id for s in part]) for arm in scores]
+            among = {arm: one[[s.patient_id for s in part]] for arm, one in scores.items()}
             found.append(Stratum(name, rule, compare_arms(among, baseline, margin=margin)))
     return found
-
-
-def _among(arm: ArmScores, patients: Iterable[str]) -> ArmScores:
-    names = tuple(patients)
-    columns = [arm.patients.index(name) for name in names]
-    return ArmScores(arm.arm, arm.seeds, names, arm.values[:, columns])
 
 
 def _other_scores(arm: Arm) -> dict[str, float]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from seglab.core.documents import finite
 from seglab.core.errors import as_warning
 from seglab.data.cache import Cache, CachedPatient
-from seglab.evaluation.comparison import ArmScores, Comparison, compare_arms
+from seglab.evaluation.comparison import Comparison, compare_arms
 from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import (
@@ -143,11 +144,10 @@ class FrozenResults:
         """Paired comparison of the promoted run with the baseline; None without one."""
         if self.baseline is None:
             return None
-        names = tuple(score.patient_id for score in self.scores)
-        arms = [
-            ArmScores(arm, (0,), names, np.array([[score.dice for score in scores]]))
+        arms = {
+            arm: pd.DataFrame([{score.patient_id: score.dice for score in scores}])
             for arm, scores in ((BASELINE, self.baseline), (PROMOTED, self.scores))
-        ]
+        }
         return compare_arms(arms, BASELINE)
 
     def metrics(self, part: str) -> dict[str, float]:

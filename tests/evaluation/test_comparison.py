@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from statsmodels.stats.multitest import multipletests
 
 from seglab.core.errors import UserError
 from seglab.evaluation.comparison import (
-    ArmScores,
     Comparison,
     as_shown,
     compare_arms,
@@ -23,17 +23,14 @@ from seglab.evaluation.statistics import paired_test, seed_variance, share_first
 from tests.verdicts.simulate import Setting, draw
 
 
-def arm(name: str, values: np.ndarray) -> ArmScores:
-    values = np.atleast_2d(values)
-    patients = tuple(f"p{i}" for i in range(values.shape[1]))
-    return ArmScores(name, tuple(range(len(values))), patients, values)
+def arm(values: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(np.atleast_2d(values)).add_prefix("p")
 
 
 def compare(values: np.ndarray, resamples: int = 999) -> Comparison:
     """Arms (arms, seeds, patients), or a list of (seeds, patients); the first is the baseline."""
-    return compare_arms(
-        [arm(f"a{i}", one) for i, one in enumerate(values)], "a0", resamples=resamples
-    )
+    arms = {f"a{i}": arm(one) for i, one in enumerate(values)}
+    return compare_arms(arms, "a0", resamples=resamples)
 
 
 def dice(seed: int, arms: int, patients: int, seeds: int = 1, sd_run: float = 0.0) -> np.ndarray:
@@ -86,7 +83,7 @@ def test_an_interval_leaves_zero_outside_exactly_where_the_verdict_says_so(
 
 def test_swapping_the_arms_turns_a_claim_round() -> None:
     values = dice(3, arms=2, patients=55)
-    arms = [arm("a", values[0]), arm("b", values[1] + 0.02)]
+    arms = {"a": arm(values[0]), "b": arm(values[1] + 0.02)}
     there, back = (compare_arms(arms, name, resamples=999).rows[0] for name in "ab")
     assert (there.verdict, back.verdict) == ("better", "worse")
     assert (there.diff, there.p) == pytest.approx((-back.diff, back.p))
@@ -149,25 +146,24 @@ def test_no_interval_is_shown_over_fewer_than_five_patients(patients: int) -> No
     )
 
 
-BASE = arm("base", np.ones((2, 3)))
+BASE = {"base": arm(np.ones((2, 3)))}
 
 
 @pytest.mark.parametrize(
     ("build", "culprit"),
     [
-        (lambda: compare_arms([], "base"), "no arm has a finished run"),
-        (lambda: compare_arms([BASE, BASE], "base"), "arm 'base' is given twice"),
-        (lambda: compare_arms([BASE], "bass"), "did you mean 'base'"),
+        (lambda: compare_arms({}, "base"), "no arm has a finished run"),
+        (lambda: compare_arms(BASE, "bass"), "did you mean 'base'"),
         (
-            lambda: compare_arms([BASE, arm("dice", np.ones((2, 2)))], "base"),
+            lambda: compare_arms(BASE | {"dice": arm(np.ones((2, 2)))}, "base"),
             "arm 'dice' has no patient p2",
         ),
         (
-            lambda: compare_arms([BASE, arm("dice", np.ones((2, 5)))], "base"),
+            lambda: compare_arms(BASE | {"dice": arm(np.ones((2, 5)))}, "base"),
             "arm 'base' has no patient p3 and 1 more",
         ),
         (
-            lambda: compare_arms([BASE, arm("dice", np.full((1, 3), np.nan))], "base"),
+            lambda: compare_arms(BASE | {"dice": arm(np.full((1, 3), np.nan))}, "base"),
             "no patient has a score in every arm",
         ),
     ],

@@ -5,29 +5,27 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from seglab.core.factors import Design
-from seglab.evaluation.comparison import ArmScores
 from seglab.evaluation.factors import FactorEffects, factor_effects
 
 
 def effects_of(values: np.ndarray, design: Design, resamples: int = 999) -> FactorEffects:
     """``values``: (arms, seeds, patients)."""
-    names = tuple(f"patient {k}" for k in range(values.shape[2]))
-    seeds = tuple(range(values.shape[1]))
-    arms = [
-        ArmScores(arm, seeds, names, one) for arm, one in zip(design.points, values, strict=True)
-    ]
-    assert factor_effects(arms[1:], design) is None, "an arm is not there"
-    found = factor_effects(arms[::-1], design, resamples=resamples)
+    names = [f"patient {k}" for k in range(values.shape[2])]
+    points = list(zip(design.points, values, strict=True))
+    arms = {arm: pd.DataFrame(one, columns=names) for arm, one in reversed(points)}
+    one_less = dict(list(arms.items())[1:])
+    assert factor_effects(one_less, design) is None, "an arm is not there"
+    found = factor_effects(arms, design, resamples=resamples)
     assert found is not None
     return found
 
 
 def test_effects_are_those_of_the_linear_model() -> None:
-    import pandas as pd
     from statsmodels.formula.api import ols
 
     design = Design({"loss.name": ("a", "b"), "augment.name": ("x", "y", "z")})

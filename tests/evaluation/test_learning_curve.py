@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import curve_fit
 
 from seglab.core.factors import TRAIN_PATIENTS, Design
-from seglab.evaluation.comparison import ArmScores
 from seglab.evaluation.learning_curve import LearningCurve, fit_power_law, learning_curve
 
 SIZES = (10, 20, 40, 80)
@@ -16,10 +16,10 @@ SIZES = (10, 20, 40, 80)
 def curve_of(sizes: tuple[int, ...], values: np.ndarray) -> LearningCurve:
     """``values``: (sizes, draws, patients)."""
     design = Design({TRAIN_PATIENTS: [str(size) for size in sizes]})
-    names = tuple(f"patient {k}" for k in range(values.shape[2]))
-    seeds = tuple(range(values.shape[1]))
-    arms = [ArmScores(arm, seeds, names, v) for arm, v in zip(design.points, values, strict=True)]
-    found = learning_curve(arms[::-1], design)
+    names = [f"patient {k}" for k in range(values.shape[2])]
+    points = list(zip(design.points, values, strict=True))
+    arms = {arm: pd.DataFrame(one, columns=names) for arm, one in reversed(points)}
+    found = learning_curve(arms, design)
     assert found is not None
     return found
 

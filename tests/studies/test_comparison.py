@@ -261,7 +261,7 @@ def test_strata_hold_every_patient_once_and_in_order_of_size(store: Store) -> No
     assert volumes == sorted(score.truth_px for score in result.patients.values())
     grades = {part.name: part.comparison.n_patients for part in result.strata[3:]}
     assert grades == {"grade HGG": 9, "grade LGG": 3}
-    assert compare_strata([], [], "base", 0.01) == []
+    assert compare_strata({}, [], "base", 0.01) == []
 
 
 def test_no_table_of_groups_is_shown_where_there_are_none(store: Store) -> None:

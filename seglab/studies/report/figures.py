@@ -51,7 +51,8 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     curves = {arm.name: [_curve(store, one.run.run_id) for one in arm.runs] for arm in arms}
     draw: dict[str, Callable[[], Figure]] = {"pareto": lambda: _pareto(result, arms)}
     if rows := result.rows:
-        level, differences = result.comparison.confidence, _differences(result)
+        level = result.comparison.confidence
+        differences = {row.arm: result.dice[row.arm] - result.dice[base] for row in rows}
         draw["forest"] = lambda: forest(rows, result.verdicts, base, margin, level)
         draw["patients"] = lambda: patient_swarm(differences, sizes, base, margin)
         compared = (result.comparison.baseline, *result.comparison.rows)
@@ -76,15 +77,6 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
-
-
-def _differences(result: ComparedAblation) -> dict[str, list[float]]:
-    """Arm minus baseline of every patient, seeds averaged."""
-    base = result.dice[result.baseline]
-    return {
-        row.arm: [result.dice[row.arm][name] - base[name] for name in result.patients]
-        for row in result.rows
-    }
 
 
 def _interactions(effects: FactorEffects) -> Figure:
@@ -148,10 +140,6 @@ def _predict(arm: Arm, patients: Sequence[str], store: Store, shared: SharedData
 
 def choose_patients(result: ComparedAblation) -> list[str]:
     """Name up to five patients, evenly spaced in the ranking of their Dice over all arms."""
-    means = {
-        name: float(np.mean([dice[name] for dice in result.dice.values()]))
-        for name in result.patients
-    }
-    ranked = sorted(means, key=lambda name: (means[name], name))
+    ranked = result.dice.mean(axis=1).sort_index().sort_values(kind="stable").index
     places = np.linspace(0, len(ranked) - 1, min(SHEET_PATIENTS, len(ranked)))
-    return [ranked[int(place)] for place in np.rint(places)]
+    return list(ranked[np.rint(places).astype(int)])

@@ -14,7 +14,6 @@ import pandas as pd
 from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.factors import FactorEffects
 from seglab.evaluation.learning_curve import LearningCurve
-from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import size_text
 from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation
 from seglab.tracking.tags import TUNED, VALUES
@@ -193,26 +192,22 @@ def strata_table(result: ComparedAblation) -> pd.DataFrame:
 
 def extremes_table(result: ComparedAblation) -> pd.DataFrame:
     """Patients that gain and lose the most under each arm, side by side."""
-    rows, base = [], result.dice[result.baseline]
+    rows = []
     for row in result.rows:
-        dice = result.dice[row.arm]
-        gained = {name: dice[name] - base[name] for name in result.patients}
-        ranked = sorted(gained, key=lambda name: -gained[name])
-        gains = [name for name in ranked[:EXTREMES] if gained[name] > 0]
-        losses = [name for name in reversed(ranked[-EXTREMES:]) if gained[name] < 0]
-        changes = {
-            name: _change(result.patients[name], base[name], dice[name]) for name in gains + losses
-        }
-        rows += [
-            (row.arm, *(changes.get(name, NONE) for name in pair))
-            for pair in zip_longest(gains, losses)
-        ]
+        gained = result.dice[row.arm] - result.dice[result.baseline]
+        gained = gained.sort_values(ascending=False, kind="stable")
+        gains, losses = gained[gained > 0].index, gained[gained < 0].index[::-1]
+        for pair in zip_longest(gains[:EXTREMES], losses[:EXTREMES]):
+            rows.append((row.arm, *(_change(result, row.arm, name) for name in pair)))
     return pd.DataFrame(rows, columns=["arm", "gains most", "loses most"])
 
 
-def _change(score: PatientScore, base: float, dice: float) -> str:
+def _change(result: ComparedAblation, arm: str, patient: str | None) -> str:
+    if patient is None:
+        return NONE
+    score, dice = result.patients[patient], result.dice.loc[patient]
     about = ", ".join(filter(None, (size_text(score.truth_ml, score.truth_px), score.grade)))
-    return f"{score.patient_id} ({about}): {number(base)} → {number(dice)}"
+    return f"{patient} ({about}): {number(dice[result.baseline])} → {number(dice[arm])}"
 
 
 def tuning_table(result: ComparedAblation) -> pd.DataFrame:
