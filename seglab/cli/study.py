@@ -182,13 +182,7 @@ def reproduce(given: argparse.Namespace) -> int:
     """Train a run again and compare."""
     from seglab.studies.reproduce import reproduce
 
-    def tell(environment: Sequence[str]) -> None:
-        if environment:
-            print("warning: this is not as it was, so the result may differ:", file=sys.stderr)
-        for text in environment:
-            print(f"environment: {text}", file=sys.stderr)
-
-    found = reproduce(open_store(), given.run, given.overrides, tell)
+    found = reproduce(open_store(), given.run, given.overrides)
     lines = [f"run {found.new_run_id} is equal to {found.run_id} to the bit"]
     if not found.equal:
         lines = [f"run {found.new_run_id} differs from {found.run_id}:", *found.differences]

@@ -151,6 +151,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(outcome: StudyOutcome) -> str:
+    from seglab.studies.report.tables import number
+
     rows = [
         {
             "run": run.arm,
@@ -158,9 +160,9 @@ def _describe(outcome: StudyOutcome) -> str:
             "split.fold": run.fold,
             "val Dice": _with_spread(run.metrics, "val/dice"),
             "val IoU": _with_spread(run.metrics, "val/iou"),
-            "HD95 mm": _number(run.metrics.get("val/hd95_mm"), 1),
-            "train s": _number(run.metrics.get("cost/train_seconds"), 0),
-            "MB": _number(run.metrics.get("cost/peak_memory_mb"), 0),
+            "HD95 mm": number(run.metrics.get("val/hd95_mm"), ".1f"),
+            "train s": number(run.metrics.get("cost/train_seconds"), ".0f"),
+            "MB": number(run.metrics.get("cost/peak_memory_mb"), ".0f"),
             "status": run.status + (" (done before)" if run.reused else ""),
         }
         for run in outcome.runs
@@ -177,12 +179,10 @@ def _describe(outcome: StudyOutcome) -> str:
 
 
 def _with_spread(metrics: Mapping[str, float], name: str) -> str:
-    mean, spread = _number(metrics.get(name)), _number(metrics.get(f"{name}_sd"), 3)
-    return mean if spread == _number(None) else f"{mean} ± {spread}"  # one patient has none
+    from seglab.studies.report.tables import NONE, number
 
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    mean, spread = number(metrics.get(name), ".4f"), number(metrics.get(f"{name}_sd"))
+    return mean if spread == NONE else f"{mean} ± {spread}"  # one patient has none
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

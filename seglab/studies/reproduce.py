@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,13 @@ class Reproduction:
         return asdict(self) | {"equal": self.equal}
 
 
-def reproduce(
-    store: Store,
-    name: str,
-    overrides: Sequence[str] = (),
-    tell: Callable[[Sequence[str]], None] = lambda _: None,
-) -> Reproduction:
-    """Train a finished run again and compare.
+def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reproduction:
+    """Train a finished run again and compare; print first how code, versions and machine differ.
 
     Args:
         store: where the run is; the rerun joins its experiment as a ``reproduction``.
         name: a training run or a trial, or its checkpoint or registered model.
         overrides: ``key=value`` for paths and devices of this machine.
-        tell: called, before anything is trained, with how code, versions and machine differ.
 
     Raises:
         UserError: not a finished training run, or the data or split is another.
@@ -85,7 +80,8 @@ def reproduce(
     config = with_threads_of(read_config(store, run, overrides), before)
     data = open_trained_data(run, config)
     environment = compare_environment(before, run)
-    tell(environment)
+    for text in environment:
+        print(f"warning: another environment may change the result: {text}", file=sys.stderr)
     arm, repeats = run.tags.get(tags.ARM, config.name), {tags.REPRODUCES: run.run_id}
     outcome = train_one(Plan(config, arm, "reproduction", tags=repeats), store, data, fresh=True)
     differences = compare_results(store, run, store.get_run(outcome.run_id))
