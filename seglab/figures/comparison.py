@@ -71,9 +71,6 @@ def forest(
             1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=colour
         )
     _arm_rows(axes, [row.arm for row in rows])
-    axes.set_xlim(
-        *_limits([value for r in rows for value in (r.ci_low, r.ci_high, r.diff)], margin)
-    )
     tidy(
         axes,
         x=f"difference in patient Dice to {plain(baseline)}, {100 * level:.3g}% interval "
@@ -267,13 +264,6 @@ def _zero_and_margin(axes: Axes, margin: float) -> None:
 def _arm_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [plain(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
-    finite = [value for value in values if np.isfinite(value)]
-    low, high = min([*finite, -margin]), max([*finite, margin])
-    beside = 0.06 * (high - low)
-    return low - beside, high + beside
 
 
 def _arm_legend(figure: Figure, names: Sequence[str]) -> None:
