@@ -194,9 +194,7 @@ def _judge(test: PairedTest, margin: float) -> tuple[float, list[dict[str, Any]]
         "verdict": np.where(p_equivalence <= LEVEL, "equivalent", "undecided"),
     }
     columns["verdict"][differs] = np.where(test.diff[differs] > 0, "better", "worse")
-    return 1 - last_step, [
-        {name: column[k].item() for name, column in columns.items()} for k in range(len(half))
-    ]
+    return 1 - last_step, pd.DataFrame(columns).to_dict("records")
 
 
 def _of_patients(

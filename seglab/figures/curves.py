@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from seglab.evaluation.metrics import PatientScore, mean
@@ -142,8 +143,10 @@ def slice_position_plot(patients: Sequence[NDArray[np.float64]]) -> Figure:
     figure = new_figure(8, 4)
     axes = figure.subplots()
     axes.plot(position, dice, ".", markersize=3, color="0.75", label="a slice")
-    centres, middle, low, high = _by_position(position, dice)
-    spread = np.array([middle - low, high - middle])
+    bins = np.minimum((position * POSITION_BINS).astype(int), POSITION_BINS - 1)
+    table = pd.Series(dice).groupby(bins).describe()
+    centres, middle = (table.index + 0.5) / POSITION_BINS, table["50%"]
+    spread = np.array([middle - table["25%"], table["75%"] - middle])
     axes.errorbar(
         centres, middle, spread, fmt="o-", color=unit(VERMILLION), capsize=3,
         label="median and quartiles",
@@ -154,13 +157,3 @@ def slice_position_plot(patients: Sequence[NDArray[np.float64]]) -> Figure:
     tidy(axes, x="place in the stack (0 first slice, 1 last)", y="Dice of the slice", title=title)
     axes.legend(frameon=False, loc="best")
     return figure
-
-
-def _by_position(
-    position: NDArray[np.float64], dice: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], ...]:
-    bins = np.minimum((position * POSITION_BINS).astype(int), POSITION_BINS - 1)
-    used = np.unique(bins)
-    quartiles = [np.percentile(dice[bins == one], (50, 25, 75)) for one in used]
-    table = np.array(quartiles).reshape(-1, 3)
-    return (used + 0.5) / POSITION_BINS, table[:, 0], table[:, 1], table[:, 2]
