@@ -43,10 +43,10 @@ from seglab.studies.resolve import (
     find_model,
     open_model,
     open_trained_data,
-    read_artifact,
     read_config,
 )
 from seglab.tracking import tags
+from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.environment import environment_tags
 from seglab.tracking.run import start_run
 from seglab.tracking.store import RunInfo, Store

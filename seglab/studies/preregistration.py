@@ -12,8 +12,8 @@ from typing import Any
 from seglab.core.errors import UserError
 from seglab.evaluation.comparison import LEVEL
 from seglab.evaluation.statistics import RESAMPLES
-from seglab.studies.resolve import read_artifact
 from seglab.tracking import tags
+from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.store import RunInfo, Store
 
 FILE = "plan.json"

@@ -23,12 +23,12 @@ from seglab.studies.resolve import (
     fetch,
     find_trained,
     open_trained_data,
-    read_artifact,
     read_config,
     refuse_unfinished,
 )
 from seglab.studies.results import SCORES
 from seglab.tracking import tags
+from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.environment import environment_report
 from seglab.tracking.store import RunInfo, Store
 

@@ -36,6 +36,7 @@ from seglab.tracking.artifacts import (
     download,
     fetch_bundle,
     find_registered,
+    read_artifact,
     registered_models,
 )
 from seglab.tracking.store import RunInfo, Store, UnknownRun
@@ -262,7 +263,7 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
     Raises:
         UserError: the run has no config, or an override would change its result.
     """
-    text = read_artifact(store, run, "config.yaml")
+    text = read_artifact(store, run, "config.yaml").decode()
     document = as_of_today(parse_yaml(text, f"config.yaml of run {run.run_id}"))
     logged = build_run(document)
     given = parse_overrides(overrides)
@@ -299,12 +300,6 @@ def open_trained_data(
                 f"that of data.root is {here}"
             )
     return data
-
-
-def read_artifact(store: Store, run: RunInfo, name: str) -> bytes:
-    """Read a file that a run logged; see :func:`fetch`."""
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        return fetch(store, run, name, Path(folder)).read_bytes()
 
 
 def fetch(store: Store, run: RunInfo, pattern: str, folder: Path) -> Path:

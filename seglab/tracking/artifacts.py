@@ -1,4 +1,4 @@
-"""Files of runs: downloads that never leave their folder, and registered models."""
+"""Files of runs, and registered models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +19,14 @@ from seglab.core.errors import UserError, nearest, unknown_name
 from seglab.core.machine import progress
 from seglab.learning.bundle import CARD, WEIGHTS, ModelBundle
 from seglab.tracking.environment import PACKAGE
-from seglab.tracking.errors import as_user_error
-from seglab.tracking.store import Store
+from seglab.tracking.errors import as_user_error, redact
+from seglab.tracking.store import RunInfo, Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from seglab.tracking.run import RunLog
 
-RECORD = ".seglab-run"
-"""File in a download folder that holds the id of the run."""
 CHAMPION = "champion"
 FOLDER = "model"
 """Artifact folder of a promotion run that holds its model."""
@@ -54,8 +52,6 @@ class DownloadReport:
 def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -> DownloadReport:
     """Copy the artifacts of ``run_id`` to ``out``, keeping their folders.
 
-    Each file appears only when it is whole; the same call again replaces what is there.
-
     Args:
         store: where the run is.
         run_id: of the run, or how it begins.
@@ -63,9 +59,12 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
         pattern: shell pattern over the whole path or the file's name; None takes all.
 
     Raises:
-        UserError: no such run, nothing matches, an artifact's name leads out of ``out``,
-            ``out`` holds another run's files or cannot be written.
+        UserError: no such run, nothing matches, an artifact's name or a link leads out of ``out``,
+            or it cannot be written.
     """
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     run_id = store.find_run(run_id).run_id
     wanted = [
         name
@@ -74,29 +73,25 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
     ]
     if not wanted and pattern is not None:
         raise UserError(f"no artifact of run {run_id} matches '{pattern}'")
-    targets = {name: safe_target(out, name) for name in wanted}
     with as_user_error(str(out)):
-        _reserve(out, run_id)
-        for name, target in progress(targets.items(), "download", unit="file"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-                take = partial(store.client.download_artifacts, run_id, name, folder)
-                Path(store.call(take)).replace(target)  # whole, and not through a link
-    total = sum(target.stat().st_size for target in targets.values())
+        out.mkdir(parents=True, exist_ok=True)
+    uri = store.call(lambda: store.client.get_run(run_id)).info.artifact_uri
+    files = get_artifact_repository(uri, store.uri)
+    for name in progress(wanted, "download", unit="file"):
+        try:  # the run's own folder, not a name's, is what a file must not leave
+            store.call(partial(files.download_artifacts, name, str(out)))
+        except MlflowException as error:
+            why = redact(str(error).splitlines()[-1])
+            raise UserError(f"artifact {name!r} cannot be written to {out}: {why}") from error
+    total = sum((out / name).stat().st_size for name in wanted)
     return DownloadReport(run_id, tuple(wanted), total)
 
 
-def _reserve(out: Path, run_id: str) -> None:
-    """Mark ``out`` as the folder of a run; ``UserError`` if it is another run's."""
-    record = out / RECORD
-    known = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else run_id
-    if known != run_id:
-        raise UserError(
-            f"{out} holds files of run {known[:40]}: choose another folder for run {run_id}"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    record.unlink(missing_ok=True)
-    record.write_text(run_id, encoding="utf-8")
+def read_artifact(store: Store, run: RunInfo, name: str) -> bytes:
+    """Return a file that a run logged; a UserError if it did not."""
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        download(store, run.run_id, Path(folder), name)
+        return (Path(folder) / name).read_bytes()
 
 
 def list_artifacts(store: Store, run_id: str) -> list[str]:
@@ -107,23 +102,7 @@ def list_artifacts(store: Store, run_id: str) -> list[str]:
         folder = folders.pop() or None
         for entry in store.call(lambda at=folder: store.client.list_artifacts(run_id, at)):  # type: ignore[misc]
             (folders if entry.is_dir else files).append(str(entry.path))
-    return sorted(name for name in files if name != RECORD)
-
-
-def safe_target(out: Path, name: str) -> Path:
-    """Return where the artifact ``name`` goes below ``out``.
-
-    Raises:
-        UserError: the name is absolute or has ``..``, or a link in ``out`` leads outside.
-    """
-    path = PurePosixPath(name)
-    unsafe = path.is_absolute() or ".." in path.parts or set(name) & set("\\\0\n")
-    if unsafe or not path.parts:
-        raise UserError(f"artifact {name!r} has a name that is not safe to write")
-    target = out / path
-    if not target.parent.resolve().is_relative_to(out.resolve()):
-        raise UserError(f"artifact '{name}' would be written outside {out}: {target.parent} links")
-    return target
+    return sorted(files)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from seglab.cli.main import main
 from seglab.core.errors import UserError
-from seglab.tracking.artifacts import RECORD, download, safe_target
+from seglab.tracking import artifacts
+from seglab.tracking.artifacts import download
 from seglab.tracking.run import start_run
 from seglab.tracking.store import Store
 
@@ -41,7 +40,7 @@ def _hashes(out: Path) -> dict[str, str]:
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in out.rglob("*")
-        if path.is_file() and path != out / RECORD
+        if path.is_file()
     }
 
 
@@ -71,25 +70,6 @@ def test_a_pattern_takes_a_part(store: Store, tmp_path: Path) -> None:
         download(store, run_id, tmp_path / "out", "*.onnx")
 
 
-def test_a_folder_is_of_one_run(
-    store: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    first, second = (_logged(store, tmp_path / name) for name in "ab")
-    out = tmp_path / "out"
-    download(store, first, out, "*.yaml")
-    before = _hashes(out)
-    with pytest.raises(UserError, match=f"{out} holds files of run {first}.*another folder"):
-        download(store, second, out)
-    assert main(["artifacts", second, "--out", str(out)]) == 2
-    assert first in capsys.readouterr().err
-    assert _hashes(out) == before
-    assert download(store, first, out).files == tuple(sorted(CONTENT))
-
-
 def test_the_command_downloads_from_a_server(
     remote: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,20 +91,18 @@ def test_the_command_downloads_from_a_server(
     assert main(["artifacts", "f" * 32, "--out", str(out)]) == 2
 
 
-@example(".")
-@example("C:\\x")
-@example("a/../../x")
-@example("/etc/passwd")
-@given(name=st.text(alphabet=st.sampled_from("a./\\:~ \0"), max_size=12))
-def test_no_name_ever_leads_out(name: str) -> None:
-    out = Path("/tmp/out")
-    try:
-        target = safe_target(out, name)
-    except UserError:
-        return
-    inside = Path(os.path.normpath(target))
-    assert inside != out
-    assert inside.is_relative_to(out)
+@pytest.mark.parametrize("name", ["a/../../x", "../x", "/etc/hostname", "..", "a\\..\\x", "\0"])
+def test_no_name_ever_leads_out(
+    name: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server lists what it likes."""
+    run_id = _logged(store, tmp_path)
+    out = tmp_path / "a" / "b" / "out"
+    before = set(tmp_path.rglob("*")) | {out, out.parent, out.parent.parent}
+    monkeypatch.setattr(artifacts, "list_artifacts", lambda *_: [name])
+    with pytest.raises(UserError, match="cannot be written to"):
+        download(store, run_id, out)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_link_in_the_folder_is_not_followed(store: Store, tmp_path: Path) -> None:
@@ -136,13 +114,13 @@ def test_a_link_in_the_folder_is_not_followed(store: Store, tmp_path: Path) -> N
     with pytest.raises(UserError, match="outside"):
         download(store, run_id, out)
     assert not list(outside.iterdir())
-    (out / "overlays").unlink()
     victim = tmp_path / "victim.txt"
     victim.write_text("mine")
+    (out / "config.yaml").unlink(missing_ok=True)
     (out / "config.yaml").symlink_to(victim)
-    download(store, run_id, out)
+    with pytest.raises(UserError, match="outside"):
+        download(store, run_id, out, "*.yaml")
     assert victim.read_text() == "mine"
-    assert (out / "config.yaml").read_bytes() == CONTENT["config.yaml"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(store: Store, tmp_path: Path) -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from seglab.learning.operating_point import PLAIN
 from seglab.studies.candidates import DICE, TRAINED, rank
 from seglab.studies.resolve import find
 from seglab.studies.results import notice_of
-from seglab.tracking.artifacts import download, list_artifacts
+from seglab.tracking.artifacts import list_artifacts, read_artifact
 from seglab.tracking.store import RunInfo, Store
 from seglab.tracking.tags import (
     CONFIRMS,
@@ -96,11 +94,7 @@ class Record:
 
     def read(self, run: RunInfo, name: str) -> bytes | None:
         """Return a file that ``run`` logged; None if it did not."""
-        if name not in self.files(run):
-            return None
-        with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-            download(self.store, run.run_id, Path(folder), name)
-            return (Path(folder) / name).read_bytes()
+        return read_artifact(self.store, run, name) if name in self.files(run) else None
 
     def read_json(self, run: RunInfo, name: str) -> dict[str, Any] | None:
         """Return an object that ``run`` logged as JSON; None if there is none."""

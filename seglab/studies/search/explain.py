@@ -22,7 +22,6 @@ from seglab.studies.candidates import DICE
 from seglab.studies.comparison import ComparedAblation, compare_ablation
 from seglab.studies.resolve import (
     open_trained_data,
-    read_artifact,
     read_config,
     refuse_unfinished,
 )
@@ -31,6 +30,7 @@ from seglab.studies.search.confirm import BASE_ARM, NO_PATIENTS, retrained
 from seglab.studies.search.results import write_experiment
 from seglab.studies.search.space import Params, Space
 from seglab.tracking import tags
+from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.run import resume_run
 from seglab.tracking.store import RunInfo, Store
 
@@ -154,7 +154,7 @@ def explain(
 
 
 def _read_search(store: Store, sweep: RunInfo, overrides: Sequence[str]) -> Study:
-    text = read_artifact(store, sweep, "sweep.yaml")
+    text = read_artifact(store, sweep, "sweep.yaml").decode()
     document = parse_yaml(text, f"sweep.yaml of run {sweep.run_id}")
     # The logged address has no password.
     return resolve_study(
