@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +58,13 @@ class Split:
     def to_dict(self) -> dict[str, list[str]]:
         """The ids of each part."""
         return {part: list(getattr(self, part)) for part in PARTS}
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``split.json`` holds it: with its hash and what joined patients to one person."""
+        told: dict[str, Any] = {"hash": self.hash, **self.to_dict()}
+        told |= {"joined": [one._asdict() for one in self.joined]}
+        told |= {"redrawn": self.redrawn} if self.redrawn else {}
+        return told | ({"sites": self.sites} if self.sites else {})
 
 
 Group = tuple[SplitPatient, ...]
@@ -127,18 +133,6 @@ def training_patients(split: Split, config: RunConfig) -> tuple[str, ...]:
         raise UserError(f"train.patients: {wanted} of {len(split.train)} training patients")
     order = np.random.default_rng([config.seed, 3]).permutation(len(split.train))
     return tuple(sorted(split.train[k] for k in order[:wanted]))
-
-
-def save_split(split: Split, path: Path) -> None:
-    """Write the split as JSON, with its hash and with what joined patients to one person."""
-    told: dict[str, object] = {"hash": split.hash, **split.to_dict()}
-    told["joined"] = [one._asdict() for one in split.joined]
-    told |= {"redrawn": split.redrawn} if split.redrawn else {}
-    told |= {"sites": split.sites} if split.sites else {}
-    try:
-        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -141,17 +142,18 @@ and the largest value. Means over patients leave out those without the score; sl
 are means over the slices of all patients; ``dice_pooled`` is one Dice over all pixels."""
 
 
-def write_csv(path: Path, scores: Sequence[PatientScore]) -> None:
-    """Write one row a patient; floats with every digit, so that reading gives them back."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        # The standard's CRLF: with a bare LF a name that holds CR would not be quoted.
-        writer = csv.DictWriter(file, [field.name for field in fields(PatientScore)])
-        writer.writeheader()
-        writer.writerows(asdict(score) for score in scores)
+def to_csv(scores: Sequence[PatientScore]) -> str:
+    """Give one row a patient; floats with every digit, so that reading gives them back."""
+    file = io.StringIO(newline="")
+    # The standard's CRLF: with a bare LF a name that holds CR would not be quoted.
+    writer = csv.DictWriter(file, [field.name for field in fields(PatientScore)])
+    writer.writeheader()
+    writer.writerows(asdict(score) for score in scores)
+    return file.getvalue()
 
 
 def read_csv(path: Path) -> list[PatientScore]:
-    """Read what :func:`write_csv` wrote; a UserError for another table, or a patient twice."""
+    """Read what :func:`to_csv` gave; a UserError for another table, or a patient twice."""
     parse, scores = TypeAdapter(PatientScore).validate_python, dict[str, PatientScore]()
     for number, row in enumerate(read_rows(path, strict=True), start=2):
         try:

@@ -32,7 +32,7 @@ from seglab.evaluation.scores import (
     slice_dice,
     stratify,
     summarise,
-    write_csv,
+    to_csv,
 )
 from seglab.figures.curves import calibration_plot, patient_plot, slice_position_plot
 from seglab.figures.style import marked
@@ -198,14 +198,11 @@ def log_results(
     """
     log.metrics(results.metrics(part), step=0)
     log.json(results.to_json(about), f"{part}_results.json")
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        tables = {part: results.scores, f"{part}_plain": results.plain_scores}
-        if results.baseline is not None:
-            tables[f"{part}_baseline"] = list(results.baseline)
-        for name, scores in tables.items():
-            path = Path(folder) / f"patients_{name}.csv"
-            write_csv(path, scores)
-            log.artifact(path)
+    tables = {part: results.scores, f"{part}_plain": results.plain_scores}
+    if results.baseline is not None:
+        tables[f"{part}_baseline"] = list(results.baseline)
+    for name, scores in tables.items():
+        log.text(to_csv(scores), f"patients_{name}.csv")
     slices = [patient.slices for patient in results.patients]
     figures: dict[str, Callable[[], Figure]] = {
         "patients.png": lambda: patient_plot(results.scores),

@@ -18,12 +18,12 @@ from seglab.core.machine import progress
 from seglab.data.cache import CachedPatient, digest
 from seglab.data.loader import gather
 from seglab.data.open import StudyData
-from seglab.data.splits import save_split, training_patients
+from seglab.data.splits import training_patients
 from seglab.data.volume import UPRIGHT
 from seglab.evaluation.failure_report import analyse, best_median_worst
 from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
-from seglab.evaluation.scores import summarise, write_csv
+from seglab.evaluation.scores import summarise, to_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
 from seglab.figures.method import Example, augmentation_sheet, data_sheet, network_drawing
@@ -58,10 +58,7 @@ def log_setting(log: RunLog, config: RunConfig, data: StudyData, context: str) -
     """Log config, split and data set; ``context`` is what the data are used for."""
     document = yaml.safe_dump(config.to_dict(), sort_keys=False)
     log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        path = Path(folder) / "split.json"
-        save_split(data.split, path)
-        log.artifact(path)
+    log.json(data.split.to_json(), "split.json")
     cache = data.cache
     log.dataset(
         name=cache.source,
@@ -104,19 +101,19 @@ def log_validation(
     if final["val/dice"] == 0:
         with as_warning("why val/dice is 0 is unknown"):
             print(f"warning: {why_zero(predictor, data, threshold)}", file=sys.stderr)
+    log.text(to_csv(scores), "patients_val.csv")
+    if not pictures:
+        return final
     with tempfile.TemporaryDirectory(prefix="seglab-") as name:
         folder = Path(name)
-        write_csv(folder / "patients_val.csv", scores)
-        if pictures:
-            with as_warning("curves.png is not drawn"):
-                curves = learning_curves(trainer.progress.history, trainer.kept_epoch)
-                curves = marked(curves, cache.notice)
-                curves.savefig(folder / "curves.png", dpi=100)
-            with as_warning("the method is not drawn"):
-                shown = {tags.METHOD_HASH: method_hash(config, data.cache.data_hash)}
-                if not log.store.find_runs(config.name, shown, ["FINISHED"]):
-                    write_method(folder / "method", data, trainer)
-                log.tags(shown)
+        with as_warning("curves.png is not drawn"):
+            curves = learning_curves(trainer.progress.history, trainer.kept_epoch)
+            marked(curves, cache.notice).savefig(folder / "curves.png", dpi=100)
+        with as_warning("the method is not drawn"):
+            shown = {tags.METHOD_HASH: method_hash(config, data.cache.data_hash)}
+            if not log.store.find_runs(config.name, shown, ["FINISHED"]):
+                write_method(folder / "method", data, trainer)
+            log.tags(shown)
         if explanations:
             write_pictures(
                 folder,

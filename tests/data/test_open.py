@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from seglab.core.study import build_run
 from seglab.data import open as opening
 from seglab.data.open import PAIRS, SAME_VOLUME, open_data
 from seglab.data.sources.base import open_data_source
-from seglab.data.splits import save_split
 from seglab.data.volume import Volume
 from tests.data.memory import MemorySource, Names, memory_source, memory_volume
 
@@ -93,11 +91,9 @@ def test_persons_and_copies_stay_in_one_part_and_the_split_says_why(
     parts = [set(part) for part in (data.split.train, data.split.val, data.split.test)]
     for together in ({"P002", "P011"}, {"P003", "P004"}):
         assert sorted(len(together & part) for part in parts) == [0, 0, 2]
-    save_split(data.split, tmp_path / "split.json")
-    joined = json.loads((tmp_path / "split.json").read_text())["joined"]
-    assert joined == [
-        {"patients": ["P002", "P011"], "rule": SAME_VOLUME},
-        {"patients": ["P003", "P004"], "rule": "visits"},
+    assert data.split.to_json()["joined"] == [
+        {"patients": ("P002", "P011"), "rule": SAME_VOLUME},
+        {"patients": ("P003", "P004"), "rule": "visits"},
     ]
     path = data.cache.path / PAIRS
     before = path.stat().st_mtime_ns

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,8 @@ from seglab.core.config import Split as SplitConfig
 from seglab.core.errors import UserError
 from seglab.data.splits import (
     Joined,
-    Split,
     SplitPatient,
     make_split,
-    save_split,
 )
 
 
@@ -114,13 +111,12 @@ def test_redrawn_validation_patients_had_no_part_in_the_former_validation(
     assert f"{len(split.val)} patients of the training part validate" in split.redrawn
 
 
-def test_as_many_validate_after_a_redraw_where_there_are_enough(tmp_path: Path) -> None:
+def test_as_many_validate_after_a_redraw_where_there_are_enough() -> None:
     common = make_split(cohort(40), SplitConfig(redraw=1))
     assert len(common.val) == len(make_split(cohort(40), SplitConfig()).val) == 6
     few = make_split(cohort(20), SplitConfig(redraw=1, fractions=(0.2, 0.7, 0.1)))
     assert (len(few.val), len(few.train)) == (4, 14)
-    save_split(few, tmp_path / "split.json")
-    assert json.loads((tmp_path / "split.json").read_text())["redrawn"] == few.redrawn
+    assert few.to_json()["redrawn"] == few.redrawn
 
 
 @pytest.mark.parametrize("folds", [None, 5])
@@ -171,19 +167,13 @@ def test_too_few_patients_persons_or_folds_are_refused(
         make_split(patients, SplitConfig(folds=folds))
 
 
-def test_a_saved_split_comes_back(tmp_path: Path) -> None:
+def test_a_split_tells_its_hash_and_who_is_one_person() -> None:
     scans = [*cohort(12), SplitPatient("again", None, 1.0, "P003", "visits")]
     split = make_split(scans, SplitConfig(seed=4))
     assert split.joined == (Joined(("P003", "again"), "visits"),)
-    save_split(split, tmp_path / "split.json")
-    read = json.loads((tmp_path / "split.json").read_text())
+    read = json.loads(json.dumps(split.to_json()))
     joined = [{"patients": ["P003", "again"], "rule": "visits"}]
     assert read == {"hash": split.hash, **split.to_dict(), "joined": joined}
-
-
-def test_an_unwritable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no/split\.json"):
-        save_split(Split((), (), ()), tmp_path / "no" / "split.json")
 
 
 def at_sites(*sizes: int) -> list[SplitPatient]:
@@ -207,14 +197,13 @@ def test_folds_by_site_leave_whole_sites_out(sizes: list[int], folds: int, seed:
     assert sorted(validated) == sorted(site)
 
 
-def test_folds_by_site_keep_the_test_part_and_leave_one_site_out(tmp_path: Path) -> None:
+def test_folds_by_site_keep_the_test_part_and_leave_one_site_out() -> None:
     patients = at_sites(20, 12, 4)
     plain = make_split(patients, SplitConfig(folds=3))
     left = [make_split(patients, SplitConfig(folds=3, by="site", fold=k)) for k in range(3)]
     assert {split.test for split in left} == {plain.test}
     assert [split.sites for split in left] == [("S0",), ("S1",), ("S2",)]
-    save_split(left[1], path := tmp_path / "split.json")
-    assert json.loads(path.read_text())["sites"] == ["S1"]
+    assert left[1].to_json()["sites"] == ("S1",)
 
 
 def test_the_sites_of_one_person_are_left_out_together() -> None:

@@ -27,7 +27,7 @@ from seglab.evaluation.scores import (
     slice_dice,
     stratify,
     summarise,
-    write_csv,
+    to_csv,
 )
 from seglab.evaluation.statistics import RESAMPLES
 
@@ -89,7 +89,7 @@ def test_a_table_comes_back_to_the_bit(tmp_path: Path, names: list[str], value: 
     template = patients(1)[0][0]
     written = [replace(template, patient_id=n, dice=value, hd95_mm=math.nan) for n in names]
     path = tmp_path / "patients_val.csv"
-    write_csv(path, written)
+    path.write_text(to_csv(written), encoding="utf-8", newline="")
     for left, right in zip(read_csv(path), written, strict=True):
         assert repr(left) == repr(right)
 
@@ -107,16 +107,14 @@ def test_a_table_comes_back_to_the_bit(tmp_path: Path, names: list[str], value: 
 )
 def test_a_damaged_table_names_its_fault(tmp_path: Path, damage, culprit: str) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "patients_val.csv"
-    write_csv(path, patients()[0])
-    path.write_text(damage(path.read_text()))
+    path.write_text(damage(to_csv(patients()[0])))
     with pytest.raises(UserError, match=culprit) as caught:
         read_csv(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_table_of_an_earlier_version_has_no_lesions(tmp_path: Path) -> None:
-    write_csv(tmp_path / "t.csv", patients()[0])
-    rows = [line.rsplit(",", 5)[0] for line in (tmp_path / "t.csv").read_text().splitlines()]
+    rows = [line.rsplit(",", 5)[0] for line in to_csv(patients()[0]).splitlines()]
     (tmp_path / "t.csv").write_text("\n".join(rows))
     for score in read_csv(tmp_path / "t.csv"):
         assert np.isnan([score.lesion_f1, score.lesions_missed, score.lesion_dice]).all()

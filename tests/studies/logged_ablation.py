@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import summarise, write_csv
+from seglab.evaluation.scores import summarise, to_csv
 from seglab.tracking.run import RunLog, start_run
 from seglab.tracking.store import Store
 from seglab.tracking.tags import ARM_HASH, ARMS, BASELINE
@@ -73,14 +73,11 @@ def log_ablation(
 
 
 def _log_scores(run: RunLog, scores: Sequence[PatientScore], images: float) -> None:
-    run.state.mkdir(parents=True, exist_ok=True)
-    path = run.state / "patients_val.csv"
-    write_csv(path, scores)
+    run.text(to_csv(scores), "patients_val.csv")
     for epoch in (1, 2, 3):
         run.metrics({"val/loss": 1 / epoch, "val/dice": 0.2 * epoch}, step=epoch)
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
     cost = dict.fromkeys(("train_seconds", "images_per_second", "gflops_per_image"), 2.0)
     cost |= {"parameters_m": 1.0, "images": images}
     run.metrics(final | {f"cost/{key}": value for key, value in cost.items()}, step=4)
-    run.artifact(path)
     run.finish()

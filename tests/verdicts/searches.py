@@ -27,7 +27,7 @@ from seglab.core.study import Study, resolve_study
 from seglab.data.open import StudyData
 from seglab.data.phantom.write import write_phantom
 from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import summarise, write_csv
+from seglab.evaluation.scores import summarise, to_csv
 from seglab.studies.experiment import FINISHED, Outcome, Plan, identity_tags
 from seglab.studies.search.confirm import FILE
 from seglab.studies.search.results import summarise as sum_up
@@ -69,13 +69,10 @@ class PlantedRun:
 
     def conclude(self, *, pictures: bool = True) -> Outcome:
         """Log the scores and finish."""
-        self.log.state.mkdir(parents=True, exist_ok=True)
-        path = self.log.state / "patients_val.csv"
-        write_csv(path, self._scores)
+        self.log.text(to_csv(self._scores), "patients_val.csv")
         cost = dict.fromkeys(("train_seconds", "images", "parameters_m"), 1.0)
         metrics = self.metrics | {f"cost/{key}": value for key, value in cost.items()}
         self.log.metrics(metrics, step=1)
-        self.log.artifact(path)
         self.log.finish()
         return self.plan.outcome(self.log.run_id, FINISHED, metrics)
 
