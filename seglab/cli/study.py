@@ -132,11 +132,11 @@ def evaluate(given: argparse.Namespace) -> int:
     found = evaluate(
         store, given.model, files, leave_out=given.leave_out, overrides=given.overrides
     )
-    lines = [f"left out: {name}: {reason}" for name, reason in found.left_out.items()]
-    lines += [f"warning: {text}" for text in found.warnings]
-    lines.append(external_sentence(store.get_run(found.run_id)))
-    lines.append(f"evaluation run {found.run_id}; look: {PROGRAM} ui")
-    answer(given, found.to_json(), "\n".join(lines))
+    lines = [f"left out: {name}: {reason}" for name, reason in found["left_out"].items()]
+    lines += [f"warning: {text}" for text in found["warnings"]]
+    lines.append(external_sentence(store.get_run(found["run_id"])))
+    lines.append(f"evaluation run {found['run_id']}; look: {PROGRAM} ui")
+    answer(given, found, "\n".join(lines))
     return DONE
 
 
@@ -183,10 +183,11 @@ def reproduce(given: argparse.Namespace) -> int:
     from seglab.studies.reproduce import reproduce
 
     found = reproduce(open_store(), given.run, given.overrides)
-    lines = [f"run {found.new_run_id} is equal to {found.run_id} to the bit"]
-    if not found.equal:
-        lines = [f"run {found.new_run_id} differs from {found.run_id}:", *found.differences]
-    answer(given, found.to_json(), "\n  ".join(lines))
+    new, old = found["new_run_id"], found["run_id"]
+    lines = [f"run {new} is equal to {old} to the bit"]
+    if not found["equal"]:
+        lines = [f"run {new} differs from {old}:", *found["differences"]]
+    answer(given, found, "\n  ".join(lines))
     return DONE
 
 

@@ -56,30 +56,6 @@ SHARED = "shared"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation came to."""
-
-    run_id: str
-    model: str
-    results: FrozenResults
-    left_out: Mapping[str, str]  # patient → why
-    warnings: Sequence[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of ``evaluate --json``."""
-        figures = self.results.frozen.items()
-        return {
-            "run_id": self.run_id,
-            "model_uri": self.model,
-            "patients": len(self.results.patients),
-            **{f"external/{name}": figure.value for name, figure in figures},
-            **{f"external/{name}_ci": [figure.low, figure.high] for name, figure in figures},
-            "left_out": self.left_out,
-            "warnings": self.warnings,
-        }
-
-
-@dataclass(frozen=True)
 class ExternalSet:
     """Another data set, read as the model's training slices lie."""
 
@@ -120,8 +96,10 @@ def evaluate(
     *,
     leave_out: Sequence[str] = (),
     overrides: Sequence[str] = (),
-) -> Evaluation:
+) -> dict[str, Any]:
     """Score a model on another data set; the run joins the experiment of the model.
+
+    Returns the keys of ``evaluate --json``; ``left_out`` tells of each such patient why.
 
     Args:
         store: where the model's run is, and where the evaluation is logged.
@@ -260,7 +238,7 @@ def _log(
     looked: Mapping[str, Looked],
     left_out: Mapping[str, str],
     warnings: Sequence[str],
-) -> Evaluation:
+) -> dict[str, Any]:
     """Evaluate, as a run in the experiment of the model."""
     bundle, source = external.bundle, external.source
     card, compute = bundle.card, bundle.predictor.compute
@@ -304,4 +282,13 @@ def _log(
         log_report(log, card.name, external_sentence(store.get_run(log.run_id)))
     with as_warning("the model's card does not name this evaluation"):
         update_model_cards(store, run)
-    return Evaluation(log.run_id, uri, results, left_out, warnings)
+    figures = results.frozen.items()
+    return {
+        "run_id": log.run_id,
+        "model_uri": uri,
+        "patients": len(results.patients),
+        **{f"external/{name}": figure.value for name, figure in figures},
+        **{f"external/{name}_ci": [figure.low, figure.high] for name, figure in figures},
+        "left_out": left_out,
+        "warnings": warnings,
+    }

@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +36,11 @@ RESULTS = ("train/", "val/", "lr")
 """Metrics that a rerun must give again; times and memory need not."""
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """What came of training a run again."""
+def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train a finished run again and compare; returns the keys of ``reproduce --json``.
 
-    run_id: str
-    new_run_id: str
-    differences: Sequence[str]
-    """In results; none where every metric, score and weight is equal to the bit."""
-    environment: Sequence[str]
-    """In code, versions and machine, which may explain them."""
-
-    @property
-    def equal(self) -> bool:
-        """Whether the rerun gave the same to the bit."""
-        return not self.differences
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of ``reproduce --json``."""
-        return asdict(self) | {"equal": self.equal}
-
-
-def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reproduction:
-    """Train a finished run again and compare; print first how code, versions and machine differ.
+    ``differences`` are in results, none where every metric, score and weight is equal to the bit;
+    those of ``environment``, in code, versions and machine, may explain them and are printed first.
 
     Args:
         store: where the run is; the rerun joins its experiment as a ``reproduction``.
@@ -85,7 +66,13 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> Reprodu
     arm, repeats = run.tags.get(tags.ARM, config.name), {tags.REPRODUCES: run.run_id}
     outcome = train_one(Plan(config, arm, "reproduction", tags=repeats), store, data, fresh=True)
     differences = compare_results(store, run, store.get_run(outcome.run_id))
-    return Reproduction(run.run_id, outcome.run_id, differences, environment)
+    return {
+        "run_id": run.run_id,
+        "new_run_id": outcome.run_id,
+        "differences": differences,
+        "environment": environment,
+        "equal": not differences,
+    }
 
 
 def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:

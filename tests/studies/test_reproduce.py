@@ -44,9 +44,9 @@ def trained(store: Store, config: RunConfig) -> str:
 def test_a_rerun_is_equal_to_the_bit(small_config: Build, store: Store) -> None:
     run_id = trained(store, small_config())
     found = reproduce(store, run_id)
-    assert found.equal, found.differences
-    assert found.new_run_id != run_id
-    assert found.new_run_id not in {run.run_id for run in find_candidates(store, "small").ranked}
+    assert found["equal"], found["differences"]
+    assert found["new_run_id"] != run_id
+    assert found["new_run_id"] not in {run.run_id for run in find_candidates(store, "small").ranked}
 
 
 def test_a_rerun_takes_as_many_threads_as_the_run_did(
@@ -59,8 +59,8 @@ def test_a_rerun_takes_as_many_threads_as_the_run_did(
     with monkeypatch.context() as smaller:
         smaller.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
         found = reproduce(store, run_id)
-    assert store.get_run(found.new_run_id).params["train.threads"] == "3"
-    assert found.equal, found.differences
+    assert store.get_run(found["new_run_id"]).params["train.threads"] == "3"
+    assert found["equal"], found["differences"]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_a_checkpoint_names_the_run_to_repeat(
     run_id = trained(store, small_config())
     download(store, run_id, tmp_path)
     found = reproduce(store, str(tmp_path / CHECKPOINT))
-    assert found.run_id == run_id
-    assert found.equal
+    assert found["run_id"] == run_id
+    assert found["equal"]
     card = (tmp_path / CHECKPOINT).with_name(CARD)
     card.write_text(json.dumps(json.loads(card.read_text()) | {"run_id": None}))
     with pytest.raises(UserError, match="names no run"):
