@@ -209,16 +209,14 @@ class Store:
 
     def _experiments(self, *, deleted: bool = False) -> list[Experiment]:
         search, view = self.client.search_experiments, _view(deleted)
-        return self._pages(lambda token: search(view, max_results=1000, page_token=token))
+        return self._all(lambda size, token: search(view, size, page_token=token))
 
-    def _pages(self, search: Callable[[str | None], Any]) -> list[Any]:
-        """Everything that a search by pages finds."""
-        page = self.call(lambda: search(None))
-        found = list(page)
-        while token := page.token:
-            page = self.call(lambda token=token: search(token))  # type: ignore[misc]
-            found.extend(page)
-        return found
+    def _all(self, search: Callable[[int, str | None], Any]) -> list[Any]:
+        """Everything that a search by pages of a size finds."""
+        from mlflow.utils import get_results_from_paginated_fn
+
+        find_all: Any = get_results_from_paginated_fn  # untyped in MLflow
+        return list(self.call(lambda: find_all(search, 1000)))
 
     def find_runs(
         self,
@@ -254,9 +252,7 @@ class Store:
             if not set("'`\\%") & set(key + value)
         )
         search, view = self.client.search_runs, _view(deleted)
-        runs = self._pages(
-            lambda token: search(ids, narrow, view, max_results=1000, page_token=token)
-        )
+        runs = self._all(lambda size, token: search(ids, narrow, view, size, page_token=token))
         return [
             run
             for run in map(_run_info, runs)
