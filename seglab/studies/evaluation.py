@@ -266,17 +266,12 @@ def _log(
         log.dataset(source.name, data_hash, place, "external", profile)
         named = progress(list(looked), "evaluating", unit="patient")
         patients = [evaluate_patient(bundle, *external.prepare(one)) for one in named]
-        results = FrozenResults(patients, None)
+        results = FrozenResults(patients, None, notice)
         told = {**about, "left_out": left_out, "warnings": warnings}
-        log_results(log, results, "external", told, notice)
+        log_results(log, results, "external", told)
         title = f"{card.name}: patients of {place}"
         log_pictures(
-            log,
-            results,
-            lambda one: predict_patient(bundle, *external.prepare(one)),
-            title,
-            3,
-            notice,
+            log, results, lambda one: predict_patient(bundle, *external.prepare(one)), title, 3
         )
         log.finish()
         log_report(log, card.name, external_sentence(store.get_run(log.run_id)))

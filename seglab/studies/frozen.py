@@ -99,6 +99,8 @@ class FrozenResults:
     patients: Sequence[ScoredPatient]
     baseline: Sequence[PatientScore] | None
     """Under the baseline's own operating point, frozen on validation like the promoted one's."""
+    notice: str
+    """What must be said of the data: that they are synthetic."""
 
     @property
     def scores(self) -> list[PatientScore]:
@@ -184,9 +186,7 @@ class FrozenResults:
         return dict(finite(content))
 
 
-def log_results(
-    log: RunLog, results: FrozenResults, part: str, about: Mapping[str, Any], notice: str = ""
-) -> None:
+def log_results(log: RunLog, results: FrozenResults, part: str, about: Mapping[str, Any]) -> None:
     """Log every figure, with its interval, and the tables and pictures behind them.
 
     Args:
@@ -194,7 +194,6 @@ def log_results(
         results: what is logged.
         part: ``test`` or ``external``, in the names of metrics and files.
         about: what else the JSON says.
-        notice: stands below the pictures.
     """
     log.metrics(results.metrics(part), step=0)
     log.json(results.to_json(about), f"{part}_results.json")
@@ -211,11 +210,11 @@ def log_results(
     }
     for name, draw in figures.items():
         with as_warning(f"figures/{name} is not drawn"):
-            log.figure(marked(draw(), notice), f"figures/{name}")
+            log.figure(marked(draw(), results.notice), f"figures/{name}")
 
 
 def log_pictures(
-    log: RunLog, results: FrozenResults, case: Cases, title: str, overlays: int, notice: str = ""
+    log: RunLog, results: FrozenResults, case: Cases, title: str, overlays: int
 ) -> None:
     """Log overlays and the gallery of explained patients; ``case`` predicts one by its name."""
     explanations = [patient.explanation for patient in results.patients]
@@ -226,6 +225,6 @@ def log_pictures(
             explanations,
             title=title,
             overlays=overlays,
-            notice=notice,
+            notice=results.notice,
         )
         log.artifact(Path(folder))

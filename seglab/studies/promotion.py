@@ -147,14 +147,13 @@ def promote(
         cache = opened.unseal(trained.data)
         results = _evaluate(frozen, frozen_rival, opened)
         config = trained.config
-        log_results(log, results, "test", opened.to_json(), cache.notice)
+        log_results(log, results, "test", opened.to_json())
         log_pictures(
             log,
             results,
             lambda one: predict_patient(frozen.bundle, cache, cache.by_id[one]),
             f"{config.name}: test patients",
             config.evaluation.overlays,
-            cache.notice,
         )
         model = _register(log, frozen, opened, results, onnx)
         log.finish()  # the report is of promotions that finished
@@ -321,8 +320,8 @@ def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) ->
     names = progress(opened.patients, "test", unit="patient")
     patients = [evaluate_patient(bundle, cache, cache.by_id[name]) for name in names]
     if rival is None:
-        return FrozenResults(patients, None)
+        return FrozenResults(patients, None, cache.notice)
     bundle, cache = rival.bundle, opened.unseal(rival.trained.data)
     names = progress(opened.patients, "baseline", unit="patient")
     cases = (predict_patient(bundle, cache, cache.by_id[name]) for name in names)
-    return FrozenResults(patients, [case.score for case in cases])
+    return FrozenResults(patients, [case.score for case in cases], cache.notice)
