@@ -100,6 +100,7 @@ def test_an_experiment_is_found_created_and_restored(store: Store) -> None:
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     view = json.loads(found.tags["mlflow.sharedViewState.seglab"])
     assert "metrics.`val/dice`" in view["selectedColumns"]
+    assert view["columnOrder"][-1] == "attributes.`Description`"
 
 
 def test_an_experiment_that_cannot_be_restored_is_an_error(store: Store) -> None:
