@@ -126,11 +126,12 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
 def training_patients(split: Split, config: RunConfig) -> tuple[str, ...]:
     """Patients that a run trains on: the training part, or ``train.patients`` of it.
 
-    They are drawn by the run's seed; of one seed, fewer are among more.
+    They are drawn by the run's seed; of one seed, fewer are among more. Raises UserError for more
+    than there are.
     """
     wanted = config.train.patients or len(split.train)
     if wanted > len(split.train):
-        raise UserError(f"train.patients: {wanted} of {len(split.train)} training patients")
+        raise UserError(f"train.patients: {wanted}; the training part has {len(split.train)}")
     order = np.random.default_rng([config.seed, 3]).permutation(len(split.train))
     return tuple(sorted(split.train[k] for k in order[:wanted]))
 

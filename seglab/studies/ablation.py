@@ -18,6 +18,7 @@ from seglab.core.errors import TrainingDiverged, UserError, first_line
 from seglab.core.machine import is_locked
 from seglab.core.study import MARGIN, Study
 from seglab.data.open import StudyData
+from seglab.data.splits import training_patients
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import (
     FAILED,
@@ -204,7 +205,12 @@ def open_parent(
     Arms and seeds may be added to an ablation later: they join the same parent, which keeps
     those that this study does not have.
     What all arms share may not change, or they would no longer differ in one thing only.
+
+    Raises:
+        UserError: an arm wants more training patients than there are.
     """
+    for config in study.arms.values():
+        training_patients(data.split, config)
     identity = _identity(study, data)
     for run in [] if fresh else store.find_runs(study.name, identity):
         # Processes that share a queue share the parent too, also those of several machines.

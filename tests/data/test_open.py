@@ -52,6 +52,13 @@ def test_a_patient_without_a_named_modality_is_told(source: MemorySource, use: O
         open_data(use(source, modalities=["flair", "t1"]))
 
 
+def test_no_patient_with_every_modality_is_told(source: MemorySource, use: Open) -> None:
+    lacking = {name: memory_volume(name, 1, ("flair", "t2")) for name in source.volumes}
+    none = MemorySource(source.root, lacking)
+    with pytest.raises(UserError, match=r"^no patient in .* has flair, t1$"):
+        open_data(use(none, require=["t1"]))
+
+
 @pytest.mark.parametrize("how", [{"on_bad_file": "skip"}, {"require": ["t1"]}])
 def test_who_lacks_it_is_left_out_and_listed_where_that_is_asked_for(
     source: MemorySource, use: Open, how: dict[str, Any], capsys: pytest.CaptureFixture[str]

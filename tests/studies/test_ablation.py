@@ -21,7 +21,7 @@ from seglab.data.open import open_data
 from seglab.studies import workers
 from seglab.studies.ablation import run_study
 from seglab.studies.comparison import Budgets
-from seglab.studies.plan import make_plan, plan_text
+from seglab.studies.plan import make_plan, plan_text, write_plan
 from seglab.studies.queue import DONE, SPENT, Queue
 from seglab.studies.results import collect
 from seglab.studies.tuning import TUNING_SEED
@@ -49,6 +49,14 @@ def _added_loss() -> None:
             return weight * (softplus(logits) - logits * mask).mean()
 
         return loss
+
+
+def test_more_training_patients_than_there_are_start_nothing(build: Build, store: Store) -> None:
+    study = build(name="many", train_patients=[2, 99])
+    for begin in (run_study, write_plan):
+        with pytest.raises(UserError, match=r"^train\.patients: 99; the training part has \d$"):
+            begin(study, store)
+    assert not store.find_runs("many")
 
 
 def test_arms_by_seeds_under_one_parent_each_child_once(
