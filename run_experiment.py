@@ -3,7 +3,7 @@
 
 import sys
 
-from seglab.cli.train import main
+from seglab.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["run", *sys.argv[1:]]))

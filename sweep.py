@@ -3,7 +3,7 @@
 
 import sys
 
-from seglab.cli.train import sweep
+from seglab.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(sweep())
+    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""``python -m seglab``: every command but the two that train."""
+"""``python -m seglab``: every command and its arguments."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from seglab.core.errors import UserError, unknown_name
 
 INTRODUCTION = """\
 Find out which choices really make better brain-tumour masks.
-  run FILE.yaml    train an experiment or an ablation: what run_experiment.py does
-  sweep FILE.yaml  search with Optuna: what sweep.py does
-COMMAND --help says more.
+COMMAND --help says more; run_experiment.py is `run`, and sweep.py is `sweep`.
 """
-TRAINING = {"run": train.main, "sweep": train.sweep}
+SCRIPTS = {"run": "run_experiment.py", "sweep": "sweep.py"}
+"""Of a checkout; the same command again continues what these began."""
 Argument = tuple[str, dict[str, Any]]
 
 
 class Command:
-    """What a command does, described by ``text``, whose first line stands in the list of all."""
+    """What a command does, described by ``text``, whose first line stands in the list of all.
+
+    An example is what follows the command's name, a line each.
+    """
 
     def __init__(
         self, do: Callable[[argparse.Namespace], int], text: str, examples: str, *given: Argument
     ) -> None:
         self.do, self.text, self.arguments = do, text, given
-        self.examples = [f"  {PROGRAM} {line}" for line in examples.splitlines()]
+        self.examples = examples.split("\n")
 
-    def run(self, name: str, argv: Sequence[str]) -> int:
+    def run(self, program: str, argv: Sequence[str]) -> int:
         """Read the arguments and do it; returns the exit status."""
-        epilog = "\n".join(["examples:", *self.examples])
-        parser = Parser(prog=f"{PROGRAM} {name}", description=self.text, epilog=epilog)
+        epilog = "\n".join(["examples:", *(f"  {program} {line}" for line in self.examples)])
+        parser = Parser(prog=program, description=self.text, epilog=epilog)
         for flag, options in self.arguments:
             parser.add_argument(flag, **options)
         if self.do not in (study.ui, study.demo):
@@ -74,11 +76,47 @@ PATHS = _argument(
     nargs="*",
     metavar="data.root=DIR",
 )
+ONE_WORKER = _number("--workers", "processes (default 1)", 1, metavar="N")
+OVERRIDES = _argument("overrides", "laid over the file", nargs="*", metavar="key.sub=value")
 COMMANDS = {
+    "run": Command(
+        train.run,
+        "Train one experiment, or every arm × seed of an ablation.\nAn unfinished run of the same "
+        "config, data and code is continued, a finished one reported;\nanother process with the "
+        "same command shares the arms, or waits for the only run.",
+        "experiments/baseline.yaml data.root=path/to/data\n"
+        "experiments/losses.yaml data.root=path/to/data --dry-run\n"
+        "experiments/losses.yaml --arms bce_dice,focal --workers 2",
+        _argument("file", "e.g. experiments/baseline.yaml", type=train.experiment_file),
+        OVERRIDES,
+        ONE_WORKER,
+        _argument("--arms", "only these arms, beside those of earlier commands", metavar="A,B"),
+        _argument("--fresh", "train again, even if it is finished", action="store_true"),
+        _argument("--dry-run", "print the cost, train nothing", action="store_true"),
+        _argument(
+            "--plan", "put on record what will be compared; train nothing", action="store_true"
+        ),
+    ),
+    "sweep": Command(
+        train.sweep,
+        "Search for the config of the best validation Dice.\nThe same command continues a search "
+        "that was stopped or has crashed. On several machines\nit shares the search's trials, with "
+        "one MLFLOW_TRACKING_URI and one search.storage.",
+        "experiments/sweeps/unet.yaml data.root=path/to/data --workers 2\n"
+        "experiments/sweeps/unet.yaml data.root=path/to/data --trials 60 --timeout 120\n"
+        "experiments/sweeps/unet.yaml search.storage=postgresql+psycopg://user@server/seglab",
+        _argument("file", "e.g. experiments/sweeps/unet.yaml", type=train.experiment_file),
+        OVERRIDES,
+        ONE_WORKER,
+        _argument(
+            "--trials", "complete and pruned trials at which the search ends", type=int, metavar="N"
+        ),
+        _argument("--timeout", "minutes after which the search stops", type=float, metavar="MIN"),
+    ),
     "data phantom": Command(
         data.phantom,
         "Write synthetic patients, in the exact layout of the Kaggle or BraTS files.",
-        "data phantom --out phantoms --patients 12",
+        "--out phantoms --patients 12",
         _out(required=True),
         _number("--patients", "how many (default 12)", 12),
         _number("--size", "side of a slice (default 240)", 240),
@@ -92,13 +130,13 @@ COMMANDS = {
     "data download": Command(
         data.download,
         "Fetch the BraTS 2020 slices from Kaggle; an interrupted download continues.",
-        "data download --out brats2020",
+        "--out brats2020",
         _out(required=True),
     ),
     "data check": Command(
         data.check,
         "Look at every file and say what is missing, broken, double, or misnamed.",
-        "data check --source brats-h5 --root brats2020",
+        "--source brats-h5 --root brats2020",
         *SET,
         _argument("--other", OTHER, nargs=2, action="append", metavar=("SOURCE", "DIR")),
         _out("where to write page and picture"),
@@ -106,7 +144,7 @@ COMMANDS = {
     "data prepare": Command(
         data.prepare,
         "Read every file once into a packed cache; training does it too if needed.",
-        "data prepare --source brats-h5 --root brats2020",
+        "--source brats-h5 --root brats2020",
         *SET,
         _argument("--cache", type=Path, metavar="DIR", default=Path(".cache")),
         _number("--size", "data.image_size (default 128)", 128, dest="image_size", metavar="SIZE"),
@@ -118,13 +156,13 @@ COMMANDS = {
         "List what a YAML can name, with a line of explanation each.\n"
         "Kinds: models, their encoders, losses, augmentations, sources of data, and the keys of\n"
         "input and training.",
-        "list\nlist losses",
+        "\nlosses",
         _argument("kind", f"one of: {', '.join(names.KINDS)}", nargs="?", metavar="KIND"),
     ),
     "compare": Command(
         study.compare,
         "Compare the arms of an ablation, paired over patients, and write the report.",
-        "compare losses\ncompare losses --baseline dice --json",
+        "losses\nlosses --baseline dice --json",
         _argument("experiment", "name of the experiment, or id of its parent run"),
         _argument("--baseline", "default: the experiment's own", metavar="ARM"),
         _out("default: beside the runs"),
@@ -133,8 +171,7 @@ COMMANDS = {
         study.promote,
         "Open the sealed test once, for the best run, and register it as champion.\nTakes the best "
         "finished run by validation Dice, and freezes its operating point on validation before.",
-        "promote losses\npromote losses --ensemble seeds\n"
-        'promote RUN_ID --reopen "the scanner table was wrong"',
+        'losses\nlosses --ensemble seeds\nRUN_ID --reopen "the scanner table was wrong"',
         _argument("name", metavar="EXPERIMENT|SEARCH|RUN"),
         _argument("--ensemble", "average its runs: seeds, folds, top:K", metavar="KIND"),
         _argument("--reopen", "open a test that was opened before", metavar="REASON"),
@@ -145,8 +182,8 @@ COMMANDS = {
         study.evaluate,
         "Score a frozen model on another data set: external validation, nothing is tuned.\n"
         "Patients that the model was trained, validated or tested on are refused.",
-        "evaluate losses@champion --source lgg-tif --root kaggle_3m\n"
-        "evaluate RUN_ID --source brats-nifti --root upenn --leave-out shared",
+        "losses@champion --source lgg-tif --root kaggle_3m\n"
+        "RUN_ID --source brats-nifti --root upenn --leave-out shared",
         _argument("model", "name@alias, run id or files", metavar="MODEL"),
         *FILES,
         _argument(
@@ -163,9 +200,9 @@ COMMANDS = {
         "Write a mask, a picture and the volume of every patient in new scans.\n"
         "Inputs are .nii[.gz], .h5 or .tif files, or folders of them, grouped by their names.\n"
         "Not a medical device: for research, and never for a diagnosis.",
-        "predict losses@champion scan_flair.nii.gz --out masks\n"
-        "predict RUN_ID folder --out masks\n"
-        "predict results/checkpoints/weights.safetensors folder --out masks",
+        "losses@champion scan_flair.nii.gz --out masks\n"
+        "RUN_ID folder --out masks\n"
+        "results/checkpoints/weights.safetensors folder --out masks",
         _argument("model", "name@alias, run id or files", metavar="MODEL"),
         _argument("inputs", "files and folders", metavar="INPUT", nargs="+", type=Path),
         _out(required=True),
@@ -175,7 +212,7 @@ COMMANDS = {
         "Write one page of a whole experiment, ready to hand in.\n"
         "It has the result, method, predictions, failures, comparison, search and limits, from\n"
         "what its runs logged. Nothing is trained; the data need not be there.",
-        "report losses\nreport losses --out handed-in --json",
+        "losses\nlosses --out handed-in --json",
         _argument("experiment", "name of the experiment"),
         _out("default: beside the runs"),
     ),
@@ -183,8 +220,7 @@ COMMANDS = {
         study.reproduce,
         "Train a finished run again from what MLflow holds of it, and compare.\n"
         "Says whether the result is equal to the bit, or by how much it is not.",
-        "reproduce RUN_ID\nreproduce losses@champion\n"
-        "reproduce results/checkpoints/weights.safetensors",
+        "RUN_ID\nlosses@champion\nresults/checkpoints/weights.safetensors",
         _argument("run", "run id, its checkpoint or registered model", metavar="RUN"),
         PATHS,
     ),
@@ -193,15 +229,15 @@ COMMANDS = {
         "Find which changes made the best trial of a search better than its base config.\nEach is "
         "put back, and given to the base, over fresh seeds and patients.\nWrites the smallest set "
         "that does as well.",
-        'explain "unet search"\nexplain "unet search" data.root=DIR --workers 2',
+        '"unet search"\n"unet search" data.root=DIR --workers 2',
         _argument("sweep", "name of the search, or id of its run", metavar="SEARCH"),
-        _number("--workers", "processes (default 1)", 1, metavar="N"),
+        ONE_WORKER,
         PATHS,
     ),
     "artifacts": Command(
         study.artifacts,
         "Download what a run logged; the same command again replaces what is there.",
-        "artifacts RUN_ID --out results",
+        "RUN_ID --out results",
         _argument("run", "run id, or how it begins"),
         _out(required=True),
         _argument("--pattern", "only these, e.g. 'overlays/*.png'"),
@@ -209,36 +245,36 @@ COMMANDS = {
     "ui": Command(
         study.ui,
         "Open the MLflow UI on the store in use, for this machine only.",
-        "ui --port 5001",
+        "--port 5001",
         _argument("--host", "default 127.0.0.1: this machine only", default="127.0.0.1"),
         _number("--port", "default 5000", 5000),
     ),
     "demo": Command(
         study.demo,
         "Make phantoms, compare arms, search, promote the best run, report.",
-        "demo",
+        "",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m seglab`` with these arguments; returns the exit status."""
-    return run_command(_run, list(sys.argv[1:] if argv is None else argv))
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_command(_run, given, continues=bool(SCRIPTS.keys() & given[:1]))
 
 
 def _run(argv: Sequence[str]) -> int:
     words = 2 if argv[:1] == ["data"] else 1
-    name = " ".join(argv[:words])
-    if name in TRAINING:
-        return TRAINING[name](argv[1:], f"{PROGRAM} {name}")
+    name, script = " ".join(argv[:words]), Path(sys.argv[0]).name
     if name in COMMANDS:
-        return COMMANDS[name].run(name, argv[words:])
+        program = f"python {script}" if script == SCRIPTS.get(name) else f"{PROGRAM} {name}"
+        return COMMANDS[name].run(program, argv[words:])
     if {"-h", "--help"} & set(argv[:words]):
         shown = {key: one for key, one in COMMANDS.items() if words == 1 or key.startswith("data ")}
         lines = [f"  {key:<14} {one.text.splitlines()[0]}" for key, one in shown.items()]
-        examples = [one.examples[0] for one in shown.values()]
+        examples = [f"  {PROGRAM} {key} {one.examples[0]}" for key, one in shown.items()]
         print_text("\n".join([INTRODUCTION, "commands:", *lines, "\nexamples:", *examples]))
         return DONE
     if not argv:
-        raise UserError(f"name a command: {', '.join([*TRAINING, *COMMANDS])}")
-    raise unknown_name("command", name, [*TRAINING, *COMMANDS])
+        raise UserError(f"name a command: {', '.join(COMMANDS)}")
+    raise unknown_name("command", name, COMMANDS)

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglab.cli.shell import (
-    DONE,
-    OUR_FAULT,
-    PROGRAM,
-    USER_ERROR,
-    Parser,
-    add_json,
-    answer,
-    run_command,
-    table,
-)
+from seglab.cli.shell import DONE, OUR_FAULT, PROGRAM, USER_ERROR, answer, table
 from seglab.core.errors import UserError
 
 if TYPE_CHECKING:
     from seglab.studies.ablation import StudyOutcome
     from seglab.studies.search.results import SearchOutcome
-
-RUN_EXAMPLE = """\
-examples:
-  python run_experiment.py experiments/baseline.yaml data.root=path/to/data
-  python run_experiment.py experiments/losses.yaml data.root=path/to/data --dry-run
-  python run_experiment.py experiments/losses.yaml --arms bce_dice,focal --workers 2
-"""
-SWEEP_EXAMPLE = """\
-examples:
-  python sweep.py experiments/sweeps/unet.yaml data.root=path/to/data --workers 2
-  python sweep.py experiments/sweeps/unet.yaml data.root=path/to/data --trials 60 --timeout 120
-several machines, the same on each:
-  MLFLOW_TRACKING_URI=http://server:5000 python sweep.py experiments/sweeps/unet.yaml \\
-      data.root=path/to/data search.storage=postgresql+psycopg://user@server/seglab
-"""
-
 
 PACKAGE = Path(__file__).resolve().parents[1]
 EXPERIMENTS = next(
@@ -49,60 +22,7 @@ EXPERIMENTS = next(
 """The experiments that come along: of an installation, or of a checkout."""
 
 
-def main(argv: Sequence[str] | None = None, program: str = "run_experiment.py") -> int:
-    """Run ``run_experiment.py`` or ``seglab run`` with these arguments; returns the exit status."""
-    parser = _parser(
-        program,
-        "Train one experiment, or every arm × seed of an ablation.\nAn unfinished run "
-        "of the same config, data and code is continued, a finished one reported;\nanother "
-        "process with the same command shares the arms, or waits for the only run.",
-        RUN_EXAMPLE,
-        "an experiment, e.g. experiments/baseline.yaml",
-    )
-    parser.add_argument(
-        "--arms", metavar="A,B", help="only these arms, beside those of earlier commands"
-    )
-    parser.add_argument("--fresh", action="store_true", help="train again, even if it is finished")
-    parser.add_argument("--dry-run", action="store_true", help="print the cost, train nothing")
-    parser.add_argument(
-        "--plan", action="store_true", help="put on record what will be compared; train nothing"
-    )
-    return run_command(_run, parser.parse_intermixed_args(argv), continues=True)
-
-
-def sweep(argv: Sequence[str] | None = None, program: str = "sweep.py") -> int:
-    """Run ``sweep.py`` or ``seglab sweep`` with these arguments; returns the exit status."""
-    parser = _parser(
-        program,
-        "Search for the config of the best validation Dice.\n"
-        "The same command continues a search that was stopped or has crashed.",
-        SWEEP_EXAMPLE,
-        "a search, e.g. experiments/sweeps/unet.yaml",
-    )
-    parser.add_argument(
-        "--trials",
-        type=int,
-        metavar="N",
-        help="complete and pruned trials at which the search ends",
-    )
-    parser.add_argument(
-        "--timeout", type=float, metavar="MIN", help="minutes after which the search stops"
-    )
-    return run_command(_sweep, parser.parse_intermixed_args(argv), continues=True)
-
-
-def _parser(program: str, description: str, example: str, file_help: str) -> Parser:
-    if not program.endswith(".py"):
-        example = re.sub(r"python (run_experiment|sweep)\.py", program, example)
-    parser = Parser(prog=program, description=description, epilog=example)
-    parser.add_argument("file", type=_experiment_file, help=file_help)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="laid over the file")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
-    add_json(parser)
-    return parser
-
-
-def _experiment_file(text: str) -> Path:
+def experiment_file(text: str) -> Path:
     """The file of this name; of ``experiments/…``, the one that comes along where none is here."""
     path = Path(text)
     shipped = EXPERIMENTS.parent / path
@@ -117,7 +37,8 @@ def _refuse_none(arguments: argparse.Namespace, *flags: str) -> None:
             raise UserError(f"--{flag} {value:g}: must be above 0")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Train one experiment, or every arm × seed of an ablation."""
     from seglab.core.study import load_study
 
     _refuse_none(arguments, "workers")
@@ -185,7 +106,8 @@ def _with_spread(metrics: Mapping[str, float], name: str) -> str:
     return mean if spread == NONE else f"{mean} ± {spread}"  # one patient has none
 
 
-def _sweep(arguments: argparse.Namespace) -> int:
+def sweep(arguments: argparse.Namespace) -> int:
+    """Search with Optuna."""
     from seglab.core.study import load_study
 
     _refuse_none(arguments, "trials", "workers", "timeout")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from seglab.cli.train import main
+from seglab.cli.main import main
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def folder(
     (folder / "seen.yaml").write_text(EXPERIMENT.format(root=phantoms, cache=shared_cache))
     os.chdir(folder)
     try:
-        assert main(["seen.yaml"]) == 0
+        assert main(["run", "seen.yaml"]) == 0
         yield folder
     finally:
         os.chdir(before)

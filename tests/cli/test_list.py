@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from seglab.cli.main import main
-from seglab.cli.train import main as train
 from seglab.core.config import RunConfig, flatten
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
 from seglab.tracking.connect import open_store
@@ -70,8 +69,8 @@ def test_one_decorated_function_is_a_loss_that_a_yaml_names(
     known = json.loads("\n".join(listed(capsys, "losses", "--json")))
     assert known["losses"][NAME]["options"] == {"weight": 1.0}
     tiny.write_text(f"{tiny.read_text()}loss: {{name: {NAME}, weight: 2.0}}\n")
-    assert train([str(tiny), "train.epochs=1"]) == 0
+    assert main(["run", str(tiny), "train.epochs=1"]) == 0
     (run,) = open_store().find_runs()
     assert (run.params["loss.name"], run.params["loss.weight"]) == (NAME, "2.0")
-    assert train([str(tiny), "loss.weigth=2"]) == 2
+    assert main(["run", str(tiny), "loss.weigth=2"]) == 2
     assert "did you mean 'weight'" in capsys.readouterr().err.splitlines()[-1]

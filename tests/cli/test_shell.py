@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seglab.cli import train
-from seglab.cli.main import COMMANDS, main
+from seglab.cli.main import COMMANDS, SCRIPTS, main
 from seglab.cli.shell import run_command
 from seglab.core.errors import UserError
 
@@ -36,13 +35,24 @@ def ended(error: BaseException, **options: bool) -> int:
     return run_command(command, None, **options)
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "run_experiment"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(capsys: Capture, name: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([*name.split(), "--help"]) if name in COMMANDS else train.main(["--help"])
+        main([*name.split(), "--help"])
     assert stopped.value.code == 0
-    examples = capsys.readouterr().out.partition("examples:")[2]
-    assert f"{name if name in COMMANDS else 'run_experiment.py'}" in examples
+    assert f"-m seglab {name}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize(("name", "script"), SCRIPTS.items())
+def test_a_script_calls_itself_by_its_name(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str, script: str
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"somewhere/{script}"])
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert "seglab " + name not in told
+    assert f"  python {script} experiments/" in told
 
 
 @pytest.mark.parametrize(
@@ -63,8 +73,8 @@ def test_a_command_that_is_none_is_answered(capsys: Capture, given: list[str], t
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["run_experiment", "a.yaml", "--dryrun"], "did you mean '--dry-run'"),
-        (["run_experiment", "a.yaml", "--worker", "2"], "did you mean '--workers'"),
+        (["run", "a.yaml", "--dryrun"], "did you mean '--dry-run'"),
+        (["run", "a.yaml", "--worker", "2"], "did you mean '--workers'"),
         (["data", "phantom", "--out", "x", "--patient", "3"], "did you mean '--patients'"),
         (["data", "phantom", "--out", "x", "--layout", "nifty"], "did you mean 'nifti'"),
     ],
@@ -73,7 +83,7 @@ def test_a_misspelt_option_is_answered_with_the_nearest(
     capsys: Capture, given: list[str], told: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        train.main(given[1:]) if given[0] == "run_experiment" else main(given)
+        main(given)
     assert stopped.value.code == 2
     printed = capsys.readouterr().err
     assert told in printed
@@ -100,7 +110,7 @@ def test_a_file_or_folder_that_is_none_is_answered_with_the_nearest(
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("data: {source: brats-h5, root: nowhere}\n")
     Path("phantoms").mkdir()
-    assert train.main(given.split()) == 2
+    assert main(["run", *given.split()]) == 2
     printed = capsys.readouterr().err
     assert told in printed
     assert printed.count("\n") == 1

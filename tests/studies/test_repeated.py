@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from seglab.cli import train
+from seglab.cli.main import main
 from seglab.core.study import Study, load_study
 from seglab.studies.ablation import run_study
 from seglab.studies.search.run import run_search
@@ -57,7 +57,7 @@ def test_a_search_with_its_confirmation(
     first, store = run_search(load_study(path), open_store()), open_store()
     before = content(store)
     capsys.readouterr()
-    assert train.sweep([str(path), "--json"]) == 0
+    assert main(["sweep", str(path), "--json"]) == 0
     assert content(store) == before
     assert json.loads(capsys.readouterr().out) == first.to_json()
 

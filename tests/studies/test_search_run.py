@@ -17,7 +17,8 @@ import optuna
 import pytest
 import yaml
 
-from seglab.cli import train
+from seglab.cli.main import main
+from seglab.cli.train import describe_search
 from seglab.core.study import load_study
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import ERROR, ITEM, SURPLUS, open_storage
@@ -144,7 +145,7 @@ def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[.
     path.write_text(path.read_text().replace("name: tiny", "name: two words"))
     outcome = run_search(load_study(path), open_store())
     assert outcome.best_config is not None
-    for text in (outcome.best_config.read_text(), train.describe_search(outcome)):
+    for text in (outcome.best_config.read_text(), describe_search(outcome)):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]
@@ -163,7 +164,7 @@ def test_the_front_has_the_first_of_equals_and_nothing_that_another_beats() -> N
 def test_none_is_no_number_of_anything(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
-    assert train.sweep([str(write()), flag, "0"]) == 2
+    assert main(["sweep", str(write()), flag, "0"]) == 2
     assert capsys.readouterr().err == f"error: {flag} 0: must be above 0\n"
 
 
@@ -171,9 +172,9 @@ def test_what_is_no_search_is_sent_to_the_other_command(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write()
-    assert train.sweep([str(path), "search=null"]) == 2
+    assert main(["sweep", str(path), "search=null"]) == 2
     assert "run_experiment.py" in capsys.readouterr().err
-    assert train.main([str(path)]) == 2
+    assert main(["run", str(path)]) == 2
     assert "sweep.py" in capsys.readouterr().err
 
 
@@ -184,7 +185,7 @@ def test_a_search_of_an_earlier_version_is_refused_by_name(
     journal = Path("mlruns/optuna/tiny.log")
     journal.parent.mkdir(parents=True)
     journal.write_text("{}\n")
-    assert train.sweep([str(path)]) == 2
+    assert main(["sweep", str(path)]) == 2
     assert "name=" in capsys.readouterr().err
 
 
@@ -192,8 +193,8 @@ def test_another_space_is_refused(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(trials=1)
-    assert train.sweep([str(path)]) == 0
-    assert train.sweep([str(path), "search.space.optim.lr.high=0.01"]) == 2
+    assert main(["sweep", str(path)]) == 0
+    assert main(["sweep", str(path), "search.space.optim.lr.high=0.01"]) == 2
     assert "optim.lr" in capsys.readouterr().err
 
 
@@ -214,7 +215,7 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
     assert told["trials"]["failed"] == 0
     assert_runs_equal_trials(4)
     assert not open_store().find_runs(statuses=["RUNNING"])
-    assert train.main([told["best_config"], "--json"]) == 0
+    assert main(["run", told["best_config"], "--json"]) == 0
     (again,) = json.loads(capsys.readouterr().out)["runs"]
     assert again["val/dice"] == told["best"]["value"]
 
