@@ -32,8 +32,7 @@ def phantom(given: argparse.Namespace) -> int:
         f"{report.out}: {report.patients} phantom patients, {report.slices} slices "
         f"({report.tumour_slices} with tumour), {report.bytes / 1e6:.0f} MB, {found}"
     )
-    answer(given, vars(report), text)
-    return DONE
+    return answer(given, vars(report), text)
 
 
 def download(given: argparse.Namespace) -> int:
@@ -41,8 +40,7 @@ def download(given: argparse.Namespace) -> int:
     from seglab.data.download import download
 
     report = download(given.out)
-    answer(given, vars(report), f"{given.out}: {report}")
-    return DONE
+    return answer(given, vars(report), f"{given.out}: {report}")
 
 
 def check(given: argparse.Namespace) -> int:
@@ -94,6 +92,6 @@ def prepare(given: argparse.Namespace) -> int:
     done = "found" if reused else f"filled in {seconds:.1f} s"
     per_slice = cache.bytes / max(cache.slices, 1) / 1000
     text = f"{cache.path}: {cache.slices} slices, {per_slice:.1f} KB each, {done}"
-    found = {"cache": cache.path, "slices": cache.slices, "bytes": cache.bytes}
-    answer(given, found | {"seconds": seconds, "reused": reused, "skipped": cache.skipped}, text)
-    return DONE
+    size = {"cache": cache.path, "slices": cache.slices, "bytes": cache.bytes}
+    work = {"seconds": seconds, "reused": reused, "skipped": cache.skipped}
+    return answer(given, size | work, text)

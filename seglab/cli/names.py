@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from seglab.cli.shell import DONE, answer
+from seglab.cli.shell import answer
 from seglab.core.errors import unknown_name
 
 WIDTH = 28
@@ -43,8 +43,7 @@ def list_names(given: argparse.Namespace) -> int:
     if not kind:
         lines.append("python -m seglab list KIND shows options and defaults; also of encoders")
     values = {name: {one.name: asdict(one) for one in names} for name, names in found.items()}
-    answer(given, values, "\n".join(lines))
-    return DONE
+    return answer(given, values, "\n".join(lines))
 
 
 def _registered(kind: str) -> Iterator[Name]:

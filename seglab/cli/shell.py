@@ -94,9 +94,10 @@ def run_command(
         return OUR_FAULT
 
 
-def answer(arguments: argparse.Namespace, values: Any, text: str) -> None:
-    """Print a command's result on stdout: the values with ``--json``, else the text."""
+def answer(arguments: argparse.Namespace, values: Any, text: str) -> int:
+    """Print a command's result on stdout, the values with ``--json``, else the text; it is done."""
     print_text(json_text(values) if arguments.json else text)
+    return DONE
 
 
 def print_text(text: str) -> None:

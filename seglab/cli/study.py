@@ -52,8 +52,7 @@ def compare(given: argparse.Namespace) -> int:
     written = report_ablation(store, parent, baseline=given.baseline, out=given.out)
     assert written.result is not None
     values = {**written.result.to_json(), "report": written.page}
-    answer(given, values, f"{written.text()}\n\nreport: {written.page}")
-    return DONE
+    return answer(given, values, f"{written.text()}\n\nreport: {written.page}")
 
 
 def report(given: argparse.Namespace) -> int:
@@ -62,8 +61,7 @@ def report(given: argparse.Namespace) -> int:
 
     page = report_experiment(open_store(), given.experiment, given.out).page
     values = {"experiment": given.experiment, "report": page, "sections": SECTIONS}
-    answer(given, values, f"report: {page}")
-    return DONE
+    return answer(given, values, f"report: {page}")
 
 
 def promote(given: argparse.Namespace) -> int:
@@ -83,8 +81,7 @@ def promote(given: argparse.Namespace) -> int:
         overrides=given.overrides,
         tell=tell,
     )
-    answer(given, promotion.to_json(), _describe_promotion(promotion))
-    return DONE
+    return answer(given, promotion.to_json(), _describe_promotion(promotion))
 
 
 def leaderboard(candidates: Candidates) -> str:
@@ -136,8 +133,7 @@ def evaluate(given: argparse.Namespace) -> int:
     lines += [f"warning: {text}" for text in found["warnings"]]
     lines.append(external_sentence(store.get_run(found["run_id"])))
     lines.append(f"evaluation run {found['run_id']}; look: {PROGRAM} ui")
-    answer(given, found, "\n".join(lines))
-    return DONE
+    return answer(given, found, "\n".join(lines))
 
 
 def predict(given: argparse.Namespace) -> int:
@@ -187,8 +183,7 @@ def reproduce(given: argparse.Namespace) -> int:
     lines = [f"run {new} is equal to {old} to the bit"]
     if not found["equal"]:
         lines = [f"run {new} differs from {old}:", *found["differences"]]
-    answer(given, found, "\n  ".join(lines))
-    return DONE
+    return answer(given, found, "\n  ".join(lines))
 
 
 def explain(given: argparse.Namespace) -> int:
@@ -205,8 +200,7 @@ def explain(given: argparse.Namespace) -> int:
         for one in told["changes"]
     ]
     again = f"run it: python run_experiment.py {shlex.quote(told['config'])}"
-    answer(given, told, f"{table(rows)}\n\n{told['text']}\n{again}")
-    return DONE
+    return answer(given, told, f"{table(rows)}\n\n{told['text']}\n{again}")
 
 
 def artifacts(given: argparse.Namespace) -> int:
@@ -215,8 +209,7 @@ def artifacts(given: argparse.Namespace) -> int:
 
     report = download(open_store(), given.run, given.out, given.pattern)
     text = f"{given.out}: {len(report.files)} files, {report.bytes / 1e6:.1f} MB"
-    answer(given, vars(report), text)
-    return DONE
+    return answer(given, vars(report), text)
 
 
 def ui(given: argparse.Namespace) -> int:

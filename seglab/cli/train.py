@@ -51,14 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
         from seglab.tracking.connect import open_store
 
         written = write_plan(study, open_store())
-        answer(arguments, written, f"plan {written['hash'][:12]}: {written['plan']}")
-        return DONE
+        return answer(arguments, written, f"plan {written['hash'][:12]}: {written['plan']}")
     if arguments.dry_run:
         from seglab.studies.plan import make_plan, plan_text
 
         plan = make_plan(study)
-        answer(arguments, plan, plan_text(plan))
-        return DONE
+        return answer(arguments, plan, plan_text(plan))
     from seglab.data.open import check_files
     from seglab.studies.ablation import run_study
     from seglab.tracking.connect import open_store
@@ -122,8 +120,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     check_files(study.run.data)
     timeout_s = None if arguments.timeout is None else 60 * arguments.timeout
     outcome = run_search(study, open_store(), workers=arguments.workers, timeout_s=timeout_s)
-    answer(arguments, outcome.to_json(), describe_search(outcome))
-    return DONE
+    return answer(arguments, outcome.to_json(), describe_search(outcome))
 
 
 def describe_search(outcome: SearchOutcome) -> str:
