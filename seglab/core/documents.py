@@ -146,7 +146,7 @@ def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def read_rows(path: Path, ending: str = "", *, strict: bool = False) -> Iterator[dict[str, str]]:
+def read_rows(path: Path, ending: str = "") -> Iterator[dict[str, str]]:
     """Yield each row of a CSV file as a mapping from column to text; blank lines are skipped.
 
     A short row lacks its last columns; cells beyond the header are dropped.
@@ -154,14 +154,13 @@ def read_rows(path: Path, ending: str = "", *, strict: bool = False) -> Iterator
     Args:
         path: UTF-8, with or without a byte order mark.
         ending: a column must have a name that ends so.
-        strict: refuse quotes in odd places.
 
     Raises:
         UserError: absent, not UTF-8, not CSV, or without that column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=strict)
+            rows = csv.reader(file)
             header = next(rows, [])
             if not any(name.endswith(ending) for name in header):
                 raise UserError(f"{path} has no column that ends in '{ending}'")

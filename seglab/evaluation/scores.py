@@ -8,14 +8,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore, dice, slice_counts
 from seglab.evaluation.statistics import RESAMPLES, FloatArray, bootstrap_pivots
@@ -152,20 +150,25 @@ def to_csv(scores: Sequence[PatientScore]) -> str:
     return file.getvalue()
 
 
-def read_csv(path: Path) -> list[PatientScore]:
+def from_csv(table: bytes, where: str) -> list[PatientScore]:
     """Read what :func:`to_csv` gave; a UserError for another table, or a patient twice."""
     parse, scores = TypeAdapter(PatientScore).validate_python, dict[str, PatientScore]()
-    for number, row in enumerate(read_rows(path, strict=True), start=2):
+    try:
+        rows = list(csv.DictReader(io.StringIO(table.decode(), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{where} cannot be read as CSV: {error}") from error
+    for number, row in enumerate(rows, start=2):
+        told = {column: text for column, text in row.items() if column and text is not None}
         try:
-            score = parse({**row, "grade": row.get("grade") or None})
+            score = parse({**told, "grade": row.get("grade") or None})
         except ValidationError as error:
             first = error.errors()[0]
             name = first["loc"][0]
             wrong = f", column '{name}': '{str(first['input'])[:40]}' is not a number"
             wrong = f" has no column '{name}'" if first["type"] == "missing" else wrong
-            raise UserError(f"{path}: row {number}{wrong}") from None
+            raise UserError(f"{where}: row {number}{wrong}") from None
         if score.patient_id in scores:
-            raise UserError(f"{path}: patient '{score.patient_id}' is listed twice")
+            raise UserError(f"{where}: patient '{score.patient_id}' is listed twice")
         scores[score.patient_id] = score
     return list(scores.values())
 

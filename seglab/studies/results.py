@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from seglab.core.config import LOCAL, Data, RunConfig
@@ -16,10 +14,11 @@ from seglab.core.factors import Design
 from seglab.core.study import MARGIN
 from seglab.data.names import SYNTHETIC
 from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import read_csv
+from seglab.evaluation.scores import from_csv
 from seglab.studies.preregistration import AnalysisPlan, find_plan
-from seglab.studies.resolve import fetch, find
+from seglab.studies.resolve import find
 from seglab.tracking import tags
+from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.store import RunInfo, Store
 
 Unit = Literal["samples", "seconds"]
@@ -193,13 +192,8 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
 
 def read_scores(store: Store, run: RunInfo) -> ScoredRun:
     """Read the scores that a finished run logged."""
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        path = fetch(store, run, SCORES, Path(folder))
-        try:
-            scores = read_csv(path)
-        except UserError as error:
-            where = f"{SCORES} of run '{run.name}'"
-            raise UserError(str(error).replace(str(path), where)) from None
+    table = read_artifact(store, run, SCORES)
+    scores = from_csv(table, f"{SCORES} of run '{run.name}'")
     return ScoredRun(run, int(run.tags[tags.SEED]), fold_of(run), scores)
 
 

@@ -18,7 +18,7 @@ from seglab.data.names import NameMapping
 from seglab.data.open import open_data
 from seglab.data.phantom.write import write_phantom
 from seglab.data.sources.base import open_source
-from seglab.evaluation.scores import read_csv
+from seglab.evaluation.scores import from_csv
 from seglab.studies.evaluation import Training, evaluate
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.resolve import open_model
@@ -77,7 +77,9 @@ def test_the_model_is_scored_as_it_predicts_and_the_run_holds_it_all(
     assert not openings.openings(store)
     files = tmp_path / "files"
     download(store, told["run_id"], files)
-    names = {score.patient_id for score in read_csv(files / "patients_external.csv")}
+    names = {
+        score.patient_id for score in from_csv((files / "patients_external.csv").read_bytes(), "")
+    }
     assert names == {"site_001", "site_002", "site_003"}
     results = json.loads((files / "external_results.json").read_text())
     assert results["frozen"]["dice"]["value"] == pytest.approx(told["external/dice"])

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.open import open_data
-from seglab.evaluation.scores import read_csv
+from seglab.evaluation.scores import from_csv
 from seglab.studies import promotion as room
 from seglab.studies.candidates import Candidates
 from seglab.studies.experiment import Plan, train_one
@@ -110,7 +110,7 @@ def test_the_patients_of_the_test_are_scored_and_shown(
     run_id = opened.first.run_id
     record = store.get_run(run_id)
     split = json.loads(artifact(store, run_id, "split.json", tmp_path).read_text())
-    scores = read_csv(artifact(store, run_id, "patients_test.csv", tmp_path))
+    scores = from_csv(artifact(store, run_id, "patients_test.csv", tmp_path).read_bytes(), "")
     assert sorted(score.patient_id for score in scores) == sorted(split["test"])
     known = [score.dice for score in scores if math.isfinite(score.dice)]
     assert record.metrics["test/dice"] == pytest.approx(np.mean(known))
