@@ -58,7 +58,7 @@ from seglab.core.study import load_study
 study = load_study(Path(sys.argv[1]))
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from seglab.studies.ablation import run_study
-from seglab.tracking import open_store
+from seglab.tracking.connect import open_store
 register_optimizer_step_post_hook(lambda *_: os._exit(0))
 run_study(study, open_store(), fresh=True)
 raise SystemExit("no training step was made")
