@@ -23,8 +23,6 @@ from typing import Any
 from seglab.core.config import RunConfig
 from seglab.core.documents import merge, read_document
 from seglab.core.study import STUDY_KEYS, build_run
-from seglab.data.phantom.patient import make_patient
-from seglab.data.phantom.write import CONTENT, write_nifti, write_phantom
 from seglab.data.sources.base import Source, open_source
 
 BASELINE = Path(__file__).resolve().parents[1] / "experiments" / "baseline.yaml"
@@ -147,12 +145,17 @@ class Bench:
     @cached_property
     def phantoms(self) -> Path:
         """Folder of 20 phantom patients in the Kaggle layout; 14 train and 3 validate."""
+        # Here and below: worker processes import this module and make no phantoms.
+        from seglab.data.phantom.write import write_phantom
+
         out = self.scratch / "phantoms"
         write_phantom(out, patients=self.count(20), size=self.size, slices=self.count(36))
         return out
 
     def slice_files(self, count: int) -> Source:
         """A source of ``count`` slice files: links to the phantoms' as further patients."""
+        from seglab.data.phantom.write import CONTENT
+
         root = self.scratch / f"{count} files"
         paths = sorted((self.phantoms / CONTENT).glob("*.h5"))
         if not root.exists():
@@ -167,6 +170,9 @@ class Bench:
     @cached_property
     def volumes(self) -> Source:
         """Gzipped int16 NIfTI volumes of BraTS names: three phantoms, and links to them."""
+        from seglab.data.phantom.patient import make_patient
+        from seglab.data.phantom.write import write_nifti
+
         root, count = self.scratch / "volumes", self.count(60, least=2)
         for number in range(1, count + 1):
             name, like = f"BraTS20_Training_{number:03d}", f"BraTS20_Training_{1 + number % 3:03d}"
