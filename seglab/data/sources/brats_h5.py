@@ -30,9 +30,8 @@ STACK_MM, SPACING_MM = 155, (1.0, 1.0, 1.0)
 SPACING = "spacing_mm"  # attribute of ``image`` in files that state it: (slice, row, column)
 LISTINGS = ("meta_data.csv", "BraTS20 Training Metadata.csv")
 """Both names that the set's list of slices has been published under."""
-DEPTH = np.array([2, 1, 3], np.uint8)
-"""Of the parts that the planes of ``mask`` mark, and the label of each depth."""
-INNERMOST = np.array([0, OEDEMA, NON_ENHANCING, ENHANCING], np.uint8)
+INWARDS = {1: OEDEMA, 0: NON_ENHANCING, 2: ENHANCING}
+"""Planes of ``mask``, outermost first → the part that each marks."""
 
 
 @SOURCES.register("brats-h5")
@@ -129,7 +128,10 @@ def _labels(file: h5py.File, path: Path, frame: tuple[int, ...]) -> NDArray[np.u
         planes = read_labels(path, planes, chosen="binary").labels // UNKNOWN_PART
     if planes.shape[2] == 1:
         return np.asarray(planes[..., 0] * np.uint8(UNKNOWN_PART))
-    return np.asarray(INNERMOST[(planes * DEPTH).max(axis=2)])
+    labels = np.zeros(frame, np.uint8)
+    for plane, part in INWARDS.items():
+        labels[planes[..., plane] != 0] = part
+    return labels
 
 
 def _spacing(path: Path, image: h5py.Dataset) -> tuple[base.Spacing | None, tuple[str, ...]]:
