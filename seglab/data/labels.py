@@ -81,7 +81,7 @@ def target_mask(labels: Labels, target: str) -> Labels:
     """Mark a target, one of ``TARGETS``, in a canonical label map: (S, H, W) in {0, 1}."""
     marked = np.zeros(256, np.uint8)
     marked[list(TARGETS[target])] = 1
-    return marked[labels]
+    return marked.take(labels)
 
 
 def read_labels(

@@ -105,10 +105,10 @@ class BratsNifti(base.Source):
         path = paths[0]
         stored, header = read_nifti(path)
         header = header.laid_on(image)
-        stored = _one_volume(path, stored, None)
+        stored = _one_volume(path, stored, None).T  # C order, as NumPy picks fastest
         found = read_labels(path, stored, name=name, chosen=self.labels, listed=patient.label_map)
         told = () if is_plain_segmentation(path, name) else (f"segmentation: {path.name}",)
-        labels = np.ascontiguousarray(header.to_lps(found.labels))
+        labels = np.ascontiguousarray(header.to_lps(found.labels.T))
         return replace(found, labels=labels, remarks=(*told, *found.remarks))
 
 
