@@ -10,20 +10,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seglab.core.config import Data
 from seglab.core.errors import UserError
 from seglab.data.geometry import Box, resize_images, turned, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
 from seglab.data.normalise import Method
 from seglab.data.volume import PLANES, UPRIGHT, reorder
-
-if TYPE_CHECKING:  # workers that fill a cache start without it
-    from seglab.core.config import Data
 
 INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
 _NOT_CONTENT = {"digest", "skipped", "remarks", "synthetic"}  # reasons and remarks may name paths
