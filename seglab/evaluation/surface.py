@@ -16,8 +16,9 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 Spacing = tuple[float, float, float]
 TOLERANCE_MM = 2.0
-VOXELS_PER_SEARCH = 500
-"""Voxels that a distance transform handles in the time of one search in a tree, measured."""
+VOXELS_PER_SEARCH = 20
+"""Voxels that a distance transform handles in the time of one search in a tree: measured 11 to 16
+for surfaces that lie close, as those of a trained network, and up to 60 for others."""
 
 
 class SurfaceScores(NamedTuple):
@@ -53,9 +54,12 @@ def surface_scores(pred: BoolArray, truth: BoolArray, spacing_mm: Spacing) -> Su
 
 def surface(mask: BoolArray) -> BoolArray:
     """Voxels of a (S, H, W) mask with at least one of six neighbours outside it."""
-    from scipy.ndimage import binary_erosion
-
-    inside: BoolArray = binary_erosion(mask)
+    inside = mask.copy()  # SciPy's erosion takes five times as long
+    for axis in range(mask.ndim):
+        own, neighbours = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
+        own[1:] &= neighbours[:-1]
+        own[:-1] &= neighbours[1:]
+        own[[0, -1]] = False
     return mask & ~inside
 
 
@@ -70,14 +74,18 @@ def distances(points: BoolArray, mask: BoolArray, spacing_mm: Spacing) -> FloatA
 
     apart = points & ~mask
     found: FloatArray = np.zeros(np.count_nonzero(points))
-    count, outside = np.count_nonzero(apart), apart[points]
-    if count == 0:
-        return found
+    positions, outside = np.argwhere(apart), apart[points]
     if not mask.any():
         found[outside] = np.inf
-    elif count * VOXELS_PER_SEARCH > apart.size:
-        found[outside] = distance_transform_edt(~mask, sampling=spacing_mm)[apart]
-    else:
-        tree = KDTree(np.argwhere(surface(mask)) * spacing_mm, leafsize=32)
-        found[outside] = tree.query(np.argwhere(apart) * spacing_mm)[0]
+    elif len(positions):
+        if len(positions) * VOXELS_PER_SEARCH > apart.size:
+            indices = distance_transform_edt(
+                ~mask, spacing_mm, return_distances=False, return_indices=True
+            )
+            nearest = indices[:, apart].T
+        else:
+            voxels = np.argwhere(surface(mask))
+            tree = KDTree(voxels * spacing_mm, leafsize=32)
+            nearest = voxels[tree.query(positions * spacing_mm)[1]]
+        found[outside] = np.linalg.norm((nearest - positions) * spacing_mm, axis=1)
     return found
