@@ -22,8 +22,6 @@ FILE = "model_card.md"
 FIGURES = ("dice", "iou", "precision", "recall", "lesion_f1", "hd95_mm", "nsd_2mm",
            "dice_slice_tumour", "empty_slice_fp_rate")  # fmt: skip
 HUB_METRICS = ("dice", "iou")
-RECIPE = ("model", "loss", "augment", "optim", "schedule", "train")
-"""Blocks of the config."""
 OF_THE_DATA = ("other", "terms of the data that it was trained on")
 LICENCES = {
     "lgg-tif": ("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0, as its training data (Buda et al. 2019)"),
@@ -107,7 +105,6 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
         chosen=record.read_json(run, "candidates.json"),
         split=record.read_json(run, "split.json"),
         failures=record.read_json(run, "failures.json") or {"causes": ()},
-        recipe={block: _block(run, block) for block in RECIPE},
     )
     matter = {
         "license": hub,
@@ -134,15 +131,6 @@ def _hub_result(name: str, found: Mapping[str, Any], source: str) -> dict[str, A
             if value is not None and math.isfinite(value)
         ],
     }
-
-
-def _block(run: RunInfo, block: str) -> str:
-    """The settings of a block of the config, by its name first."""
-    inside = f"{block}."
-    found = {key.removeprefix(inside): v for key, v in run.params.items() if key.startswith(inside)}
-    name = found.pop("name", "")
-    rest = (f"{key} {value}" for key, value in found.items() if value not in ("null", "None"))
-    return ": ".join(filter(None, (name, ", ".join(rest))))
 
 
 def _text(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import re
 import time
@@ -16,12 +17,13 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from seglab.core import registry
 from seglab.core.documents import json_text
 from seglab.core.errors import UserError, as_warning
 from seglab.evaluation import scores
 from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation, compare_ablation
-from seglab.studies.report import method, sections, tables
+from seglab.studies.report import sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet
 from seglab.studies.report.record import Record, read_record
 from seglab.studies.results import collect
@@ -50,6 +52,7 @@ FILTERS = {
     "short": tables.short,
     "duration": tables.duration,
     "figure": sections.figure,
+    "from_json": json.loads,
     "time": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
 }
 
@@ -210,7 +213,7 @@ def render(
         f"{served.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     )
     digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
-    environment.globals.update(print_script=PRINT, print_hash=f"sha256-{digest}", method=method)
+    environment.globals.update(print_script=PRINT, print_hash=f"sha256-{digest}", registry=registry)
     environment.globals.update(sections=sections, scores=scores, tables=tables, tags=tags)
     environment.globals.update(titles=SECTIONS, sheet=SHEET)
     return environment.get_template("report.html").render(

@@ -43,8 +43,16 @@ class Record:
     @cached_property
     def best(self) -> RunInfo | None:
         """The finished training run of the highest validation Dice, as a promotion ranks them."""
-        found = scored(self)
-        return rank(found).best if found else None
+        return rank(self.scored).best if self.scored else None
+
+    @cached_property
+    def scored(self) -> list[RunInfo]:
+        """Finished training runs with a validation Dice."""
+        return [
+            run
+            for run in self.of_kind(*TRAINED)
+            if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
+        ]
 
     @cached_property
     def promotion(self) -> RunInfo | None:
@@ -114,15 +122,6 @@ def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
     trained = run.tags.get(EVALUATED_RUN) or run.tags.get(PROMOTED_RUN)
     point = PLAIN.to_dict() | json.loads(run.tags.get(OPERATING_POINT, "{}"))
     return trained, run.tags.get(ENSEMBLE), json.dumps(point)
-
-
-def scored(record: Record) -> list[RunInfo]:
-    """Finished training runs with a validation Dice."""
-    return [
-        run
-        for run in record.of_kind(*TRAINED)
-        if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
-    ]
 
 
 def read_record(store: Store, experiment: str) -> Record:

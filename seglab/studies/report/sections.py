@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seglab.core.errors import UserError
 from seglab.core.registry import SOURCES
+from seglab.data.identity import TITLES
 from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_ablation
-from seglab.studies.report import method
-from seglab.studies.report.record import Record, frozen_model, scored
+from seglab.studies.report.record import Record, frozen_model
 from seglab.studies.report.tables import (
     NONE,
     difference,
@@ -42,6 +42,11 @@ KINDS = {
 EXTERNAL = ("iou", "lesions_found", "lesions_missed", "lesions_false")
 FEWEST_FOR_IMPORTANCE = 30
 """Complete trials below which the importance of parameters is called a hint."""
+TARGETS = {
+    "whole": "the whole tumour: every labelled part",
+    "core": "the tumour core: enhancing and non-enhancing, without oedema",
+    "enhancing": "the enhancing tumour",
+}
 OPERATING_POINT = {
     "threshold": "threshold",
     "smallest_component_px": "components dropped below, pixels",
@@ -58,7 +63,7 @@ def lead(record: Record, result: ComparedAblation | None) -> list[str]:
     """The answers in a few sentences."""
     lines = [sentence(result, row) for row in result.rows] if result else []
     if record.best is not None:
-        dice, count = number(record.best.metrics[DICE]), len(scored(record))
+        dice, count = number(record.best.metrics[DICE]), len(record.scored)
         chance = f", the highest of {count} runs, which is partly chance" if count > 1 else ""
         lines.append(f"Best on validation: {record.best.name}, Dice {dice}{chance}.")
     tested = record.promotion or not openings_without_result(record)
@@ -302,9 +307,29 @@ def data(record: Record, run: RunInfo) -> dict[str, str]:
     if source in SOURCES:
         summary = SOURCES[source].summary
         facts["kind"] = f"synthetic, in the layout of: {summary}" if record.notice else summary
-    facts["modalities"] = ", ".join(method.modalities(run.params))
-    facts["target"] = method.TARGETS.get(target or "whole", target)
+    facts["modalities"] = ", ".join(modalities(run))
+    facts["target"] = TARGETS.get(target or "whole", target)
     return facts | {"content hash": run.tags.get(tags.DATA_HASH, "")}
+
+
+def modalities(run: RunInfo) -> list[str]:
+    """Names of the inputs; runs of earlier versions had FLAIR only."""
+    try:
+        names = json.loads(run.params["data.modalities"])
+    except (KeyError, ValueError):
+        names = ["flair"]
+    return [TITLES.get(name, name) for name in names]
+
+
+def options(run: RunInfo, block: str) -> defaultdict[str, str]:
+    """What a block of the run's config sets; any other option is empty."""
+    start = f"{block}."
+    given = {
+        key.removeprefix(start): short(value)
+        for key, value in run.params.items()
+        if key.startswith(start) and value not in ("null", "None")
+    }
+    return defaultdict(str, given)
 
 
 def several(record: Record, tag: str, like: RunInfo | None = None) -> str:
