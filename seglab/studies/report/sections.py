@@ -19,7 +19,6 @@ from seglab.studies.report.record import Record, frozen_model
 from seglab.studies.report.tables import (
     NONE,
     difference,
-    duration,
     interval,
     number,
     p_value,
@@ -46,12 +45,6 @@ TARGETS = {
     "whole": "the whole tumour: every labelled part",
     "core": "the tumour core: enhancing and non-enhancing, without oedema",
     "enhancing": "the enhancing tumour",
-}
-OPERATING_POINT = {
-    "threshold": "threshold",
-    "smallest_component_px": "components dropped below, pixels",
-    "fill_holes": "holes filled",
-    "mirror": "averaged with the mirrored image",
 }
 NOT_CONFIRMATORY = (
     "Patients of this test part were in a test that was opened before. What follows is not "
@@ -233,11 +226,6 @@ def trials(record: Record, sweep: RunInfo) -> dict[str, Any]:
     }
 
 
-def values(run: RunInfo, names: Sequence[str]) -> str:
-    """Settings of a run in words."""
-    return ", ".join(f"{name} = {short(run.params[name])}" for name in names if name in run.params)
-
-
 def confirmation(record: Record, sweep: RunInfo) -> dict[str, Any]:
     """The search's best trials against its base config, retrained."""
     told, run_id = record.read_json(sweep, "confirmation.json"), sweep.tags.get(CONFIRMATION_RUN)
@@ -256,19 +244,6 @@ def compare(store: Store, run_id: str) -> ComparedAblation | str:
         return compare_ablation(collect(store, store.get_run(run_id)))
     except UserError as error:
         return str(error)
-
-
-def operating_point(run: RunInfo) -> dict[str, str]:
-    """What a promotion froze on validation patients."""
-    point = json.loads(run.tags.get(tags.OPERATING_POINT, "{}"))
-    words = {True: "yes", False: "no"}
-    if point.get("smallest_component_px") == 0:
-        point["smallest_component_px"] = "none: all are kept"
-    return {
-        label: words[point[key]] if isinstance(point[key], bool) else short(point[key])
-        for key, label in OPERATING_POINT.items()
-        if key in point
-    }
 
 
 def test_text(content: Mapping[str, Any]) -> str:
@@ -343,25 +318,6 @@ def several(record: Record, tag: str, like: RunInfo | None = None) -> str:
     )
     listed = [f"{value[:12]} ({count} runs)" for value, count in found.most_common()]
     return ", ".join(listed) if len(found) > 1 else ""
-
-
-def cost(record: Record) -> list[tuple[str, ...]]:
-    """What all runs took together, a row a kind."""
-    kinds = [(word, record.of_kind(kind)) for kind, word in KINDS.items()]
-    rows = [(word, *_spent(runs)) for word, runs in kinds if runs]
-    return [*rows, ("all", *_spent(record.of_kind(*KINDS)))] if len(rows) > 1 else rows
-
-
-def _spent(runs: Sequence[RunInfo]) -> tuple[str, ...]:
-    images = sum(run.metrics.get("cost/images", 0.0) for run in runs)
-    seconds = sum(run.metrics.get("cost/train_seconds", 0.0) for run in runs)
-    elapsed = sum(run.end_time - run.start_time for run in runs if run.end_time is not None)
-    peak = max(run.metrics.get("cost/peak_memory_mb", 0.0) for run in runs)
-    finished = sum(run.status == "FINISHED" for run in runs)
-    return (
-        *(str(len(runs)), str(finished), number(images, ",.0f"), duration(seconds)),
-        *(duration(elapsed), number(peak or None, ",.0f")),
-    )
 
 
 def code(record: Record) -> list[tuple[str, ...]]:
