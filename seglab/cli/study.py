@@ -44,22 +44,24 @@ Look at the runs:
 
 def compare(given: argparse.Namespace) -> int:
     """Compare the arms of an ablation."""
-    from seglab.studies.report.page import report_ablation
-    from seglab.studies.results import find_parent
+    from seglab.studies.comparison import compare_ablation
+    from seglab.studies.report.page import report_experiment
+    from seglab.studies.report.sections import verdict_text
+    from seglab.studies.results import collect, find_parent
 
     store = open_store()
-    parent = find_parent(store, given.experiment, "ablation")
-    written = report_ablation(store, parent, baseline=given.baseline, out=given.out)
-    assert written.result is not None
-    values = {**written.result.to_json(), "report": written.page}
-    return answer(given, values, f"{written.text()}\n\nreport: {written.page}")
+    ablation = collect(store, find_parent(store, given.experiment, "ablation"))
+    result = compare_ablation(ablation, given.baseline)
+    page = report_experiment(store, ablation.experiment, result, given.out)
+    values = {**result.to_json(), "report": page}
+    return answer(given, values, f"{verdict_text(result)}\n\nreport: {page}")
 
 
 def report(given: argparse.Namespace) -> int:
     """Write the page of a whole experiment."""
     from seglab.studies.report.page import SECTIONS, report_experiment
 
-    page = report_experiment(open_store(), given.experiment, given.out).page
+    page = report_experiment(open_store(), given.experiment, out=given.out)
     values = {"experiment": given.experiment, "report": page, "sections": SECTIONS}
     return answer(given, values, f"report: {page}")
 

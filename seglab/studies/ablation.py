@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from seglab.core.machine import is_locked
 from seglab.core.study import MARGIN, Study
 from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
+from seglab.studies.comparison import compare_ablation
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import (
     FAILED,
@@ -31,8 +32,9 @@ from seglab.studies.experiment import (
     train_one,
 )
 from seglab.studies.queue import OUR_FAULT, NotOurs, Params, State, one_at_a_time, open_queue
-from seglab.studies.report.page import Report, log_ablation_report, report_ablation
-from seglab.studies.results import arm_hash
+from seglab.studies.report.page import log_ablation_report, report_experiment
+from seglab.studies.report.sections import verdict_text
+from seglab.studies.results import arm_hash, collect
 from seglab.studies.tuning import best_values, plans_of, tuning_plans
 from seglab.studies.workers import Context, run_items, with_threads
 from seglab.tracking import tags
@@ -152,7 +154,7 @@ def _run_ablation(
                 reasons[run.arm] = run.error[:MAX_REASON]
         parent.tags({tags.FAILURES: _added(parent, tags.FAILURES, reasons)})
         with one_at_a_time(study, store.folder):
-            report = _report(log_ablation_report, store, parent)
+            report = _report(store, parent.run_id, parent)
         if not any(outcome.status == FINISHED for outcome in runs):
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
@@ -175,7 +177,7 @@ def find_finished(study: Study, store: Store, data: SharedData) -> StudyOutcome 
         found = (_find_twin(plan, store, data) for plan in plans.values())
         runs = [one for one in found if one is not None]
         if len(runs) == len(plans):
-            report = _report(report_ablation, store, parent)
+            report = _report(store, parent.run_id)
             return StudyOutcome(study.name, parent.run_id, runs, report)
     return None
 
@@ -244,15 +246,20 @@ def shared_hash(study: Study) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _report(write: Callable[[Store, Any], Report], store: Store, parent: object) -> str | None:
+def _report(store: Store, parent: str, log: RunLog | None = None) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
     try:
-        written = write(store, parent)
+        result = compare_ablation(collect(store, store.get_run(parent)))
+        page = (
+            log_ablation_report(log, result)
+            if log
+            else report_experiment(store, result.ablation.experiment, result)
+        )
     except Exception as error:  # whatever it is, the runs are finished
         print(f"no report: {first_line(error)}", file=sys.stderr)
         return None
-    print(written.text(), file=sys.stderr)
-    return str(written.page)
+    print(verdict_text(result), file=sys.stderr)
+    return str(page)
 
 
 def _carry_out(

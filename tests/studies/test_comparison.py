@@ -14,9 +14,9 @@ from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore
 from seglab.studies.candidates import find_candidates
 from seglab.studies.comparison import compare_ablation, compare_strata
-from seglab.studies.report.page import note, render, report_ablation
+from seglab.studies.report.page import note, render, report_experiment
 from seglab.studies.report.record import read_record
-from seglab.studies.report.sections import scope
+from seglab.studies.report.sections import scope, verdict_text
 from seglab.studies.results import collect, find_parent
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import Store
@@ -45,10 +45,11 @@ def page_of(store: Store, result: Any) -> Page:
 def test_figures_equal_those_of_scipy_and_statsmodels_on_the_logged_tables(store: Store) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.03, "same": 0.0, "down": -0.01})
     run = store.client.get_run(parent.run_id)
-    written = report_ablation(store, store.get_run(parent.run_id))
-    report = json.loads((written.page.parent / "comparison.json").read_text())
+    result = compared(store, parent)
+    page = report_experiment(store, "losses", result)
+    report = json.loads((page.parent / "comparison.json").read_text())
     assert_same_figures(report, logged_dice(store.client, parent.run_id, run.info.experiment_id))
-    assert written.result.verdicts["up"] == "better"
+    assert result.verdicts["up"] == "better"
 
 
 def test_the_command_prints_the_promised_keys_and_writes_the_report(
@@ -179,11 +180,10 @@ def test_arms_that_differ_in_their_input_may_differ_in_their_data_hash(store: St
 def test_unequal_budgets_are_not_ranked_and_the_report_says_so(store: Store) -> None:
     shifts = {"base": 0, "down": -0.1, "up": 0.1}
     parent = log_ablation(store, shifts, images={"up": 1101.0})
-    written = report_ablation(store, store.get_run(parent.run_id))
-    result = written.result
+    result = compared(store, parent)
     assert result.verdicts == {"down": "worse", "up": "not ranked"}
     assert [row.arm for row in result.summaries] == list(shifts)
-    for text in (written.text(), written.page.read_text(), note(result)):
+    for text in (verdict_text(result), page_of(store, result).text, note(result)):
         assert "budgets differ by more than 10" in text
         assert "up 1,101" in text
     assert not result.to_json()["ranked"]
@@ -219,9 +219,10 @@ def test_a_comparison_leaves_the_parent_and_its_page_as_they_were(
 ) -> None:
     parent = log_ablation(store, {"base": 0, "up": 0.1}, seeds=[0])
     before = store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)
-    own = report_ablation(store, before[0]).page
+    ablation = collect(store, before[0])
+    own = report_experiment(store, "losses", compare_ablation(ablation))
     content = own.read_text()
-    assert report_ablation(store, before[0], baseline=baseline).page.is_file()
+    assert report_experiment(store, "losses", compare_ablation(ablation, baseline)).is_file()
     assert own.read_text() == content
     assert (store.get_run(parent.run_id), store.client.list_artifacts(parent.run_id)) == before
 
@@ -284,7 +285,8 @@ def test_hostile_names_stay_text_and_nothing_is_loaded(store: Store) -> None:
 
 
 def test_one_arm_alone_is_described(store: Store) -> None:
-    written = report_ablation(store, store.get_run(log_ablation(store, {"only": 0}).run_id))
-    assert written.result.rows == []
-    assert "baseline" in written.text()
-    assert scope(written.result).startswith("1 arm × ")
+    result = compared(store, log_ablation(store, {"only": 0}))
+    assert report_experiment(store, "losses", result).is_file()
+    assert result.rows == []
+    assert "baseline" in verdict_text(result)
+    assert scope(result).startswith("1 arm × ")

@@ -56,7 +56,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[Stor
 
 
 def page_of(store: Store, name: str) -> Page:
-    return Page(report_experiment(store, name).page.read_text())
+    return Page(report_experiment(store, name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_whole_study_is_told_from_the_store_alone(
     store, promotion = told
     runs = {run.run_id: run for run in store.find_runs()}
     written = report_experiment(store, "tiny")
-    assert written.page == store.folder / "reports" / "tiny" / "report.html"
+    assert written == store.folder / "reports" / "tiny" / "report.html"
     assert [section.title for section in page.all[1:]] == list(SECTIONS)
     assert page.loads == []
     assert {run.run_id: run for run in store.find_runs()} == runs, "a report changes nothing"
@@ -136,7 +136,7 @@ def test_each_of_three_failures_has_its_picture(page: Page) -> None:
 def test_only_the_script_that_prints_may_run(told: tuple[Store, str], page: Page) -> None:
     (script,) = page.scripts
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = report_experiment(told[0], "tiny").page.read_text()
+    text = report_experiment(told[0], "tiny").read_text()
     assert f"script-src 'sha256-{digest}'" in text
     assert len(text) < 15e6
 
@@ -201,9 +201,9 @@ def store(fresh_store: Store) -> Store:
 def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     with start_run(store, "bare", "lost", {"seglab.kind": "train"}) as lost:
         lost.fail("loss is nan at step 3")
-    written = report_experiment(store, "bare", tmp_path / "out")
-    assert written.page.parent == tmp_path / "out"
-    page = Page(written.page.read_text())
+    written = report_experiment(store, "bare", out=tmp_path / "out")
+    assert written.parent == tmp_path / "out"
+    page = Page(written.read_text())
     assert [section.title for section in page.all[1:]] == list(SECTIONS)
     assert "No search" in page["Search"].text
     assert "Not promoted yet" in page["Promotion"].text
@@ -272,9 +272,9 @@ def test_names_are_escaped_and_stay_in_the_folder(store: Store) -> None:
         run.params({"data.source": HOSTILE})
         run.fail(HOSTILE)
     written = report_experiment(store, name)
-    assert written.page.is_relative_to(store.folder / "reports")
-    assert ".." not in written.page.parts
-    page = Page(written.page.read_text())
+    assert written.is_relative_to(store.folder / "reports")
+    assert ".." not in written.parts
+    page = Page(written.read_text())
     assert page.loads == []
     assert HOSTILE in page.text
 

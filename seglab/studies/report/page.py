@@ -9,11 +9,8 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -22,11 +19,10 @@ from seglab.core.documents import json_text
 from seglab.core.errors import UserError, as_warning
 from seglab.evaluation import scores
 from seglab.figures.style import marked
-from seglab.studies.comparison import ComparedAblation, compare_ablation
+from seglab.studies.comparison import ComparedAblation
 from seglab.studies.report import sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet
 from seglab.studies.report.record import Record, read_record
-from seglab.studies.results import collect
 from seglab.tracking import tags
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import RunInfo, Store, artifact_link
@@ -43,8 +39,6 @@ SHEET = "report/figures/sheet.png"
 """Artifact of an ablation's parent: the same patients under every arm."""
 PRINT = "document.getElementById('print').onclick = () => print();"
 """The one script of the page; its hash is all that the page's policy lets run."""
-LARGEST_PNG = 150_000
-"""Bytes of a picture that is inside the page as it is; a larger one as WebP, a fifth of it."""
 FILTERS = {
     "number": tables.number,
     "p_value": tables.p_value,
@@ -53,85 +47,76 @@ FILTERS = {
     "duration": tables.duration,
     "figure": sections.figure,
     "from_json": json.loads,
+    "data_uri": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}",
     "time": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
 }
 
 
-@dataclass(frozen=True)
-class Report:
-    """A report on disk."""
+def report_experiment(
+    store: Store, experiment: str, result: ComparedAblation | None = None, out: Path | None = None
+) -> Path:
+    """Write ``report.html`` of everything that ran under an experiment's name; the store stays.
 
-    experiment: str
-    page: Path
-    result: ComparedAblation | None
-    """What the page says of arms."""
-
-    def text(self) -> str:
-        """The verdicts for a terminal, after what must be known before them."""
-        assert self.result is not None
-        shown = self.result.as_shown()
-        lines = [f"warning: {' '.join(text.split())}" for text in sections.notices(shown)]
-        return "\n".join([*lines, tables.verdict_table(shown).to_string(index=False)])
-
-
-def report_experiment(store: Store, experiment: str, out: Path | None = None) -> Report:
-    """Write the report of everything that ran under an experiment's name; the store stays as is.
+    Beside it are the figures and numbers of the comparison.
 
     Args:
         store: where the runs are.
         experiment: its name.
-        out: folder to write to; None takes ``reports/EXPERIMENT`` beside the store's database.
+        result: the arms to show. None takes those of its newest ablation that can be compared, and
+            lays the gallery of failures beside the page.
+        out: folder to write to; None takes one beside the store's database.
 
     Raises:
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
     """
-    record = read_record(store, experiment)
-    found = [sections.compare(store, parent.run_id) for parent in record.ablations]
-    result = next((one for one in found if isinstance(one, ComparedAblation)), None)
-    reason = next((one for one in found if isinstance(one, str)), "")
-    folder = out or store.folder / "reports" / _folder(experiment)
-    shown = record.promotion or record.best
-    gallery = record.read(shown, "gallery/index.html") if shown else None
-    return _write(record, result, folder, reason, gallery)
-
-
-def report_ablation(
-    store: Store, parent: RunInfo, *, baseline: str | None = None, out: Path | None = None
-) -> Report:
-    """Write the report of an experiment with the arms of one ablation; the store stays as it is.
-
-    Args:
-        store: where the runs are.
-        parent: of the ablation.
-        baseline: another arm than the experiment's to compare with.
-        out: folder to write to; None takes one beside the store's database.
-
-    Raises:
-        UserError: see :func:`collect` and :func:`compare_ablation`.
-    """
-    return _report(store, compare_ablation(collect(store, parent), baseline), out)
-
-
-def _report(store: Store, result: ComparedAblation, out: Path | None = None) -> Report:
-    experiment = result.ablation.experiment
-    name = f"{_folder(experiment)}-{result.ablation.parent.run_id[:8]}"
-    if result.baseline != result.ablation.baseline:  # the experiment's own page stays
-        name += f"-{_folder(result.baseline)}"
+    record, name = read_record(store, experiment), _folder(experiment)
+    reason, gallery = "", None
+    if result is None:
+        found = [sections.compare(store, parent.run_id) for parent in record.ablations]
+        result = next((one for one in found if isinstance(one, ComparedAblation)), None)
+        reason = next((one for one in found if isinstance(one, str)), "")
+        told = record.promotion or record.best
+        gallery = record.read(told, "gallery/index.html") if told else None
+    else:
+        name += f"-{result.ablation.parent.run_id[:8]}"
+        if result.baseline != result.ablation.baseline:  # the experiment's own page stays
+            name += f"-{_folder(result.baseline)}"
     folder = out or store.folder / "reports" / name
-    return _write(read_record(store, experiment), result, folder)
+    shown = result.as_shown() if result else None
+    pictures = comparison_figures(shown, store) if shown else {}
+    text = render(record, shown, pictures, reason, gallery=gallery is not None)
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        (folder / "report.html").write_text(text, encoding="utf-8")
+        if gallery is not None:
+            (folder / "gallery.html").write_bytes(gallery)
+        for figure, png in pictures.items():
+            (folder / "figures" / f"{figure}.png").write_bytes(png)
+        if result is not None:
+            _write_numbers(folder, result)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written: {error}") from error
+    return folder / "report.html"
 
 
-def log_ablation_report(store: Store, log: RunLog) -> Report:
+def _write_numbers(folder: Path, result: ComparedAblation) -> None:
+    numbers = result.to_json()
+    (folder / "comparison.json").write_text(f"{json_text(numbers)}\n", encoding="utf-8")
+    pd.DataFrame(numbers["arms"]).to_csv(folder / "comparison.csv", index=False)
+    tables.patient_table(result).to_csv(folder / "patients.csv", index=False)
+
+
+def log_ablation_report(log: RunLog, result: ComparedAblation) -> Path:
     """Write the report at the end of an ablation, and log it with its parent run.
 
     Raises:
-        UserError: see :func:`report_ablation`.
+        UserError: see :func:`report_experiment`.
     """
-    result = compare_ablation(collect(store, store.get_run(log.run_id)))
+    store = log.store
     with as_warning("no predictions are drawn"):
         log.figure(marked(draw_sheet(result, store), result.ablation.notice), SHEET)
-    report = _report(store, result)
-    log.artifact(report.page.parent, "report")
+    page = report_experiment(store, result.ablation.experiment, result)
+    log.artifact(page.parent, "report")
     runs = sum(len(arm.runs) for arm in result.ablation.arms)
     log.metrics(summary_metrics(result), step=runs)
     log.tags({tags.NOTE: note(result), tags.VERDICTS: dict(result.verdicts)})
@@ -143,7 +128,7 @@ def log_ablation_report(store: Store, log: RunLog) -> Report:
             own = one.run.tags.get(tags.NOTE, "").rpartition("\n\n")[2]
             text = f"{escape_markdown(verdict)} {_link(shown.ablation.parent)}\n\n{own}"
             store.set_tag(one.run.run_id, tags.NOTE, text)
-    return report
+    return page
 
 
 def log_report(log: RunLog, experiment: str, *answers: str) -> None:
@@ -151,36 +136,7 @@ def log_report(log: RunLog, experiment: str, *answers: str) -> None:
     link = _link(log.store.get_run(log.run_id))
     log.tags({tags.NOTE: "\n\n".join([*map(escape_markdown, answers), link])})
     with as_warning("no report is logged"):
-        log.artifact(report_experiment(log.store, experiment).page, "report")
-
-
-def _write(
-    record: Record,
-    result: ComparedAblation | None,
-    folder: Path,
-    reason: str = "",
-    gallery: bytes | None = None,
-) -> Report:
-    """Write ``report.html``; beside it its gallery, and figures and numbers of the comparison."""
-    shown = result.as_shown() if result else None
-    pictures = comparison_figures(shown, record.store) if shown else {}
-    page = folder / "report.html"
-    text = render(record, shown, pictures, reason, gallery=gallery is not None)
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
-        if gallery is not None:
-            (folder / "gallery.html").write_bytes(gallery)
-        for name, png in pictures.items():
-            (folder / "figures" / f"{name}.png").write_bytes(png)
-        if result is not None:
-            numbers = result.to_json()
-            (folder / "comparison.json").write_text(f"{json_text(numbers)}\n", encoding="utf-8")
-            pd.DataFrame(numbers["arms"]).to_csv(folder / "comparison.csv", index=False)
-            tables.patient_table(result).to_csv(folder / "patients.csv", index=False)
-    except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written: {error}") from error
-    return Report(record.experiment, page, result)
+        log.artifact(report_experiment(log.store, experiment), "report")
 
 
 def render(
@@ -208,7 +164,7 @@ def render(
         lstrip_blocks=True,
     )
     served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
-    environment.filters.update(FILTERS, data_uri=data_uri)
+    environment.filters.update(FILTERS)
     environment.filters["url"] = lambda run: (
         f"{served.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     )
@@ -219,16 +175,6 @@ def render(
     return environment.get_template("report.html").render(
         record=record, result=result, pictures=pictures, reason=reason, gallery=gallery
     )
-
-
-def data_uri(png: bytes) -> str:
-    """A picture inside the page."""
-    kind = "png"
-    if len(png) > LARGEST_PNG:
-        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-        found, small = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 88])
-        png, kind = (small.tobytes(), "webp") if found else (png, kind)
-    return f"data:image/{kind};base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def summary_metrics(result: ComparedAblation) -> dict[str, float]:

@@ -23,6 +23,7 @@ from seglab.studies.report.tables import (
     number,
     p_value,
     short,
+    verdict_table,
 )
 from seglab.studies.results import collect
 from seglab.tracking import tags
@@ -188,6 +189,13 @@ def notices(result: ComparedAblation) -> list[str]:
             "would decide: neither is shown"
         )
     return [f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" for text in told]
+
+
+def verdict_text(result: ComparedAblation) -> str:
+    """The verdicts for a terminal, after what must be known before them."""
+    shown = result.as_shown()
+    lines = [f"warning: {' '.join(text.split())}" for text in notices(shown)]
+    return "\n".join([*lines, verdict_table(shown).to_string(index=False)])
 
 
 def kept_weights(runs: Sequence[RunInfo]) -> str:
