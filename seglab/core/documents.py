@@ -1,4 +1,4 @@
-"""Reading and writing of files: YAML with ``base:`` and ``a.b=c`` overrides, CSV, JSON."""
+"""Reading and writing of files: YAML with ``base:`` and ``a.b=c`` overrides, CSV, JSON, HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,32 @@ def read_rows(path: Path, ending: str = "") -> Iterator[dict[str, str]]:
 def json_text(value: Any) -> str:
     """Write JSON, with null for a number that is not finite."""
     return json.dumps(finite(value), indent=2, default=str)
+
+
+def fill_template(
+    package: str,
+    name: str,
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    /,
+    **values: Any,
+) -> str:
+    """Fill a template of Jinja in ``templates`` of a package, which may include others.
+
+    A name that has no value is an error. In HTML values are escaped, and ``tojson`` writes what a
+    script element may hold.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters.update(filters or {})
+    return environment.get_template(name).render(values)
 
 
 def finite(value: Any) -> Any:

@@ -6,16 +6,13 @@ opens from disk and in a sandboxed frame without network, storage or a shared or
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from seglab.core.documents import finite
+from seglab.core.documents import fill_template, finite
 from seglab.data.identity import TITLES
 from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe
 from seglab.evaluation.failures import Explanation
@@ -80,21 +77,9 @@ def write_gallery(
     known = [one for one in data["cases"] if one["patient_id"] in entries]
     data["cases"] = [one | entries[one["patient_id"]] for one in known]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(title, notice, data), encoding="utf-8")
-
-
-def _page(title: str, notice: str, data: dict[str, Any]) -> str:
-    folder = files("seglab.figures")
-    page, style, script = (
-        folder.joinpath(name).read_text(encoding="utf-8")
-        for name in ("gallery.html", "gallery.css", "gallery.js")
-    )
-    # In a script element "<" could end it; JSON may write it as an escape instead.
-    text = json.dumps(finite(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": script, "DATA": text}
-    parts["NOTICE"] = f'<p class="notice">{html.escape(notice)}</p>' if notice else ""
-    pieces = page.split("@@")
-    return "".join(parts.get(piece, piece) for piece in pieces)
+    values = {"title": title, "notice": notice, "data": finite(data)}
+    page = fill_template("seglab.figures", "gallery.html", **values)
+    path.write_text(page, encoding="utf-8")
 
 
 def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from seglab.core.documents import fill_template
 from seglab.learning.bundle import CARD, ModelCard
 from seglab.studies.report import sections, tables
 from seglab.studies.report.page import MAX_NOTE, escape_markdown
@@ -86,15 +86,13 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
         if found and frozen_model(other) == frozen_model(run):  # newest first
             results.setdefault(f"external: {other.params.get('evaluation.set')}", found)
     hub, words = licence(card, source)
-    environment = Environment(
-        loader=PackageLoader("seglab.studies.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=tables.number, figure=sections.figure, text=_text)
-    environment.globals.update(sections=sections, tags=tags, figures=FIGURES)
-    body = environment.get_template(FILE).render(
+    body = fill_template(
+        "seglab.studies.report",
+        FILE,
+        {"number": tables.number, "figure": sections.figure, "text": _text},
+        sections=sections,
+        tags=tags,
+        figures=FIGURES,
         record=record,
         run=run,
         card=card,

@@ -8,14 +8,14 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from seglab.core import registry
-from seglab.core.documents import json_text
+from seglab.core.documents import fill_template, json_text
 from seglab.core.errors import UserError, as_warning
 from seglab.evaluation import scores
 from seglab.figures.style import marked
@@ -39,7 +39,7 @@ SHEET = "report/figures/sheet.png"
 """Artifact of an ablation's parent: the same patients under every arm."""
 PRINT = "document.getElementById('print').onclick = () => print();"
 """The one script of the page; its hash is all that the page's policy lets run."""
-FILTERS = {
+FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": tables.number,
     "p_value": tables.p_value,
     "interval": tables.interval,
@@ -156,24 +156,23 @@ def render(
         reason: why there are no arms, where there is an ablation.
         gallery: whether gallery.html lies beside the page.
     """
-    environment = Environment(
-        loader=PackageLoader("seglab.studies.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
-    environment.filters.update(FILTERS)
-    environment.filters["url"] = lambda run: (
-        f"{served.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-    )
     digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
-    environment.globals.update(print_script=PRINT, print_hash=f"sha256-{digest}", registry=registry)
-    environment.globals.update(sections=sections, scores=scores, tables=tables, tags=tags)
-    environment.globals.update(titles=SECTIONS, sheet=SHEET)
-    return environment.get_template("report.html").render(
-        record=record, result=result, pictures=pictures, reason=reason, gallery=gallery
+    values = {"record": record, "result": result, "pictures": pictures, "reason": reason}
+    modules = {"sections": sections, "tables": tables, "scores": scores, "tags": tags}
+    return fill_template(
+        "seglab.studies.report",
+        "report.html",
+        FILTERS,
+        gallery=gallery,
+        titles=SECTIONS,
+        sheet=SHEET,
+        registry=registry,
+        served=served.rstrip("/"),
+        print_script=PRINT,
+        print_hash=f"sha256-{digest}",
+        **values,
+        **modules,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +10,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from seglab.core.documents import fill_template
 from seglab.figures.style import log_axis
 from seglab.studies.queue import ENDED, Queue
 
@@ -25,20 +25,6 @@ COSTS: Final[Mapping[str, str]] = {
 DICE: Final = "validation Dice"
 FEWEST_JUDGED: Final = 4
 """Complete trials below which no importance of a parameter is told."""
-_PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{name}</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body {{ font: 16px/1.5 sans-serif; margin: 1em auto; max-width: 1240px; padding: 0 12px }}
-h1 {{ font-size: 24px; overflow-wrap: anywhere }}
-</style></head>
-<body><h1>Search: {name}</h1>
-{notice}
-<p>Hover for figures (the timeline has the parameters of each trial), drag to zoom, click twice to
-zoom out.</p>
-{figures}
-</body></html>
-"""
 
 
 def ended_study(queue: Queue) -> optuna.Study:
@@ -72,8 +58,8 @@ def search_page(
         )
         for place, figure in enumerate(_interactive(study, base, second))
     ]
-    told = f"<p><b>{html.escape(notice)}</b></p>" if notice else ""
-    return _PAGE.format(name=html.escape(name), notice=told, figures="\n".join(figures))
+    values = {"name": name, "notice": notice, "figures": figures}
+    return fill_template("seglab.studies.search", "search.html", **values)
 
 
 def _interactive(study: optuna.Study, base: float | None, second: str) -> Iterator[Any]:
