@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from seglab.studies.candidates import Candidates
     from seglab.studies.prediction import Predicted
     from seglab.studies.promotion import Promotion
+    from seglab.tracking.store import Store
 
 CANDIDATES_SHOWN = 10
 FILES_SHOWN = 4
@@ -74,8 +75,9 @@ def promote(given: argparse.Namespace) -> int:
         print(leaderboard(candidates), file=sys.stderr)
         print(f"promoting: {candidates.reason}", file=sys.stderr)
 
+    store = open_store()
     promotion = promote(
-        open_store(),
+        store,
         given.name,
         ensemble=given.ensemble,
         reopen=given.reopen,
@@ -83,7 +85,7 @@ def promote(given: argparse.Namespace) -> int:
         overrides=given.overrides,
         tell=tell,
     )
-    return answer(given, promotion.to_json(), _describe_promotion(promotion))
+    return answer(given, promotion.to_json(), _describe_promotion(store, promotion))
 
 
 def leaderboard(candidates: Candidates) -> str:
@@ -101,24 +103,27 @@ def leaderboard(candidates: Candidates) -> str:
     return table(rows) + (f"\nand {more} more" if more else "")
 
 
-def _describe_promotion(promotion: Promotion) -> str:
-    from seglab.studies.report.sections import test_text
+def _describe_promotion(store: Store, promotion: Promotion) -> str:
+    from seglab.studies.report.sections import figure, test_sentence
+    from seglab.studies.report.tables import difference
 
-    page = test_text(promotion.results.to_json(promotion.opened.to_json()))
-    point = promotion.point
+    results, point = promotion.results, promotion.point
+    lines = [test_sentence(store.get_run(promotion.run_id))]
+    lines.append(f"test IoU: {figure(vars(results.frozen['iou']))}")
+    if results.against_baseline:
+        row = results.against_baseline.rows[0]
+        lines.append(f"against the baseline: {row.verdict}, difference in Dice {difference(row)}")
     smallest = point.smallest_component_px
     kept = f"components below {smallest} pixels dropped" if smallest else "all components kept"
-    setting = (
-        f"threshold {point.threshold:g}, {kept}, "
+    lines += [
+        f"frozen on validation: threshold {point.threshold:g}, {kept}, "
         f"holes {'filled' if point.fill_holes else 'kept'}, "
-        f"{'with' if point.mirror else 'without'} mirroring"
-    )
-    return (
-        f"{page}\nfrozen on validation: {setting}\n"
-        f"registered: {promotion.model_uri} (version {promotion.registered.version})\n"
-        f"ONNX: {promotion.onnx}\n"
-        f"promotion run {promotion.run_id}; look: {PROGRAM} ui"
-    )
+        f"{'with' if point.mirror else 'without'} mirroring",
+        f"registered: {promotion.model_uri} (version {promotion.registered.version})",
+        f"ONNX: {promotion.onnx}",
+        f"promotion run {promotion.run_id}; look: {PROGRAM} ui",
+    ]
+    return "\n".join(lines)
 
 
 def evaluate(given: argparse.Namespace) -> int:

@@ -254,21 +254,6 @@ def compare(store: Store, run_id: str) -> ComparedAblation | str:
         return str(error)
 
 
-def test_text(content: Mapping[str, Any]) -> str:
-    """The main figures of ``test_results.json`` for a terminal."""
-    frozen, row = content["frozen"], content["against_baseline"]
-    lines = [] if content["confirmatory"] else [NOT_CONFIRMATORY]
-    lines.append(f"{content['patients']} test patients, {frozen['dice']['patients']} with tumour")
-    lines += [f"test {name}: {figure(frozen[name])}" for name in ("dice", "iou")]
-    if frozen["dice"]["patients"] < FEWEST_WITH_INTERVAL:
-        lines.append("too few patients for an interval")
-    if row is not None:
-        limits = interval(row["ci_low"], row["ci_high"], "+.3f")
-        difference = f"difference in Dice {number(row['diff'], '+.3f')} ({limits})"
-        lines.append(f"against the baseline: {row['verdict']}, {difference}")
-    return "\n".join(lines)
-
-
 def figure(one: Mapping[str, Any] | None) -> str:
     """``0.812 (0.781 to 0.844)``, without limits over few patients; a dash where unknown."""
     if one is None or one["value"] is None:
