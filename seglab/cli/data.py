@@ -27,12 +27,10 @@ def phantom(given: argparse.Namespace) -> int:
     from seglab.data.phantom.write import write_phantom
 
     report = write_phantom(**_options(given))
-    found = "found" if report.reused else f"written in {report.seconds:.0f} s"
-    text = (
-        f"{report.out}: {report.patients} phantom patients, {report.slices} slices "
-        f"({report.tumour_slices} with tumour), {report.bytes / 1e6:.0f} MB, {found}"
-    )
-    return answer(given, vars(report), text)
+    done = "found" if report["reused"] else f"written in {report['seconds']:.0f} s"
+    counts = "{patients} phantom patients, {slices} slices ({tumour_slices} with tumour)"
+    told = f"{counts.format_map(report)}, {report['bytes'] / 1e6:.0f} MB, {done}"
+    return answer(given, report, f"{report['out']}: {told}")
 
 
 def download(given: argparse.Namespace) -> int:
@@ -40,7 +38,8 @@ def download(given: argparse.Namespace) -> int:
     from seglab.data.download import download
 
     report = download(given.out)
-    return answer(given, vars(report), f"{given.out}: {report}")
+    done = "found" if report["reused"] else f"downloaded in {report['seconds']:.0f} s"
+    return answer(given, report, f"{report['root']}: {report['slices']:,} slices, {done}")
 
 
 def check(given: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ import sys
 import time
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -24,22 +24,10 @@ NETWORK = "check network and proxy (HTTPS_PROXY) and run this again, which resum
 NETWORK += f"the zip in a browser from {SITE}/datasets/{DATASET} and unpack it"
 
 
-@dataclass(frozen=True)
-class DownloadReport:
-    """What was downloaded; ``root`` is what to give as ``data.root``, ``slices`` are h5 files."""
-
-    dataset: str
-    root: str
-    files: int
-    slices: int
-    bytes: int
-    seconds: float
-    reused: bool
-
-
-def download(out: Path, *, wait_s: float = 1.0) -> DownloadReport:
+def download(out: Path, *, wait_s: float = 1.0) -> dict[str, Any]:
     """Download BraTS 2020 into ``out``; the same call again resumes, or finds it done.
 
+    Returns what there is now; ``root`` is what to give as ``data.root``, ``slices`` are h5 files.
     Raises UserError that says what to do: no access or network, a damaged archive, a full disk.
     """
     started, cache, root = time.monotonic(), out / ".kagglehub", out
@@ -55,11 +43,18 @@ def download(out: Path, *, wait_s: float = 1.0) -> DownloadReport:
         sizes = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
-    slices, seconds = sum(p.suffix == ".h5" for p in sizes), round(time.monotonic() - started, 1)
+    slices = sum(path.suffix == ".h5" for path in sizes)
     if slices < SLICE_FILES:
         raise UserError(f"{root} holds {slices:,} of {SLICE_FILES:,} slice files: run this again")
-    counts = len(sizes), slices, sum(sizes.values()), seconds
-    return DownloadReport(DATASET, str(root), *counts, reused)
+    return {
+        "dataset": DATASET,
+        "root": str(root),
+        "files": len(sizes),
+        "slices": slices,
+        "bytes": sum(sizes.values()),
+        "seconds": round(time.monotonic() - started, 1),
+        "reused": reused,
+    }
 
 
 def _fetch(cache: Path, wait_s: float) -> Path:

@@ -221,9 +221,8 @@ class NameMapping:
     """Every alias in ``name_mapping.csv`` → the person."""
     grades: Mapping[str, str] = field(default_factory=dict)  # likewise → ``HGG`` or ``LGG``
     listed: Mapping[str, str] = field(default_factory=dict)  # patient → person, of ``data.persons``
-    sites: Mapping[str, str] = field(
-        default_factory=dict
-    )  # alias or patient → site, by both tables
+    sites: Mapping[str, str] = field(default_factory=dict)
+    """Alias or patient → site, by both tables."""
 
     @classmethod
     def find(cls, paths: Iterable[Path], listed: Path | None = None) -> NameMapping:

@@ -128,15 +128,15 @@ def test_files_arrive_byte_for_byte_and_once(
         assert (out / name).read_bytes() == content
     assert sum(path.is_file() for path in out.rglob("*")) == 7
     asked = len(stand.asked)
-    assert download(out).reused
+    assert download(out)["reused"]
     assert len(stand.asked) == asked
     next(out.rglob("*.h5")).unlink()
-    assert not download(out).reused
+    assert not download(out)["reused"]
 
 
 def test_a_broken_connection_is_resumed_where_it_broke(stand: Stand, out: Path) -> None:
     stand.breaks = [500_000] * 9  # of which every second answers without a range, and is dropped
-    assert download(out, wait_s=0).slices == 6
+    assert download(out, wait_s=0)["slices"] == 6
     assert len(ranges(stand)) >= 4
     assert ranges(stand) == sorted(set(ranges(stand)))
 
@@ -149,7 +149,7 @@ def test_the_next_call_resumes_after_giving_up(
     with pytest.raises(UserError, match=r"HTTP 503.*run this again, which resumes"):
         download(out)
     stand.status = 200
-    assert download(out).slices == 6
+    assert download(out)["slices"] == 6
     assert 400_000 < ranges(stand)[-1] <= 500_000
 
 
@@ -183,7 +183,7 @@ def test_a_damaged_archive_is_removed_and_fetched_anew(
     with pytest.raises(UserError, match=r"damaged .*removed"):
         download(out)
     stand.content = whole
-    assert download(out).slices == 6
+    assert download(out)["slices"] == 6
 
 
 def test_too_few_slices_and_a_full_disk_are_told(

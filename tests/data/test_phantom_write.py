@@ -29,7 +29,7 @@ SIZE, SLICES = 64, 10
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("phantom") / "set"
     report = write_phantom(out, patients=3, size=SIZE, slices=SLICES, workers=2)
-    assert (report.patients, report.slices, report.reused) == (3, 30, False)
+    assert (report["patients"], report["slices"], report["reused"]) == (3, 30, False)
     return out
 
 
@@ -135,7 +135,7 @@ def test_patients_depend_on_the_seed_alone(folder: Path, tmp_path: Path) -> None
 def test_same_set_is_reused_and_anything_else_refused(folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     report = write_phantom(folder, patients=3, size=SIZE, slices=SLICES)
-    assert (report.reused, report.slices) == (True, 30)
+    assert (report["reused"], report["slices"]) == (True, 30)
     with pytest.raises(UserError, match=r"another phantom set \(seed 0\)"):
         write_phantom(folder, patients=3, size=SIZE, slices=SLICES, seed=1)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -161,5 +161,5 @@ def test_a_kill_leaves_no_half_set_and_the_next_run_cleans_up(tmp_path: Path) ->
     assert not out.exists()
     assert list(tmp_path.rglob("*.h5"))
     out.mkdir()  # an empty folder is filled
-    assert not write_phantom(out, patients=1, size=32, slices=8).reused
+    assert not write_phantom(out, patients=1, size=32, slices=8)["reused"]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

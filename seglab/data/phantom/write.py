@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,19 +35,6 @@ NAME_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class PhantomReport:
-    """What was written, or found in place."""
-
-    out: Path
-    patients: int
-    slices: int
-    tumour_slices: int
-    bytes: int
-    seconds: float
-    reused: bool
-
-
 def write_phantom(
     out: Path,
     *,
@@ -58,12 +44,13 @@ def write_phantom(
     seed: int = 0,
     workers: int = 0,
     layout: Layout = "h5",
-) -> PhantomReport:
+) -> dict[str, Any]:
     """Write patients 1 to ``patients``; each depends on ``seed`` and its number only.
 
     The folder ``out`` appears when it is complete; the same call again re-uses it. ``size``
     pixels cover 240 mm and ``slices`` cover 155 mm; ``workers`` 0 takes a process a core.
-    Raises UserError for bad parameters, another thing in ``out``, or a full disk.
+    Returns counts of what was written, or ``reused``. Raises UserError for bad parameters, another
+    thing in ``out``, or a full disk.
     """
     given = {"seed": seed, "patients": patients, "size": size, "slices": slices}
     for name, value in (given | {"workers": workers}).items():
@@ -73,8 +60,15 @@ def write_phantom(
     started = time.perf_counter()
     found = _existing(out, wanted)
     record = found or _write_set(out, wanted, workers or available_cores())
-    counts = patients, patients * slices, record["tumour_slices"], record["bytes"]
-    return PhantomReport(out, *counts, time.perf_counter() - started, reused=found is not None)
+    return {
+        "out": out,
+        "patients": patients,
+        "slices": patients * slices,
+        "tumour_slices": record["tumour_slices"],
+        "bytes": record["bytes"],
+        "seconds": time.perf_counter() - started,
+        "reused": found is not None,
+    }
 
 
 def _existing(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
