@@ -60,8 +60,6 @@ class Volume:
     grade: str | None
     spacing_mm: tuple[float, float, float] | None = None
     """(slice, row, column), or None where the files do not tell, or tell nonsense."""
-    affine: NDArray[np.float64] | None = None
-    """(4, 4) from (row, column, slice) to millimetres; None where the files have none."""
     parts_known: bool = False  # False where a merged mask tells only tumour (label 4) from the rest
     convention: str = ""  # by which convention the labels were read; empty where they were not
     remarks: tuple[str, ...] = ()
@@ -86,11 +84,6 @@ class Volume:
             step, pixel = self.spacing_mm[0], min(self.spacing_mm[1:])
             ratio, told = step / pixel, f"slices {step:g} mm apart at {pixel:.3g} mm a pixel"
         return f"{told} are too thick (above {THICKEST:g} to 1)" if ratio > THICKEST else ""
-
-    @property
-    def shared_scale(self) -> bool:
-        """Whether the slices of every modality share one intensity scale."""
-        return all(self.shared_scales)
 
     def transposed(self) -> Volume:
         """Exchange rows and columns, for a model whose training slices lay the other way."""

@@ -19,7 +19,6 @@ from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.machine import progress as with_bar
 from seglab.data.cache import Cache
 from seglab.data.loader import TrainLoader
-from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import summarise
 from seglab.learning.batches import Batches, TensorBatch, interleave
 from seglab.learning.checkpoint import load_state, load_weights, save_state, save_weights
@@ -40,7 +39,6 @@ class EpochResult:
 
     epoch: int
     metrics: dict[str, float]
-    scores: Sequence[PatientScore]
     is_best: bool
     is_last: bool
 
@@ -220,7 +218,7 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
         }
         progress.history.append({"epoch": progress.epoch + 1, **metrics})
         is_best = progress.best_epoch == progress.epoch
-        yield EpochResult(progress.epoch, metrics, scores, is_best, trainer.is_over)
+        yield EpochResult(progress.epoch, metrics, is_best, trainer.is_over)
 
 
 def train_epoch(trainer: Trainer) -> float:

@@ -194,7 +194,7 @@ def scan_warnings(
         planes = " and ".join(card.shapes)
         warnings.append(f"predicted without {planes} slices: {volume.why_one_plane}")
     warnings += _identity(card, volume, mask)
-    if card.shared_scale and not volume.shared_scale:
+    if card.shared_scale and not all(volume.shared_scales):
         warnings.append(
             "each slice has an intensity scale of its own; the model was trained on volumes of one"
         )

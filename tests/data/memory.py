@@ -139,7 +139,6 @@ def memory_volume(
         slice_indices=np.arange(shape[0], dtype=np.int32),
         stack_size=shape[0],
         spacing_mm=(1.0, 1.0, 1.0),
-        affine=np.eye(4),
         shared_scales=(True,) * len(modalities),
         grade="HGG" if seed % 2 else "LGG",
     )

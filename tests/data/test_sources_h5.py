@@ -60,7 +60,7 @@ def test_root_may_be_any_folder_above_the_files(tmp_path: Path, above: str) -> N
     assert volume.slice_indices.tolist() == [2, 10]
     assert (volume.images.dtype, volume.labels.dtype) == (np.float32, np.uint8)
     assert (volume.stack_size, volume.spacing_mm, volume.grade) == (155, (1.0, 1.0, 1.0), None)
-    assert (volume.affine, volume.convention, volume.parts_known) == (None, "planes", True)
+    assert (volume.convention, volume.parts_known) == ("planes", True)
 
 
 def test_modalities_come_in_the_order_asked_for_in_the_scanners_numbers(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_modality_without_whole_numbers_keeps_its_scores_and_says_so(tmp_path:
     write_slice(tmp_path, 1, 0, image=scores)
     volume = read_only_patient(tmp_path, "flair", "t1")
     assert volume.shared_scales == (False, True)
-    assert not volume.shared_scale
+    assert not all(volume.shared_scales)
     np.testing.assert_array_equal(volume.images[0, 0], scores[..., 0].astype(np.float32))
     (told,) = volume.remarks
     assert told.startswith("flair: slice 1 holds no whole")

@@ -91,7 +91,6 @@ class BratsNifti(base.Source):
             slice_indices=np.arange(first.grid[0], dtype=np.int32),
             stack_size=first.grid[0],
             spacing_mm=first.spacing_mm,
-            affine=first.affine,
         )
 
     def _labels(self, patient: Patient, image: Header) -> LabelMap:
