@@ -15,12 +15,10 @@ from seglab.tracking import tags
 from seglab.tracking.connect import open_store
 
 if TYPE_CHECKING:
-    from seglab.studies.candidates import Candidates
     from seglab.studies.prediction import Predicted
     from seglab.studies.promotion import Promotion
     from seglab.tracking.store import Store
 
-CANDIDATES_SHOWN = 10
 FILES_SHOWN = 4
 """Files that are named as seen; the JSON names all."""
 DEMO = {
@@ -71,10 +69,6 @@ def promote(given: argparse.Namespace) -> int:
     """Freeze on validation, open the sealed test once, register the champion."""
     from seglab.studies.promotion import promote
 
-    def tell(candidates: Candidates) -> None:
-        print(leaderboard(candidates), file=sys.stderr)
-        print(f"promoting: {candidates.reason}", file=sys.stderr)
-
     store = open_store()
     promotion = promote(
         store,
@@ -83,24 +77,8 @@ def promote(given: argparse.Namespace) -> int:
         reopen=given.reopen,
         baseline=given.baseline,
         overrides=given.overrides,
-        tell=tell,
     )
     return answer(given, promotion.to_json(), _describe_promotion(store, promotion))
-
-
-def leaderboard(candidates: Candidates) -> str:
-    """List the best finished runs, best first."""
-    rows = [
-        {
-            "candidate": run.name,
-            "run": run.run_id[:8],
-            "val Dice": run.metrics["val/dice"],
-            "out of fold": candidates.out_of_fold.get(run.run_id),
-        }
-        for run in candidates.ranked[:CANDIDATES_SHOWN]
-    ]
-    more = len(candidates.ranked) - len(rows)
-    return table(rows) + (f"\nand {more} more" if more else "")
 
 
 def _describe_promotion(store: Store, promotion: Promotion) -> str:

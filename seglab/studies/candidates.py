@@ -21,6 +21,8 @@ from seglab.tracking.run import COORDINATORS
 from seglab.tracking.store import RunInfo, Store
 
 DICE = "val/dice"
+SHOWN = 10
+"""Candidates of a leaderboard."""
 TRAINED = ("train", "trial")
 
 
@@ -60,6 +62,17 @@ class Candidates:
             f"{best}, the highest of {len(self.ranked)} finished candidates "
             f"(next: {second.name}, {second.metrics[DICE]:.4f})"
         )
+
+    def leaderboard(self) -> str:
+        """The best runs, a line each, and why the first is promoted."""
+        lines = []
+        for run in self.ranked[:SHOWN]:
+            mean = self.out_of_fold.get(run.run_id)
+            folds = "" if mean is None else f", {mean:.4f} out of fold"
+            lines.append(f"{run.name}, run {run.run_id[:8]}: {DICE} {run.metrics[DICE]:.4f}{folds}")
+        if len(self.ranked) > SHOWN:
+            lines.append(f"and {len(self.ranked) - SHOWN} more")
+        return "\n".join([*lines, f"promoting: {self.reason}"])
 
     def to_json(self) -> dict[str, Any]:
         """As the artifact ``candidates.json`` holds it."""

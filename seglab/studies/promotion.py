@@ -12,7 +12,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,8 @@ def promote(
     reopen: str | None = None,
     baseline: str | None = None,
     overrides: Sequence[str] = (),
-    tell: Callable[[Candidates], None] = lambda _: None,
 ) -> Promotion:
-    """Promote the best finished run that ``name`` stands for.
+    """Promote the best finished run that ``name`` stands for; its candidates are printed.
 
     Args:
         store: where the runs are, and the record of openings.
@@ -111,7 +110,6 @@ def promote(
             ablation's baseline arm or of the search's base config, if there is one; of an
             ensemble its best run.
         overrides: ``key=value`` for paths and devices of this machine.
-        tell: called with the candidates once nothing speaks against opening the test.
 
     Raises:
         UserError: no finished run, other data than it was trained on, or a test part that
@@ -136,7 +134,7 @@ def promote(
     }
     begun = _find_begun(store, identity)
     check_sealed(store, trained.data, reopen, begun.run_id if begun else "")
-    tell(candidates)
+    print(candidates.leaderboard(), file=sys.stderr)
     frozen = freeze(trained)
     frozen_rival = None if rival is None else freeze(rival)
     with _open(store, candidates, frozen, identity, begun) as log:

@@ -47,6 +47,7 @@ def test_candidates_are_ranked_and_the_baseline_is_the_same_seed(store: Store) -
         assert found.best.run_id == made["x", 0]
         assert found.unfinished == 1
         assert "highest of 4" in found.reason
+        assert found.leaderboard().startswith(f"0.9, run {made['x', 0][:8]}: val/dice 0.9000\n")
     base = find_baseline(store, found.best)
     assert base is not None
     assert base.run_id == made["base", 0]
