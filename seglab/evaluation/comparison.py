@@ -238,18 +238,17 @@ def pair_patients(
     """
     if not arms:
         raise UserError("nothing to compare: no arm has a finished run")
-    order = list(dict.fromkeys(patient for scores in arms.values() for patient in scores))
+    table = pd.concat(arms)
     for name, scores in arms.items():
-        if absent := [patient for patient in order if patient not in scores]:
+        if absent := [patient for patient in table if patient not in scores]:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             told = f"arm '{name}' has no patient {absent[0]}{more}"
             raise UserError(f"{told}: arms are compared on the same patients")
-    aligned = [scores[order].to_numpy() for scores in arms.values()]
-    scored = ~np.isnan(np.concatenate(aligned)).any(axis=0)
+    scored = table.notna().all()
     if not scored.any():
         raise UserError("nothing to compare: no patient has a score in every arm")
-    kept, left_out = (tuple(np.array(order)[who].tolist()) for who in (scored, ~scored))
-    return kept, left_out, [values[:, scored] for values in aligned]
+    kept, left_out = (tuple(table.columns[who]) for who in (scored, ~scored))
+    return kept, left_out, [table.loc[name, scored].to_numpy() for name in arms]
 
 
 def _warnings(by_seed: Sequence[FloatArray], left_out: int) -> tuple[str, ...]:
