@@ -238,13 +238,10 @@ def _findings(experiment: str) -> list[str]:
             found.append(sections.sentence(result, clearest))
     if record.sweep is not None:
         trials = sections.trials(record, record.sweep)
-        best = trials["best"]
-        dice = (
-            ""
-            if best is None
-            else f"; the best has a validation Dice of {best.metrics['val/dice']:.3f}"
-        )
-        found.append(f"Trials of the search: {trials['counts']}{dice}.")
+        told = f"Trials of the search: {trials['counts']}"
+        if best := trials["best"]:
+            told += f"; the best has a validation Dice of {best.metrics['val/dice']:.3f}"
+        found.append(f"{told}.")
     return [*found, sections.test_sentence(record.promotion)]
 
 
