@@ -16,7 +16,7 @@ from seglab.core.documents import fill_template, finite
 from seglab.data.identity import TITLES
 from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe
 from seglab.evaluation.failures import Explanation
-from seglab.evaluation.metrics import Case
+from seglab.evaluation.metrics import Case, slice_counts
 from seglab.evaluation.scores import score_rows
 from seglab.figures.sprites import encode, thumbnail, worst_position
 from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, ORANGE, PURPLE, YELLOW
@@ -107,10 +107,8 @@ def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> di
 def _slices(case: Case, positions: tuple[int, ...]) -> list[list[int]]:
     """Give stack index, agreed, missed and false pixels of each slice that is shown."""
     chosen = list(positions)
-    truth, prediction = case.truth[chosen] != 0, case.prediction[chosen] != 0
-    areas = (truth & prediction, truth & ~prediction, prediction & ~truth)
-    counts = [case.slice_indices[chosen], *(area.sum(axis=(1, 2)) for area in areas)]
-    rows: list[list[int]] = np.stack(counts, axis=1).astype(int).tolist()
+    tp, fp, fn = slice_counts(case.prediction[chosen], case.truth[chosen])
+    rows: list[list[int]] = np.stack([case.slice_indices[chosen], tp, fn, fp], axis=1).tolist()
     return rows
 
 

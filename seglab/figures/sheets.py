@@ -16,7 +16,7 @@ from seglab.data.identity import TITLES, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
 from seglab.data.sources.base import Source
-from seglab.evaluation.metrics import Case
+from seglab.evaluation.metrics import Case, dice, slice_counts
 from seglab.evaluation.scores import score_rows
 from seglab.figures import style
 from seglab.figures.comparison import WIDTH
@@ -161,10 +161,10 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
 
 
 def _caption(case: Case, rule: str, position: int) -> str:
-    truth, prediction = case.truth[position] != 0, case.prediction[position] != 0
-    total = int(truth.sum() + prediction.sum())
-    dice = f"Dice {2 * int((truth & prediction).sum()) / total:.2f}" if total else "no tumour"
-    return f"slice {case.slice_indices[position]} · {rule} · {dice}"
+    at = slice(position, position + 1)
+    score = float(dice(slice_counts(case.prediction[at], case.truth[at]))[0])
+    told = f"Dice {score:.2f}" if math.isfinite(score) else "no tumour"
+    return f"slice {case.slice_indices[position]} · {rule} · {told}"
 
 
 def failure_sheet(case: Case) -> Figure:
