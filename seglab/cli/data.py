@@ -62,13 +62,12 @@ def check(given: argparse.Namespace) -> int:
 
 def _write_check(report: CheckReport, source: Source, out: Path) -> None:
     from seglab.figures.sheets import identity_sheet
-    from seglab.figures.style import write_png
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.txt").write_text(report.to_text() + "\n", encoding="utf-8")
     (out / "check.json").write_text(json.dumps(report.found, indent=2) + "\n", encoding="utf-8")
     if report.example is not None:
-        write_png(out / "identity.png", identity_sheet(source, report))
+        identity_sheet(source, report).savefig(out / "identity.png")
 
 
 def prepare(given: argparse.Namespace) -> int:

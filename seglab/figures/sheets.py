@@ -30,7 +30,7 @@ from seglab.figures.slices import (
     views,
 )
 from seglab.figures.sprites import worst_position
-from seglab.figures.style import UInt8, marked, new_figure, overlay_legend, pixels, plain, unit
+from seglab.figures.style import UInt8, marked, new_figure, overlay_legend, plain, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,16 +122,13 @@ def choose_slices(truth: UInt8, prediction: UInt8) -> dict[str, int]:
     return shown or {"middle slice": len(truth) // 2}
 
 
-def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
+def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
     """Draw a row a case: the image beside its overlay, for each chosen slice.
 
     Args:
         cases: patients, in the order of the rows; any number from one.
         title: written on top.
         label: a word ("worst", "median", …) above each patient's id.
-
-    Returns:
-        RGB.
     """
     chosen = [choose_slices(case.truth, case.prediction) for case in cases]
     columns = 2 * max(2, *map(len, chosen))
@@ -157,7 +154,7 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> UInt8:
             pair[0].set_xlabel(
                 _caption(case, rule, position), color="0.75", fontsize=9.5, loc="left"
             )
-    return pixels(figure)
+    return figure
 
 
 def _caption(case: Case, rule: str, position: int) -> str:
@@ -186,7 +183,7 @@ def prediction_sheet(
     upright: bool,
     title: str,
     doubt: NDArray[np.bool_] | None = None,
-) -> UInt8:
+) -> Figure:
     """Draw up to eight slices spread over the prediction, or over the brain where there is none.
 
     Args:
@@ -196,9 +193,6 @@ def prediction_sheet(
         upright: False where slices lie on their side.
         title: one line.
         doubt: (S, H, W) where an ensemble's networks disagree.
-
-    Returns:
-        RGB.
     """
     shown = _spread(mask if mask.any() else image > 0)
     columns = min(COLUMNS, len(shown))
@@ -214,7 +208,7 @@ def prediction_sheet(
         outline(drawn, predicted, style.ORANGE, SCALE, 2)
         count = f", {mask[index].sum()} px" if mask[index].any() else ""
         show(axes, drawn, f"slice {slice_indices[index]}{count}")
-    return pixels(figure)
+    return figure
 
 
 def _spread(content: NDArray[np.bool_]) -> list[int]:
@@ -230,14 +224,11 @@ def _spread(content: NDArray[np.bool_]) -> list[int]:
     return [int(index) for index in np.unique(chosen)]
 
 
-def identity_sheet(source: Source, report: CheckReport) -> UInt8:
+def identity_sheet(source: Source, report: CheckReport) -> Figure:
     """Draw all modalities of the slice with most tumour of the checked set, side by side.
 
     Each modality is framed in the colour of its verdict; below it stand the figures that
     decided, medians over patients.
-
-    Returns:
-        (height, width, 3) RGB.
 
     Raises:
         ValueError: the report has no example, because no file could be read.
@@ -272,7 +263,7 @@ def identity_sheet(source: Source, report: CheckReport) -> UInt8:
         word, colour = PARTS[part]
         where = (1 - 0.16 * number, 0.99)
         figure.text(*where, word, color=unit(colour), fontsize=10, va="top")
-    return pixels(figure)
+    return figure
 
 
 def _grey(image: NDArray[np.float32]) -> UInt8:

@@ -5,10 +5,8 @@ Palette: Okabe & Ito, "Color Universal Design" (2008).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -95,18 +93,3 @@ def overlay_legend(figure: Figure, side: str) -> None:
     ]
     text: dict[str, Any] = {"loc": f"outside upper {side}", "labelcolor": "white"}
     figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, **text)
-
-
-def pixels(figure: Figure) -> UInt8:
-    """Draw a figure: (height, width, 3) RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def write_png(path: Path, image: UInt8) -> None:
-    """Write an RGB picture."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {path}")

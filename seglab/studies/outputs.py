@@ -28,7 +28,7 @@ from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
 from seglab.figures.method import Example, augmentation_sheet, data_sheet, network_drawing
 from seglab.figures.sheets import failure_sheet, overlay_sheet
-from seglab.figures.style import marked, write_png
+from seglab.figures.style import marked
 from seglab.learning.bundle import CARD, make_card
 from seglab.learning.device import peak_memory_mb
 from seglab.learning.inference import Predictor, build_case, validate
@@ -231,7 +231,7 @@ def write_overlays(
         if names:
             title = " · ".join(filter(None, (f"{label} of {len(scores)} patients", notice)))
             sheet = overlay_sheet([case(name) for name in names], title, label)
-            write_png(folder / f"{label}.png", sheet)
+            sheet.savefig(folder / f"{label}.png")
 
 
 def fair_share(patients: int) -> int:

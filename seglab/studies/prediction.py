@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from seglab.data.scans import OTHER_IMAGES, Scan, find_scans
 from seglab.data.sources.base import walk
 from seglab.data.volume import Volume
 from seglab.figures.sheets import prediction_sheet
-from seglab.figures.style import write_png
 from seglab.learning.bundle import ModelBundle, ModelCard
 
 TABLE = "predictions.csv"
@@ -159,8 +157,8 @@ def predict_scan(
         percent = np.rint(100 * _as_stored(spread, turned)).astype(np.uint8)
         map_path = scan.write(percent, read, out, "disagreement")
     try:
-        write_png(overlay, sheet)
-    except (OSError, cv2.error) as error:
+        sheet.savefig(overlay)
+    except OSError as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
     shown = volume.of(card.modalities)
     unlike = scan_warnings(card, shown, found.prepared, found.mask)

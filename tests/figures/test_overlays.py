@@ -12,6 +12,7 @@ from seglab.evaluation.metrics import Case
 from seglab.figures.sheets import choose_slices, overlay_sheet
 from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, radiological
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB
+from tests.figures.pixels import pixels
 
 MakeCase = Callable[..., Case]
 SCALE = 6
@@ -90,8 +91,8 @@ def test_the_window_holds_the_brain_and_has_the_shape_asked_for() -> None:
 
 
 def test_a_sheet_has_a_row_a_case(make_case: MakeCase) -> None:
-    one = overlay_sheet([make_case()], "title")
-    three = overlay_sheet([make_case(n) for n in "abc"], "title", "worst")
+    one = pixels(overlay_sheet([make_case()], "title"))
+    three = pixels(overlay_sheet([make_case(n) for n in "abc"], "title", "worst"))
     assert one.dtype == three.dtype == np.uint8
     assert one.shape[1] == three.shape[1]
     row = (three.shape[0] - one.shape[0]) / 2

@@ -9,6 +9,7 @@ from seglab.data.check import check
 from seglab.data.sources.base import open_source
 from seglab.figures.sheets import COLOURS, identity_sheet
 from tests.data.test_check import swap
+from tests.figures.pixels import pixels
 
 
 def framed(sheet: np.ndarray, colour: tuple[int, int, int]) -> set[int]:
@@ -20,7 +21,7 @@ def framed(sheet: np.ndarray, colour: tuple[int, int, int]) -> set[int]:
 
 def test_each_modality_is_framed_in_the_colour_of_its_verdict(phantoms: Path) -> None:
     source = open_source("brats-h5", phantoms)
-    sheet = identity_sheet(source, check(source))
+    sheet = pixels(identity_sheet(source, check(source)))
     assert sheet.dtype == np.uint8
     assert framed(sheet, COLOURS["proven"]) == {0, 1, 2, 3}
 
@@ -31,7 +32,7 @@ def test_swapped_modalities_are_framed_as_wrong(phantoms: Path, tmp_path: Path) 
     swapped = shutil.copytree(phantoms, tmp_path / "swapped")
     swap(swapped, 0, 3)
     source = open_source("brats-h5", swapped)
-    sheet = identity_sheet(source, check(source))
+    sheet = pixels(identity_sheet(source, check(source)))
     assert framed(sheet, COLOURS["wrong"]) == {0, 3}
     assert framed(sheet, COLOURS["proven"]) == {1, 2}
 
