@@ -60,11 +60,9 @@ class FactorEffects:
 
     def cells(self, first: int, second: int) -> FloatArray:
         """Mean Dice by the levels of two factors, averaged over the others."""
-        levels = np.array(list(self.design.points.values()))[:, [first, second]]
-        sums, counts = np.zeros(levels.max(axis=0) + 1), np.zeros(levels.max(axis=0) + 1)
-        np.add.at(sums, tuple(levels.T), self.means)
-        np.add.at(counts, tuple(levels.T), 1)
-        means: FloatArray = sums / counts
+        levels = np.array(list(self.design.points.values()))
+        by_cell = pd.Series(self.means).groupby([levels[:, first], levels[:, second]])
+        means: FloatArray = by_cell.mean().unstack().to_numpy()
         return means
 
     def to_json(self) -> dict[str, Any]:
