@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from seglab.core.blocks import Block, PositiveInt, explain
 from seglab.core.config import RunConfig, flatten
@@ -20,6 +20,7 @@ STUDY_KEYS = (
     *("seeds", "baseline", "margin", "arms", "budget", "tune", "search", "storage"),
     *FACTOR_KEYS,
 )
+Validated = TypeVar("Validated", bound=BaseModel)
 TIMED_EPOCHS = 1000
 """Epochs of a run that ends by the clock."""
 MARGIN = 0.01
@@ -95,10 +96,6 @@ class Study:
         if split.folds is None or "fold" in (self.document.get("split") or {}):
             return (split.fold,)
         return tuple(range(split.folds))
-
-    def with_seed(self, arm: str, seed: int) -> RunConfig:
-        """The config of one child run."""
-        return self.arms[arm].model_copy(update={"seed": seed})
 
     @property
     def reference(self) -> RunConfig:
@@ -187,32 +184,27 @@ def build_run(values: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: names the key, its value and the choices.
     """
-    try:
-        return RunConfig.model_validate(dict(values))
-    except ValidationError as error:
-        raise explain(error, RunConfig, also=also) from None
+    return _block(RunConfig, dict(values), also=also)
 
 
-def _block(schema: type[BaseModel], given: Any, prefix: str) -> Any:
+def _block(
+    schema: type[Validated], given: Any, prefix: str = "", also: Sequence[str] = ()
+) -> Validated:
     try:
         return schema.model_validate(given)
     except ValidationError as error:
-        raise explain(error, schema, prefix) from None
+        raise explain(error, schema, prefix, also) from None
 
 
 def _seeds(document: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[int, ...]:
     given = document.get("seeds", [shared.get("seed", 0)])
-    seeds_type = TypeAdapter(list[Annotated[int, Field(ge=0, strict=True)]])
-    try:
-        seeds = tuple(seeds_type.validate_python(given if isinstance(given, list) else [given]))
-    except ValidationError:
-        raise UserError(f"seeds: {given!r} is not a list of whole numbers from 0") from None
-    if not seeds:
-        raise UserError("seeds: the list is empty")
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if repeated:
-        raise UserError(f"seeds: {repeated[0]} is given twice; a repeated seed is no new evidence")
-    return seeds
+    seeds = given if isinstance(given, list) else [given]
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(f"seeds: {given!r} is not a list of whole numbers from 0, at least one")
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise UserError(f"seeds: {seed} is given twice; a repeated seed is no new evidence")
+    return tuple(seeds)
 
 
 def _arms(given: Any, shared: Mapping[str, Any], run: RunConfig) -> dict[str, RunConfig]:

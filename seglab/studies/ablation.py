@@ -38,7 +38,7 @@ from seglab.studies.results import arm_hash, collect
 from seglab.studies.tuning import best_values, plans_of, tuning_plans
 from seglab.studies.workers import Context, run_items, with_threads
 from seglab.tracking import tags
-from seglab.tracking.environment import code_hash, environment_tags
+from seglab.tracking.environment import code_hash
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import Store
 
@@ -91,8 +91,8 @@ def run_study(
     study = share_patients(study)
     if study.is_ablation or len(study.folds) > 1:
         return _run_ablation(study, store, fresh, confirms, workers, deadline)
-    (arm,) = study.arms
-    plan = Plan(study.with_seed(arm, study.seeds[0]), arm)
+    ((arm, config),) = study.arms.items()
+    plan = Plan(config, arm)
     with nullcontext() if fresh else _run_lock(plan.config, store):
         return StudyOutcome(study.name, None, [train_one(plan, store, fresh=fresh)])
 
@@ -221,7 +221,7 @@ def open_parent(
     name = f"{study.name} · ablation"
     if is_confirmation:
         name = f"{study.name.removesuffix(CONFIRMATION)} · confirmation"
-    return start_run(store, study.name, name, {**environment_tags(), **identity})
+    return start_run(store, study.name, name, identity)
 
 
 def _identity(study: Study, data: StudyData) -> dict[str, str]:

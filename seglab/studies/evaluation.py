@@ -47,7 +47,6 @@ from seglab.studies.resolve import (
 )
 from seglab.tracking import tags
 from seglab.tracking.artifacts import read_artifact
-from seglab.tracking.environment import environment_tags
 from seglab.tracking.run import start_run
 from seglab.tracking.store import RunInfo, Store
 
@@ -247,7 +246,6 @@ def _log(
     place, point = f"{source.name}:{source.root.name}", card.point.to_dict()
     data_hash = digest([one.fingerprint.digest for one in looked.values()])
     own_tags = {
-        **environment_tags(),
         **{key: run.tags[key] for key in (tags.ARM, tags.SEED) if key in run.tags},
         tags.KIND: "evaluation",
         tags.EVALUATED_RUN: run.run_id,

@@ -18,7 +18,7 @@ from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models.build import loaded_weights
 from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_start, log_validation
 from seglab.tracking import tags
-from seglab.tracking.environment import code_hash, environment_tags
+from seglab.tracking.environment import code_hash
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, RunInUse, Store
 
@@ -155,7 +155,6 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     log = None if fresh else _reopen(plan, store, data)
     if log is None:
         own_tags = {
-            **environment_tags(),
             tags.LOOKS_LIKE_FLAIR: str(data.identity.ok).lower(),
             tags.MISSING_FILES: str(data.missing_files),
             tags.SYNTHETIC: "true" if data.cache.notice else None,

@@ -44,7 +44,7 @@ from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.sealed_test import OpenedTest, check_sealed, open_test
 from seglab.tracking import tags
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
-from seglab.tracking.environment import code_hash, environment_tags
+from seglab.tracking.environment import code_hash
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, Store
 
@@ -255,7 +255,6 @@ def _open(
         return resume_run(store, begun.run_id)
     best, compute = candidates.best, frozen.trained.predictor.compute
     own_tags = {
-        **environment_tags(),
         **{key: best.tags[key] for key in INHERITED if key in best.tags},
         **identity,
         tags.SPLIT_HASH: frozen.trained.split.hash,

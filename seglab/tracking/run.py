@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seglab.core.documents import finite
 from seglab.tracking import tags as names
+from seglab.tracking.environment import environment_tags
 from seglab.tracking.errors import StoreUnavailable, redact
 from seglab.tracking.store import RunInUse, Store
 
@@ -236,9 +237,12 @@ def start_run(
     tags: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
 ) -> RunLog:
-    """Create a run in ``experiment``, which is created if new, and open it."""
+    """Create a run in ``experiment``, which is created if new, and open it.
+
+    ``tags`` go before those that say which code ran, who started it, and how.
+    """
     given = {key: _text(value) for key, value in (tags or {}).items() if value is not None}
-    texts = _source_tags() | given
+    texts = environment_tags() | _source_tags() | given
     if parent_run_id is not None:
         texts[names.PARENT] = parent_run_id
     experiment_id = store.experiment(experiment)

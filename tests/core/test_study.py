@@ -111,7 +111,7 @@ def test_a_mistaken_modality_or_target_is_named(tmp_path: Path, override: str, s
         ("split: {fractions: [1, 1, 1]}", "must add up to 1"),
         ("split: {folds: 3, fold: 3}", "fold 3 does not exist"),
         ("seeds: [0, 0]", "seeds: 0 is given twice"),
-        ("seeds: []", "seeds: the list is empty"),
+        ("seeds: []", "seeds: .* at least one"),
         ("seeds: [a]", "seeds: .* is not a list of whole numbers"),
         ("margin: 1", "margin: 1 is not a difference of Dice between 0 and 1"),
         ("arms: {}", "arms: expected"),
@@ -138,7 +138,6 @@ def test_arms_inherit_the_file_and_differ_where_they_say(tmp_path: Path) -> None
     assert study.is_ablation
     assert study.baseline == "a"
     assert {arm: c.loss.name for arm, c in study.arms.items()} == {"a": "bce_dice", "b": "bce"}
-    assert study.with_seed("b", 4).seed == 4
     assert all(config.train.epochs == 2 for config in study.arms.values())
 
 

@@ -33,7 +33,6 @@ from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems, trial_keys
 from seglab.studies.workers import run_items
 from seglab.tracking import tags
-from seglab.tracking.environment import environment_tags
 from seglab.tracking.errors import redact
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import Store, UnknownRun
@@ -187,7 +186,7 @@ def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData)
         tags.DATA_HASH: data.cache.data_hash,
         tags.SPLIT_HASH: data.split.hash,
     }
-    log = start_run(store, study.name, f"{study.name} · sweep", {**environment_tags(), **identity})
+    log = start_run(store, study.name, f"{study.name} · sweep", identity)
     begun.set_user_attr(PARENT, log.run_id)
     log.text(redact(yaml.safe_dump(dict(study.document), sort_keys=False)), "sweep.yaml")
     log.dataset(data.cache.source, data.cache.data_hash, f"{data.cache.source}:{study.name}")
