@@ -14,7 +14,7 @@ from filelock import FileLock
 from optuna.trial import Trial
 
 from seglab.core.config import RunConfig
-from seglab.core.errors import TrainingDiverged, UserError, first_line
+from seglab.core.errors import TrainingDiverged, UserError, as_warning
 from seglab.core.machine import is_locked
 from seglab.core.study import MARGIN, Study
 from seglab.data.open import StudyData
@@ -248,18 +248,16 @@ def shared_hash(study: Study) -> str:
 
 def _report(store: Store, parent: str, log: RunLog | None = None) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
-    try:
+    with as_warning("there is no report"):
         result = compare_ablation(collect(store, store.get_run(parent)))
         page = (
             log_ablation_report(log, result)
             if log
             else report_experiment(store, result.ablation.experiment, result)
         )
-    except Exception as error:  # whatever it is, the runs are finished
-        print(f"no report: {first_line(error)}", file=sys.stderr)
-        return None
-    print(verdict_text(result), file=sys.stderr)
-    return str(page)
+        print(verdict_text(result), file=sys.stderr)
+        return str(page)
+    return None
 
 
 def _carry_out(

@@ -69,11 +69,11 @@ class Items(Protocol):
 
 
 class NotOurs(Exception):
-    """An item of a process with other items in the same queue: it stays open for that one."""
+    """An item that another trial does, or that is open for a process with other items."""
 
 
 class _Failed(Exception):
-    """A trial fails without ending the queue: by its item, or because it has none of its own."""
+    """A trial fails without ending the queue."""
 
 
 def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
@@ -296,15 +296,14 @@ class Queue:
 
     def _do(self, items: Items, trial: Trial) -> Any:
         key = trial.user_attrs.get(ITEM)
-        if key is None or self._is_duplicate(trial.number, key):
-            trial.set_user_attr(SURPLUS, True)
-            raise _Failed("another trial does its item")
-        trial.set_user_attr(OWNER, self.worker.name)
         try:
+            if key is None or self._is_duplicate(trial.number, key):
+                raise NotOurs
+            trial.set_user_attr(OWNER, self.worker.name)
             return items.do(trial, key)
         except NotOurs:
             trial.set_user_attr(SURPLUS, True)
-            raise _Failed("another process has its item") from None
+            raise _Failed("another trial or process has its item") from None
         except (optuna.TrialPruned, StoreUnavailable, StorageInternalError):
             raise
         except KeyboardInterrupt:

@@ -55,14 +55,14 @@ def confirm(
     assert study.search is not None
     if outcome.best is None or study.search.confirm.top == 0:
         return None, ""
-    best, base, split = outcome.best, outcome.base, study.run.split
-    gain = best.values[0] - base.values[0] if base else None
+    best, base = outcome.best, outcome.base
     told: dict[str, Any] = {
-        "split_seed": split.seed,
+        "split_seed": study.run.split.seed,
         "redraw": 0,
         "winner": f"trial {best.number:03d}",
+        "search_value": best.values[0],
+        "search_gain": best.values[0] - base.values[0] if base else None,
     }
-    told |= {"search_value": best.values[0], "search_gain": gain}
     ablation, report = confirmation_study(study, outcome), None
     if isinstance(ablation, str):
         told["reason"] = ablation
