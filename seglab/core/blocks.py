@@ -32,15 +32,9 @@ class Block(BaseModel):
         """Refuse ``yes``, which YAML reads as true and Python takes for 1."""
         for key, value in given.items() if isinstance(given, dict) else ():
             field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and bool not in _types(field.annotation):
+            if isinstance(value, bool) and field and field.annotation is not bool:
                 raise ValueError(f"{key}: {str(value).lower()} is not a number or a name")
         return given
-
-
-def _types(annotation: Any) -> set[Any]:
-    """The plain types that an annotation allows, unions and containers opened."""
-    inner = {part for argument in get_args(annotation) for part in _types(argument)}
-    return inner or {annotation}
 
 
 class Component(BaseModel):

@@ -148,10 +148,9 @@ def _run_ablation(
             }
             parent.tags({tags.TUNED: _added(parent, tags.TUNED, values)})
         runs = _carry_out(study, parent, data, workers, values, deadline)
-        reasons: dict[str, str] = dict.fromkeys(study.arms, "")
-        for run in runs:
-            if run.error and not reasons[run.arm]:  # some fail before a run can carry it
-                reasons[run.arm] = run.error[:MAX_REASON]
+        # Some fail before a run can carry it; the first of an arm is told.
+        errors = {run.arm: run.error[:MAX_REASON] for run in reversed(runs) if run.error}
+        reasons = dict.fromkeys(study.arms, "") | errors
         parent.tags({tags.FAILURES: _added(parent, tags.FAILURES, reasons)})
         with one_at_a_time(study, store.folder):
             report = _report(store, parent.run_id, parent)

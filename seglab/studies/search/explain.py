@@ -80,10 +80,6 @@ class Changes:
         sets = [frozenset(), *({key} for key in self.keys), *(every - {key} for key in self.keys)]
         return list(dict.fromkeys(map(frozenset, [*sets, every])))
 
-    def arms(self, sets: Sequence[Collection[str]]) -> dict[str, Any]:
-        """Each set of changes as an arm."""
-        return {self.arm(taken): nested(self.params(taken).items()) for taken in sets}
-
     def ordered(self, result: ComparedAblation) -> list[str]:
         """The changes by what they brought on average, given to the base and kept in the best."""
         means = {row.arm: row.mean for row in result.summaries}
@@ -175,7 +171,8 @@ def _train(
     study: Study, changes: Changes, sets: Sequence[Collection[str]], store: Store, workers: int
 ) -> ComparedAblation:
     """Train the arms that are not trained yet, and compare all with the best trial."""
-    ablation = retrained(study, "-explained", changes.arms(sets), WINNER)
+    arms = {changes.arm(taken): nested(changes.params(taken).items()) for taken in sets}
+    ablation = retrained(study, "-explained", arms, WINNER)
     outcome = run_study(ablation, store, workers=workers)
     return compare_ablation(collect(store, store.get_run(str(outcome.parent_run_id))), WINNER)
 
