@@ -76,7 +76,7 @@ class Study:
     tune: Tune | None
     search: Search | None
     storage: str | None
-    """``postgresql+psycopg://…`` for several machines; None shares out on this one only."""
+    """``postgresql+psycopg://…`` for several machines, of a search its own; None: this one only."""
     design: Design | None
     """Of the factors whose levels make the arms."""
     document: Mapping[str, Any]
@@ -147,7 +147,8 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     run = build_run(shared, also=STUDY_KEYS)
     arms = _arms(document.get("arms"), shared, run)
     budget = _block(Budget, document.get("budget") or {}, "budget.")
-    storage = document.get("storage")
+    search = _block(Search, document["search"], "search.") if document.get("search") else None
+    storage = search.storage if search else document.get("storage")
     if storage is not None and not isinstance(storage, str):
         raise UserError(f"storage: {storage!r} is not the address of a database")
     study = Study(
@@ -159,16 +160,16 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         seeds=seeds,
         budget=budget,
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
-        search=_block(Search, document["search"], "search.") if document.get("search") else None,
+        search=search,
         storage=storage,
         design=design,
         document=document,
     )
-    if study.search and len(arms) > 1:
+    if search and len(arms) > 1:
         raise UserError("a file has 'arms' or 'search', not both")
     if study.tune and len(arms) < 2:
         raise UserError("tune: needs two or more 'arms' to compare; 'search' is for one config")
-    for kind, block in (("search", study.search), ("tune", study.tune)):
+    for kind, block in (("search", search), ("tune", study.tune)):
         for key, domain in (block.space if block else {}).items():
             _check_space_key(kind, key, domain, run)
     return study

@@ -118,15 +118,13 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
 
 
 def _storage_of(study: Study, folder: Path) -> RDBStorage:
-    search = study.search
-    url, heartbeat = (search.storage, search.heartbeat_s) if search else (study.storage, 20)
-    return open_storage(url, folder, heartbeat)
+    return open_storage(study.storage, folder, study.search.heartbeat_s if study.search else 20)
 
 
 @contextmanager
 def one_at_a_time(study: Study, folder: Path) -> Iterator[None]:
     """Let one process in, of all machines that share the storage of an experiment."""
-    if (study.search.storage if study.search else study.storage) is None:
+    if study.storage is None:
         with FileLock(folder / ".experiment.lock"):
             yield
         return

@@ -114,7 +114,7 @@ def retrained(
         "arms": arms,
         "baseline": baseline,
         "seeds": list(study.search.confirm.seeds),
-        "storage": study.search.storage,
+        "storage": study.storage,
         "split": {"redraw": study.run.split.redraw + 1},
     }
     return resolve_study(merge(shared, own))
