@@ -27,10 +27,14 @@ FEWEST_JUDGED: Final = 4
 """Complete trials below which no importance of a parameter is told."""
 
 
+def ended_trials(queue: Queue) -> dict[int, FrozenTrial]:
+    """The trials that ended: one an item, by its number."""
+    return {int(key): one.last for key, one in queue.states().items() if one.word in ENDED}
+
+
 def ended_study(queue: Queue) -> optuna.Study:
-    """Copy the trials that ended to a study in memory: one an item, numbered as the items are."""
-    states = {int(key): state for key, state in queue.states().items()}
-    ended = {n: s.last for n, s in states.items() if s.word in ENDED}
+    """Copy the trials that ended to a study in memory, numbered as their items are."""
+    ended = ended_trials(queue)
     study = optuna.create_study(directions=queue.study.directions)
     for number in range(max(ended, default=-1) + 1):
         study.add_trial(ended.get(number) or create_trial(state=TrialState.WAITING))

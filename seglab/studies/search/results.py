@@ -19,7 +19,7 @@ from seglab.core.study import Study
 from seglab.figures.style import marked
 from seglab.studies.queue import DIED, ERROR, OWNER, Queue
 from seglab.studies.results import notice_of
-from seglab.studies.search.figures import ended_study, pictures, search_page
+from seglab.studies.search.figures import ended_study, ended_trials, pictures, search_page
 from seglab.studies.search.space import Space
 from seglab.studies.search.trials import RUN, THREADS
 from seglab.studies.workers import with_threads
@@ -177,32 +177,28 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
     return replace(outcome, report=report if report.exists() else None)
 
 
-class SearchProgress:
-    """What a person sees while the search goes on: a line a trial, the best so far.
+def show_progress(study: Study, queue: Queue, log: RunLog, told: set[int]) -> None:
+    """Print a line a trial that ended and is not ``told`` of, and the best so far.
 
     Args:
         study: the search.
         queue: of the search, whichever machine its trials run on.
         log: the sweep's run; counts and the best Dice become its metrics.
+        told: numbers of trials; those that are printed join them.
     """
-
-    def __init__(self, study: Study, queue: Queue, log: RunLog) -> None:
-        self._study, self._queue, self._log = study, queue, log
-        self._told = {row.number for row in summarise(study, queue, "").rows}
-
-    def __call__(self) -> None:
-        """Print what is new."""
-        assert self._study.search is not None
-        outcome = summarise(self._study, self._queue, self._log.run_id)
-        best, counts = outcome.best, outcome.trials
-        leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
-        leader += f", {len(outcome.rows) - counts['failed']} of {self._study.search.trials}"
-        values = {f"search/{word}": float(count) for word, count in counts.items()}
-        if best:
-            values["search/best_dice"] = best.values[0]
-        for row in outcome.rows:
-            if row.number not in self._told:
-                self._told.add(row.number)
-                print(f"{trial_line(row)}  |  {leader}", file=sys.stderr, flush=True)
-                if self._queue.worker.is_here(row.user_attrs.get(OWNER, "")):
-                    self._log.metrics(values, step=len(outcome.rows))  # each machine its own
+    if ended_trials(queue).keys() <= told:
+        return
+    assert study.search is not None
+    outcome = summarise(study, queue, log.run_id)
+    best, counts = outcome.best, outcome.trials
+    leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
+    leader += f", {len(outcome.rows) - counts['failed']} of {study.search.trials}"
+    values = {f"search/{word}": float(count) for word, count in counts.items()}
+    if best:
+        values["search/best_dice"] = best.values[0]
+    for row in outcome.rows:
+        if row.number not in told:
+            told.add(row.number)
+            print(f"{trial_line(row)}  |  {leader}", file=sys.stderr, flush=True)
+            if queue.worker.is_here(row.user_attrs.get(OWNER, "")):
+                log.metrics(values, step=len(outcome.rows))  # each machine those of its own

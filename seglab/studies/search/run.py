@@ -22,11 +22,12 @@ from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import Queue, one_at_a_time, open_queue
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm, confirmation_study
+from seglab.studies.search.figures import ended_trials
 from seglab.studies.search.results import (
     SearchOutcome,
-    SearchProgress,
     on_disk,
     publish,
+    show_progress,
     trial_line,
 )
 from seglab.studies.search.space import Space, make_space
@@ -72,7 +73,7 @@ def run_search(
     with one_at_a_time(study, store.folder):
         parent = open_sweep(study, store, queue.study, data)
     with parent:
-        look = SearchProgress(study, queue, parent)
+        look = partial(show_progress, study, queue, parent, {*ended_trials(queue)})
         run_items(TrialItems, study, parent, queue, shared, workers, look=look, deadline=deadline)
         with one_at_a_time(study, store.folder):
             outcome = publish(study, queue, parent)
