@@ -29,7 +29,6 @@ from seglab.studies.results import collect
 from seglab.tracking import tags
 from seglab.tracking.openings import openings
 from seglab.tracking.store import RunInfo, Store
-from seglab.tracking.tags import CONFIRMATION_RUN
 
 KINDS = {
     "train": "training",
@@ -231,18 +230,6 @@ def trials(record: Record, sweep: RunInfo) -> dict[str, Any]:
         "best": next((r for r in found if r.status == "FINISHED" and DICE in r.metrics), None),
         "counts": told or f"{len(found)} begun",
         "names": list(json.loads(sweep.params.get("search.space", "{}"))),
-    }
-
-
-def confirmation(record: Record, sweep: RunInfo) -> dict[str, Any]:
-    """The search's best trials against its base config, retrained."""
-    told, run_id = record.read_json(sweep, "confirmation.json"), sweep.tags.get(CONFIRMATION_RUN)
-    found = compare(record.store, run_id) if run_id else ""
-    return {
-        "run_id": run_id,
-        "told": told,
-        "result": found.as_shown() if isinstance(found, ComparedAblation) else None,
-        "reason": found,
     }
 
 

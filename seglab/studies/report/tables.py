@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,11 +11,8 @@ from typing import Any
 import pandas as pd
 
 from seglab.evaluation.comparison import ArmRow
-from seglab.evaluation.factors import FactorEffects
-from seglab.evaluation.learning_curve import LearningCurve
 from seglab.evaluation.scores import size_text
 from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation
-from seglab.tracking.tags import TUNED, VALUES
 
 NONE = "–"
 EXTREMES = 3
@@ -148,32 +144,6 @@ def verdict_table(result: ComparedAblation) -> pd.DataFrame:
     return arm_table(result, VERDICTS).rename(columns={"interval": level})
 
 
-def factor_table(effects: FactorEffects) -> pd.DataFrame:
-    """Main effects, then interactions, with what a fraction cannot tell them from."""
-    rows = [
-        (
-            *(one.name, number(one.diff, "+.3f"), interval(one.ci_low, one.ci_high, "+.3f")),
-            *(p_value(one.p), p_value(one.p_holm), ", ".join(one.aliases) or NONE),
-        )
-        for one in effects.effects
-    ]
-    columns = ["effect", "difference", "95% interval", "p", "p (Holm)", "mixed with"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table if effects.design.words else table.drop(columns="mixed with")
-
-
-def learning_table(curve: LearningCurve) -> pd.DataFrame:
-    """Dice by the number of training patients, and what the power law says of twice as many."""
-    rows = [
-        (f"{p.patients}", str(p.draws), number(p.dice), interval(p.low, p.high))
-        for p in curve.points
-    ]
-    if more := curve.doubled:
-        limits = interval(more.low, more.high)
-        rows.append((f"{more.patients} (extrapolated)", NONE, number(more.dice), limits))
-    return pd.DataFrame(rows, columns=["training patients", "draws", "Dice", "95% interval"])
-
-
 def cost_table(result: ComparedAblation) -> pd.DataFrame:
     """What each arm costs, and what it was given."""
     tuned = any(one["trials"] for one in result.budgets.arms.values())
@@ -208,20 +178,6 @@ def _change(result: ComparedAblation, arm: str, patient: str | None) -> str:
     score, dice = result.patients[patient], result.dice.loc[patient]
     about = ", ".join(filter(None, (size_text(score.truth_ml, score.truth_px), score.grade)))
     return f"{patient} ({about}): {number(dice[result.baseline])} → {number(dice[arm])}"
-
-
-def tuning_table(result: ComparedAblation) -> pd.DataFrame:
-    """What the tuning of nuisance parameters tried and chose."""
-    chosen = json.loads(result.ablation.parent.tags.get(TUNED, "{}"))
-    rows = []
-    for arm, runs in result.ablation.trials.items():
-        for run in sorted(runs, key=lambda run: run.start_time):
-            values = json.loads(run.tags.get(VALUES, "{}"))
-            told = ", ".join(f"{key} = {short(value)}" for key, value in values.items())
-            choice = "chosen" if values == chosen.get(arm) else ""
-            dice = number(run.metrics.get("val/dice"))
-            rows.append((arm, told or "as in the file", choice, run.status.lower(), dice))
-    return pd.DataFrame(rows, columns=["arm", "values", "", "status", "Dice"])
 
 
 def patient_table(result: ComparedAblation) -> pd.DataFrame:
