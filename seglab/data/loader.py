@@ -48,12 +48,16 @@ def patient_rows(*patients: CachedPatient) -> Rows:
 class TrainLoader:
     """Draws the training slices, some with tumour, of each epoch from streams of the seed.
 
-    With several ``planes``, of which it has one, ``train.samples_per_epoch`` is shared out.
+    Of several planes it has one, ``share`` (number, of how many) of ``train.samples_per_epoch``.
     Raises UserError where no patient has tumour: there is nothing to learn.
     """
 
     def __init__(
-        self, cache: Cache, patients: Sequence[str], config: RunConfig, planes: int = 1
+        self,
+        cache: Cache,
+        patients: Sequence[str],
+        config: RunConfig,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.cache, self.config = cache, config
         rows = patient_rows(*(cache.by_id[name] for name in patients))
@@ -65,7 +69,8 @@ class TrainLoader:
         if not len(self.tumour):  # of the whole part: refused by open_data
             told = f"none of the {len(patients)} drawn has tumour (data.target={cache.target})"
             raise UserError(f"train.patients: {told}; take more, or another seed")
-        self.samples = -(-(config.train.samples_per_epoch or 0) // planes) or len(self.rows)
+        wanted = config.train.samples_per_epoch
+        self.samples = max(1, (wanted + share[0]) // share[1]) if wanted else len(self.rows)
 
     @property
     def batches(self) -> int:

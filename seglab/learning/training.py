@@ -91,8 +91,8 @@ class Trainer:
             build_model(config.model, self.channels, one.shape, pretrained=False)
         torch.manual_seed(config.seed)
         self.planes = [
-            Batches(TrainLoader(one, names, config, len(planes)), names, compute)
-            for one, names in planes
+            Batches(TrainLoader(one, names, config, (number, len(planes))), names, compute)
+            for number, (one, names) in enumerate(planes)
         ]
         self.batches, self.loader = self.planes[0], self.planes[0].loader
         self.samples = sum(one.loader.samples for one in self.planes)
