@@ -179,7 +179,8 @@ def _register(
     if card.notice:
         version_tags[tags.SYNTHETIC] = "true"
     channels = len(card.modalities)
-    shape = (2, 64, 64) if channels == 1 else (channels, 2, 64, 64)
+    stack = (2, 64, 64) if card.settings.plane == "axial" else (8, 16, 16)  # others cross slices
+    shape = stack if channels == 1 else (channels, *stack)
     example = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
     words, about = licence(card, trained.config.data.source)[1], card.notice
     with as_warning("no model card is written"):
