@@ -10,7 +10,7 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.data.names import NameMapping
 from seglab.data.sources.base import open_source
-from seglab.evaluation.scores import read_csv
+from seglab.evaluation.scores import from_csv
 
 
 def read_listing(path: Path) -> object:
@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "persons.csv": lambda path: NameMapping.find([], path),
     "meta_data.csv": read_listing,
     "data.csv": read_grades,
-    "patients_val.csv": read_csv,
+    "patients_val.csv": lambda path: from_csv(path.read_bytes(), str(path)),
 }
 HEADER = b"subject_ID,slice_path,Patient,neoplasm_histologic_grade,person\n"
 REFUSED = {
