@@ -16,6 +16,7 @@ from seglab.tracking.store import Store
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+RECIPES = sorted(f"recipe/{path.name}" for path in (FOLDER / "recipe").glob("*.yaml"))
 BRIEFLY = (
     *("data.source=brats-h5", "data.image_size=64", "split.fractions=[0.5,0.3,0.2]"),
     *("train.epochs=1", "train.samples_per_epoch=4", "train.batch_size=4"),
@@ -31,14 +32,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         return open_store(tmp_path_factory.mktemp("store") / "mlruns")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES + RECIPES)
 def test_its_header_shows_the_command_that_runs_it(name: str) -> None:
     header = (FOLDER / name).read_text(encoding="utf-8").split("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     assert f"python run_experiment.py experiments/{name}" in header
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES + RECIPES)
 def test_its_tuning_fits_every_arm(name: str) -> None:
     study = load_study(FOLDER / name)
     planned = tuning_plans(study, "")
