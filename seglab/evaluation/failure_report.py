@@ -36,6 +36,7 @@ EVIDENCE: Final[Mapping[Cause, str]] = {
     Cause.FAINT: CONTRAST + ", its difference to the tumour's own brightness {likeness:+.1f}",
     Cause.VISIBLE: f"{CONTRAST}, and {PROBABILITY}",
     Cause.DISTRACTOR: f"{{distance}}, {CONTRAST}, and {PROBABILITY}",
+    Cause.WIDE: f"{{distance}}, {CONTRAST}, and {PROBABILITY}",
     Cause.BOUNDARY: "it lies within {rim:.2g} {unit} of the true surface",
     Cause.OTHER: f"{CONTRAST}, and {PROBABILITY}",
 }

@@ -21,6 +21,7 @@ class Cause(StrEnum):
     FAINT = "low contrast"
     VISIBLE = "visible but missed"
     DISTRACTOR = "bright distractor"
+    WIDE = "outlined too widely"
     BOUNDARY = "boundary within 2 mm"
     OTHER = "other"
 
@@ -33,7 +34,10 @@ RULES: Final[Mapping[Cause, str]] = {
     Cause.VISIBLE: "What was missed is 1.25 standard deviations or more brighter than the tissue "
     "around it: the image shows it, and the network has not learnt it.",
     Cause.DISTRACTOR: "A false alarm that reaches farther than 5 mm from any tumour, of 80 % "
-    "probability or brighter than the tissue around it; both, where it touches the tumour.",
+    "probability or brighter than the tissue around it. Where it touches the tumour, of 80 % and "
+    "1.25 standard deviations brighter.",
+    Cause.WIDE: "What was added touches the tumour, and is like neither the tumour nor a bright "
+    "structure beside it.",
     Cause.BOUNDARY: "Within 2 mm (one pixel, where that is more) of the true surface, and not "
     "the rim of a larger error: about what two experts differ by.",
     Cause.OTHER: "No other rule fits.",
@@ -227,10 +231,12 @@ def _cause(region: Finding, tumour_contrast: float) -> Cause:
         return Cause.SMALL
     if region.kind in ("missed lesion", "missed part"):
         return Cause.FAINT if region.contrast < FAINT else Cause.VISIBLE
-    if region.kind in ("false lesion", "false part") and region.distance > FAR:
-        signs = (region.confidence >= CONFIDENT, region.contrast >= BRIGHT)
-        if any(signs) if region.kind == "false lesion" else all(signs):
+    far, confident = region.distance > FAR, region.confidence >= CONFIDENT
+    if region.kind == "false lesion" and far and (confident or region.contrast >= BRIGHT):
+        return Cause.DISTRACTOR
+    if region.kind == "false part":
+        if far and confident and region.contrast >= FAINT:
             return Cause.DISTRACTOR
-    if region.kind == "false part" and (abs(region.likeness) < ALIKE or tumour_contrast < FAINT):
-        return Cause.FAINT
+        alike = abs(region.likeness) < ALIKE or tumour_contrast < FAINT
+        return Cause.FAINT if alike else Cause.WIDE
     return Cause.OTHER

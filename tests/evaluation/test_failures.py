@@ -33,6 +33,7 @@ BRAIN = ball((20, 32, 32), 30) & (np.indices(SHAPE)[0] >= 2) & (np.indices(SHAPE
 NOTHING = np.zeros(SHAPE, dtype=bool)
 LARGE, SECOND, SMALL = ball((20, 30, 26), 9), ball((20, 44, 46), 7), ball((20, 44, 44), 4)
 RIM = ndimage.distance_transform_edt(~LARGE) <= 2
+WIDER = ndimage.distance_transform_edt(~LARGE) <= 5
 TOUCHING = LARGE | ball((20, 30, 36), 9)
 
 
@@ -74,6 +75,7 @@ SCENES = {
     ),
     "a bright thing and no tumour": (Cause.DISTRACTOR, case(NOTHING, SECOND, bright=SECOND)),
     "a bright thing that touches": (Cause.DISTRACTOR, case(LARGE, TOUCHING, bright=TOUCHING)),
+    "an outline that is too wide": (Cause.WIDE, case(LARGE, WIDER)),
     "the rim": (Cause.BOUNDARY, case(LARGE, RIM)),
     "a bright, large tumour is missed": (Cause.VISIBLE, case(LARGE, NOTHING)),
 }
