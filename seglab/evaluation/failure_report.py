@@ -47,9 +47,14 @@ def paragraph(explanation: Explanation) -> str:
     sentences = [_result(explanation)]
     if explanation.cause is not None:
         sentences.append(_causes(explanation))
-        mine = [f for f in explanation.findings if f.cause == explanation.cause]
-        sentences += [describe(finding, explanation) for finding in mine[:1]]
+        told = told_finding(explanation)
+        sentences += [describe(told, explanation)] if told else []
     return " ".join(sentences)
+
+
+def told_finding(explanation: Explanation) -> Finding | None:
+    """The region that the paragraph describes: the costliest of the cause named first."""
+    return next((f for f in explanation.findings if f.cause == explanation.cause), None)
 
 
 def describe(finding: Finding, explanation: Explanation) -> str:

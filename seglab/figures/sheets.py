@@ -16,6 +16,8 @@ from seglab.data.identity import TITLES, find_head
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
 from seglab.data.sources.base import Source
+from seglab.evaluation.failure_report import told_finding
+from seglab.evaluation.failures import Explanation
 from seglab.evaluation.metrics import Case, dice, slice_counts
 from seglab.evaluation.scores import score_rows
 from seglab.figures import style
@@ -43,8 +45,6 @@ COLUMNS, PANELS = 4, 8
 PANEL_INCHES: Final = 3.4
 ASPECT: Final = 5 / 6
 """Width over height of a panel of overlays."""
-MINIMUM_DISTANCE: Final = 4
-"""Slices between two that are shown, so that they do not show the same thing twice."""
 PARTS: Final[dict[int, tuple[str, style.RGB]]] = {
     OEDEMA: ("oedema", style.ORANGE),
     NON_ENHANCING: ("core without enhancement", style.SKY_BLUE),
@@ -97,14 +97,13 @@ def arm_sheet(arms: Mapping[str, Iterable[Case]], patients: int) -> Figure:
     return figure
 
 
-def choose_slices(truth: UInt8, prediction: UInt8) -> dict[str, int]:
+def choose_slices(truth: UInt8, prediction: UInt8) -> dict[int, str]:
     """Choose up to three slices of (S, H, W) masks: largest tumour, most missed, most false.
 
-    Each is at least :data:`MINIMUM_DISTANCE` slices from the others. A rule without a
-    single pixel to show gives nothing; a case without any shows its middle slice.
+    A rule without a single pixel to show gives nothing; a case without any shows its middle slice.
 
     Returns:
-        Positions by the rule that chose them.
+        The rules that chose a slice, by its position.
     """
     tumour, predicted = truth != 0, prediction != 0
     areas = {
@@ -112,14 +111,13 @@ def choose_slices(truth: UInt8, prediction: UInt8) -> dict[str, int]:
         "most missed": tumour & ~predicted,
         "most false alarm": predicted & ~tumour,
     }
-    shown: dict[str, int] = {}
+    shown: dict[int, str] = {}
     for rule, area in areas.items():
         counts = area.sum(axis=(1, 2))
-        for other in shown.values():
-            counts[max(0, other - MINIMUM_DISTANCE + 1) : other + MINIMUM_DISTANCE] = 0
         if counts.any():
-            shown[rule] = int(counts.argmax())
-    return shown or {"middle slice": len(truth) // 2}
+            at = int(counts.argmax())
+            shown[at] = f"{shown[at]}, {rule}" if at in shown else rule
+    return shown or {len(truth) // 2: "middle slice"}
 
 
 def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
@@ -147,30 +145,34 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
             -0.85, 1, words, transform=row[0].transAxes, va="top", color="white", fontsize=11,
             linespacing=1.6, parse_math=False,
         )  # fmt: skip
-        for pair, (rule, position) in zip(row.reshape(-1, 2), slices.items(), strict=False):
+        for pair, (position, rules) in zip(row.reshape(-1, 2), slices.items(), strict=False):
             seen = views(case, position, ASPECT)
             show(pair[0], draw_slice(seen[0], SCALE), "")
             show(pair[1], draw_overlay(*seen, SCALE), "")
             pair[0].set_xlabel(
-                _caption(case, rule, position), color="0.75", fontsize=9.5, loc="left"
+                _caption(case, rules, position), color="0.75", fontsize=9.5, loc="left"
             )
     return figure
 
 
-def _caption(case: Case, rule: str, position: int) -> str:
+def _caption(case: Case, rules: str, position: int) -> str:
     at = slice(position, position + 1)
     score = float(dice(slice_counts(case.prediction[at], case.truth[at]))[0])
     told = f"Dice {score:.2f}" if math.isfinite(score) else "no tumour"
-    return f"slice {case.slice_indices[position]} · {rule} · {told}"
+    return f"slice {case.slice_indices[position]} · {rules} · {told}"
 
 
-def failure_sheet(case: Case) -> Figure:
-    """Draw the slice with most wrong pixels: the image beside its overlay."""
-    at = worst_position(case)
+def failure_sheet(case: Case, explanation: Explanation) -> Figure:
+    """Draw the image beside its overlay where the region that the text describes is largest."""
+    told = told_finding(explanation)
+    at, caption = worst_position(case), "of all slices the most wrong pixels"
+    if told:
+        at = int(np.flatnonzero(case.slice_indices == told.peak_slice)[0])
+        caption = f"where the {told.kind} of the text is largest"
     seen, index = views(case, at, 1.0), case.slice_indices[at]
     figure, grid = black_grid(1, 2, 2 * PANEL_INCHES, PANEL_INCHES + 0.7)
     show(grid[0, 0], draw_slice(seen[0], SCALE), f"{TITLES[case.modality]}, slice {index}")
-    show(grid[0, 1], draw_overlay(*seen, SCALE), "of all slices the most wrong pixels")
+    show(grid[0, 1], draw_overlay(*seen, SCALE), caption)
     overlay_legend(figure, "center")
     return figure
 

@@ -212,8 +212,9 @@ def write_pictures(
         text = json_text(analysis.to_json())
         (folder / "failures.json").write_text(f"{text}\n", encoding="utf-8")
         (folder / "failures").mkdir()
-        for number, patient in enumerate(list(analysis.explanations)[:FAILURES], start=1):
-            sheet = marked(failure_sheet(case(patient)), notice)
+        worst = list(analysis.explanations.items())[:FAILURES]
+        for number, (patient, explanation) in enumerate(worst, start=1):
+            sheet = marked(failure_sheet(case(patient), explanation), notice)
             sheet.savefig(folder / f"failures/{number}.png", dpi=100)
         cases = (case(score.patient_id) for score in scores)
         write_gallery(

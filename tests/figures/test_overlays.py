@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from seglab.evaluation.failure_report import told_finding
+from seglab.evaluation.failures import explain
 from seglab.evaluation.metrics import Case
-from seglab.figures.sheets import choose_slices, overlay_sheet
+from seglab.figures.sheets import choose_slices, failure_sheet, overlay_sheet
 from seglab.figures.slices import brain_window, cut, draw_overlay, draw_slice, radiological
 from seglab.figures.style import AGREEMENT, FALSE_ALARM, MISSED, RGB
 from tests.figures.pixels import pixels
@@ -60,22 +62,35 @@ def test_a_stored_slice_on_its_side_is_shown_with_the_patients_right_at_the_left
     assert picture[22 * SCALE, 4 * SCALE, 0] > 200
 
 
-def test_slices_are_chosen_by_rule_and_apart() -> None:
+def test_slices_are_chosen_by_rule_and_named_by_every_rule_that_chose_them() -> None:
     truth, prediction = np.zeros((2, 30, 20, 20), np.uint8)
     truth[8, :10, :10] = prediction[8, :10, :10] = 1
-    truth[20, :5] = 1
-    prediction[9, :12] = prediction[27, :2] = 1
-    # Slice 9 has most false alarm but is next to slice 8.
+    truth[20, :4] = 1
+    prediction[9, :12] = 1
     assert choose_slices(truth, prediction) == {
-        "largest tumour": 8,
-        "most missed": 20,
-        "most false alarm": 27,
+        8: "largest tumour",
+        20: "most missed",
+        9: "most false alarm",
     }
+    truth[20] = 1
+    assert choose_slices(truth, prediction) == {
+        20: "largest tumour, most missed",
+        9: "most false alarm",
+    }
+
+
+def test_a_failure_is_shown_where_its_text_says(make_case: MakeCase) -> None:
+    explanation = explain(case := make_case())
+    told = told_finding(explanation)
+    assert told is not None
+    left, right = failure_sheet(case, explanation).axes[:2]
+    assert left.get_xlabel().endswith(f"slice {told.peak_slice}")
+    assert told.kind in right.get_xlabel()
 
 
 def test_a_case_without_marks_still_shows_a_slice() -> None:
     nothing = np.zeros((9, 8, 8), np.uint8)
-    assert choose_slices(nothing, nothing) == {"middle slice": 4}
+    assert choose_slices(nothing, nothing) == {4: "middle slice"}
 
 
 def test_the_window_holds_the_brain_and_has_the_shape_asked_for() -> None:
