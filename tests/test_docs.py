@@ -56,12 +56,18 @@ def write_scan(path: Path, codes: str = "LPS") -> Path:
     return path
 
 
-def of_brain(upright: bool = False) -> ModelBundle:
+def of_brain(upright: bool = False, context: int = 0) -> ModelBundle:
     """A network of random weights on 48 × 32 px around the brain of a frame of 50."""
     settings = CacheSettings(50, "brain", "zscore", "auto")
     point = OperatingPoint(0.5)
     return make_bundle(
-        "flair", settings=settings, shape=(48, 48), upright=upright, point=point, target="whole"
+        "flair",
+        context=context,
+        settings=settings,
+        shape=(48, 48),
+        upright=upright,
+        point=point,
+        target="whole",
     )
 
 
@@ -69,11 +75,13 @@ def in_world(path: Path) -> np.ndarray:
     return np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
 
 
-@pytest.mark.parametrize(("codes", "upright"), [("LPS", False), ("RAS", False), ("SAR", True)])
+@pytest.mark.parametrize(
+    ("codes", "upright", "context"), [("LPS", False, 1), ("RAS", False, 0), ("SAR", True, 2)]
+)
 def test_the_onnx_example_gives_the_mask_of_predict(
-    tmp_path: Path, codes: str, upright: bool
+    tmp_path: Path, codes: str, upright: bool, context: int
 ) -> None:
-    scan, bundle = write_scan(tmp_path / "case_flair.nii.gz", codes), of_brain(upright)
+    scan, bundle = write_scan(tmp_path / "case_flair.nii.gz", codes), of_brain(upright, context)
     export_onnx(bundle, tmp_path / "model.onnx")
     code = block("python", "onnxruntime")
     run_python(code, tmp_path / "model.onnx", scan, tmp_path / "mask.nii.gz")
