@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ _LOCATIONS = (
 _BUSY_S = 60
 _LOCK_S = 120
 _STOP_S = 10
+_POLL_S = 0.2
 
 
 def default_uri(folder: Path = Path("mlruns")) -> str:
@@ -203,13 +205,17 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     except OSError as error:
         raise UserError(f"cannot serve on {host}:{port}: {error.strerror}; try --port") from None
     address = newest_runs_link(store, f"http://{host}:{port}")
-    print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr)
+    print("starting the MLflow UI …", file=sys.stderr, flush=True)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
         *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
     ]
     server = subprocess.Popen(command, env=_server_environment(store))
     try:
+        while server.poll() is None and unreachable(f"http://{host}:{port}") is not None:
+            time.sleep(_POLL_S)
+        if server.poll() is None:
+            print(f"MLflow UI: {address}  (Ctrl-C stops it)", file=sys.stderr, flush=True)
         return server.wait()
     finally:
         server.terminate()

@@ -113,3 +113,32 @@ def test_a_taken_port_is_said(store: Store) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
             serve_ui(store, port=port)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("time.sleep(0.5); socket.create_server(('127.0.0.1', int(sys.argv[1]))).accept()", 0),
+        ("sys.exit(3)", 3),
+    ],
+)
+def test_the_link_is_printed_once_the_server_answers(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: str,
+    status: int,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = [sys.executable, "-c", f"import socket, sys, time; {code}", str(port)]
+    start = subprocess.Popen
+
+    def begin(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        printed = capsys.readouterr().err
+        assert "starting the MLflow UI" in printed and "http" not in printed
+        return start(program)
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    assert serve_ui(store, port=port) == status
+    assert (f"http://127.0.0.1:{port}" in capsys.readouterr().err) == (status == 0)
