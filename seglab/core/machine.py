@@ -120,6 +120,11 @@ def is_locked(path: Path) -> bool:
         return False
 
 
+def tell(what: str) -> None:
+    """Say on stderr what is done now."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def progress(
     items: Iterable[Item], description: str, total: int | None = None, unit: str = "it"
 ) -> Iterable[Item]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from seglab.core.config import flatten
 from seglab.core.errors import UserError, as_warning, first_line
-from seglab.core.machine import progress
+from seglab.core.machine import progress, tell
 from seglab.data.open import StudyData
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
@@ -134,17 +134,19 @@ def promote(
     }
     begun = _find_begun(store, identity)
     check_sealed(store, trained.data, reopen, begun.run_id if begun else "")
-    print(candidates.leaderboard(), file=sys.stderr)
+    tell(candidates.leaderboard())
     frozen = freeze(trained)
     frozen_rival = None if rival is None else freeze(rival)
     with _open(store, candidates, frozen, identity, begun) as log:
         _log_frozen(log, candidates, frozen, frozen_rival)
         # What can go wrong with the model itself does so while the test is sealed.
+        tell("exporting the model as ONNX")
         onnx = log_onnx(log, frozen.bundle, trained.data)
         opened = open_test(store, log, trained.data, reopen)
         cache = opened.unseal(trained.data)
         results = _evaluate(frozen, frozen_rival, opened)
         config = trained.config
+        tell("drawing pictures and the gallery")
         log_results(log, results, "test", opened.to_json())
         log_pictures(
             log,
@@ -153,6 +155,7 @@ def promote(
             f"{config.name}: test patients",
             config.evaluation.overlays,
         )
+        tell("registering the model")
         model = _register(log, frozen, opened, results, onnx)
         log.finish()  # the report is of promotions that finished
         answer = test_sentence(store.get_run(log.run_id))
@@ -205,6 +208,9 @@ def freeze(trained: TrainedRun) -> FrozenRun:
     """
     members, scores = trained.members, dict[OperatingPoint, list[float]]()
     folds = members if trained.across_folds else (trained,)
+    patients = sum(len(one.data.split.val) for one in folds)
+    what = "the ensemble" if members else trained.run.name
+    tell(f"choosing the operating point of {what} on {patients} validation patients")
     for one in folds:
         found = score_points(one.predictor, one.data.cache, one.data.split.val)
         for point, dice in found.items():
@@ -315,11 +321,13 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
 
 def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> FrozenResults:
     bundle, cache = frozen.bundle, opened.unseal(frozen.trained.data)
+    tell(f"testing {len(opened.patients)} patients")
     names = progress(opened.patients, "test", unit="patient")
     patients = [evaluate_patient(bundle, cache, cache.by_id[name]) for name in names]
     if rival is None:
         return FrozenResults(patients, None, cache.notice)
     bundle, cache = rival.bundle, opened.unseal(rival.trained.data)
+    tell(f"testing {len(opened.patients)} patients with the baseline")
     names = progress(opened.patients, "baseline", unit="patient")
     cases = (predict_patient(bundle, cache, cache.by_id[name]) for name in names)
     return FrozenResults(patients, [case.score for case in cases], cache.notice)

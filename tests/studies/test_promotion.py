@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from seglab.tracking.store import Store
 
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
 Build = Callable[..., RunConfig]
+STAGES = ("choosing", "exporting", "testing", "drawing", "registering", "writing the report")
 
 
 pytestmark = pytest.mark.usefixtures("this_store")
@@ -59,14 +62,23 @@ class Opened(NamedTuple):
     other: str
     first: Promotion
     again: Promotion
+    told: str
+    """On stderr by the first."""
 
 
 @pytest.fixture(scope="module")
 def opened(build: Build, store: Store) -> Opened:
     runs = [trained(store, build(seed=seed)) for seed in (0, 1)]
     best, other = sorted(runs, key=lambda run: -store.get_run(run).metrics["val/dice"])
-    first = promote(store, "small", baseline=other)
-    return Opened(best, other, first, promote(store, other, reopen="the baseline was asked for"))
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        first = promote(store, "small", baseline=other)
+    again = promote(store, other, reopen="the baseline was asked for")
+    return Opened(best, other, first, again, told.getvalue())
+
+
+def test_every_stage_is_told(opened: Opened) -> None:
+    at = [opened.told.find(f"\n{stage}") for stage in STAGES]
+    assert -1 not in at and at == sorted(at), opened.told
 
 
 def test_the_first_opening_confirms_and_says_of_which_run(opened: Opened, store: Store) -> None:
@@ -93,7 +105,7 @@ def test_a_second_opening_needs_a_reason_and_is_marked(
     capsys.readouterr()
     with pytest.raises(UserError, match=opened.first.run_id):
         promote(store, opened.other)
-    assert "promoting" not in capsys.readouterr().err
+    assert "choosing the operating point" not in capsys.readouterr().err
     with pytest.raises(UserError, match="reason"):
         promote(store, opened.other, reopen="  ")
     again = opened.again

@@ -17,6 +17,7 @@ import pandas as pd
 from seglab.core import registry
 from seglab.core.documents import fill_template, json_text
 from seglab.core.errors import UserError, as_warning
+from seglab.core.machine import tell
 from seglab.evaluation import scores
 from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation
@@ -83,6 +84,7 @@ def report_experiment(
             name += f"-{_folder(result.baseline)}"
     folder = out or store.folder / "reports" / name
     shown = result.as_shown() if result else None
+    tell(f"writing the report of '{record.experiment}'")
     pictures = comparison_figures(shown, store) if shown else {}
     text = render(record, shown, pictures, reason, gallery=gallery is not None)
     try:
