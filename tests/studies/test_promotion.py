@@ -78,7 +78,8 @@ def opened(build: Build, store: Store) -> Opened:
 
 def test_every_stage_is_told(opened: Opened) -> None:
     at = [opened.told.find(f"\n{stage}") for stage in STAGES]
-    assert -1 not in at and at == sorted(at), opened.told
+    assert -1 not in at, opened.told
+    assert at == sorted(at), opened.told
 
 
 def test_the_first_opening_confirms_and_says_of_which_run(opened: Opened, store: Store) -> None:

@@ -136,7 +136,8 @@ def test_the_link_is_printed_once_the_server_answers(
 
     def begin(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         printed = capsys.readouterr().err
-        assert "starting the MLflow UI" in printed and "http" not in printed
+        assert "starting the MLflow UI" in printed
+        assert "http" not in printed
         return start(program)
 
     monkeypatch.setattr(subprocess, "Popen", begin)
