@@ -51,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         from seglab.tracking.connect import open_store
 
         written = write_plan(study, open_store())
-        return answer(arguments, written, f"plan {written['hash'][:12]}: {written['plan']}")
+        lines = [f"plan {written['hash'][:12]}: {written['plan']}"]
+        lines += [f"warning: {told}" for told in written["warnings"]]
+        return answer(arguments, written, "\n".join(lines))
     if arguments.dry_run:
         from seglab.studies.plan import make_plan, plan_text
 

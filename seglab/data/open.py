@@ -120,7 +120,8 @@ def lacks(absent: Mapping[str, Sequence[str]]) -> UserError:
     told = some_names([f"{name} ({', '.join(modalities)})" for name, modalities in absent.items()])
     wanted = ", ".join(dict.fromkeys(name for names in absent.values() for name in names))
     remedy = f"data.require=[{wanted}] or data.on_bad_file=skip leaves them out"
-    return UserError(f"{len(absent)} patients lack a modality: {told}; {remedy}")
+    who = "1 patient lacks" if len(absent) == 1 else f"{len(absent)} patients lack"
+    return UserError(f"{who} a modality: {told}; {remedy}")
 
 
 def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:

@@ -29,6 +29,8 @@ from seglab.evaluation.statistics import (
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 LEVEL = 0.05
+FEWEST_WITH_VERDICT = 4
+"""Of fewer patients, more than one resample in twenty is one patient several times over."""
 FEWEST_PATIENTS = 6  # fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %
 
 
@@ -251,15 +253,24 @@ def pair_patients(
     return kept, left_out, [table.loc[name, scored].to_numpy() for name in arms]
 
 
-def _warnings(by_seed: Sequence[FloatArray], left_out: int) -> tuple[str, ...]:
-    seeds, patients = [len(values) for values in by_seed], by_seed[0].shape[1]
+def limits(seeds: Sequence[int], patients: int) -> tuple[str, ...]:
+    """What so many seeds an arm and patients cannot show, whatever the scores."""
     found = {
         "one seed only: the spread over seeds is unknown, and a verdict holds for these runs, "
         "not for the methods": max(seeds) == 1,
         f"arms have different numbers of seeds: {min(seeds)} to {max(seeds)}": len(set(seeds)) > 1,
         f"{patients} patients hardly show a difference, whatever their scores: at least "
         f"{FEWEST_PATIENTS} should be compared": patients < FEWEST_PATIENTS,
-        f"{left_out} of {patients + left_out} patients have no score (no tumour) and are left "
-        "out": left_out > 0,
     }
     return tuple(text for text, applies in found.items() if applies)
+
+
+def _warnings(by_seed: Sequence[FloatArray], left_out: int) -> tuple[str, ...]:
+    patients = by_seed[0].shape[1]
+    told = limits([len(values) for values in by_seed], patients)
+    if left_out:
+        told += (
+            f"{left_out} of {patients + left_out} patients have no score (no tumour) and are "
+            "left out",
+        )
+    return told

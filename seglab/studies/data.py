@@ -6,9 +6,10 @@ import sys
 
 from seglab.core.config import MODALITIES, RunConfig
 from seglab.core.documents import merge
+from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.data.open import StudyData, lacks, open_data
-from seglab.data.sources.base import open_data_source
+from seglab.data.sources.base import Source, open_data_source
 
 
 class SharedData:
@@ -45,7 +46,8 @@ def share_patients(study: Study) -> Study:
     opened by itself later finds the same patients.
 
     Raises:
-        UserError: patients lack a modality, and ``data.on_bad_file`` does not skip them.
+        UserError: the source never has a modality, or patients lack one and
+            ``data.on_bad_file`` does not skip them.
     """
     data = study.run.data
     named: set[str] = {name for config in study.arms.values() for name in config.data.modalities}
@@ -53,9 +55,11 @@ def share_patients(study: Study) -> Study:
         named |= {name for choice in domain.choices or () for name in str(choice).split("+")}
     if named <= {*data.require} or (len(study.arms) == 1 and study.search is None):
         return study
+    source = open_data_source(data)
+    _refuse_foreign(study, source, named)
     lacking = {
         patient.patient_id: sorted(named - patient.images.keys())
-        for patient in open_data_source(data).patients()
+        for patient in source.patients()
         if set(data.require) <= patient.images.keys() and named - patient.images.keys()
     }
     if data.on_bad_file == "fail":
@@ -66,3 +70,16 @@ def share_patients(study: Study) -> Study:
         print(f"{name} is left out of every run: no {', '.join(modalities)}", file=sys.stderr)
     require = [name for name in MODALITIES if name in named | {*data.require}]
     return resolve_study(merge(study.document, {"data": {"require": require}}))
+
+
+def _refuse_foreign(study: Study, source: Source, named: set[str]) -> None:
+    """Name a modality that the source can never have, and who asks for it."""
+    foreign = [name for name in MODALITIES if name in named - {*source.modalities}]
+    if not foreign:
+        return
+    told = f"{source.name} has no {foreign[0]} (it has {', '.join(source.modalities)})"
+    for arm, config in study.arms.items():
+        if foreign[0] in config.data.modalities:
+            leave_out = f"arms.{arm}=null leaves it out"
+            raise UserError(f"{told}: the arm {arm} asks for it; {leave_out}")
+    raise UserError(f"{told}: search.space.data.modalities names it")

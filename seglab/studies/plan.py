@@ -15,7 +15,8 @@ from seglab.core.documents import json_text
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.open import StudyData
-from seglab.data.splits import training_patients
+from seglab.data.splits import Split, training_patients
+from seglab.evaluation.comparison import FEWEST_WITH_VERDICT, limits
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models.build import count_parameters, gflops_per_image
@@ -67,7 +68,22 @@ def make_plan(study: Study) -> dict[str, Any]:
         "arms": arms,
         "estimated_seconds": low,
         "at_most_seconds": high,
+        "warnings": _warnings(study, split),
     }
+
+
+def _warnings(study: Study, split: Split) -> list[str]:
+    """What the comparison could not show, known before the first run."""
+    if len(study.arms) < 2:
+        return []
+    patients = len(split.val) + (len(split.train) if len(study.folds) > 1 else 0)
+    told = list(limits([len(study.seeds)], patients))
+    if patients < FEWEST_WITH_VERDICT:
+        told[-1] = (
+            f"{patients} validation patient{'s' * (patients != 1)}: no verdict is possible; raise "
+            "split.fractions or use split.folds"
+        )
+    return told
 
 
 def write_plan(study: Study, store: Store) -> dict[str, Any]:
@@ -123,7 +139,8 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
                 parent.interrupt("planned, not begun")
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return {"experiment": study.name, "plan": path, "hash": made}
+    warnings = _warnings(study, data.split)
+    return {"experiment": study.name, "plan": path, "hash": made, "warnings": warnings}
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
@@ -142,7 +159,8 @@ def plan_text(plan: Mapping[str, Any]) -> str:
             f"{arm['steps_per_epoch']} steps = {arm['images']} images, "
             f"{_span(arm)} a run"
         )
-    return "\n".join([*lines, f"in all {_span(plan)}, one run after the other on this machine"])
+    lines.append(f"in all {_span(plan)}, one run after the other on this machine")
+    return "\n".join([*lines, *(f"warning: {told}" for told in plan["warnings"])])
 
 
 def _span(part: Mapping[str, Any]) -> str:

@@ -100,3 +100,12 @@ def test_the_choices_of_a_search_count_as_arms(study: Callable[..., Study]) -> N
     choices = searched.search.space["data.modalities"].choices
     assert choices == ["flair", "flair+t1", "t1ce"]
     assert share_patients(searched).run.data.require == ("flair", "t1", "t1ce")
+
+
+def test_a_modality_that_the_source_never_has_is_told_with_its_arm(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemorySource, "modalities", ("flair", "t1ce"))
+    told = r"^memory has no t1 \(it has flair, t1ce\): the arm both asks for it; arms.both=null"
+    with pytest.raises(UserError, match=told):
+        share_patients(study(arms=ARMS))

@@ -127,3 +127,11 @@ def test_a_plan_after_the_first_run_or_of_one_run_is_refused(build: Build, store
     with pytest.raises(UserError, match="one run compares nothing"):
         write_plan(build(name="single"), store)
     assert result_of(store, store.find_runs("late")[-1].run_id).to_json()["plan"] is None
+
+
+def test_what_a_comparison_could_not_show_is_told_before_it(build: Build) -> None:
+    few = build(arms=ARMS, seeds=[0], split={"fractions": [0.7, 0.2, 0.1]})
+    told = make_plan(few)["warnings"]
+    assert told[0].startswith("one seed only: ")
+    assert told[1].endswith("no verdict is possible; raise split.fractions or use split.folds")
+    assert make_plan(build(seeds=[0]))["warnings"] == []
