@@ -56,6 +56,7 @@ _THREE_AND_FOUR = {
     "brats2012": "3 non-enhancing core, 4 enhancing tumour",
     "brats2024": "3 enhancing tumour, 4 the resection cavity",
 }
+UNLESS = "nothing is to be done unless that is wrong (then set data.labels)"
 _PARTS = {
     r"background|cavity|ignore": 0,
     r"non.?enhanc|necro|core|ncr": NON_ENHANCING,
@@ -121,8 +122,13 @@ def read_labels(
     labels[inside] = table[marked]
     known = UNKNOWN_PART not in {canonical[value] for value in values}
     meaning = _THREE_AND_FOUR.get(convention) if {3, 4} <= set(values) else None
-    told = f"{path.name} holds labels 3 and 4, read by {convention}: {meaning}"
+    told = f"{read_as(convention)} ({meaning}); {UNLESS}"
     return LabelMap(path, labels, convention, known, (told,) if meaning else ())
+
+
+def read_as(convention: str) -> str:
+    """Begin what is said of a convention that was taken."""
+    return f"labels are read as {convention}"
 
 
 def _whole_numbers(path: Path, marked: NDArray[Any]) -> NDArray[np.uint8]:

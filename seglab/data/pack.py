@@ -33,7 +33,7 @@ from seglab.data.geometry import (
     resize_images,
     resize_masks,
 )
-from seglab.data.labels import TARGETS, target_mask
+from seglab.data.labels import TARGETS, UNLESS, read_as, target_mask
 from seglab.data.normalise import brain_mask, quantise
 from seglab.data.sources.base import Source
 from seglab.data.volume import Patient, Volume, reorder, turn
@@ -83,7 +83,9 @@ def read_part(
         arrays |= {name: levels, f"{name}.scale": scale}
         if is_new:
             if volume.convention not in UNAMBIGUOUS:
-                part.remarks.append(f"labels are read as {volume.convention}")
+                told = read_as(volume.convention)
+                if not any(text.startswith(told) for text in part.remarks):
+                    part.remarks.append(f"{told}; {UNLESS}")
             part.extent = _extent(volume, part.brains[name], axes)
             turned = turn(volume.labels, axes[1], axes[0])
             box = bounding_box(turned > 0)

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from seglab.core.config import MODALITIES, Data
 from seglab.core.errors import UserError
-from seglab.core.machine import progress, worker_pool
+from seglab.core.machine import progress, tell, worker_pool
 from seglab.data.cache import (
     INDEX,
     LABELS,
@@ -63,6 +63,8 @@ def prepare(source: Source, data: Data, patients: Sequence[Patient]) -> tuple[Ca
                 lacking = _lacking(path, wanted)  # another process may have done it meanwhile
                 reused = not lacking
                 if lacking:
+                    what = f"{', '.join(lacking)} of {len(patients)} patients"
+                    tell(f"reading {what}: once, then they are kept in {data.cache}")
                     filler.fill(path, lacking)
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -111,8 +111,8 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         val, train = _take(_evenly_mixed(rest, stream), counts[1], leave=0)
         train += former
         redrawn = (
-            f"split.redraw={config.redraw}: {len(_ids(val))} patients of the training part "
-            f"validate, the {len(_ids(former))} who did before train"
+            f"confirmation: {len(_ids(val))} patients of the training part now validate; the "
+            f"{len(_ids(former))} who validated the search now train (split.redraw={config.redraw})"
         )
     joined = tuple(
         Joined(_ids([group]), ", ".join(dict.fromkeys(one.rule for one in group if one.rule)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import TrainingDiverged
+from seglab.core.machine import tell
 from seglab.data.open import StudyData, open_data
 from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute, restart_peak
@@ -238,6 +239,7 @@ def train_one(
     data = data or open_data(plan.config)
     if not fresh and (twin := finished_twin(plan, store, data)) is not None:
         return twin
+    tell(f"run 1 of 1: {plan.run_name}")
     return train(plan, store, data, fresh=fresh)
 
 
@@ -265,8 +267,9 @@ def train(
 
 def show(plan: Plan, result: EpochResult) -> None:
     """Print one line of an epoch on stderr."""
-    metrics = result.metrics
-    mark = "  best so far" if result.is_best else ""
+    metrics, train = result.metrics, plan.config.train
+    is_told = train.keep == "best" or train.patience is not None  # else the last epoch is kept
+    mark = "  best so far" if is_told and result.is_best else ""
     print(
         f"{plan.run_name}  epoch {result.epoch:3d}/{plan.config.train.epochs}"
         f"  loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"

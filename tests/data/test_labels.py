@@ -74,7 +74,7 @@ def test_the_key_goes_before_names_and_values() -> None:
 
 def test_labels_3_and_4_are_told_with_the_convention() -> None:
     (told,) = read((1, 2, 3, 4), "BraTS20_Training_130").remarks
-    assert "labels 3 and 4" in told
+    assert "nothing is to be done unless that is wrong (then set data.labels)" in told
     assert "brats2012" in told
     assert "3 non-enhancing" in told
     (told,) = read((3, 4), "BraTS-GLI-02062-100").remarks

@@ -108,7 +108,7 @@ def test_redrawn_validation_patients_had_no_part_in_the_former_validation(
     assert {*split.train, *split.val} == {*first.train, *first.val}
     owner = {p.patient_id: p.group for p in patients}
     assert not {owner[name] for name in split.val} & {owner[name] for name in split.train}
-    assert f"{len(split.val)} patients of the training part validate" in split.redrawn
+    assert f"{len(split.val)} patients of the training part now validate" in split.redrawn
 
 
 def test_as_many_validate_after_a_redraw_where_there_are_enough() -> None:
