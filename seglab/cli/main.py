@@ -129,7 +129,9 @@ COMMANDS = {
     ),
     "data download": Command(
         data.download,
-        "Fetch the BraTS 2020 slices from Kaggle; an interrupted download continues.",
+        "Fetch the BraTS 2020 slices from Kaggle; an interrupted download continues.\n\n"
+        "Kaggle wants a token: on kaggle.com, Settings, API, 'Create New Token' gives\n"
+        "kaggle.json, which belongs in ~/.kaggle.",
         "--out brats2020",
         _out(required=True),
     ),

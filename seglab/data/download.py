@@ -18,10 +18,12 @@ from seglab.core.errors import UserError
 
 DATASET, SLICE_FILES, ATTEMPTS = "awsaf49/brats2020-training-data", 57_195, 12
 SITE = "https://www.kaggle.com"
-ACCESS = f"accept the terms on {SITE}/datasets/{DATASET}, save a token from {SITE}/settings as "
-ACCESS += "~/.kaggle/kaggle.json or set KAGGLE_USERNAME and KAGGLE_KEY, and run this again"
-NETWORK = "check network and proxy (HTTPS_PROXY) and run this again, which resumes; or download "
-NETWORK += f"the zip in a browser from {SITE}/datasets/{DATASET} and unpack it"
+TOKEN = f"{SITE}/settings, API, 'Create New Token' gives kaggle.json, which belongs in ~/.kaggle"
+ACCESS = f"accept the terms on {SITE}/datasets/{DATASET}, save a token ({TOKEN}) or set "
+ACCESS += "KAGGLE_USERNAME and KAGGLE_KEY, and run this again"
+NETWORK = "check network and proxy (HTTPS_PROXY) and run this again, which resumes; Kaggle "
+NETWORK += f"also wants a token ({TOKEN}); or download the zip in a browser from "
+NETWORK += f"{SITE}/datasets/{DATASET} and unpack it"
 
 
 def download(out: Path, *, wait_s: float = 1.0) -> dict[str, Any]:
