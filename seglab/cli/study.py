@@ -100,6 +100,7 @@ def _describe_promotion(store: Store, promotion: Promotion) -> str:
         f"registered: {promotion.model_uri} (version {promotion.registered.version})",
         f"ONNX: {promotion.onnx}",
         f"promotion run {promotion.run_id}; look: {PROGRAM} ui",
+        f"next: {PROGRAM} report {shlex.quote(promotion.experiment)}",
     ]
     return "\n".join(lines)
 

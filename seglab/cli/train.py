@@ -22,6 +22,10 @@ EXPERIMENTS = next(
 """The experiments that come along: of an installation, or of a checkout."""
 
 
+NEXT = ["compare", "promote"]
+"""Commands that go on from a finished ablation."""
+
+
 def experiment_file(text: str) -> Path:
     """The file of this name; of ``experiments/…``, the one that comes along where none is here."""
     path = Path(text)
@@ -65,13 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_files(study.reference.data)
     outcome = run_study(study, open_store(), fresh=arguments.fresh, workers=arguments.workers)
-    answer(arguments, outcome.to_json(), _describe(outcome))
+    answer(arguments, outcome.to_json(), describe_study(outcome))
     if any(run.our_fault for run in outcome.runs):
         return OUR_FAULT
     return DONE if any(run.status == "FINISHED" for run in outcome.runs) else USER_ERROR
 
 
-def _describe(outcome: StudyOutcome) -> str:
+def describe_study(outcome: StudyOutcome) -> str:
+    """What the runs of a study came to, for a person."""
     from seglab.studies.report.tables import number
 
     rows = [
@@ -96,7 +101,13 @@ def _describe(outcome: StudyOutcome) -> str:
         "",
         f"experiment '{outcome.experiment}', {where}; look: {PROGRAM} ui",
     ]
-    return "\n".join(lines if outcome.report is None else [*lines, f"report: {outcome.report}"])
+    if outcome.report is not None:
+        lines.append(f"report: {outcome.report}")
+    if any(run.status == "FINISHED" for run in outcome.runs):
+        steps = ["promote"] if len({run.arm for run in outcome.runs}) == 1 else NEXT
+        name = shlex.quote(outcome.experiment)
+        lines.append(f"next: {', then '.join(f'{PROGRAM} {step} {name}' for step in steps)}")
+    return "\n".join(lines)
 
 
 def _with_spread(metrics: Mapping[str, float], name: str) -> str:

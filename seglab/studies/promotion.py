@@ -57,6 +57,7 @@ class Promotion:
     """What a promotion came to."""
 
     run_id: str
+    experiment: str
     candidates: Candidates
     point: OperatingPoint
     opened: OpenedTest
@@ -161,7 +162,7 @@ def promote(
         answer = test_sentence(store.get_run(log.run_id))
         log_report(log, trained.config.name, candidates.reason, answer)
         point = frozen.bundle.card.point
-        return Promotion(log.run_id, candidates, point, opened, results, model, onnx)
+        return Promotion(log.run_id, config.name, candidates, point, opened, results, model, onnx)
 
 
 def _register(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
 from seglab.cli.main import main
+from seglab.cli.train import describe_study
 from seglab.core.registry import LOSSES
+from seglab.studies.ablation import StudyOutcome
+from seglab.studies.experiment import Outcome
 from seglab.tracking.connect import open_store
 from seglab.tracking.store import RunInfo
 
@@ -182,3 +187,13 @@ def test_the_installed_command_knows_the_experiments_that_come_along(
     monkeypatch.chdir(tmp_path)
     assert main([*line.split(), "data.root=nowhere"]) == 2
     assert "data root nowhere does not exist" in capsys.readouterr().err
+
+
+def test_what_to_do_next_is_told() -> None:
+    done = [Outcome(arm, arm, 0, "FINISHED", {"val/dice": 0.5}) for arm in "ab"]
+    alone = describe_study(StudyOutcome("my study", None, done[:1]))
+    assert alone.endswith("seglab promote 'my study'")
+    both = describe_study(StudyOutcome("losses", "parent", done))
+    assert re.search(r"next: .*seglab compare losses, then .*seglab promote losses$", both)
+    failed = StudyOutcome("losses", "parent", [replace(one, status="FAILED") for one in done])
+    assert "next:" not in describe_study(failed)
