@@ -14,6 +14,7 @@ env: .venv/ready
 	$(if $(UV),uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 	$(INSTALL) -r requirements.lock -r tests/requirements.txt
 	@touch $@
+	@echo "done; now: . .venv/bin/activate"
 
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (slow or real_data or browser or postgres)" $(ARGS)
