@@ -93,6 +93,7 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
         sections=sections,
         tags=tags,
         figures=FIGURES,
+        intervals=_any_interval(results),
         record=record,
         run=run,
         card=card,
@@ -124,11 +125,19 @@ def _hub_result(name: str, found: Mapping[str, Any], source: str) -> dict[str, A
         "task": {"type": "image-segmentation"},
         "dataset": {"name": name, "type": source},
         "metrics": [
-            {"type": key, "value": value, "name": f"{key}, mean over patients"}
+            {"type": key, "value": round(value, 4), "name": f"{key}, mean over patients"}
             for key, value in figures.items()
             if value is not None and math.isfinite(value)
         ],
     }
+
+
+def _any_interval(results: Mapping[str, Any]) -> bool:
+    """Whether the table of figures shows one; over few patients it has none."""
+    shown = (
+        sections.figure(one["frozen"].get(name)) for one in results.values() for name in FIGURES
+    )
+    return any("(" in text for text in shown)
 
 
 def _text(value: object) -> str:
