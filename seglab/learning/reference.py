@@ -74,8 +74,9 @@ class Reference:
         if self.lesion_z is None or not lesion_z < LESION_MARGIN * self.lesion_z:
             return None
         return (
-            f"looks like T1, not FLAIR: the tumour {lesion_z:+.1f} σ from the brain, "
-            f"{100 - LESION_SHARE} % of training's above {self.lesion_z:+.1f}; or it is wrong"
+            "the image may be T1 instead of FLAIR, or the mask may be wrong: the tumour is "
+            f"{lesion_z:+.1f} σ brighter than the brain, {100 - LESION_SHARE} % of training's are "
+            f"more than {self.lesion_z:+.1f} σ"
         )
 
     def differences(self, volume: Volume, levels: Levels) -> list[str]:
@@ -95,8 +96,9 @@ class Reference:
         if np.isnan(here) or (here > SKULL) == (usual > SKULL):
             return None
         told = "is on, in training it was taken off", "was taken off, in training it was on"
-        figures = f"{here:.2f} against {usual:.2f}, skull from {SKULL:g}"
-        return f"the skull {told[int(here <= SKULL)]}: {figures}"
+        figures = f"by {here:.2f} of the brain's, in training by {usual:.2f}"
+        fall = f"brightness falls from scalp to bone {figures}; with a skull by more than {SKULL:g}"
+        return f"the skull {told[int(here <= SKULL)]}: {fall}"
 
 
 def measure_reference(cache: Cache, patients: Sequence[str]) -> Reference:
