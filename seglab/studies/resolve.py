@@ -46,6 +46,7 @@ CHECKPOINTS = "checkpoints"
 SPLIT = "split.json"
 WEIGHTS = f"{CHECKPOINTS}/*.safetensors"
 """The weights that a run kept; earlier versions called them best.safetensors."""
+NEWEST = 3  # runs of an experiment that are named where one run is wanted
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".onnx"}
 
@@ -84,6 +85,9 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
     if "run" in kinds:
         with suppress(UnknownRun):
             return Found(run=store.find_run(name))
+    if "experiment" not in kinds and (runs := store.find_runs(name)):
+        newest = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:NEWEST])
+        raise UserError(f"'{name}' is an experiment, not a {' or '.join(kinds)}; newest: {newest}")
     if "experiment" in kinds:
         experiments = store.experiments()
         names |= {experiments[run.experiment_id] for run in store.find_runs()}

@@ -130,6 +130,7 @@ def test_names_of_nothing_are_told_in_one_line(store: Store, capsys: Any) -> Non
     for given, told in (
         (["promote", "smal"], "unknown experiment or run 'smal' (did you mean 'small'?)"),
         (["reproduce", "0" * 32], "no run '000"),
+        (["artifacts", "small", "--out", "o"], "'small' is an experiment, not a run or model"),
         (["predict", "bare@champion", "x.nii", "--out", "o"], "no champion"),
         (["predict", "bar", "x.nii", "--out", "o"], "did you mean 'bare'"),
     ):
