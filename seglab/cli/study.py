@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import shlex
 import sys
 import time
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from seglab.studies.promotion import Promotion
     from seglab.tracking.store import Store
 
-FILES_SHOWN = 4
-"""Files that are named as seen; the JSON names all."""
 DEMO = {
     "data phantom --out data/demo --patients 40 --size 80 --slices 32":
         "40 synthetic patients: 10 to 30 seconds",
@@ -144,20 +143,38 @@ def predict(given: argparse.Namespace) -> int:
 
 def _describe_predictions(outputs: Sequence[Predicted]) -> str:
     """What is to be known of each scan, and a table of all."""
-    lines, rows = [], []
+    lines, rows = _describe_warnings(outputs), []
+    if seen := [path.name for one in outputs for path in one.seen]:
+        told = seen[0] if len(seen) == 1 else f"{len(seen)} files, the first {seen[0]}"
+        lines.append(f"seen, not predicted: {told}")
     for one in outputs:
-        lines += [f"{one.patient}: warning: {text}" for text in one.warnings]
-        if one.seen:
-            seen = ", ".join(path.name for path in one.seen[:FILES_SHOWN])
-            more = len(one.seen) - FILES_SHOWN
-            seen += f" and {more} more" if more > 0 else ""
-            lines.append(f"{one.patient}: seen, not predicted: {seen}")
         ml = "unknown" if one.volume_ml is None else f"{one.volume_ml:.1f}"
         doubt = None if one.doubt_ml is None else f"{one.doubt_ml:.1f}"
         told = len(one.warnings) or "none"
         row = {"patient": one.patient, "mask": one.mask, "ml": ml, "ml in doubt": doubt}
         rows.append({**row, "warnings": told})
     return "\n".join([*lines, table(rows)])
+
+
+def _describe_warnings(outputs: Sequence[Predicted]) -> list[str]:
+    """Each kind of warning once: those that differ in figures and names only are of one kind."""
+    from seglab.studies.prediction import TABLE
+
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for one in outputs:
+        for text in one.warnings:
+            varying = rf"\b{re.escape(one.patient)}\b|[-+]?\d[\d.]*"
+            kind = re.sub(varying, "#", text)
+            kinds.setdefault(kind, []).append((one.patient, text))
+    lines = []
+    for found in kinds.values():
+        (who, text), count = found[0], len(found)
+        if len({text for _, text in found}) > 1:
+            text += f" (this is {who}; the others: {TABLE})"
+        if count > 1:
+            who = f"{'all' if count == len(outputs) else f'{count} of'} {len(outputs)} patients"
+        lines.append(f"{who}: warning: {text}")
+    return lines
 
 
 def reproduce(given: argparse.Namespace) -> int:
@@ -191,9 +208,12 @@ def explain(given: argparse.Namespace) -> int:
 
 def artifacts(given: argparse.Namespace) -> int:
     """Download what a run logged."""
+    from seglab.studies.resolve import find_model
     from seglab.tracking.artifacts import download
 
-    report = download(open_store(), given.run, given.out, given.pattern)
+    store = open_store()
+    run, _ = find_model(store, given.run)
+    report = download(store, run.run_id, given.out, given.pattern)
     text = f"{given.out}: {len(report.files)} files, {report.bytes / 1e6:.1f} MB"
     return answer(given, vars(report), text)
 

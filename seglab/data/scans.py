@@ -150,7 +150,11 @@ def find_scans(
         if held.isdisjoint(found):
             kinds = ", ".join(SUFFIXES)
             what = f"holds no scan ({kinds}), or only a segmentation"
-            failed.append((path, f"{path} {what if path.exists() else 'does not exist'}"))
+            if not path.exists():
+                what = "does not exist"
+            elif path.is_dir() and not any(path.iterdir()):
+                what = "is empty"
+            failed.append((path, f"{path} {what}"))
     return _unique_names(scans), failed
 
 

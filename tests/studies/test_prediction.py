@@ -309,6 +309,32 @@ def test_the_command_ends_with_a_table_and_says_what_it_passed_over(
     assert "passed over, since no reader takes them: 2 .png, 1 .npy" in printed.err
 
 
+def test_a_warning_of_many_patients_is_printed_once(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "many"
+    for name, front in (("anna", 15), ("bert", 17), ("cora", 15)):
+        write_nifti(folder / f"{name}_flair.nii.gz", head(front), BRATS)
+        write_nifti(folder / f"{name}_t1.nii.gz", head(front), BRATS)
+    make_bundle().save(tmp_path / "model")
+    (tmp_path / "model" / "split.json").write_text(json.dumps({"train": ["anna", "cora"]}))
+    assert (
+        main(["predict", str(tmp_path / "model"), str(folder), "--out", str(tmp_path / "o")]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = (line for line in lines if "trained this model" in line)
+    assert told.startswith("2 of 3 patients: warning: anna trained this model")
+    assert told.endswith(" (this is anna; the others: predictions.csv)")
+    assert "seen, not predicted: 3 files, the first anna_t1.nii.gz" in lines
+    each = [row["warnings"] for row in rows_of(tmp_path / "o")]
+    assert ["trained this model" in text for text in each] == [True, False, True]
+
+
+def test_an_empty_folder_is_called_empty(tmp_path: Path) -> None:
+    ((_, reason),) = predict(make_bundle(), [tmp_path], tmp_path / "out").failed
+    assert reason.endswith(" is empty")
+
+
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
     nothing = make_bundle(smallest_component_px=10**6)
     one = only(predict(nothing, [scan], tmp_path / "out"))
