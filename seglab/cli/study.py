@@ -145,8 +145,8 @@ def _describe_predictions(outputs: Sequence[Predicted]) -> str:
     """What is to be known of each scan, and a table of all."""
     lines, rows = _describe_warnings(outputs), []
     if seen := [path.name for one in outputs for path in one.seen]:
-        told = seen[0] if len(seen) == 1 else f"{len(seen)} files, the first {seen[0]}"
-        lines.append(f"seen, not predicted: {told}")
+        names = seen[0] if len(seen) == 1 else f"{len(seen)} files, the first {seen[0]}"
+        lines.append(f"seen, not predicted: {names}")
     for one in outputs:
         ml = "unknown" if one.volume_ml is None else f"{one.volume_ml:.1f}"
         doubt = None if one.doubt_ml is None else f"{one.doubt_ml:.1f}"
