@@ -94,13 +94,16 @@ def explain(
     block = _block_at(schema, location)
     if kind == "extra_forbidden":
         keys = sorted({*block.model_fields, *(also if len(location) == 1 else ())})
-        hint = nearest(location[-1], keys)
+        key, above = str(location[-1]), path.rpartition(".")[0]
+        hint = nearest(key, {one: f"{above}.{one}" if above else one for one in keys})
+        if within := [] if above else _paths_to(schema, key):
+            hint = f" (did you mean {' or '.join(within)}?)"
         return UserError(f"unknown key '{path}'{hint}; choose one of: {', '.join(keys)}")
     if kind == "missing":
         if isinstance(location[-1], int):
             return UserError(f"{path.rpartition('.')[0]}: too few values: {given}")
         return UserError(f"key '{path}' is missing: it has no default")
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = str(first["msg"]).removeprefix("Value error, ").partition(", unable to ")[0]
     if kind in {"tuple_type", "list_type"}:
         message = "it is a list, in [brackets]"
     elif kind == "model_type" and block is not schema:
@@ -109,6 +112,16 @@ def explain(
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         message += nearest(first["input"], allowed)
     return UserError(f"{path or 'config'}: {given} is not allowed: {message}")
+
+
+def _paths_to(schema: type[BaseModel], key: str) -> list[str]:
+    """Where a key lies in the blocks of ``schema``."""
+    blocks = {name: _block_at(schema, [name]) for name in schema.model_fields}
+    return [
+        f"'{name}.{key}'"
+        for name, block in blocks.items()
+        if block is not schema and key in block.model_fields
+    ]
 
 
 def _shape_of(block: type[BaseModel], path: str) -> str:

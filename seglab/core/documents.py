@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,12 +75,19 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
     """
     asked = f"{_seen[-1]}: base: " if _seen else ""
+    if path.is_dir():
+        held = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)
+        told = f"it holds {', '.join(held)}" if held else "it holds no YAML file"
+        raise UserError(f"{asked}{path}: a folder, not a file; {told}")
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         folders = (Path("experiments").rglob("*"), Path().glob("*"), path.parent.glob("*"))
-        known = {one.name: one for found in folders for one in found if one.suffix in SUFFIXES}
+        files = [one for found in folders for one in found if one.suffix in SUFFIXES]
+        known = {one.name: str(one) for one in files}
+        if _seen:  # as it is to be written in the file that asks
+            known = {one.name: os.path.relpath(one.resolve(), _seen[-1].parent) for one in files}
         raise UserError(f"{asked}{path}: no such file{nearest(path.name, known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{asked}{path}: cannot be read: {error}") from None
@@ -130,6 +138,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         path, equals, text = argument.partition("=")
         if not equals or not all(path.split(".")):
             raise UserError(f"override '{argument}' is not of the form key.sub=value")
+        if text.startswith(("[", "{")) and not text.rstrip().endswith(("]", "}")):
+            raise UserError(f"override '{argument}' ends within a list: put all of it in quotes")
         values.append((path, parse_yaml(text, f"override '{argument}'")))
     return nested(values)
 

@@ -120,6 +120,8 @@ def load_study(path: Path, overrides: Sequence[str] = (), arms: Sequence[str] = 
     for arm in removed:
         del named[arm]
     document = merge(document, laid)
+    if "seed" in laid and document.get("seeds") is not None:
+        raise UserError(f"seed={laid['seed']}: the file has seeds; give seeds={laid['seed']}")
     document.setdefault("name", path.stem)
     document, _ = with_arms(document)
     return resolve_study(_select_arms(document, arms, removed) if arms or removed else document)

@@ -45,6 +45,9 @@ def test_a_base_that_is_absent_is_named_with_the_file_that_asks_for_it(tmp_path:
     path = write(tmp_path, child="base: other.yaml")
     with pytest.raises(UserError, match=rf"^{path}: base: .*other\.yaml: no such file"):
         read_document(path)
+    write(tmp_path, others="{}")
+    with pytest.raises(UserError, match=r"\(did you mean 'others\.yaml'\?\)"):
+        read_document(path)
     path.write_text(f"base: {'x' * 5000}")
     with pytest.raises(UserError, match=r"child\.yaml: base: .* cannot be read: "):
         read_document(path)
@@ -111,6 +114,17 @@ def test_an_option_before_the_name_of_its_component_is_kept(name: str) -> None:
 def test_an_override_without_key_or_value_is_named(argument: str) -> None:
     with pytest.raises(UserError, match=r"key\.sub=value"):
         parse_overrides([argument])
+
+
+def test_a_list_that_the_shell_took_apart_is_to_be_quoted() -> None:
+    with pytest.raises(UserError, match="put all of it in quotes"):
+        parse_overrides(["seeds=[0,", "1]"])
+
+
+def test_a_folder_is_answered_with_its_files(tmp_path: Path) -> None:
+    write(tmp_path, one="{}", two="{}")
+    with pytest.raises(UserError, match=r": a folder, not a file; it holds one\.yaml, two\.yaml$"):
+        read_document(tmp_path)
 
 
 def test_numbers_that_do_not_exist_are_null_in_json() -> None:

@@ -93,10 +93,14 @@ def test_a_mistaken_modality_or_target_is_named(tmp_path: Path, override: str, s
     [
         ("loss: dicee", r"loss\.name: unknown loss 'dicee' \(did you mean 'dice'\?\).*bce_dice"),
         ("augment: {name: flipps}", r"augment\.name.*did you mean 'flips'"),
-        ("loss: {name: dice, smoth: 1}", r"unknown key 'loss\.smoth' \(did you mean 'smooth'"),
+        (
+            "loss: {name: dice, smoth: 1}",
+            r"unknown key 'loss\.smoth' \(did you mean 'loss\.smooth'",
+        ),
         ("trian: {}", r"unknown key 'trian' \(did you mean 'train'\?\)"),
         ("tune: {space: {optim.lr: {low: 1, high: 2}}}", r"^tune: needs two or more 'arms'"),
-        ("train: {epoch: 1}", r"unknown key 'train\.epoch' \(did you mean 'epochs'\?\)"),
+        ("train: {epoch: 1}", r"unknown key 'train\.epoch' \(did you mean 'train\.epochs'\?\)"),
+        ("epochs: 2", r"unknown key 'epochs' \(did you mean 'train\.epochs'\?\)"),
         ("train: {epochs: many}", r"train\.epochs: 'many' is not allowed.*integer"),
         ("train: {epochs: 0}", r"train\.epochs: 0 is not allowed.*greater than or equal to 1"),
         ("optim: {name: adamv}", r"optim\.name: 'adamv'.*did you mean 'adam"),
