@@ -33,6 +33,7 @@ from seglab.tracking.store import Store
 
 STEPS = 5
 """Timed; the fastest counts, since other work on the machine can only slow a step down."""
+MOST_SEEDS_NAMED = 10
 SLOWEST = 2.0
 """Times the steps, at most, with batches, augmentation, scores and pictures between them."""
 
@@ -103,6 +104,7 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
     content = {
         "experiment": study.name,
         "arms": {arm: arm_hash(config) for arm, config in study.arms.items()},
+        "changes": study.document.get("arms") or {},  # what the hashes stand for, to be read
         "baseline": study.baseline or next(iter(study.arms)),
         "seeds": list(study.seeds),
         "folds": list(study.folds),
@@ -111,7 +113,9 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         "design": asdict(study.design) if study.design else None,
         "budget": study.budget.model_dump(),
         "tune": study.tune.model_dump(exclude_defaults=True) if study.tune else None,
+        "train_patients": list(data.split.train),
         "validation_patients": list(data.split.val),
+        "test_patients": list(data.split.test),
         **{"shared_config_hash": shared_hash(study), "code_hash": code_hash()},
         **{"split_hash": data.split.hash, "data_hash": data.cache.data_hash},
     }
@@ -146,9 +150,11 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
 def plan_text(plan: Mapping[str, Any]) -> str:
     """A page for a person."""
     counts = ", ".join(f"{count} {part}" for part, count in plan["patients"].items())
+    seeds = plan["seeds"]
+    which = f" ({', '.join(map(str, seeds))})" if len(seeds) <= MOST_SEEDS_NAMED else ""
     lines = [
-        f"experiment '{plan['experiment']}': {len(plan['arms'])} arm(s) × {len(plan['seeds'])} "
-        f"seed(s) × {plan['folds']} fold(s), {plan['tuning_trials']} tuning trial(s) an arm",
+        f"experiment '{plan['experiment']}': {len(plan['arms'])} arm(s) × {len(seeds)} "
+        f"seed(s){which} × {plan['folds']} fold(s), {plan['tuning_trials']} tuning trial(s) an arm",
         f"patients: {counts} (split {plan['split_hash']})",
     ]
     for arm in plan["arms"]:

@@ -58,6 +58,9 @@ def test_a_plan_is_on_record_before_the_first_run_and_kept(build: Build, store: 
     content = json.loads(text)
     assert (content["seeds"], content["margin"], content["baseline"]) == ([0, 1], 0.01, "base")
     assert content["arms"].keys() == ARMS.keys()
+    assert content["changes"] == ARMS
+    parts = [{*content[f"{part}_patients"]} for part in ("train", "validation", "test")]
+    assert len(set().union(*parts)) == sum(map(len, parts)) == 9
     assert write_plan(study, store)["hash"] == written["hash"]
     (parent,) = store.find_runs("kept")
     assert parent.tags["seglab.plan_hash"] == written["hash"]
