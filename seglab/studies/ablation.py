@@ -148,13 +148,16 @@ def _run_ablation(
             }
             parent.tags({tags.TUNED: _added(parent, tags.TUNED, values)})
         runs = _carry_out(study, parent, data, workers, values, deadline)
+        finished = sum(run.status == FINISHED for run in runs)
+        told = f"{finished} of {len(runs)} runs finished; comparing them and writing the report"
+        print(told, file=sys.stderr)
         # Some fail before a run can carry it; the first of an arm is told.
         errors = {run.arm: run.error[:MAX_REASON] for run in reversed(runs) if run.error}
         reasons = dict.fromkeys(study.arms, "") | errors
         parent.tags({tags.FAILURES: _added(parent, tags.FAILURES, reasons)})
         with one_at_a_time(study, store.folder):
             report = _report(store, parent.run_id, parent)
-        if not any(outcome.status == FINISHED for outcome in runs):
+        if not finished:
             parent.fail("no arm finished")
         return StudyOutcome(study.name, parent.run_id, runs, report)
 

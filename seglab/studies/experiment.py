@@ -122,7 +122,8 @@ class OpenRun:
         """
         config, log, trainer = self.plan.config, self.log, self.trainer
         trainer.load_kept(log.state)
-        scores = log_validation(log, config, self.data, trainer, pictures=pictures)
+        name = self.plan.run_name
+        scores = log_validation(log, config, self.data, trainer, name, pictures=pictures)
         cost = log_cost(log, trainer)
         log_checkpoint(log, config, self.data, trainer)
         log_note(log, scores, "gallery/index.html" if pictures else "patients_val.csv")

@@ -70,11 +70,18 @@ def log_setting(log: RunLog, config: RunConfig, data: StudyData, context: str) -
 
 
 def log_validation(
-    log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer, *, pictures: bool = True
+    log: RunLog,
+    config: RunConfig,
+    data: StudyData,
+    trainer: Trainer,
+    run_name: str,
+    *,
+    pictures: bool = True,
 ) -> dict[str, float]:
     """Score every validation patient with the network as it is; log and return the figures.
 
     With ``pictures``, which take longer, curves, overlays and the gallery of failures too.
+    ``run_name`` stands before a warning, since runs of several workers share a screen.
     """
     predictor, cache, names = trainer.predictor, data.cache, data.split.val
     threshold = config.evaluation.threshold
@@ -99,8 +106,9 @@ def log_validation(
     epoch = trainer.progress.epoch
     log.metrics(final, step=epoch if trainer.kept_epoch == epoch else epoch + 1)
     if final["val/dice"] == 0:
-        with as_warning("why val/dice is 0 is unknown"):
-            print(f"warning: {why_zero(predictor, data, threshold)}", file=sys.stderr)
+        with as_warning(f"{run_name}: why val/dice is 0 is unknown"):
+            why = why_zero(predictor, data, threshold)
+            print(f"warning: {run_name}: {why}", file=sys.stderr)
     log.text(to_csv(scores), "patients_val.csv")
     if not pictures:
         return final
