@@ -75,13 +75,13 @@ def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
     """
     asked = f"{_seen[-1]}: base: " if _seen else ""
-    if path.is_dir():
-        held = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)
-        told = f"it holds {', '.join(held)}" if held else "it holds no YAML file"
-        raise UserError(f"{asked}{path}: a folder, not a file; {told}")
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        held = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)
+        told = f"it holds {', '.join(held)}" if held else "it holds no YAML file"
+        raise UserError(f"{asked}{path}: a folder, not a file; {told}") from None
     except FileNotFoundError:
         folders = (Path("experiments").rglob("*"), Path().glob("*"), path.parent.glob("*"))
         files = [one for found in folders for one in found if one.suffix in SUFFIXES]
