@@ -157,7 +157,7 @@ def compare_arms(
 def as_shown(found: Comparison) -> Comparison:
     """Leave out what fewer than five patients cannot carry: intervals, shares, numbers of patients.
 
-    Numbers of patients that there were already are left out too: it was not they that lacked.
+    A number of patients that there were already becomes 0: it was not they that lacked.
     """
     if found.n_patients >= FEWEST_WITH_INTERVAL:
         return replace(
@@ -172,7 +172,7 @@ def as_shown(found: Comparison) -> Comparison:
 
 def _still_needed(row: ArmRow, patients: int) -> ArmRow:
     find, equate = (
-        None if count is None or count <= patients else count
+        0 if count is not None and count <= patients else count
         for count in (row.patients_to_find, row.patients_to_equate)
     )
     return replace(row, patients_to_find=find, patients_to_equate=equate)

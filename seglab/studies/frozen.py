@@ -89,6 +89,9 @@ class Stratum:
     smallest: float
     largest: float
     """Tumour in native pixels."""
+    smallest_ml: float
+    largest_ml: float
+    """NaN where the spacing is unknown."""
     dice: Interval
 
 
@@ -136,9 +139,9 @@ class FrozenResults:
         for size in SIZES:
             here = [s for s, name in zip(self.scores, sizes, strict=True) if name == size]
             if here:
-                pixels = [s.truth_px for s in here]
+                pixels, ml = [s.truth_px for s in here], [s.truth_ml for s in here]
                 dice = interval([(s.dice, 1.0) for s in here], 1.0)
-                found.append(Stratum(size, min(pixels), max(pixels), dice))
+                found.append(Stratum(size, min(pixels), max(pixels), min(ml), max(ml), dice))
         return found
 
     @cached_property

@@ -14,8 +14,10 @@ import pytest
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.core.study import resolve_study
+from seglab.evaluation import scores
 from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
+from seglab.studies.report import sections, tables
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.results import find_parent
 from seglab.tracking.artifacts import download, list_artifacts
@@ -94,7 +96,7 @@ def test_the_whole_study_is_told_from_the_store_alone(
     assert "finished candidates" in promoted["chosen because"]
     point = json.loads(record.tags["seglab.operating_point"])
     assert promoted["threshold"] == f"{point['threshold']:g}"
-    dice = next(row for row in page["Test in detail"].tables[0] if row[0] == "dice")
+    dice = next(row for row in page["Test in detail"].tables[0] if row[0] == "Dice")
     assert dice[1] == f"{record.metrics['test/dice']:.3f}", "three patients carry no interval"
     assert "3 test patients" in page["Result"].text
     assert "too few for an interval" in page["Result"].text
@@ -211,6 +213,25 @@ def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     assert "logged no split" in page["Method"].text
     assert "No run has finished" in page["Failures"].text
     assert page["Record"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
+
+
+def test_the_run_that_logs_a_report_is_not_called_unfinished(store: Store, tmp_path: Path) -> None:
+    with start_run(store, "own", "own · ablation", {"seglab.kind": "ablation"}) as log:
+        written = report_experiment(store, "own", out=tmp_path, ending=log.run_id)
+    assert "finished or was pruned" in Page(written.read_text())["Record"].text
+
+
+def test_every_figure_of_the_test_has_words() -> None:
+    assert tables.FIGURES.keys() == scores.FIGURES.keys()
+
+
+def test_sizes_of_few_patients_are_left_out_and_told_in_ml_where_known() -> None:
+    dice = {"value": 0.8, "low": 0.7, "high": 0.9, "patients": 5}
+    few = {"name": "small", "smallest": 1, "largest": 2, "dice": dice | {"patients": 4}}
+    old = {"name": "medium", "smallest": 1000, "largest": 2000, "dice": dice}
+    new = old | {"name": "large", "smallest_ml": 1.0, "largest_ml": 2.04}
+    shown = sections.tumour_sizes({"strata": [few, old, new]})
+    assert [row[1] for row in shown] == ["1,000 to 2,000 px", "1.0 to 2.0 ml"]
 
 
 def test_trials_are_counted_and_the_best_named(store: Store) -> None:

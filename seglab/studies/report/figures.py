@@ -19,6 +19,7 @@ from seglab.figures.comparison import (
     interaction_plot,
     order_bar,
     pareto,
+    pareto_front,
     patient_swarm,
     patients_curve,
 )
@@ -56,7 +57,9 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
         draw["forest"] = lambda: forest(rows, result.verdicts, base, margin, level)
         draw["patients"] = lambda: patient_swarm(differences, sizes, base, margin)
         compared = (result.comparison.baseline, *result.comparison.rows)
-        if result.budgets.all_equal and np.isfinite(compared[0].share_first):
+        firsts = [one.share_first for one in compared]
+        # Where one arm always comes first, there is nothing to see.
+        if result.budgets.all_equal and np.isfinite(firsts[0]) and max(firsts) < 1:
             draw["order"] = lambda: order_bar(compared)
     effects = result.factors
     if effects and effects.interactions:
@@ -93,12 +96,25 @@ def _interactions(effects: FactorEffects) -> Figure:
 
 def _pareto(result: ComparedAblation, arms: Sequence[Arm]) -> Figure:
     by_arm = {row.arm: row for row in result.summaries}
+    return pareto([by_arm[arm.name] for arm in arms], result.costs, _cost_axes(result))
+
+
+def has_front(result: ComparedAblation) -> bool:
+    """Whether the figure of cost joins arms with a dashed line."""
+    points = (
+        [(result.costs[row.arm][key], row.mean) for row in result.summaries]
+        for key in _cost_axes(result)
+    )
+    return any(len(pareto_front(of_cost)) > 1 for of_cost in points)
+
+
+def _cost_axes(result: ComparedAblation) -> dict[str, str]:
     known = {
         key: label
         for key, label in COST_AXES.items()
-        if all(np.isfinite(result.costs[arm.name][key]) for arm in arms)
+        if all(np.isfinite(result.costs[row.arm][key]) for row in result.summaries)
     }
-    return pareto([by_arm[arm.name] for arm in arms], result.costs, known or COST_AXES)
+    return known or COST_AXES
 
 
 def _curve(store: Store, run_id: str) -> list[tuple[int, float]]:

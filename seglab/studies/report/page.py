@@ -22,7 +22,7 @@ from seglab.evaluation import scores
 from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation
 from seglab.studies.report import sections, tables
-from seglab.studies.report.figures import comparison_figures, draw_sheet
+from seglab.studies.report.figures import comparison_figures, draw_sheet, has_front
 from seglab.studies.report.record import Record, read_record
 from seglab.tracking import tags
 from seglab.tracking.run import RunLog
@@ -54,7 +54,12 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
 
 
 def report_experiment(
-    store: Store, experiment: str, result: ComparedAblation | None = None, out: Path | None = None
+    store: Store,
+    experiment: str,
+    result: ComparedAblation | None = None,
+    out: Path | None = None,
+    *,
+    ending: str = "",
 ) -> Path:
     """Write ``report.html`` of everything that ran under an experiment's name; the store stays.
 
@@ -66,11 +71,12 @@ def report_experiment(
         result: the arms to show. None takes those of its newest ablation that can be compared, and
             lays the gallery of failures beside the page.
         out: folder to write to; None takes one beside the store's database.
+        ending: id of the run that logs the report at its end; it is not called unfinished.
 
     Raises:
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
     """
-    record, name = read_record(store, experiment), _folder(experiment)
+    record, name = read_record(store, experiment, ending), _folder(experiment)
     reason, gallery = "", None
     if result is None:
         found = [sections.compare(store, parent.run_id) for parent in record.ablations]
@@ -117,7 +123,7 @@ def log_ablation_report(log: RunLog, result: ComparedAblation) -> Path:
     store = log.store
     with as_warning("no predictions are drawn"):
         log.figure(marked(draw_sheet(result, store), result.ablation.notice), SHEET)
-    page = report_experiment(store, result.ablation.experiment, result)
+    page = report_experiment(store, result.ablation.experiment, result, ending=log.run_id)
     log.artifact(page.parent, "report")
     runs = sum(len(arm.runs) for arm in result.ablation.arms)
     log.metrics(summary_metrics(result), step=runs)
@@ -169,6 +175,7 @@ def render(
         gallery=gallery,
         titles=SECTIONS,
         sheet=SHEET,
+        dashed=result is not None and has_front(result),
         registry=registry,
         served=served.rstrip("/"),
         print_script=PRINT,

@@ -34,6 +34,8 @@ class Record:
     store: Store
     experiment: str
     runs: Sequence[RunInfo]
+    ending: str = ""
+    """Id of the run that logs the report at its end, and is running only so long."""
     _listed: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def of_kind(self, *kinds: str) -> list[RunInfo]:
@@ -78,7 +80,8 @@ class Record:
     @property
     def failed(self) -> list[RunInfo]:
         """Runs that neither finished nor were pruned."""
-        return [run for run in self.runs if run.status != "FINISHED" and PRUNED not in run.tags]
+        ended = [run for run in self.runs if run.run_id != self.ending]
+        return [run for run in ended if run.status != "FINISHED" and PRUNED not in run.tags]
 
     @cached_property
     def reference(self) -> RunInfo | None:
@@ -124,10 +127,10 @@ def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
     return trained, run.tags.get(ENSEMBLE), json.dumps(point)
 
 
-def read_record(store: Store, experiment: str) -> Record:
+def read_record(store: Store, experiment: str, ending: str = "") -> Record:
     """Find everything that ran under an experiment's name.
 
     Raises:
         UserError: no such experiment, or nothing ran in it.
     """
-    return Record(store, experiment, find(store, experiment, "experiment").runs)
+    return Record(store, experiment, find(store, experiment, "experiment").runs, ending)

@@ -92,7 +92,7 @@ def _needed(result: ComparedAblation, row: ArmRow) -> str:
     if row.needs_seeds:
         return "; more seeds would decide, no number of patients would"
     wanted = {"find it": row.patients_to_find, "call it equivalent": row.patients_to_equate}
-    told = [f"{count:,} to {what}" for what, count in wanted.items() if count is not None]
+    told = [f"{count:,} to {what}" for what, count in wanted.items() if count]
     if told:
         return f"; patients it would take: about {' or '.join(told)}"
     return "; more seeds would help more than more patients" if row.seeds > 1 else ""
@@ -241,13 +241,27 @@ def compare(store: Store, run_id: str) -> ComparedAblation | str:
         return str(error)
 
 
-def figure(one: Mapping[str, Any] | None) -> str:
+def figure(one: Mapping[str, Any] | None, spec: str = ".3f") -> str:
     """``0.812 (0.781 to 0.844)``, without limits over few patients; a dash where unknown."""
     if one is None or one["value"] is None:
         return NONE
-    limits = interval(one["low"], one["high"])
+    limits = interval(one["low"], one["high"], spec)
     few = limits == NONE or one["patients"] < FEWEST_WITH_INTERVAL
-    return number(one["value"]) if few else f"{number(one['value'])} ({limits})"
+    value = number(one["value"], spec)
+    return value if few else f"{value} ({limits})"
+
+
+def tumour_sizes(test: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Dice by tumour size, without sizes of too few patients; in ml where it is known."""
+    rows: list[tuple[str, ...]] = []
+    for one in test["strata"]:
+        low, high = one.get("smallest_ml"), one.get("largest_ml")  # older tests have none
+        size = f"{number(low, '.1f')} to {number(high, '.1f')} ml"
+        if low is None or high is None:
+            size = f"{one['smallest']:,.0f} to {one['largest']:,.0f} px"
+        if one["dice"]["patients"] >= FEWEST_WITH_INTERVAL:
+            rows.append((one["name"], size, str(one["dice"]["patients"]), figure(one["dice"])))
+    return rows
 
 
 def data(record: Record, run: RunInfo) -> dict[str, str]:
@@ -261,7 +275,9 @@ def data(record: Record, run: RunInfo) -> dict[str, str]:
     source, target = (run.params.get(f"data.{key}", "") for key in ("source", "target"))
     if source in SOURCES:
         summary = SOURCES[source].summary
-        facts["kind"] = f"synthetic, in the layout of: {summary}" if record.notice else summary
+        facts["file layout"] = (
+            f"synthetic, in the layout of: {summary}" if record.notice else summary
+        )
     facts["modalities"] = ", ".join(modalities(run))
     facts["target"] = TARGETS.get(target or "whole", target)
     return facts | {"content hash": run.tags.get(tags.DATA_HASH, "")}

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from seglab.evaluation.comparison import ArmRow
-from seglab.evaluation.scores import size_text
+from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, size_text
 from seglab.studies.comparison import IS_BASELINE, OTHER_TARGET, ComparedAblation
 
 NONE = "–"
@@ -31,8 +31,8 @@ VERDICTS: Columns = {
     "p (Wilcoxon)": ("p_wilcoxon", "p"),
     "wins : losses": ("record", ""),
     "first": ("share_first", ".0%"),
-    "patients to find it": ("patients_to_find", ",d"),
-    "to call it equivalent": ("patients_to_equate", ",d"),
+    "patients to find it": ("patients_to_find", ""),
+    "to call it equivalent": ("patients_to_equate", ""),
 }
 SPREAD: Columns = {
     "arm": ("arm", ""),
@@ -54,6 +54,19 @@ SCORES: Columns = {
     "NSD 2 mm": ("nsd_2mm", ".3f"),
     "false alarms, empty slices": ("empty_slice_fp_rate", ".3f"),
 }
+FIGURES: Mapping[str, tuple[str, str]] = {
+    "dice": ("Dice", ".3f"),
+    "iou": ("IoU", ".3f"),
+    **{key: (name, spec) for name, (key, spec) in SCORES.items() if spec},
+    "lesion_dice": ("Dice of matched lesions", ".3f"),
+    "lesions_found": ("lesions found", ".2f"),
+    "lesions_missed": ("lesions missed", ".2f"),
+    "lesions_false": ("false lesions", ".2f"),
+    "fp_volume_ml": ("false volume, ml", ".1f"),
+    "dice_slice_empty1": ("Dice, all slices", ".3f"),
+    "dice_pooled": ("Dice, all pixels", ".3f"),
+}
+"""Figures of a set of patients: key to the words of the page, and how it is printed."""
 COST: Columns = {
     "arm": ("arm", ""),
     "Dice": ("mean", ".3f"),
@@ -81,6 +94,11 @@ def number(value: float | None, spec: str = ".3f") -> str:
 def p_value(value: float | None) -> str:
     """Format a probability; a dash where there is none."""
     return "< 0.0001" if value is not None and value < 1e-4 else number(value, ".4f")
+
+
+def planned(count: int | None) -> str:
+    """Format a number of patients that a larger study would need."""
+    return "none" if count is None else f"{count:,}" if count else "enough"
 
 
 def interval(low: float | None, high: float | None, spec: str = ".3f") -> str:
@@ -122,8 +140,10 @@ def arm_table(result: ComparedAblation, columns: Columns) -> pd.DataFrame:
             row["share_first"] = None
         if isinstance(summary, ArmRow):
             row["record"] = f"{summary.wins} : {summary.losses}"
-            if row["verdict"] != "undecided":
-                row |= dict.fromkeys(("patients_to_find", "patients_to_equate"))
+            enough = result.comparison.n_patients >= FEWEST_WITH_INTERVAL
+            shown = enough and row["verdict"] == "undecided"
+            for key in ("patients_to_find", "patients_to_equate"):
+                row[key] = planned(row[key]) if shown else NONE
         rows.append({label: _cell(row, *column) for label, column in columns.items()})
     return pd.DataFrame(rows)
 
