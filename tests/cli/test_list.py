@@ -73,4 +73,4 @@ def test_one_decorated_function_is_a_loss_that_a_yaml_names(
     (run,) = open_store().find_runs()
     assert (run.params["loss.name"], run.params["loss.weight"]) == (NAME, "2.0")
     assert main(["run", str(tiny), "loss.weigth=2"]) == 2
-    assert "did you mean 'weight'" in capsys.readouterr().err.splitlines()[-1]
+    assert "did you mean 'loss.weight'" in capsys.readouterr().err.splitlines()[-1]

@@ -140,7 +140,7 @@ def test_the_patients_of_the_test_are_scored_and_shown(
 def test_a_model_card_names_the_evaluations_of_this_very_model(
     opened: Opened, store: Store, tmp_path: Path
 ) -> None:
-    _, other, _, again = opened
+    other, again = opened.other, opened.again
     results = artifact(store, again.run_id, "test_results.json", tmp_path).read_text()
     point = again.point.to_dict()
     moved = {**point, "threshold": 0.05}
