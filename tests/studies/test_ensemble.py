@@ -85,7 +85,8 @@ def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> N
     assert 0 <= out.doubt_ml <= np.count_nonzero(percent) * np.prod(mask.header.get_zooms()) / 1000
 
 
-def test_folds_are_judged_out_of_fold(build: Build, store: Store) -> None:
+def test_folds_are_judged_out_of_fold(build: Build, fresh_store: Store) -> None:
+    store = fresh_store  # another promotion of these patients would be a second look
     folds = {"fractions": [0.4, 0.3, 0.3], "folds": 2}
     configs = [build("folds", split={**folds, "fold": fold}) for fold in (0, 1)]
     runs = [train(store, config) for config in configs]
