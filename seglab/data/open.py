@@ -88,7 +88,7 @@ def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache,
 
 
 def _further_plane(data: Data, plane: str, source: Source, *, warn: bool) -> Cache:
-    """Fill the cache of a further plane; patients who do not have it are left out of it alone."""
+    """Fill the cache of a further plane; patients who do not have it are left out of it only."""
     data = data.model_copy(update={"plane": plane, "on_bad_file": "skip"})
     cache, _ = fill_cache(data, source, warn=False)
     for _, reason in cache.skipped if warn else ():

@@ -22,6 +22,7 @@ import numpy as np
 from seglab.core.config import flatten
 from seglab.core.errors import UserError, as_warning, first_line
 from seglab.core.machine import progress, tell
+from seglab.data.cache import Cache
 from seglab.data.open import StudyData
 from seglab.learning.bundle import ModelBundle
 from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_onnx
@@ -145,24 +146,15 @@ def promote(
         onnx = log_onnx(log, frozen.bundle, trained.data)
         opened = open_test(store, log, trained.data, reopen)
         cache = opened.unseal(trained.data)
-        results = _evaluate(frozen, frozen_rival, opened)
-        config = trained.config
-        tell("drawing pictures and the gallery")
-        log_results(log, results, "test", opened.to_json())
-        log_pictures(
-            log,
-            results,
-            lambda one: predict_patient(frozen.bundle, cache, cache.by_id[one]),
-            f"{config.name}: test patients",
-            config.evaluation.overlays,
-        )
+        results = _evaluate(frozen, cache, frozen_rival, opened)
+        _log_test(log, frozen, cache, results, opened)
         tell("registering the model")
         model = _register(log, frozen, opened, results, onnx)
         log.finish()  # the report is of promotions that finished
         answer = test_sentence(store.get_run(log.run_id))
-        log_report(log, trained.config.name, candidates.reason, answer)
-        point = frozen.bundle.card.point
-        return Promotion(log.run_id, config.name, candidates, point, opened, results, model, onnx)
+        experiment, point = trained.config.name, frozen.bundle.card.point
+        log_report(log, experiment, candidates.reason, answer)
+        return Promotion(log.run_id, experiment, candidates, point, opened, results, model, onnx)
 
 
 def _register(
@@ -320,15 +312,33 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
     return found
 
 
-def _evaluate(frozen: FrozenRun, rival: FrozenRun | None, opened: OpenedTest) -> FrozenResults:
-    bundle, cache = frozen.bundle, opened.unseal(frozen.trained.data)
+def _evaluate(
+    frozen: FrozenRun, cache: Cache, rival: FrozenRun | None, opened: OpenedTest
+) -> FrozenResults:
+    """Score the opened patients of ``cache``, by the baseline too where there is one."""
     tell(f"testing {len(opened.patients)} patients")
     names = progress(opened.patients, "test", unit="patient")
-    patients = [evaluate_patient(bundle, cache, cache.by_id[name]) for name in names]
+    patients = [evaluate_patient(frozen.bundle, cache, cache.by_id[name]) for name in names]
     if rival is None:
         return FrozenResults(patients, None, cache.notice)
-    bundle, cache = rival.bundle, opened.unseal(rival.trained.data)
+    own = opened.unseal(rival.trained.data)
     tell(f"testing {len(opened.patients)} patients with the baseline")
     names = progress(opened.patients, "baseline", unit="patient")
-    cases = (predict_patient(bundle, cache, cache.by_id[name]) for name in names)
-    return FrozenResults(patients, [case.score for case in cases], cache.notice)
+    scores = [predict_patient(rival.bundle, own, own.by_id[name]).score for name in names]
+    return FrozenResults(patients, scores, cache.notice)
+
+
+def _log_test(
+    log: RunLog, frozen: FrozenRun, cache: Cache, results: FrozenResults, opened: OpenedTest
+) -> None:
+    """Log the figures and pictures of the opened patients."""
+    config = frozen.trained.config
+    tell("drawing pictures and the gallery")
+    log_results(log, results, "test", opened.to_json())
+    log_pictures(
+        log,
+        results,
+        lambda one: predict_patient(frozen.bundle, cache, cache.by_id[one]),
+        f"{config.name}: test patients",
+        config.evaluation.overlays,
+    )

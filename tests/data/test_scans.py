@@ -89,3 +89,9 @@ def test_modalities_of_a_patient_become_one_scan(scan: Path, tmp_path: Path) -> 
     path = found.write(volume.images[0] > 1000, volume, tmp_path)
     assert path.name == "case_pred.nii.gz"
     assert np.asarray(nib.load(path).dataobj).sum() == (block() > 1000).sum()
+
+
+def test_an_empty_folder_is_called_empty(tmp_path: Path) -> None:
+    scans, ((_, reason),) = find_scans([tmp_path], ("flair",))
+    assert not scans
+    assert reason.endswith(" is empty")

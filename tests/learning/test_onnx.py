@@ -84,7 +84,7 @@ def test_the_file_is_the_network(small_config: Build, data: StudyData, tmp_path:
 
 
 def test_the_metadata_say_how_to_rebuild_the_input(tmp_path: Path) -> None:
-    """From the raw slices of two modalities, by the file alone, to what the bundle predicts."""
+    """From the raw slices of two modalities, by the file only, to what the bundle predicts."""
     path = tmp_path / "model.onnx"
     bundle = make_bundle("t1ce", "flair", context=1)
     export_onnx(bundle, path)

@@ -330,11 +330,6 @@ def test_a_warning_of_many_patients_is_printed_once(
     assert ["trained this model" in text for text in each] == [True, False, True]
 
 
-def test_an_empty_folder_is_called_empty(tmp_path: Path) -> None:
-    ((_, reason),) = predict(make_bundle(), [tmp_path], tmp_path / "out").failed
-    assert reason.endswith(" is empty")
-
-
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
     nothing = make_bundle(smallest_component_px=10**6)
     one = only(predict(nothing, [scan], tmp_path / "out"))
