@@ -191,32 +191,25 @@ def lovasz(*, pool: Pool = "image", empty: Empty = "penalise") -> Loss:
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
         logits, mask = widen(logits, mask)
-        truth = flatten_pools(mask, pool)
-        hinges = _lovasz_hinge(flatten_pools(logits, pool), truth)
-        return average_pools(hinges, truth.sum(1), empty)
+        margins, truth = flatten_pools(logits, pool), flatten_pools(mask, pool)
+        # Algorithm 1 of Berman 2018, on each row of (P,N).
+        errors, order = (1 - margins * (2 * truth - 1)).sort(dim=1, descending=True)
+        truth = truth.gather(1, order)
+        positives = truth.sum(1, keepdim=True)
+        missed, false = truth.cumsum(1), (1 - truth).cumsum(1)
+        # Jaccard loss after the k worst pixels are taken as wrong.
+        jaccard = 1 - (positives - missed) / (positives + false)
+        steps = jaccard.diff(dim=1, prepend=jaccard.new_zeros(len(jaccard), 1))
+        return average_pools((F.relu(errors) * steps).sum(1), positives[:, 0], empty)
 
     return loss
-
-
-def _lovasz_hinge(logits: Tensor, truth: Tensor) -> Tensor:
-    """Algorithm 1 of Berman 2018 on each row of (P,N); gives (P,)."""
-    errors, order = (1 - logits * (2 * truth - 1)).sort(dim=1, descending=True)
-    truth = truth.gather(1, order)
-    positives = truth.sum(1, keepdim=True)
-    missed, false = truth.cumsum(1), (1 - truth).cumsum(1)
-    # Jaccard loss after the k worst pixels are taken as wrong.
-    jaccard = 1 - (positives - missed) / (positives + false)
-    steps = jaccard.diff(dim=1, prepend=jaccard.new_zeros(len(jaccard), 1))
-    return (F.relu(errors) * steps).sum(1)
 
 
 def widen(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Raise half precision to fp32, and give the mask the type of the logits.
 
-    Sums over 1e5 pixels have no place in 8 or 11 bits of mantissa. Wider types pass.
-
-    Raises:
-        ValueError: the two shapes differ; broadcasting would hide it.
+    Sums over 1e5 pixels have no place in 8 or 11 bits of mantissa. Wider types pass. Raises
+    ValueError where the two shapes differ; broadcasting would hide it.
     """
     if logits.shape != mask.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and mask {tuple(mask.shape)} differ")

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.core.arrays import bounding_box as smallest_box
 from seglab.data.volume import turn
 
 if TYPE_CHECKING:
@@ -57,11 +56,10 @@ class Extent(NamedTuple):
 
 def bounding_box(inside: NDArray[np.bool_]) -> Box:
     """Smallest box around the True pixels of any slice of (S, H, W); empty if there are none."""
-    found = smallest_box(np.asarray(inside.any(axis=0)))
-    if found is None:
-        return Box(inside.shape[1] // 2, inside.shape[2] // 2, 0, 0)
-    rows, columns = found
-    return Box(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+    x0, y0, width, height = cv2.boundingRect(inside.any(axis=0).view(np.uint8))
+    if not width:
+        y0, x0 = inside.shape[1] // 2, inside.shape[2] // 2
+    return Box(y0, x0, height, width)
 
 
 def cached_shape(extents: Iterable[Extent], settings: CacheSettings) -> Shape:

@@ -194,11 +194,9 @@ def measure(
 ) -> dict[str, Figures]:
     """Measure each modality of one patient.
 
-    Args:
-        images: (M, S, H, W) in any units; the head is looked for on the first modality.
-        modalities: M names.
-        labels: (S, H, W) canonical labels (4 of a merged mask), or None where unknown.
-        mirror_axis: axis of a slice along which left and right lie.
+    ``images`` are (M, S, H, W) in any units; the head is looked for on the first modality.
+    ``labels`` (S, H, W) are canonical, None where unknown. Left and right lie along
+    ``mirror_axis`` of a slice.
     """
     if labels is None:
         labels = np.zeros(images.shape[1:], np.uint8)

@@ -95,14 +95,9 @@ def read_labels(
 ) -> LabelMap:
     """Translate the labels of a file, of any numeric type and shape, into canonical ones.
 
-    Args:
-        path: the file, for errors.
-        stored: its values.
-        name: of the patient, which may tell the year of the challenge.
-        chosen: ``data.labels``: a convention, or ``auto``.
-        listed: what a ``dataset.json`` says of them, if auto.
-
-    Raises UserError for values of no convention, or of several.
+    ``chosen`` is ``data.labels``: a convention, or ``auto``, by which a ``dataset.json`` that
+    ``listed`` them decides, or else the values and the patient's ``name``, which may tell the year
+    of the challenge. Raises UserError for values of no convention, or of several.
     """
     inside = stored != 0
     marked = _whole_numbers(path, stored[inside])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ import numpy as np
 from seglab.core.config import RunConfig
 from seglab.core.config import Split as SplitConfig
 from seglab.core.errors import UserError
+from seglab.data.cache import digest
 
 PARTS = ("train", "val", "test")
 MIN_PATIENTS = 3
@@ -52,8 +51,7 @@ class Split:
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits that change with any patient of any part."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(self.to_dict())[:12]
 
     def to_dict(self) -> dict[str, list[str]]:
         """The ids of each part."""

@@ -106,18 +106,12 @@ def compare_arms(
 ) -> Comparison:
     """Compare every arm with ``baseline``, paired over patients.
 
-    The bootstrap draws the same patients for every arm.
+    ``arms`` are scores, the higher the better: a row a seed and a column a patient, NaN where a
+    patient has none. Differences within ``margin`` do not matter. The bootstrap draws the same
+    patients for every arm.
 
-    Args:
-        arms: scores of each, the higher the better: a row a seed and a column a patient; NaN
-            where a patient has none.
-        baseline: name of an arm.
-        margin: within which a difference does not matter.
-        resamples: of the bootstrap.
-
-    Raises:
-        UserError: no arm, an unknown baseline, arms that lack patients, or no patient with a
-            score in every arm.
+    Raises UserError for no arm, an unknown baseline, arms that lack patients, or no patient with a
+    score in every arm.
     """
     patients, left_out, by_seed = pair_patients(arms)
     names = list(arms)

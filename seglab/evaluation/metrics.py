@@ -30,10 +30,6 @@ class Counts(NamedTuple):
     fp: IntArray
     fn: IntArray
 
-    def total(self) -> Counts:
-        """Sum over all elements."""
-        return Counts(*(part.sum() for part in self))
-
 
 def slice_counts(pred: NDArray[np.generic], truth: NDArray[np.generic]) -> Counts:
     """Count the pixels (S,) of masks (S, H, W), bool or integer; non-zero is tumour."""
@@ -110,18 +106,13 @@ def score_patient(
 ) -> PatientScore:
     """Score one patient on the native grid; a ValueError where the masks' shapes differ.
 
-    Args:
-        patient_id: name in the table.
-        pred: (S, H, W) bool or integer; non-zero is tumour.
-        truth: (S, H, W) likewise.
-        spacing_mm: (slice, row, column), or None where unknown.
-        contiguous: the slices follow each other without a gap, so that they form a volume.
-        grade: of the tumour where known.
-        surface: False leaves out (NaN) the scores of surfaces and lesions: they cost the most.
+    Masks are (S, H, W), bool or integer: non-zero is tumour. ``spacing_mm`` is (slice, row,
+    column), None where unknown; slices that are ``contiguous`` form a volume. Without ``surface``
+    the scores of surfaces and lesions, which cost the most, are NaN.
     """
     pred, truth = _as_masks(pred, truth)
     per_slice = slice_counts(pred, truth)
-    total, slice_dice = per_slice.total(), dice(per_slice)
+    total, slice_dice = Counts(*(part.sum() for part in per_slice)), dice(per_slice)
     tumour = (per_slice.tp + per_slice.fn) > 0
     has_tumour, is_volume = bool(tumour.any()), contiguous and len(truth) > 1
     surfaces = UNDEFINED

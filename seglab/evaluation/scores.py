@@ -76,10 +76,8 @@ def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
 
     The ratio r is resampled through its linearised values, r + the influence of each patient.
     Student's interval stands in for fewer than 8 patients, and where many share one value.
-
-    Args:
-        parts: (n, 2), what each patient adds above and below; without a part below it is left out.
-        largest: the figure lies in [0, ``largest``].
+    ``parts`` (n, 2) are what each patient adds above and below; without a part below it is left
+    out. The figure lies in [0, ``largest``].
     """
     table = np.asarray(parts, dtype=np.float64).reshape(-1, 2)
     above, below = table[table[:, 1] > 0].T
@@ -265,5 +263,3 @@ CAVEAT = (
     "Other data, other splits, often other inputs: these figures say in what region a result "
     "lies, and not which method is better."
 )
-IMPLAUSIBLE_DICE = 0.92
-"""Of a 2-D network on FLAIR alone, read by the report's template: above it look for a leak."""

@@ -173,12 +173,8 @@ def patients_to_decide(
     error of |difference| / (z(1 - level/2) + z(0.8)) (Guenther 1981), equivalence one of
     (margin - |difference|) / (z(1 - level) + z(0.9)) (Chow, Shao and Wang 2008).
 
-    Args:
-        difference: mean paired difference, of either sign; ``sd``: of the paired differences.
-        margin: of equivalence; ``level``: of the tests.
-        arms: beside the baseline: the difference is planned for Holm's strictest step.
-        of_seeds: what seeds add to the squared error, beside sd²/n.
-
+    ``difference`` is the mean paired difference, of either sign, planned for Holm's strictest step
+    of so many ``arms`` beside the baseline; seeds add ``of_seeds`` to the squared error sd²/n.
     Returns two numbers of at least 2, each None where no number of patients is enough.
     """
     z = NormalDist().inv_cdf

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,14 +155,12 @@ def make_card(
     )
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """What the model makes of one volume."""
+class Segmentation(NamedTuple):
+    """What the model makes of one volume, on its native grid (S, H, W)."""
 
-    probability: NDArray[np.float32]  # (S, H, W) on the volume's own grid
-    mask: NDArray[np.bool_]  # (S, H, W)
-    prepared: SingleVolume  # what the network was shown
-    disagreement: NDArray[np.float32] | None  # SD of an ensemble's probabilities, (S, H, W)
+    probability: NDArray[np.float32]
+    mask: NDArray[np.bool_]  # at the operating point
+    disagreement: NDArray[np.float32] | None  # SD of an ensemble's probabilities
 
 
 @dataclass(frozen=True)
@@ -180,20 +178,14 @@ class ModelBundle:
         has no slices of the model's plane.
         """
         prepared = self.prepare(volume)
-        probability, mask, spread = self.native(prepared, prepared.patient)
-        return Segmentation(probability, mask, prepared, spread)
+        return self.native(prepared, prepared.patient)
 
-    def native(
-        self, cache: Cache, patient: CachedPatient
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]:
-        """Predict a patient at the operating point.
-
-        Returns probability, mask, and SD of an ensemble's probabilities: native (S, H, W).
-        """
+    def native(self, cache: Cache, patient: CachedPatient) -> Segmentation:
+        """Predict a patient of a cache."""
         point = self.card.point
         predictor = replace(self.predictor, mirror=point.mirror)
         probability, spread = predictor.with_disagreement(cache, patient)
-        return probability, point.apply(probability, patient.slice_indices), spread
+        return Segmentation(probability, point.apply(probability, patient.slice_indices), spread)
 
     def prepare(self, volume: Volume) -> SingleVolume:
         """Normalise, crop and scale a volume as the training's were; see :meth:`segment`."""

@@ -74,7 +74,9 @@ def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> t
         return construct(in_channels=in_channels, encoder_weights=None), weights
     if weights.endswith(FILE_SUFFIXES):
         net = construct(in_channels=in_channels, encoder_weights=None)
-        source = f"{_file(weights)}, {_load_file(net.encoder, weights)} tensors"
+        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        fitted = _load_file(net.encoder, weights)
+        source = f"file {Path(weights).name}, sha256 {digest[:12]}, {fitted} tensors"
     elif encoder.startswith(TIMM):
         if weights != "imagenet":
             raise ValueError("timm has only 'imagenet', chosen by the tag of the encoder's name")
@@ -85,11 +87,6 @@ def _build(architecture: str, in_channels: int, encoder: str, weights: str) -> t
         net = construct(in_channels=in_channels, encoder_weights=weights)
     _scale_stem(net.encoder, encoder)
     return net, source
-
-
-def _file(path: str) -> str:
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return f"file {Path(path).name}, sha256 {digest[:12]}"
 
 
 def _load_file(encoder: nn.Module, path: str) -> int:

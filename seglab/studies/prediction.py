@@ -132,21 +132,22 @@ def predict_scan(
     read = scan.read()
     turned = bundle.card.upright != scan.source.upright
     volume = read.transposed() if turned else read
-    found = bundle.segment(volume)
-    if not found.prepared.row_brain_px.any():
+    prepared = bundle.prepare(volume)
+    if not prepared.row_brain_px.any():
         raise UserError(f"{scan.path} shows no brain: nothing stands out from the background")
-    card, spread, doubt = bundle.card, found.disagreement, None
+    probability, marked, spread = bundle.native(prepared, prepared.patient)
+    card, doubt = bundle.card, None
     if spread is not None:
-        doubt = card.point.in_doubt(found.probability, spread)
-    mask = _as_stored(found.mask, turned)
-    ml, doubt_ml = (_millilitres(one, read) for one in (found.mask, doubt))
+        doubt = card.point.in_doubt(probability, spread)
+    mask = _as_stored(marked, turned)
+    ml, doubt_ml = (_millilitres(one, read) for one in (marked, doubt))
     title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
     overlay = out / f"{scan.name}_overlay.png"
     title += "" if doubt_ml is None else f", {doubt_ml:.1f} ml in doubt (blue)"
     notice = f"model of {card.notice}" if card.notice else ""
     sheet = prediction_sheet(
-        found.prepared.native_image(found.prepared.patient),
-        found.mask,
+        prepared.native_image(prepared.patient),
+        marked,
         read.slice_indices,
         upright=card.upright,
         title=" · ".join(filter(None, (title, SYNTHETIC if scan.source.phantom else notice))),
@@ -161,7 +162,7 @@ def predict_scan(
     except OSError as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
     shown = volume.of(card.modalities)
-    unlike = scan_warnings(card, shown, found.prepared, found.mask)
+    unlike = scan_warnings(card, shown, prepared, marked)
     told, name = (*warnings, *read.remarks, *unlike), scan.patient.patient_id
     return Predicted(name, scan.path, path, overlay, ml, told, scan.seen, map_path, doubt_ml)
 

@@ -209,7 +209,7 @@ def test_the_window_is_that_of_training_whatever_the_model_names(
     card = {"settings": settings, "shape": cache.shape, "window": cache.reference}
     bundle = make_network("t1ce", **card)
     (found,), _ = find_scans([scan.parent], bundle.card.modalities, bundle.card.window)
-    prepared = bundle.segment(found.read()).prepared
+    prepared = bundle.prepare(found.read())
     assert prepared.patient.box == cache.patients[0].box
     np.testing.assert_array_equal(prepared.images[0], cache.images[0])
     scan.write_bytes(b"")  # damaged: the model does not need it

@@ -67,21 +67,20 @@ def make_patient(
     *,
     size: int = 240,
     slices: int = 155,
-    difficulty: Difficulty | None = None,
 ) -> PhantomPatient:
     """Make patient number ``patient`` of the phantom set ``seed``; nothing else changes the head.
 
     Another ``size`` (of 240 mm, in pixels) or number of ``slices`` (of 155 mm) samples the same
-    head. ``difficulty`` None draws it: one patient in four is hard.
+    head. One patient in four is hard.
     """
     grid = Grid(size, slices)
     # An additive recurrence (R3, Roberts 2018) spreads size, visibility and kind evenly over
     # any run of patients, which independent draws would often fail to do.
     start = np.random.default_rng([seed]).random(3)
     *_, kind = ranks = ((start + patient * RECURRENCE) % 1).tolist()
-    drawn: Difficulty = "faint" if kind < 1 / 8 else "usual"
-    difficulty = difficulty or ("distractor" if kind > 7 / 8 else drawn)
-    # One stream per purpose: another difficulty must not change the head or the scanner.
+    easier: Difficulty = "faint" if kind < 1 / 8 else "usual"
+    difficulty = "distractor" if kind > 7 / 8 else easier
+    # One stream per purpose: the difficulty must not change the head or the scanner.
     rngs = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, patient]).spawn(6)]
     lesion = Lesion.draw(rngs[0], ranks, difficulty)
     push_mm = 0.28 * lesion.radius_mm + 0.12 * lesion.reach_mm

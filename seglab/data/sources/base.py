@@ -31,11 +31,9 @@ Spacing = tuple[float, float, float]  # millimetres from voxel to voxel: (slice,
 class Source(ABC):
     """A folder of one data set's files; for training, checks and prediction alike.
 
-    Args:
-        root: folder that holds the files, at any depth of the set's known layouts.
-        labels: convention of the labels, or ``auto``; an unknown one is a UserError.
-        persons: CSV of ``data.persons``.
-        paths: the files; None takes all at and below ``root``.
+    ``root`` holds the files, at any depth of the set's known layouts; ``paths`` None takes all of
+    them. ``labels`` is a convention, or ``auto``; an unknown one is a UserError. ``persons`` is
+    the CSV of ``data.persons``.
     """
 
     name: ClassVar[str]
