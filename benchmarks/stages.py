@@ -53,15 +53,10 @@ Calls = dict[str, Callable[[], object]]
 SPACING_MM = (1.0, 1.0, 1.0)
 FIRST_STEP = """
 import os, sys
-from pathlib import Path
-from seglab.core.study import load_study
-study = load_study(Path(sys.argv[1]))
+from seglab.cli.main import main
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from seglab.studies.ablation import run_study
-from seglab.tracking.connect import open_store
 register_optimizer_step_post_hook(lambda *_: os._exit(0))
-run_study(study, open_store(), fresh=True)
-raise SystemExit("no training step was made")
+raise SystemExit(f"no training step was made: {main(['run', sys.argv[1], '--fresh'])}")
 """
 
 

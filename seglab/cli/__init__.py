@@ -1,5 +1,6 @@
 """Layer 5: the command line. Parsing and printing; the work is done below."""
 
+import gc
 import sys
 from importlib.util import find_spec
 
@@ -16,3 +17,7 @@ if _absent or sys.version_info < (3, 11):
         file=sys.stderr,
     )
     sys.exit(2)
+
+# torch and MLflow make a million objects while they are imported, none of them garbage: to look
+# for garbage after each 700 took a fifth of a command's start. Workers pass here too.
+gc.set_threshold(100_000)
