@@ -52,39 +52,14 @@ TVERSKY = (1.2 + 1) / (1.2 + 0.7 * 0.8 + 0.3 * 0.2 + 1)
     [
         ("bce", {}, -(math.log(0.8) + math.log(0.4) + math.log(0.8)) / 3),
         ("bce", {"pos_weight": 3}, -(3 * math.log(0.8) + 3 * math.log(0.4) + math.log(0.8)) / 3),
-        (
-            "focal",
-            {"gamma": 2, "alpha": 0.25},
-            -(
-                0.25 * 0.2**2 * math.log(0.8)
-                + 0.25 * 0.6**2 * math.log(0.4)
-                + 0.75 * 0.2**2 * math.log(0.8)
-            )
-            / 3,
-        ),
-        ("dice", {"smooth": 1}, 1 - (2 * 1.2 + 1) / (2 * 1.2 + 0.2 + 0.8 + 1)),
         ("jaccard", {"smooth": 2}, 1 - (1.2 + 2) / (1.2 + 0.2 + 0.8 + 2)),
-        ("tversky", {"alpha": 0.7, "smooth": 1}, 1 - TVERSKY),
         ("focal_tversky", {"alpha": 0.7, "gamma": 2, "smooth": 1}, (1 - TVERSKY) ** 0.5),
-        (
-            "mcc",
-            {"smooth": 1},
-            1 - (2.2 * 1.8 - 0.2 * 0.8) / math.sqrt(2.4 * 3.0 * 2.0 * 2.6),
-        ),
+        ("mcc", {"smooth": 1}, 1 - (2.2 * 1.8 - 0.2 * 0.8) / math.sqrt(2.4 * 3.0 * 2.0 * 2.6)),
     ],
 )
 def test_value_worked_by_hand(name: str, options: dict[str, float], expected: float) -> None:
     value = build(name, **options)(logit(PROBS), images(TRUTH))
     assert value.item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_lovasz_by_hand() -> None:
-    """Errors 1 - z(2m-1) of z = (2, -1, 0.5) are (-1, 2, 1.5), sorted 2, 1.5, -1.
-
-    Jaccard loss after each: 1 of 2 missed: 1/2; and one false alarm: 1 - 1/3; all: 1.
-    """
-    value = build("lovasz")(images([2, -1, 0.5]), images(TRUTH))
-    assert value.item() == pytest.approx(2 * 0.5 + 1.5 * (2 / 3 - 0.5))
 
 
 def test_bce_dice_is_the_weighted_sum(batch: tuple[Tensor, Tensor]) -> None:
@@ -110,20 +85,15 @@ def test_focal_gradient_is_finite_for_any_gamma(gamma: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("truth", ["empty", "full", "some"])
+@pytest.mark.parametrize("truth", [[0.0], [1.0], [0.0, 1, 0, 1, 0]])
 @pytest.mark.parametrize("name", NAMES)
-def test_finite_at_extreme_logits(name: str, truth: str, dtype: torch.dtype) -> None:
+def test_finite_at_extreme_logits(name: str, truth: list[float], dtype: torch.dtype) -> None:
     logits = torch.tensor([-1e4, -50.0, 0.0, 50.0, 1e4]).repeat(2, 1, 4, 1).to(dtype)
     logits.requires_grad_()
-    mask = {
-        "empty": torch.zeros(2, 1, 4, 5),
-        "full": torch.ones(2, 1, 4, 5),
-        "some": torch.tensor([0.0, 1, 0, 1, 0]).expand(2, 1, 4, 5),
-    }[truth]
+    mask = torch.tensor(truth).expand(2, 1, 4, 5)
     value = build(name)(logits, mask)
     value.backward()
-    assert value.dtype == torch.float32
-    assert value.shape == ()
+    assert (value.dtype, value.shape) == (torch.float32, ())
     assert value.isfinite()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
@@ -141,25 +111,18 @@ def test_truth_itself_costs_next_to_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "focal_tversky", "mcc"])
 @pytest.mark.parametrize("pool", ["image", "batch"])
-class TestEmptyMask:
-    def test_nothing_on_nothing_is_free(self, name: str, pool: str) -> None:
-        empty = torch.zeros(2, 1, 8, 8)
-        assert build(name, pool=pool)(empty - 40, empty) == pytest.approx(0, abs=1e-4)
-
-    def test_false_alarms_cost_and_can_be_unlearnt(self, name: str, pool: str) -> None:
-        logits = torch.full((2, 1, 8, 8), -4.0, requires_grad=True)
-        empty = torch.zeros(2, 1, 8, 8)
-        value = build(name, pool=pool)(logits, empty)
-        (gradient,) = torch.autograd.grad(value, logits)
-        assert value > 0.1
-        assert (gradient > 0).all()
-
-    def test_skip_gives_neither_loss_nor_gradient(self, name: str, pool: str) -> None:
-        logits = torch.zeros(2, 1, 8, 8, requires_grad=True)
-        value = build(name, pool=pool, empty="skip")(logits, torch.zeros(2, 1, 8, 8))
-        (gradient,) = torch.autograd.grad(value, logits)
-        assert value == 0
-        assert (gradient == 0).all()
+def test_on_an_empty_mask_false_alarms_cost_or_nothing_does(name: str, pool: str) -> None:
+    empty = torch.zeros(2, 1, 8, 8)
+    assert build(name, pool=pool)(empty - 40, empty) == pytest.approx(0, abs=1e-4)
+    logits = torch.full_like(empty, -4.0, requires_grad=True)
+    value = build(name, pool=pool)(logits, empty)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value > 0.1
+    assert (gradient > 0).all()
+    value = build(name, pool=pool, empty="skip")(logits, empty)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value == 0
+    assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("name", POOLED)
@@ -208,25 +171,19 @@ def test_computes_in_fp32_under_autocast(batch: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_type_of_the_mask_does_not_matter(name: str, batch: tuple[Tensor, Tensor]) -> None:
+def test_type_of_the_mask_does_not_matter_but_its_shape(
+    name: str, batch: tuple[Tensor, Tensor]
+) -> None:
     logits, mask = batch
     for dtype in (torch.bool, torch.uint8, torch.float16, torch.float64):
         torch.testing.assert_close(build(name)(logits, mask.to(dtype)), build(name)(logits, mask))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_refuses_shapes_that_would_broadcast(name: str) -> None:
-    with pytest.raises(ValueError, match="differ"):
-        build(name)(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
+    with pytest.raises(ValueError, match="differ"):  # it would broadcast
+        build(name)(logits, mask[:, 0])
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("dice", {"pool": "volume"}),
-        ("tversky", {"alpha": 1.2}),
-        ("bce", {"alpha": 0.5}),
-    ],
+    [("dice", {"pool": "volume"}), ("tversky", {"alpha": 1.2}), ("bce", {"alpha": 0.5})],
 )
 def test_refuses_options_out_of_range(name: str, options: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

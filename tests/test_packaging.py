@@ -39,23 +39,13 @@ def test_the_lock_pins_every_package_and_names_no_host() -> None:
     assert wanted <= locked
 
 
-def test_every_file_of_the_package_is_installed() -> None:
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["seglab"]
-    package = ROOT / "seglab"
-    installed = {path for pattern in patterns for path in package.glob(pattern)}
-    beside = {
-        path
-        for path in package.rglob("*")
-        if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__"
-    }
-    assert installed == beside
-
-
-def test_every_experiment_is_installed() -> None:
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["seglab.experiments"]
-    folder = ROOT / "experiments"
+@pytest.mark.parametrize("package", ["seglab", "seglab.experiments"])
+def test_every_file_of_the_package_is_installed(package: str) -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"][package]
+    folder = ROOT / package.removeprefix("seglab.")
     installed = {path for pattern in patterns for path in folder.glob(pattern)}
-    assert installed == {path for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    assert installed == {path for path in files if path.suffix not in (".py", ".pyc")}
 
 
 POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios"}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
 import os
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,16 +15,7 @@ from PIL import Image
 
 import benchmarks.stages as stages
 from benchmarks.__main__ import Row, choose, draw_time, main, run_stages
-from benchmarks.stage import (
-    STAGES,
-    TRACKING,
-    Bench,
-    Measurement,
-    compare,
-    in_process,
-    in_turn,
-    with_split,
-)
+from benchmarks.stage import STAGES, Bench, Measurement, compare, in_process
 from seglab.core.errors import UserError
 
 ROW = Row(STAGES["epoch"], Measurement(90.0, 100.0, 0.9, split={"forward": 1.0, "backward": 2.0}))
@@ -66,13 +55,6 @@ def test_every_stage_runs_on_a_gpu(name: str) -> None:
         assert 0 < STAGES[name].measure(bench).ours < math.inf
 
 
-def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has one")
-    assert main(["--device", "cuda"]) == 2
-    assert "no CUDA device" in capsys.readouterr().err
-
-
 def test_unequal_scores_are_no_comparison(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages.usual, "monai_scores", lambda *_: {"dice": 0.5})
     with pytest.raises(ArithmeticError, match="dice"):
@@ -82,14 +64,7 @@ def test_unequal_scores_are_no_comparison(bench: Bench, monkeypatch: pytest.Monk
 def test_without_monai_its_stages_are_skipped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def absent(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] == "monai":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setitem(sys.modules, "monai", None)
     (row,) = run_stages([STAGES["validation"]], bench)
     assert row.to_json()["met"] is None
     assert "MONAI is not installed" in str(row)
@@ -100,25 +75,18 @@ def test_the_ratio_is_the_median_over_pairs() -> None:
     assert (measured.ours, measured.reference, measured.ratio) == (10.0, 10 / 6, 5.0)
 
 
-def test_the_order_turns_round_with_every_round() -> None:
-    called: list[str] = []
-    contestants = {name: lambda name=name: called.append(name) for name in "ab"}
-    seconds = in_turn(contestants, 3, warm_up=False)
-    assert "".join(called) == "abbaab"
-    assert [len(seconds[name]) for name in "ab"] == [3, 3]
-
-
-def test_names_and_groups_choose_stages_in_the_order_of_the_table() -> None:
-    assert [found.name for found in choose(["memory", "prepare"], "cpu")] == [
-        *("prepare-h5", "prepare-nifti", "memory"),
-    ]
+def test_stages_are_chosen_by_name_and_group_and_what_is_not_there_ends_with_status_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [found.name for found in choose(["memory", "prepare"], "cpu")]
+    assert chosen == ["prepare-h5", "prepare-nifti", "memory"]
     with pytest.raises(UserError, match="none of them is measured on cuda"):
         choose(["memory"], "cuda")
-
-
-def test_a_bad_name_ends_with_status_2_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--stages", "memry"]) == 2
     assert "did you mean 'memory'?" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_json_and_table(
@@ -139,31 +107,17 @@ def test_json_and_table(
     assert draw_time([], tmp_path) is None
 
 
-def test_runs_are_logged_in_the_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TRACKING, "http://server:5000")
-    with Bench() as bench:
-        assert str(bench.scratch) in os.environ[TRACKING]
-    assert os.environ[TRACKING] == "http://server:5000"
-    assert not bench.scratch.exists()
+def settings() -> tuple[int, str | None]:
+    return os.getpid(), os.environ.get("OMP_WAIT_POLICY")
 
 
-def test_the_split_adds_up_to_the_time_of_the_call() -> None:
-    split = with_split(Measurement(1.0), lambda: time.sleep(0.2)).split
-    assert list(split) == ["the rest"]
-    assert split["the rest"] == pytest.approx(0.2, abs=0.15)
-
-
-def _settings() -> tuple[int, str]:
-    return os.getpid(), os.environ.get("OMP_WAIT_POLICY", "the runtime's own")
-
-
-def _make() -> Any:
-    return _settings
+def make() -> Callable[[], object]:
+    return settings
 
 
 def test_a_reference_runs_in_one_other_process_without_our_settings() -> None:
-    with in_process(_make) as call:
-        first, second = call(), call()
-    assert first == second
-    assert first[0] != os.getpid()
-    assert first[1] == "the runtime's own"
+    with in_process(make) as call:
+        process, policy = call()
+        assert call() == (process, policy)
+    assert process != os.getpid()
+    assert policy is None

@@ -75,7 +75,7 @@ def test_p_is_the_level_at_which_cochrans_value_is_reached() -> None:
     assert found.p[0] == (1 + beyond) / 2_000
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(3, 20), st.sampled_from([0, 1e-5, 1e-3]))
 def test_an_interval_and_its_p_agree(seed: int, patients: int, of_seeds: float) -> None:
     rows = np.random.default_rng(seed).normal(0.015, 0.04, (20, patients))
@@ -112,11 +112,8 @@ def test_few_patients_and_none_that_differ_bound_what_they_can() -> None:
     assert three.p[0] > 0.05  # one resample in nine is one patient three times
     assert math.isnan(three.half_width(0.05)[0])
     alike = judge(np.zeros(20))
-    assert (alike.p[0], alike.half_width(0.05)[0], alike.p_equivalence(0.01)[0] < 0.001) == (
-        1,
-        0,
-        1,
-    )
+    assert (alike.p[0], alike.half_width(0.05)[0]) == (1, 0)
+    assert alike.p_equivalence(0.01)[0] < 0.001
     one_differs = np.zeros(20)
     one_differs[3] = 0.1
     assert judge(one_differs).p[0] > 0.3
@@ -157,8 +154,5 @@ def test_the_share_first_is_that_of_all_resamples() -> None:
     assert found[1] == found[2]
     assert found.sum() == pytest.approx(1)
     assert share_first(values[:1], np.random.default_rng(0), 9) == 1
-
-
-def test_an_arm_that_every_patient_prefers_is_always_first() -> None:
-    scores = np.add.outer([0.0, 0.01], np.random.default_rng(1).random(30))
-    assert share_first(scores, np.random.default_rng(0), 99).tolist() == [0, 1]
+    always = np.add.outer([0.0, 0.01], values[0])
+    assert share_first(always, np.random.default_rng(0), 99).tolist() == [0, 1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.metrics.utils import get_edge_surface_distance
 from scipy import ndimage
 
-from seglab.core.arrays import bounding_box
 from seglab.evaluation.surface import distances, surface, surface_scores
 
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.25, 3.0])] * 3)
@@ -32,7 +29,7 @@ def monai_scores(pred: np.ndarray, truth: np.ndarray, spacing: tuple) -> tuple[f
     return float(hd95), float(nsd)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(volumes, spacings)
 def test_any_masks_score_as_in_monai(pair: tuple[np.ndarray, np.ndarray], spacing: tuple) -> None:
     pred, truth = pair
@@ -47,7 +44,7 @@ def test_any_masks_score_as_in_monai(pair: tuple[np.ndarray, np.ndarray], spacin
     assert found.nsd_2mm == pytest.approx(monai_scores(pred, truth, spacing)[1], abs=1e-6)
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.9, 1.1), (5.5, 0.4, 0.4)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.9, 1.1)])
 def test_blobs_score_as_in_monai(spacing: tuple) -> None:
     rng = np.random.default_rng(5)
     field = ndimage.gaussian_filter(rng.standard_normal((2, 40, 60, 50)), (0, 3, 3, 3))
@@ -58,14 +55,7 @@ def test_blobs_score_as_in_monai(spacing: tuple) -> None:
     assert surface_scores(pred, truth, spacing) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-@settings(deadline=None)
-@given(arrays(bool, st.tuples(*[st.integers(1, 8)] * 3)))
-def test_the_box_is_scipy_s(mask: np.ndarray) -> None:
-    boxes = ndimage.find_objects(mask.astype(int))
-    assert bounding_box(mask) == (boxes[0] if boxes else None)
-
-
-@pytest.mark.parametrize("size", [40, 512, 700])
+@pytest.mark.parametrize("size", [40, 700])
 def test_long_distances_are_exact(size: int) -> None:
     """A network that marks the noise of a whole frame: far from the truth, and near every tie."""
     spacing = (2.0, 0.4, 0.4)
@@ -79,15 +69,6 @@ def test_long_distances_are_exact(size: int) -> None:
     assert scores.nsd_2mm == (np.count_nonzero(away <= 2 + 1e-9) + 1) / (len(away) + 1)
 
 
-def test_a_shift_along_slices_is_measured_in_millimetres() -> None:
-    truth = np.zeros((12, 30, 30), bool)
-    truth[2, 5:25, 5:25] = True
-    pred = np.roll(truth, 3, axis=0)
-    near, far = (surface_scores(pred, truth, (mm, 1.0, 1.0)) for mm in (0.5, 2.0))
-    assert (near.hd95_mm, near.nsd_2mm) == (1.5, 1.0)
-    assert (far.hd95_mm, far.nsd_2mm) == (6.0, 0.0)
-
-
 def test_empty_masks_follow_the_stated_policy() -> None:
     empty = np.zeros((155, 240, 240), bool)
     tumour = empty.copy()
@@ -96,9 +77,7 @@ def test_empty_masks_follow_the_stated_policy() -> None:
     assert missed.hd95_mm == pytest.approx(373.13, abs=0.005)
     assert missed.nsd_2mm == 0
     for pred in (empty, tumour):
-        undefined = surface_scores(pred, empty, (1.0, 1.0, 1.0))
-        assert math.isnan(undefined.hd95_mm)
-        assert math.isnan(undefined.nsd_2mm)
+        assert np.isnan(surface_scores(pred, empty, (1.0, 1.0, 1.0))).all()
 
 
 @pytest.mark.parametrize("density", [0.001, 0.5])

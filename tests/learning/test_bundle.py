@@ -11,25 +11,10 @@ import torch
 
 from seglab.core.config import Model
 from seglab.core.errors import UserError
-from seglab.learning.bundle import ModelCard, as_volume, load_bundle, read_card
+from seglab.learning.bundle import ModelCard, as_volume, load_bundle
 from seglab.learning.checkpoint import save_weights
 from seglab.models.build import build_model
 from tests.learning.bundles import CPU, SIDE, expected_probability, levels, make_bundle, stack
-
-
-def test_channels_are_modalities_by_neighbours() -> None:
-    bundle = make_bundle("t1ce", "flair", context=1)
-    names = ("t1ce-1", "t1ce", "t1ce+1", "flair-1", "flair", "flair+1")
-    assert bundle.card.channels == names
-    t1ce, flair = stack(2)
-    found = bundle.segment(as_volume(stack(2), ("t1ce", "flair"), shared_scale=True))
-    each = {
-        "t1ce": levels(t1ce, -3, 8),
-        "flair": levels(flair, -3, 5),
-    }  # T1ce is not clipped so soon
-    around = np.clip([[s - 1, s, s + 1] for s in range(5)], 0, 4)
-    channels = np.concatenate([each[name][around] for name in bundle.card.modalities], axis=1)
-    assert np.allclose(found.probability, expected_probability(bundle, channels), atol=1e-5)
 
 
 def test_modalities_are_picked_by_name() -> None:
@@ -41,12 +26,9 @@ def test_modalities_are_picked_by_name() -> None:
     assert np.array_equal(bundle.segment(given).mask, plain)
     swapped = as_volume(images[:2], ("flair", "t1ce"), shared_scale=True)
     assert not np.array_equal(bundle.segment(swapped).mask, plain)
-
-
-def test_a_missing_modality_is_named() -> None:
-    given = as_volume(stack(2), ("flair", "t2"), shared_scale=True, name="patient 7")
+    missing = as_volume(stack(2), ("flair", "t2"), shared_scale=True, name="patient 7")
     with pytest.raises(UserError, match=r"patient 7: .* t1ce, flair; t1ce is missing"):
-        make_bundle("t1ce", "flair").segment(given)
+        bundle.segment(missing)
 
 
 @pytest.mark.parametrize(
@@ -66,19 +48,15 @@ def test_arrays_that_do_not_fit_are_told_what_the_axes_mean(
         make_bundle(*modalities).predict(images)
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+def test_what_is_saved_comes_back_but_in_another_format(tmp_path: Path) -> None:
     bundle = make_bundle("flair", "t1", context=1, run_id="0" * 32)
     bundle.save(tmp_path)
     back = load_bundle(tmp_path, CPU)
     assert back.card == bundle.card
     assert np.array_equal(back.predict(stack(2)), bundle.predict(stack(2)))
-
-
-def test_another_format_is_told(tmp_path: Path) -> None:
-    values = make_bundle("flair").card.to_json() | {"format": 3}
-    (tmp_path / "model.json").write_text(json.dumps(values))
+    (tmp_path / "model.json").write_text(json.dumps(bundle.card.to_json() | {"format": 3}))
     with pytest.raises(UserError, match=r"model\.json .* format is 3"):
-        read_card(tmp_path)
+        load_bundle(tmp_path, CPU)
 
 
 FORMAT_1 = {
@@ -117,7 +95,7 @@ FORMAT_1 = {
 
 @pytest.mark.parametrize(
     ("channel", "upright", "modality"),
-    [(0, False, "flair"), (2, False, "t1ce"), (3, False, "t2"), (1, True, "flair")],
+    [(0, False, "flair"), (2, False, "t1ce"), (1, True, "flair")],
 )
 def test_models_of_the_first_format_predict_as_they_did(
     tmp_path: Path, channel: int, upright: bool, modality: str

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
-from seglab.data.open import StudyData, open_data
-from seglab.learning import batches as module
-from seglab.learning.device import choose_compute
+from seglab.data.open import StudyData
 from seglab.learning.training import Trainer, compiled, fit, train_step
+from tests.learning.trainers import Build, trainer_of
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-Build = Callable[..., RunConfig]
 
 
 def trainer_on(build: Build, device: str, **overrides: object) -> tuple[Trainer, StudyData]:
-    config = build(**{"train": {"device": device}, **overrides})
-    data = open_data(config)
-    return Trainer(config, data.cache, data.split.train, choose_compute(config.train)), data
+    return trainer_of(build(**{"train": {"device": device}, **overrides}))
 
 
 def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
@@ -86,15 +80,6 @@ def test_noise_repeats_from_the_seed(small_config: Build) -> None:
     (one, _), (other, _) = (trainer_on(small_config, "cuda", **overrides) for _ in range(2))
     for ours, theirs in zip(one.batches.epoch(3), other.batches.epoch(3), strict=True):
         assert torch.equal(ours.images, theirs.images)
-
-
-def test_slices_that_do_not_fit_stay_with_the_host(
-    small_config: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LARGEST_SHARE", 1e-9)
-    trainer, data = trainer_on(small_config, "cuda")
-    next(fit(trainer, data.split.val))
-    assert trainer.batches.resident is None
 
 
 def test_compiled_and_eager_agree(small_config: Build) -> None:

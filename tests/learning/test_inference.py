@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from seglab.core.config import RunConfig
 from seglab.core.registry import LOSSES
 from seglab.data.geometry import to_native
-from seglab.data.open import StudyData, open_data
+from seglab.data.open import StudyData
 from seglab.evaluation.metrics import score_patient
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor, brain_rows, build_case, validate
@@ -38,58 +35,40 @@ class Filling(Predictor):
     fills_batches = True  # type: ignore[assignment]
 
 
-@pytest.fixture
-def data(small_config: Callable[..., RunConfig]) -> StudyData:
-    return open_data(small_config())
+CPU = Compute(torch.device("cpu"), "fp32", 1)
 
 
 def predictor(batch_size: int = 32, context: int = 0) -> Predictor:
-    return Predictor(Bright(), Compute(torch.device("cpu"), "fp32", 1), context, batch_size)
+    return Predictor(Bright(), CPU, context, batch_size)
 
 
-def test_probabilities_lie_on_the_native_grid_and_only_in_the_brain(data: StudyData) -> None:
-    patient = data.cache.by_id[data.split.train[0]]
-    native = predictor().native(data.cache, patient)
-    assert native.shape == (patient.count, *patient.native_shape)
-    assert native.dtype == np.float32
-    assert ((native >= 0) & (native <= 1)).all()
-    assert native[patient.brain_px == 0].sum() == 0
-
-
-def test_the_answer_is_the_known_one(data: StudyData) -> None:
+@pytest.mark.parametrize(("batch_size", "context"), [(32, 0), (1, 0), (7, 1), (32, 2)])
+def test_the_answer_is_the_known_one_whatever_the_batches_and_neighbours(
+    data: StudyData, batch_size: int, context: int
+) -> None:
     patient = data.cache.by_id[data.split.train[0]]
     levels = data.cache.images[0][patient.rows].astype(np.float32)
     expected = 1 / (1 + np.exp(-((levels / 255 - 0.5) / 0.25 - 0.4) * 20))
     expected[patient.brain_px == 0] = 0
-    native = predictor().native(data.cache, patient)
+    assert (patient.brain_px == 0).any()
+    native = predictor(batch_size, context).native(data.cache, patient)
+    assert native.shape == (patient.count, *patient.native_shape)
+    assert native.dtype == np.float32
     assert np.allclose(native, to_native(expected, patient), atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch_size", "context"), [(1, 0), (5, 0), (7, 1), (32, 2)])
-def test_batches_and_neighbours_change_nothing(
-    data: StudyData, batch_size: int, context: int
-) -> None:
-    patient = data.cache.by_id[data.split.train[1]]
-    reference = predictor().native(data.cache, patient)
-    other = predictor(batch_size, context).native(data.cache, patient)
-    assert np.allclose(reference, other, atol=1e-6)
-
-
-@pytest.mark.parametrize("batch_size", [5, 7, 64])
+@pytest.mark.parametrize("batch_size", [7, 64])
 def test_filled_batches_have_one_size_and_change_nothing(data: StudyData, batch_size: int) -> None:
     network = UNet(3, base_channels=2, depth=2)
     for name in data.split.val:
         rows = brain_rows(data.cache, data.cache.by_id[name])
         assert len(rows) % batch_size
-        plain, filling = (
-            kind(network, Compute(torch.device("cpu"), "fp32", 1), 1, batch_size)
-            for kind in (Predictor, Filling)
-        )
+        plain, filling = (kind(network, CPU, 1, batch_size) for kind in (Predictor, Filling))
         pairs = zip(plain.logits(data.cache, rows), filling.logits(data.cache, rows), strict=True)
         for (part, logits), (same_part, same_logits) in pairs:
             assert np.array_equal(part, same_part)
             torch.testing.assert_close(same_logits, logits, rtol=1e-5, atol=1e-5)
-    counting = Filling(Bright(), filling.compute, 0, batch_size)
+    counting = Filling(Bright(), CPU, 0, batch_size)
     validate(counting, data.cache, data.split.val, 0.5)
     assert set(counting.network.sizes) == {batch_size}
 
@@ -127,7 +106,7 @@ def test_val_loss_falls_when_dice_rises(data: StudyData, name: str) -> None:
     truth = cache.masks(brain_rows(cache, patient))
     found, loss = [], LOSSES.build(name, {})
     for wanted in (-3.0, -1.0, 1.0, 4.0):
-        network = Predictor(Towards(truth, wanted), Compute(torch.device("cpu"), "fp32", 1), 0, 5)
+        network = Predictor(Towards(truth, wanted), CPU, 0, 5)
         (scored,), value = validate(network, cache, [patient.patient_id], 0.5, loss=loss)
         found.append((value, scored.dice))
     losses, dices = zip(*found, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import nn
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.data.open import StudyData, open_data
+from seglab.data.open import StudyData
 from seglab.learning.bundle import ModelBundle, ModelCard, as_volume, make_card
 from seglab.learning.device import Compute
 from seglab.learning.inference import Predictor
@@ -24,14 +23,9 @@ from seglab.learning.onnx import check_onnx, export_onnx
 from seglab.learning.operating_point import OperatingPoint
 from seglab.models.build import build_model
 from tests.learning.bundles import levels, make_bundle, stack
+from tests.learning.trainers import Build
 
-Build = Callable[..., RunConfig]
 POINT = OperatingPoint(0.4, 10, fill_holes=True, mirror=True)
-
-
-@pytest.fixture
-def data(small_config: Build) -> StudyData:
-    return open_data(small_config())
 
 
 def make(config: RunConfig, data: StudyData, bias: float = 0.0) -> ModelBundle:
@@ -47,14 +41,16 @@ def make(config: RunConfig, data: StudyData, bias: float = 0.0) -> ModelBundle:
 
 
 def test_without_its_packages_the_extra_is_named(
-    small_config: Build, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"no package onnxscript: .*the extra 'onnx'"):
-        export_onnx(make(small_config(), data), tmp_path / "model.onnx")
+        export_onnx(make_bundle("flair"), tmp_path / "model.onnx")
 
 
-def test_the_file_is_the_network(small_config: Build, data: StudyData, tmp_path: Path) -> None:
+def test_the_file_is_the_network_and_another_is_told_apart(
+    small_config: Build, data: StudyData, tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
     bundle = make(small_config(), data)
     export_onnx(bundle, path)
@@ -64,6 +60,9 @@ def test_the_file_is_the_network(small_config: Build, data: StudyData, tmp_path:
     assert check.equal
     assert 0 < check.slices <= 512
     assert check.pixels == check.slices * np.prod(bundle.card.shape)
+    other = check_onnx(make(small_config(), data, bias=0.01), path, data.cache, data.split.val)
+    assert not other.equal
+    assert other.largest_gap == pytest.approx(0.01, rel=0.01)
 
     session = onnxruntime.InferenceSession(path)
     assert session.get_inputs()[0].shape == ["batch", 1, *bundle.card.shape]
@@ -91,6 +90,8 @@ def test_the_metadata_say_how_to_rebuild_the_input(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(path)
     about = session.get_modelmeta().custom_metadata_map
     order, ranges = json.loads(about["seglab.channels"]), json.loads(about["seglab.ranges"])
+    assert order == ["t1ce-1", "t1ce", "t1ce+1", "flair-1", "flair", "flair+1"]
+    assert ranges == {"t1ce": [-3, 8], "flair": [-3, 5]}  # T1ce is not clipped so soon
     raw = dict(zip(("t1ce", "flair"), stack(2), strict=True))
     channels = []
     for name, step in (re.fullmatch(r"(\w+?)([+-]\d)?", each).groups() for each in order):
@@ -101,13 +102,3 @@ def test_the_metadata_say_how_to_rebuild_the_input(tmp_path: Path) -> None:
     given = as_volume(np.stack(list(raw.values())), tuple(raw), shared_scale=True)
     expected = bundle.segment(given).probability
     assert np.allclose(1 / (1 + np.exp(-logits[:, 0])), expected, atol=1e-5)
-
-
-def test_another_network_is_told_apart(
-    small_config: Build, data: StudyData, tmp_path: Path
-) -> None:
-    path = tmp_path / "model.onnx"
-    export_onnx(make(small_config(), data, bias=0.01), path)
-    check = check_onnx(make(small_config(), data), path, data.cache, data.split.val)
-    assert not check.equal
-    assert check.largest_gap == pytest.approx(0.01, rel=0.01)

@@ -17,11 +17,10 @@ def factor(done: float, *, warmup: float = 0.0, dices: Sequence[float] = (), **b
     return rate_factor(Schedule.model_validate(block), done, warmup=warmup, dices=dices)
 
 
-@pytest.mark.parametrize("done", [0.0, 0.25, 0.5, 0.9, 1.0])
-def test_cosine_is_half_a_cosine(done: float) -> None:
-    expected = 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
-    found = factor(done, name="cosine", final_lr_fraction=0.1)
-    assert found == pytest.approx(expected)
+def test_cosine_is_half_a_cosine() -> None:
+    for done in (0.0, 0.25, 0.5, 0.9, 1.0):
+        expected = 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
+        assert factor(done, name="cosine", final_lr_fraction=0.1) == pytest.approx(expected)
 
 
 def test_one_cycle_equals_torch() -> None:

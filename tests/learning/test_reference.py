@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from pydantic import TypeAdapter
 
 from seglab.data.volume import Volume
 from seglab.learning.bundle import as_volume
@@ -70,15 +68,9 @@ def test_a_skull_is_told_where_training_had_none_and_the_other_way(reference: Re
 
 
 def test_a_faint_prediction_is_no_flair_tumour(reference: Reference) -> None:
-    told = reference.faint(1.5)
-    assert told is not None
-    assert "+1.5" in told
+    told = str(reference.faint(1.5))
     assert told.startswith("the image may be T1 instead of FLAIR, or the mask may be wrong: ")
-
-
-def test_it_survives_json(reference: Reference) -> None:
-    read = TypeAdapter(Reference).validate_python(json.loads(json.dumps(vars(reference))))
-    assert read == reference
+    assert "+1.5" in told
 
 
 def test_brain_quantiles_are_numpys() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,99 +16,72 @@ from torch.optim.swa_utils import AveragedModel
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.data.open import StudyData, open_data
+from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
+from seglab.data.open import open_data
 from seglab.learning.device import choose_compute, fast_precision
 from seglab.learning.training import (
     LAST,
     WEIGHTS,
-    EpochResult,
     Progress,
     Trainer,
     fit,
     mean_over_scales,
+    set_rate,
     sum_losses,
+    train_step,
     update_average,
 )
-
-Build = Callable[..., RunConfig]
-
-
-def trainer_of(config: RunConfig) -> tuple[Trainer, StudyData]:
-    data = open_data(config)
-    return Trainer(config, data.cache, data.split.train, choose_compute(config.train)), data
+from tests.learning.trainers import Build, figures, same_weights, trainer_of
 
 
-def figures(results: list[EpochResult]) -> list[dict[str, float]]:
-    return [
-        {key: value for key, value in result.metrics.items() if not key.startswith("time/")}
-        for result in results
-    ]
-
-
-def train(config: RunConfig, folder: Path | None = None, epochs: int = 99) -> tuple[Trainer, list]:
+def train(config: RunConfig, folder: Path | None = None, epochs: int | None = None) -> Trainer:
+    """Train so many epochs, on from what a folder holds, and save each there."""
     trainer, data = trainer_of(config)
     if folder is not None:
         trainer.resume(folder)
-    results = []
-    for result in fit(trainer, data.split.val):
-        results.append(result)
+    for _ in itertools.islice(fit(trainer, data.split.val), epochs):
         if folder is not None:
             trainer.save(folder)
-        if len(results) == epochs:
-            break
-    return trainer, results
-
-
-def same_weights(a: Trainer, b: Trainer) -> bool:
-    pairs = zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
+    return trainer
 
 
 def test_the_same_seed_gives_the_same_run(small_config: Build) -> None:
-    config = small_config()
-    (first, results), (second, again) = train(config), train(config)
-    assert figures(results) == figures(again)
+    first, second = (train(small_config()) for _ in range(2))
+    assert figures(first) == figures(second)
     assert same_weights(first, second)
-    assert figures(train(small_config(seed=1))[1]) != figures(results)
+    assert figures(train(small_config(seed=1))) != figures(first)
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine", "one_cycle", "constant"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"schedule": {"name": "plateau", "patience": 0}, "train": {"patience": 3}},
+        {"schedule": {"name": "one_cycle"}, "train": {"ema": 0.9}},
+    ],
+)
 def test_a_resumed_run_ends_as_an_unbroken_one(
-    small_config: Build, tmp_path: Path, schedule: str
+    small_config: Build, tmp_path: Path, block: dict[str, dict[str, object]]
 ) -> None:
-    block = {"name": schedule, "patience": 0}
-    config = small_config(schedule=block, train={"patience": 3, "epochs": 4})
-    whole, results = train(config)
+    config = small_config(**block)
+    whole = train(config)
     train(config, tmp_path, epochs=1)
-    train(config, tmp_path, epochs=2)
-    resumed, last = train(config, tmp_path)
-    assert figures(last) == figures(results)[-len(last) :]
-    assert len(last) == 1
+    train(config, tmp_path, epochs=1)
+    resumed = train(config, tmp_path)
+    assert figures(resumed) == figures(whole)
     assert same_weights(whole, resumed)
-    without_time = [
-        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in t.progress.history]
-        for t in (whole, resumed)
-    ]
-    assert without_time[0] == without_time[1]
 
 
-def test_the_moving_average_is_judged_kept_and_resumed_to_the_bit(
+def test_the_moving_average_is_judged_and_kept_and_changes_no_step(
     small_config: Build, tmp_path: Path
 ) -> None:
-    config = small_config(train={"ema": 0.9, "epochs": 2})
-    whole, results = train(config)
-    train(config, tmp_path, epochs=1)
-    resumed, last = train(config, tmp_path)
-    assert figures(last) == figures(results)[1:]
-    assert same_weights(whole, resumed)
-    whole.save_kept(tmp_path)
+    plain, averaged = (train(small_config(train={"epochs": 2, "ema": x})) for x in (None, 0.9))
+    assert same_weights(plain, averaged)
+    assert figures(plain) != figures(averaged)
+    averaged.save_kept(tmp_path)
     kept = load_file(tmp_path / WEIGHTS)
-    averaged = whole.predictor.network.state_dict()
-    assert all(torch.equal(kept[name], value) for name, value in averaged.items())
-    assert not all(torch.equal(kept[name], one) for name, one in whole.network.state_dict().items())
-    plain, others = train(small_config(train={"epochs": 2}))
-    assert same_weights(plain, whole), "the average changes no step"
-    assert figures(others) != figures(results)
+    wanted = averaged.predictor.network.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in wanted.items())
+    assert not all(torch.equal(kept[name], x) for name, x in plain.network.state_dict().items())
 
 
 def test_the_average_is_that_of_the_closed_form() -> None:
@@ -132,20 +107,19 @@ def test_scales_of_deep_supervision_count_half_of_the_finer_one() -> None:
     assert mean_over_scales(loss, logits[:, :1], masks).item() == 3
 
 
-def test_deep_supervision_and_half_precision_train(small_config: Build) -> None:
-    """fp16 with scaled gradients, as on a GPU without bf16, is near fp32."""
+def test_fp16_trains_as_fp32_does_and_takes_up_a_run_of_it(
+    small_config: Build, tmp_path: Path
+) -> None:
+    """With scaled gradients, as on a GPU without bf16; with deep supervision."""
     model = {"deep_supervision": True, "residual": True, "norm": "instance"}
-    found = [
-        train(small_config(model=model, train={"epochs": 2, "precision": precision}))[1][-1]
+    full, half = (
+        small_config(model=model, train={"epochs": 2, "precision": precision})
         for precision in ("fp32", "fp16")
-    ]
-    assert found[1].metrics["train/loss"] == pytest.approx(found[0].metrics["train/loss"], rel=0.1)
-
-
-def test_a_run_in_another_precision_is_resumed_in_fp16(small_config: Build, tmp_path: Path) -> None:
-    train(small_config(train={"epochs": 2}), tmp_path, epochs=1)
-    _, results = train(small_config(train={"epochs": 2, "precision": "fp16"}), tmp_path)
-    assert [result.epoch for result in results] == [2]
+    )
+    losses = [train(config).progress.history[-1]["train/loss"] for config in (full, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    train(full, tmp_path, epochs=1)
+    assert train(half, tmp_path).progress.epoch == 2
 
 
 def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +131,9 @@ def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_training_learns(small_config: Build) -> None:
-    _, results = train(small_config(train={"epochs": 12}))
-    assert results[-1].metrics["train/loss"] < 0.6 * results[0].metrics["train/loss"]
-    assert max(r.metrics["val/dice"] for r in results) > 0.3
+    rows = figures(train(small_config(train={"epochs": 12})))
+    assert rows[-1]["train/loss"] < 0.6 * rows[0]["train/loss"]
+    assert max(row["val/dice"] for row in rows) > 0.3
 
 
 def progress_of(*dices: float) -> Progress:
@@ -181,8 +155,7 @@ def test_an_epoch_without_a_dice_is_no_better_and_the_best_only_where_none_has_o
     assert [progress_of(*[nan] * n).waited(0) for n in (1, 2, 3)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize(("keep", "patience"), [("last", None), ("best", None), ("last", 1)])
 def test_the_weights_kept_are_those_of_the_epoch_named(
     small_config: Build, tmp_path: Path, keep: str, patience: int | None
 ) -> None:
@@ -210,19 +183,13 @@ def test_a_compiled_network_trains_as_an_eager_one(
     sizes: list[int] = []
 
     def compile_(network: torch.nn.Module, *, dynamic: bool) -> Callable[..., torch.Tensor]:
-        def run(images: torch.Tensor) -> torch.Tensor:
-            sizes.append(len(images))
-            return network(images)
-
-        return run
+        return lambda images: (sizes.append(len(images)), network(images))[1]
 
     monkeypatch.setattr(torch, "compile", compile_)
-    train_block = {"samples_per_epoch": 20, "epochs": 1}
-    eager, results = train(small_config(train=train_block))
-    assert sizes == []
-    whole, same = train(small_config(train={**train_block, "compile": True}))
+    block = {"samples_per_epoch": 20, "epochs": 1}
+    eager, whole = (train(small_config(train={**block, "compile": x})) for x in (False, True))
     assert sizes == [8, 8]  # the smaller last batch is not worth a second compilation
-    assert figures(same) == figures(results)
+    assert figures(eager) == figures(whole)
     assert same_weights(eager, whole)
 
 
@@ -232,8 +199,7 @@ def test_a_machine_that_cannot_compile_says_so(
     def no_compiler(*_: object) -> None:
         raise RuntimeError("no C compiler")
 
-    compile_ = partial(torch.compile, backend=no_compiler)
-    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=no_compiler))
     with pytest.raises(UserError, match=r"train\.compile: .*no C compiler"):
         train(small_config(train={"compile": True}))
 
@@ -244,10 +210,11 @@ def test_a_budget_of_seconds_ends_within_an_epoch_and_anneals_the_rate(small_con
         train={"epochs": 1000, "samples_per_epoch": 10**6, "max_seconds": 1.0},
         schedule={"name": "one_cycle"},
     )
-    trainer, results = train(config)
-    assert [result.is_last for result in results] == [True]
+    trainer, data = trainer_of(config)
+    (result,) = fit(trainer, data.split.val)
+    assert result.is_last
     assert 8 <= trainer.progress.images < 10**6
-    assert results[0].metrics["lr"] < config.optim.lr / 2
+    assert result.metrics["lr"] < config.optim.lr / 2
 
 
 def test_training_patients_without_tumour_are_refused(small_config: Build) -> None:
@@ -278,24 +245,64 @@ def test_of_losses_read_together_the_first_that_is_no_number_is_named(small_conf
 
 
 @pytest.mark.parametrize("name", [LAST, WEIGHTS])
-def test_a_damaged_checkpoint_is_named(small_config: Build, tmp_path: Path, name: str) -> None:
-    trainer, _ = trainer_of(small_config(train={"keep": "best"}))
-    trainer.save(tmp_path)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=name):
-        trainer.resume(tmp_path) if name == LAST else trainer.load_kept(tmp_path)
-
-
-def test_a_pickle_with_code_is_not_run(tmp_path: Path, small_config: Build) -> None:
-    import pickle
-
+def test_a_damaged_checkpoint_is_named_and_a_pickle_with_code_not_run(
+    small_config: Build, tmp_path: Path, name: str
+) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (tmp_path / "owned",))
 
-    (tmp_path / LAST).write_bytes(pickle.dumps(Evil()))
-    trainer, _ = trainer_of(small_config())
-    with pytest.raises(UserError, match=LAST):
-        trainer.resume(tmp_path)
+    trainer, _ = trainer_of(small_config(train={"keep": "best"}))
+    trainer.save(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    for content in (whole[: len(whole) // 2], pickle.dumps(Evil())):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            trainer.resume(tmp_path) if name == LAST else trainer.load_kept(tmp_path)
     assert not (tmp_path / "owned").exists()
+
+
+SLOW = [pytest.param(e.name, marks=pytest.mark.slow) for e in MODELS if e.name != "unet"]
+
+
+def take_a_step(config: RunConfig) -> None:
+    """The loss and all gradients are finite, the logits have the mask's shape, weights move."""
+    trainer, _ = trainer_of(config)
+    trainer.network.train()
+    set_rate(trainer, 0)
+    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    batch = next(trainer.batches.epoch(0))
+    assert trainer.network(batch.images).shape == batch.masks.shape
+    loss = train_step(trainer, batch)
+    assert loss.isfinite()
+    moved = 0
+    for name, value in trainer.network.named_parameters():
+        assert value.grad is None or value.grad.isfinite().all(), name
+        assert value.isfinite().all(), name
+        moved += not torch.equal(value, before[name])
+    assert moved > len(before) / 2
+
+
+@pytest.mark.parametrize("name", [*SLOW, "unet"])
+def test_network(name: str, small_config: Build) -> None:
+    small = {"base_channels": 4, "depth": 3} if name == "unet" else {}
+    take_a_step(small_config(model={"name": name, **small}, train={"batch_size": 2}))
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in LOSSES])
+def test_loss(name: str, small_config: Build) -> None:
+    take_a_step(small_config(loss=name))
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in AUGMENTATIONS])
+def test_augmentation(name: str, small_config: Build) -> None:
+    options = {"transforms": [{"GridDistortion": {"p": 1.0}}]} if name == "albumentations" else {}
+    take_a_step(small_config(augment={"name": name, **options}))
+
+
+def test_one_image_a_batch_is_refused_before_the_first_step(small_config: Build) -> None:
+    upernet = {"name": "smp-upernet"}
+    for train in ({"batch_size": 1}, {"batch_size": 4, "samples_per_epoch": 1}):
+        with pytest.raises(UserError, match=r"train\.batch_size: model 'smp-upernet'"):
+            trainer_of(small_config(model=upernet, train=train))
+    take_a_step(small_config(train={"batch_size": 1}))
