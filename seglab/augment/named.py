@@ -32,8 +32,7 @@ def build_named(name: str, arguments: Mapping[str, Any]) -> OnHost:
     import albumentations as A
 
     bases = (A.DualTransform, A.ImageOnlyTransform)
-    kinds = {n: kind for n, kind in vars(A).items() if inspect.isclass(kind)}
-    known = {n: kind for n, kind in kinds.items() if issubclass(kind, bases)}
+    known = {n: k for n, k in vars(A).items() if inspect.isclass(k) and issubclass(k, bases)}
     if name not in known:
         raise ValueError(f"albumentations has no transform '{name}'{nearest(name, list(known))}")
     kind = known[name]

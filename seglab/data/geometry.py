@@ -6,13 +6,13 @@ A box is a window of native pixels; resizing maps pixel areas onto pixel areas, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.data.volume import turn
+from seglab.data.volume import Scalar, turn
 
 if TYPE_CHECKING:
     from seglab.data.cache import CachedPatient, CacheSettings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MULTIPLE = 16  # of cropped sides: four halvings, as the U-Net has; networks with more pad
 FULL = 2**16 - 1  # level of a pixel that the mask covers entirely
 
-Scalar = TypeVar("Scalar", bound=np.generic)
 UInt8 = NDArray[np.uint8]
 Shape = tuple[int, int]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,7 +85,9 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
     number = len(patients)
     if number < MIN_PATIENTS:
         raise UserError(f"a split needs at least {MIN_PATIENTS} patients; there are {number}")
-    groups = _grouped(patients)
+    by_group = sorted(patients, key=lambda patient: (patient.group, patient.patient_id))
+    found = itertools.groupby(by_group, key=lambda patient: patient.group)
+    groups: list[Group] = [tuple(members) for _, members in found]
     strata = _strata(groups)
     counts = _counts(number, config.fractions)
     parts = sum(count > 0 for count in counts)
@@ -132,13 +135,6 @@ def training_patients(split: Split, config: RunConfig) -> tuple[str, ...]:
         raise UserError(f"train.patients: {wanted}; the training part has {len(split.train)}")
     order = np.random.default_rng([config.seed, 3]).permutation(len(split.train))
     return tuple(sorted(split.train[k] for k in order[:wanted]))
-
-
-def _grouped(patients: Iterable[SplitPatient]) -> list[Group]:
-    members: dict[str, list[SplitPatient]] = {}
-    for patient in sorted(patients, key=lambda patient: patient.patient_id):
-        members.setdefault(patient.group, []).append(patient)
-    return [tuple(members[name]) for name in sorted(members)]
 
 
 def _strata(groups: Sequence[Group]) -> list[list[Group]]:

@@ -128,31 +128,23 @@ class FailureAnalysis:
     costs: tuple[CauseCost, ...]  # every cause that occurs, costliest first
     selection: Mapping[str, tuple[str, ...]]  # ids by rule of ``MEANINGS``, in its order
 
-    @property
-    def mean_dice(self) -> float:
-        """Over the patients; NaN where none has a Dice."""
-        return mean([one.score.dice for one in self.explanations.values()])
-
-    def rules_of(self, patient_id: str) -> list[str]:
-        """The rules that chose a patient."""
-        return [rule for rule, names in self.selection.items() if patient_id in names]
-
     def to_json(self) -> dict[str, Any]:
         """What the gallery says in words and figures, as ``failures.json`` holds it."""
+        chosen = self.selection.items()
         cases = [
             {
-                "patient_id": one.patient_id,
+                "patient_id": name,
                 "dice": one.score.dice,
                 "cause": one.cause,
                 "causes": dict(one.shares),
-                "rules": self.rules_of(one.patient_id),
+                "rules": [rule for rule, names in chosen if name in names],
                 "text": paragraph(one),
             }
-            for one in self.explanations.values()
+            for name, one in self.explanations.items()
         ]
         return {
             "patients": len(cases),
-            "mean_dice": self.mean_dice,
+            "mean_dice": mean([case["dice"] for case in cases]),
             "causes": [{**vars(cost), "rule": RULES[cost.cause]} for cost in self.costs],
             "cases": cases,
         }
@@ -161,7 +153,7 @@ class FailureAnalysis:
 def analyse(explanations: Sequence[Explanation], count: int = SHOWN_PER_RULE) -> FailureAnalysis:
     """Sum up explained patients, each once, and choose up to ``count`` by each rule."""
     ordered = sorted(explanations, key=lambda e: (np.isnan(e.score.dice), e.score.dice))
-    by_id = {explanation.patient_id: explanation for explanation in ordered}
+    by_id = {explanation.score.patient_id: explanation for explanation in ordered}
     return FailureAnalysis(by_id, _costs(ordered), _select(ordered, count))
 
 
@@ -187,7 +179,7 @@ def _select(explanations: Sequence[Explanation], count: int) -> dict[str, tuple[
     }
     for rule, measure in MEASURES.items():
         highest = sorted(explanations, key=lambda e: -measure(e))[:count]
-        chosen[rule] = tuple(e.patient_id for e in highest if measure(e) > 0)
+        chosen[rule] = tuple(e.score.patient_id for e in highest if measure(e) > 0)
     return {rule: chosen[rule] for rule in MEANINGS}
 
 

@@ -91,11 +91,6 @@ class Explanation:
     cause: Cause | None  # to be named first; None where nothing is wrong
 
     @property
-    def patient_id(self) -> str:
-        """Name of the patient."""
-        return self.score.patient_id
-
-    @property
     def lost_dice(self) -> float:
         """1 - Dice; 0 where the patient has no Dice."""
         return _lost(self.score)

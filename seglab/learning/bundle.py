@@ -275,16 +275,12 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def as_volume(
-    images: NDArray[np.float32],
-    modalities: Sequence[str],
-    *,
-    shared_scale: bool,
-    name: str = "volume",
+    images: NDArray[np.float32], modalities: Sequence[str], *, shared_scale: bool
 ) -> Volume:
     """Make a volume of arrays (M, S, H, W) of which nothing else is known."""
     count = images.shape[1]
     return Volume(
-        patient_id=name,
+        patient_id="volume",
         images=images,
         modalities=tuple(modalities),
         labels=np.zeros(images.shape[1:], np.uint8),

@@ -26,8 +26,8 @@ def test_modalities_are_picked_by_name() -> None:
     assert np.array_equal(bundle.segment(given).mask, plain)
     swapped = as_volume(images[:2], ("flair", "t1ce"), shared_scale=True)
     assert not np.array_equal(bundle.segment(swapped).mask, plain)
-    missing = as_volume(stack(2), ("flair", "t2"), shared_scale=True, name="patient 7")
-    with pytest.raises(UserError, match=r"patient 7: .* t1ce, flair; t1ce is missing"):
+    missing = as_volume(stack(2), ("flair", "t2"), shared_scale=True)
+    with pytest.raises(UserError, match=r"volume: .* t1ce, flair; t1ce is missing"):
         bundle.segment(missing)
 
 
