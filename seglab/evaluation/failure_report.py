@@ -144,7 +144,7 @@ class FailureAnalysis:
         ]
         return {
             "patients": len(cases),
-            "mean_dice": mean([case["dice"] for case in cases]),
+            "mean_dice": mean([one.score.dice for one in self.explanations.values()]),
             "causes": [{**vars(cost), "rule": RULES[cost.cause]} for cost in self.costs],
             "cases": cases,
         }
