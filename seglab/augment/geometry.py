@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from seglab.augment.transform import Frame, Geometric, Params, enlarge, on_device
+from seglab.augment.transform import Frame, Geometric, Params, enlarge, in_share, on_device
 
 NODES_PER_SIGMA = 2.5  # linear interpolation between nodes so close takes less than 1 % off the SD
 LOST_VARIANCE = 0.01
@@ -31,6 +31,11 @@ class Affine(NamedTuple):
     shift_mm: float
     p: float = 1.0
 
+    def __str__(self) -> str:
+        size, shift = 100 * self.scale, self.shift_mm
+        limits = f"rotation ±{self.rotate_deg:g}°, size ±{size:g} %, shift ±{shift:g} mm"
+        return in_share(limits, self.p)
+
 
 class Elastic(NamedTuple):
     """Displacement of ``sd_mm`` (SD along each axis) that is smooth over ``sigma_mm``."""
@@ -39,14 +44,18 @@ class Elastic(NamedTuple):
     sigma_mm: float
     p: float = 1.0
 
+    def __str__(self) -> str:
+        limits = f"elastic displacement of SD {self.sd_mm:g} mm, smooth over {self.sigma_mm:g} mm"
+        return in_share(limits, self.p)
 
-def flip(axis: int, p: float) -> Geometric:
-    """Reverse the rows (axis 0) or the columns (axis 1)."""
+
+def flip(axis: int, p: float, limits: str) -> Geometric:
+    """Reverse the rows (axis 0) or the columns (axis 1); ``limits`` says what that swaps."""
 
     def apply(images: Tensor, masks: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         return images.flip(2 + axis), masks.flip(2 + axis)
 
-    return Geometric(p, lambda stream: {}, apply)
+    return Geometric(p, lambda stream: {}, apply, limits=limits)
 
 
 def warp(frame: Frame, affine: Affine | None = None, elastic: Elastic | None = None) -> Geometric:
@@ -75,7 +84,8 @@ def warp(frame: Frame, affine: Affine | None = None, elastic: Elastic | None = N
         nearest = functional.grid_sample(masks, grid, "nearest", "zeros", align_corners=False)
         return moved.round_().clamp_(0, 255), nearest
 
-    return Geometric(1.0, draw, apply)
+    parts = [str(part) for part in (affine, elastic) if part is not None]
+    return Geometric(1.0, draw, apply, limits="; ".join(parts))
 
 
 def draw_matrix(limits: Affine, frame: Frame, stream: np.random.Generator) -> NDArray[np.float32]:

@@ -50,7 +50,11 @@ def tone(
         table = on_device(params["table"], images)
         return table.gather(1, images.flatten(1).long()).view(images.shape)
 
-    return [Intensity(p, draw, apply)]
+    limits = (
+        f"brightness ±{100 * brightness:g} % of the range, contrast ±{100 * contrast:g} %, "
+        f"gamma {1 / gamma:.2g} to {gamma:.3g}"
+    )
+    return [Intensity(p, draw, apply, limits=limits)]
 
 
 @AUGMENTATIONS.register("noise")
@@ -71,7 +75,8 @@ def noise(frame: Frame, *, sd: Share = 0.05, p: Probability = 0.5) -> list[Inten
         grain *= on_device(params["sd"], images).view(-1, 1, 1, 1)
         return within_brain(grain.add_(images), images)
 
-    return [Intensity(p, draw, apply)]
+    limits = f"noise of SD up to {100 * sd:g} % of the range"
+    return [Intensity(p, draw, apply, limits=limits)]
 
 
 @AUGMENTATIONS.register("blur")
@@ -95,7 +100,8 @@ def blur(frame: Frame, *, sigma_mm: Millimetres = 2.5, p: Probability = 0.5) -> 
                 blurred += padded.narrow(dim, shift, images.shape[dim]) * tap.view(-1, 1, 1, 1)
         return within_brain(blurred, images)
 
-    return [Intensity(p, draw, apply)]
+    limits = f"blur of SD up to {sigma_mm:g} mm"
+    return [Intensity(p, draw, apply, limits=limits)]
 
 
 @AUGMENTATIONS.register("bias_field")
@@ -114,7 +120,8 @@ def bias_field(frame: Frame, *, strength: Strength = 0.15, p: Probability = 0.5)
         field = functional.interpolate(nodes, list(frame.hw), mode="bicubic")
         return within_brain(images * field, images)
 
-    return [Intensity(p, draw, apply)]
+    limits = f"bias field of about ±{100 * strength:g} %"
+    return [Intensity(p, draw, apply, limits=limits)]
 
 
 @AUGMENTATIONS.register("low_resolution")
@@ -139,7 +146,8 @@ def low_resolution(
             coarse.append(enlarge(small, frame.hw, between_centres=False))
         return within_brain(torch.cat(coarse), images)
 
-    return [Intensity(p, draw, apply)]
+    limits = f"pixels of up to {pixel_mm:g} mm"
+    return [Intensity(p, draw, apply, limits=limits)]
 
 
 def within_brain(changed: Tensor, images: Tensor) -> Tensor:

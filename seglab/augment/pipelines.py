@@ -36,13 +36,16 @@ def none(frame: Frame) -> list[Transform]:
 @AUGMENTATIONS.register("mirror")
 def mirror(frame: Frame, *, p: Probability = 0.5) -> list[Transform]:
     """The anatomical mirror: left and right swapped; nothing in sagittal slices."""
-    return [] if frame.mirror_axis is None else [flip(frame.mirror_axis, p)]
+    if frame.mirror_axis is None:
+        return []
+    return [flip(frame.mirror_axis, p, "left and right swapped")]
 
 
 @AUGMENTATIONS.register("front_back")
 def front_back(frame: Frame, *, p: Probability = 0.5) -> list[Transform]:
     """The flip that swaps front and back of the head (coronal: its top), which no patient shows."""
-    return [flip(0 if frame.mirror_axis is None else 1 - frame.mirror_axis, p)]
+    axis = 0 if frame.mirror_axis is None else 1 - frame.mirror_axis
+    return [flip(axis, p, "front and back swapped")]
 
 
 @AUGMENTATIONS.register("flips")

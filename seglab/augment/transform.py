@@ -7,7 +7,7 @@ neighbours of one modality before those of the next; masks (B,1,H,W) float32 in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Transform:
     p: float
     draw: Callable[[np.random.Generator], Params | None]
     """Parameters of one sample; None leaves it as it is."""
+    limits: str = field(kw_only=True)
+    """How far it goes, for the report."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Intensity(Transform):
 
     apply: Callable[[Tensor, Params], Tensor]
     """Change images (n,K,H,W), K neighbours of one modality, each by its own parameters."""
+
+
+def in_share(limits: str, p: float) -> str:
+    """Add to the limits of a change the share of slices that get it, if not all do."""
+    return limits if p == 1 else f"{limits} ({100 * p:g} %)"
 
 
 def sample_streams(seed: int, epoch: int, first: int, count: int) -> list[np.random.Generator]:

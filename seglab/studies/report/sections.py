@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seglab.augment.transform import Frame, Transform, in_share
 from seglab.core.errors import UserError
-from seglab.core.registry import SOURCES
+from seglab.core.registry import AUGMENTATIONS, SOURCES
 from seglab.data.identity import TITLES
 from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
@@ -301,6 +302,19 @@ def options(run: RunInfo, block: str) -> defaultdict[str, str]:
         if key.startswith(start) and value not in ("null", "None")
     }
     return defaultdict(str, given)
+
+
+def augmentation(run: RunInfo) -> str:
+    """How far each random change of a training slice goes, and how many slices get it."""
+    start = "augment."
+    given = {k.removeprefix(start): v for k, v in run.params.items() if k.startswith(start)}
+    frame = Frame((64, 64), 1.0, None if run.params.get("data.plane") == "sagittal" else 1)
+    try:
+        pipeline = AUGMENTATIONS.build(given.pop("name", "none"), given, frame)
+    except (UserError, ValueError):  # a run of an earlier version
+        return ""
+    changes = [one for one in pipeline if isinstance(one, Transform)]
+    return "; ".join(in_share(one.limits, one.p) for one in changes)
 
 
 def several(record: Record, tag: str, like: RunInfo | None = None) -> str:
