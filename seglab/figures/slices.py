@@ -21,6 +21,8 @@ from seglab.figures.style import AGREEMENT, FALSE_ALARM, FILL_OPACITY, MISSED, R
 Window = tuple[slice, slice]  # rows and columns; may reach outside the slice
 MARGIN: Final = 4  # pixels kept free around the brain
 MARK_COLOUR: Final = (215, 215, 215)
+LETTER_SHARE: Final = 0.06
+"""Of the picture's height; the letters at its sides stay readable in a small picture."""
 
 
 def radiological(slices: NDArray[Any], upright: bool) -> NDArray[Any]:
@@ -81,11 +83,13 @@ def draw_slice(image: UInt8, scale: int, *, sides: str = "RL") -> UInt8:
     size = (width * scale, height * scale)
     grey = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC)
     canvas = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
-    letters = 0.22 * scale
-    (width, height), _ = cv2.getTextSize("R", cv2.FONT_HERSHEY_SIMPLEX, letters, 1)
+    tall = round(LETTER_SHARE * len(canvas))
+    font, stroke = cv2.FONT_HERSHEY_SIMPLEX, max(1, tall // 9)
+    letters = cv2.getFontScaleFromHeight(font, tall, stroke)
+    (width, height), _ = cv2.getTextSize("R", font, letters, stroke)
     for letter, left in zip(sides, (2 * scale, canvas.shape[1] - width - 2 * scale), strict=False):
-        style = (cv2.FONT_HERSHEY_SIMPLEX, letters, MARK_COLOUR, 1, cv2.LINE_AA)
-        cv2.putText(canvas, letter, (left, height + 2 * scale), *style)
+        place = (left, height + 2 * scale)
+        cv2.putText(canvas, letter, place, font, letters, MARK_COLOUR, stroke, cv2.LINE_AA)
     return canvas
 
 

@@ -218,7 +218,7 @@
       context.imageSmoothingQuality = "high";
       if (id === "plain" || layers[0].on) drawFlair(context);
       if (id === "marked") drawMarks(context);
-      drawSides(context, canvas.width);
+      drawSides(context, canvas);
     }
     const total = 2 * agreed + missed + wrong;
     const here = total ? `slice Dice ${((2 * agreed) / total).toFixed(2)}` : "nothing marked";
@@ -302,8 +302,8 @@
     context.setLineDash([]);
   }
 
-  function drawSides(context, width) {
-    context.font = `${6 * SCALE}px sans-serif`;
+  function drawSides(context, { width, height }) {
+    context.font = `${Math.round(0.07 * height)}px sans-serif`;
     context.fillStyle = "#d7d7d7";
     context.textBaseline = "top";
     context.fillText("R", 2 * SCALE, 2 * SCALE);
