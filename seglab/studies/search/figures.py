@@ -11,7 +11,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from seglab.core.documents import fill_template
-from seglab.figures.style import log_axis
+from seglab.figures.style import BLUE, VERMILLION, log_axis, tidy, unit
 from seglab.studies.queue import ENDED, Queue
 
 if TYPE_CHECKING:
@@ -96,26 +96,41 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
 
     with plt.rc_context({"figure.constrained_layout.use": True}):  # Optuna sets a style too
         axes = draw.plot_optimization_history(study, **_target(study))
+        axes.collections[0].set_color(unit(BLUE))
+        for line in axes.lines:
+            line.set_color(unit(VERMILLION))
         if base is not None:
             axes.axhline(base, color="grey", linestyle="--", label="base config")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3, frameon=False)
-        yield "history", _sized(axes, 4)
+        yield "history", _sized(axes, 4, "Dice of the trials")
         keys = _searched(study)
         if keys and _may_judge(study):
             axes = draw.plot_param_importances(study, **_importance())
-            yield "importance", _sized(axes, 1.5 + 0.4 * len(keys))
+            for bar in axes.patches:
+                bar.set_color(unit(BLUE))
+            axes.get_legend().remove()
+            title = "Importance of the parameters, by PED-ANOVA"
+            yield "importance", _sized(axes, 1.5 + 0.4 * len(keys), title)
         for start in range(0, len(keys), 3):
             panels = draw.plot_slice(study, params=keys[start : start + 3], **_target(study))
+            np.ravel(panels)[0].figure.suptitle("")
             yield f"slices-{1 + start // 3}", _sized(panels, 4)
         plt.close("all")
 
 
-def _sized(axes: Any, height: float) -> Figure:
-    """Leave space for every label in a figure of 8 inches."""
+def _sized(axes: Any, height: float, title: str = "") -> Figure:
+    """Give a figure of Optuna's 8 inches and the look of the report's other pictures."""
     panels: Any = np.ravel(axes)
     for panel in panels:
         if panel.get_xscale() == "log":
             log_axis(panel)
+        panel.set_title("")
+        tidy(panel, x=panel.get_xlabel(), y=panel.get_ylabel(), title=title)
+        panel.set_facecolor("white")
+        panel.spines[["left", "bottom"]].set_color("black")
+        panel.tick_params(colors="black")
+        for label in (panel.xaxis.label, panel.yaxis.label):
+            label.set(color="black", fontsize=10)
         panel.tick_params(axis="x", labelrotation=30 if len(panels) > 1 else 0)
     figure: Figure = panels[0].figure
     figure.set_size_inches(8, height)
