@@ -120,7 +120,7 @@ def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(
     assert facts["early stopping"] == "none"
     assert facts["formula"].startswith(("L = BCE", "L = 1 − (2·Σpm + s)"))
     assert "{" not in facts["formula"], "every parameter has its value"
-    limits = facts["limits (share of slices)"]
+    limits = facts["limits (share of slices)"].replace("\N{NO-BREAK SPACE}", " ")
     assert "left and right swapped (50 %); rotation ±15°, size ±15 %" in limits
     assert "gamma 0.77 to 1.3 (70 %)" in limits
     run = store.get_run(page["Promotion"].facts["run"])

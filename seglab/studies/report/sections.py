@@ -314,7 +314,8 @@ def augmentation(run: RunInfo) -> str:
     except (UserError, ValueError):  # a run of an earlier version
         return ""
     changes = [one for one in pipeline if isinstance(one, Transform)]
-    return "; ".join(in_share(one.limits, one.p) for one in changes)
+    limits = "; ".join(in_share(one.limits, one.p) for one in changes)
+    return limits.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def several(record: Record, tag: str, like: RunInfo | None = None) -> str:
