@@ -105,14 +105,14 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
         yield "history", _sized(axes, 4, "Dice of the trials")
         keys = _searched(study)
         if keys and _may_judge(study):
-            axes = draw.plot_param_importances(study, **_importance())
-            for bar in axes.patches:
+            bars: Any = draw.plot_param_importances(study, **_importance())
+            for bar in bars.patches:
                 bar.set_color(unit(BLUE))
-            axes.get_legend().remove()
+            bars.get_legend().remove()
             title = "Importance of the parameters, by PED-ANOVA"
-            yield "importance", _sized(axes, 1.5 + 0.4 * len(keys), title)
+            yield "importance", _sized(bars, 1.5 + 0.4 * len(keys), title)
         for start in range(0, len(keys), 3):
-            panels = draw.plot_slice(study, params=keys[start : start + 3], **_target(study))
+            panels: Any = draw.plot_slice(study, params=keys[start : start + 3], **_target(study))
             np.ravel(panels)[0].figure.suptitle("")
             yield f"slices-{1 + start // 3}", _sized(panels, 4)
         plt.close("all")
