@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 
 import benchmarks.stages as stages
 from benchmarks.__main__ import Row, choose, draw_time, main, run_stages
-from benchmarks.stage import STAGES, Bench, Measurement, compare, in_process
+from benchmarks.stage import STAGES, Bench, Measurement, compare
 from seglab.core.errors import UserError
 
 ROW = Row(STAGES["epoch"], Measurement(90.0, 100.0, 0.9, split={"forward": 1.0, "backward": 2.0}))
@@ -105,19 +104,3 @@ def test_json_and_table(
     with Image.open(tmp_path / "new" / "time.png") as picture:
         assert picture.width > 500
     assert draw_time([], tmp_path) is None
-
-
-def settings() -> tuple[int, str | None]:
-    return os.getpid(), os.environ.get("OMP_WAIT_POLICY")
-
-
-def make() -> Callable[[], object]:
-    return settings
-
-
-def test_a_reference_runs_in_one_other_process_without_our_settings() -> None:
-    with in_process(make) as call:
-        process, policy = call()
-        assert call() == (process, policy)
-    assert process != os.getpid()
-    assert policy is None

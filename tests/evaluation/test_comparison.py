@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_test_of_scipy_and_of_statsmodels() -> None:
     assert [one.share_first for one in (found.baseline, *found.rows)] == first.tolist()
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 3), st.sampled_from([4, 9, 30]))
 def test_an_interval_leaves_zero_outside_exactly_where_the_verdict_says_so(
     seed: int, arms: int, seeds: int, patients: int

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError
-from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS
+from seglab.core.registry import MODELS
 from seglab.data.open import open_data
 from seglab.learning.device import choose_compute, fast_precision
 from seglab.learning.training import (
@@ -45,13 +45,6 @@ def train(config: RunConfig, folder: Path | None = None, epochs: int | None = No
     return trainer
 
 
-def test_the_same_seed_gives_the_same_run(small_config: Build) -> None:
-    first, second = (train(small_config()) for _ in range(2))
-    assert figures(first) == figures(second)
-    assert same_weights(first, second)
-    assert figures(train(small_config(seed=1))) != figures(first)
-
-
 @pytest.mark.parametrize(
     "block",
     [
@@ -69,6 +62,8 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     resumed = train(config, tmp_path)
     assert figures(resumed) == figures(whole)
     assert same_weights(whole, resumed)
+    first, other = (trainer_of(small_config(**block, seed=x))[0] for x in (0, 1))
+    assert not same_weights(first, other)
 
 
 def test_the_moving_average_is_judged_and_kept_and_changes_no_step(
@@ -113,8 +108,8 @@ def test_fp16_trains_as_fp32_does_and_takes_up_a_run_of_it(
     """With scaled gradients, as on a GPU without bf16; with deep supervision."""
     model = {"deep_supervision": True, "residual": True, "norm": "instance"}
     full, half = (
-        small_config(model=model, train={"epochs": 2, "precision": precision})
-        for precision in ("fp32", "fp16")
+        small_config(model=model, train={"epochs": 2, "samples_per_epoch": 24, "precision": x})
+        for x in ("fp32", "fp16")
     )
     losses = [train(config).progress.history[-1]["train/loss"] for config in (full, half)]
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
@@ -287,17 +282,6 @@ def take_a_step(config: RunConfig) -> None:
 def test_network(name: str, small_config: Build) -> None:
     small = {"base_channels": 4, "depth": 3} if name == "unet" else {}
     take_a_step(small_config(model={"name": name, **small}, train={"batch_size": 2}))
-
-
-@pytest.mark.parametrize("name", [entry.name for entry in LOSSES])
-def test_loss(name: str, small_config: Build) -> None:
-    take_a_step(small_config(loss=name))
-
-
-@pytest.mark.parametrize("name", [entry.name for entry in AUGMENTATIONS])
-def test_augmentation(name: str, small_config: Build) -> None:
-    options = {"transforms": [{"GridDistortion": {"p": 1.0}}]} if name == "albumentations" else {}
-    take_a_step(small_config(augment={"name": name, **options}))
 
 
 def test_one_image_a_batch_is_refused_before_the_first_step(small_config: Build) -> None:
