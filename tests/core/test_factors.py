@@ -10,16 +10,10 @@ import pytest
 
 from seglab.core.errors import UserError
 from seglab.core.factors import Design
-from seglab.core.study import Study, load_study, resolve_study
+from seglab.core.study import resolve_study
+from tests.core.test_study import load
 
-DATA = "data: {source: brats-h5, root: somewhere}\n"
 FACTORS = "factors: {loss.name: [bce_dice, dice], data.modalities: [[flair], [flair, t1ce]]}\n"
-
-
-def load(tmp_path: Path, text: str, *overrides: str, arms: tuple[str, ...] = ()) -> Study:
-    path = tmp_path / "study.yaml"
-    path.write_text(DATA + text, encoding="utf-8")
-    return load_study(path, overrides, arms)
 
 
 def test_a_grid_has_an_arm_for_every_combination(tmp_path: Path) -> None:

@@ -45,11 +45,7 @@ def test_each_region_has_its_colour() -> None:
         assert near(picture, colour, *at)
         for other in set(places) - {colour}:
             assert not near(picture, other, *at)
-
-
-def test_agreement_leaves_the_image_visible() -> None:
-    picture = draw_overlay(*scene(), SCALE)
-    assert tuple(picture[8 * SCALE, 8 * SCALE]) == (90, 90, 90)
+    assert tuple(picture[8 * SCALE, 8 * SCALE]) == (90, 90, 90), "agreement shows the image"
     assert tuple(picture[23 * SCALE, 8 * SCALE]) != (90, 90, 90)
 
 
@@ -77,6 +73,8 @@ def test_slices_are_chosen_by_rule_and_named_by_every_rule_that_chose_them() -> 
         20: "largest tumour, most missed",
         9: "most false alarm",
     }
+    nothing = np.zeros((9, 8, 8), np.uint8)
+    assert choose_slices(nothing, nothing) == {4: "middle slice"}
 
 
 def test_a_failure_is_shown_where_its_text_says(make_case: MakeCase) -> None:
@@ -86,11 +84,6 @@ def test_a_failure_is_shown_where_its_text_says(make_case: MakeCase) -> None:
     left, right = failure_sheet(case, explanation).axes[:2]
     assert left.get_xlabel().endswith(f"slice {told.peak_slice}")
     assert told.kind in right.get_xlabel()
-
-
-def test_a_case_without_marks_still_shows_a_slice() -> None:
-    nothing = np.zeros((9, 8, 8), np.uint8)
-    assert choose_slices(nothing, nothing) == {4: "middle slice"}
 
 
 def test_the_window_holds_the_brain_and_has_the_shape_asked_for() -> None:
@@ -110,8 +103,6 @@ def test_a_sheet_has_a_row_a_case(make_case: MakeCase) -> None:
     three = pixels(overlay_sheet([make_case(n) for n in "abc"], "title", "worst"))
     assert one.dtype == three.dtype == np.uint8
     assert one.shape[1] == three.shape[1]
-    row = (three.shape[0] - one.shape[0]) / 2
-    assert three.shape[0] == pytest.approx(one.shape[0] + 2 * row)
-    assert row > 300
+    assert (three.shape[0] - one.shape[0]) / 2 > 300
     for colour in (AGREEMENT, MISSED, FALSE_ALARM):
         assert (np.abs(one.astype(int) - colour).max(axis=-1) < 40).sum() > 50

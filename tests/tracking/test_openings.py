@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -28,17 +25,6 @@ def test_an_opening_is_found_with_all_its_patients(store: Store) -> None:
     record_opening(store, HASH, run_id, digests, "a second look", 0)
     (found,) = openings(store)
     assert (found.test_hash, found.opened_by, found.patients) == (HASH, run_id, digests)
-
-
-def test_deleting_the_promotion_and_its_experiment_leaves_the_record(store: Store) -> None:
-    run_id = _promotion(store)
-    record_opening(store, HASH, run_id, {"aa"}, None, 0)
-    store.client.delete_run(run_id)
-    store.client.delete_experiment(store.experiment("losses"))
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri}
-    collect = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", store.uri]
-    subprocess.run([*collect, "--run-ids", run_id], check=True, env=environment)
-    assert [opening.opened_by for opening in openings(store)] == [run_id]
 
 
 def test_deleting_the_record_itself_leaves_it_readable(store: Store) -> None:
