@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,6 +41,14 @@ def _registries_restored() -> Iterator[None]:
             k for k, e in registered.items() if not e.build.__module__.startswith("seglab")
         ]:
             del registered[key]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_collections() -> Iterator[None]:
+    """statsmodels collects garbage at every correction, which visits all that MLflow has made."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +118,16 @@ def fresh_store(fresh_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(fresh_folder, tmp_path / "mlruns")
     return open_store(tmp_path / "mlruns")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The window of a real browser."""
+    from tests.chromium import chromium
+
+    with chromium(tmp_path_factory.mktemp("profile"), 1600, 1000) as driver:
+        driver.set_page_load_timeout(90)
+        yield driver
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
-"""Commands as users run them: processes of their own, nothing of seglab imported.
+"""Commands as users run them, with nothing of seglab imported but the entry point.
 
 What these tests hold is what must not change while the inside is rewritten: names, keys, exit
-codes, artifacts, and that results repeat to the bit.
+codes, artifacts, and that results repeat to the bit. Each command is a process of its own at least
+once (``run``); what is asked again or refused is run within the tests' (``call``), since a process
+takes seconds to import torch and MLflow.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +127,22 @@ def run(folder: Path, *argv: str, code: Path = ROOT, **variables: str) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+def call(folder: Path, *argv: str) -> Ended:
+    """Run such a command of this checkout within this process."""
+    from seglab.cli.main import main
+
+    script = {"run_experiment.py": ["run"], "sweep.py": ["sweep"], "seglab": []}[argv[0]]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        try:
+            status = main([*script, *argv[1:]])
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
 def write_files(folder: Path, root: Path, **changes: Any) -> None:
     """Write the experiment files, on the data in ``root`` and with a cache in ``folder``."""
     data = {"source": "brats-h5", "root": str(root), "cache": str(folder / "cache")}
@@ -186,9 +206,9 @@ class Study:
         """Of the single run."""
         return str(self.ask("run_experiment").json["runs"][0]["run_id"])
 
-    def run(self, *argv: str) -> Ended:
-        """Run another command here."""
-        return run(self.folder, *argv, code=self.code)
+    def call(self, *argv: str) -> Ended:
+        """Run another command here, of this checkout and within this process."""
+        return call(self.folder, *argv)
 
 
 def make_study(folder: Path, code: Path = ROOT, **changes: Any) -> Study:
@@ -201,15 +221,15 @@ def make_study(folder: Path, code: Path = ROOT, **changes: Any) -> Study:
     return study
 
 
-def copy_of(study: Study, folder: Path) -> Study:
-    """A copy of a study's folder, for this version's commands.
+def copy_of(study: Study, folder: Path) -> Path:
+    """Copy a study's folder, for this version's commands.
 
     Another process copies: closing a database file would drop the locks that SQLite holds on it
     for this process's own connections, and those would go on reading a log that others have
     removed (sqlite.org/howtocorrupt.html, section 2.2).
     """
     subprocess.run(["cp", "-R", str(study.folder), str(folder)], check=True)
-    return Study(folder, ROOT)
+    return folder
 
 
 def epochs_logged(folder: Path) -> int:

@@ -11,9 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.blackbox.commands import Ended, Study, run, write_files
-
-pytestmark = pytest.mark.slow
+from tests.blackbox.commands import Ended, call, write_files
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -31,6 +29,13 @@ MISTAKES = {
     "no YAML": ("run_experiment.py broken.yaml", "broken.yaml"),
     "key of a space": ("sweep.py sweep.yaml search.space.optim.lrr.low=1 "
                        "search.space.optim.lrr.high=2", "optim.lrr"),
+    "value": ("run_experiment.py single.yaml train.epochs=soon", "train.epochs soon"),
+    "source": ("run_experiment.py single.yaml data.source=brats", "brats brats-h5"),
+    "channel": ("run_experiment.py single.yaml data.channel=4", "data.channel 4"),
+    "modality": ("run_experiment.py single.yaml data.modalities=[flare]", "modalities flare flair"),
+    "no value": ("run_experiment.py single.yaml nonsense", "nonsense"),
+    "empty root": ("run_experiment.py single.yaml data.root=empty", "empty"),
+    "absent root of a search": ("sweep.py sweep.yaml data.root=nowhere", "nowhere"),
     "absent root": ("run_experiment.py single.yaml data.root=nowhere", "nowhere"),
     "too few patients": ("run_experiment.py single.yaml data.root=two", "two 2 3"),
     "files of another source": ("seglab data prepare --source brats-nifti --root two", "two"),
@@ -39,14 +44,14 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def place(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the experiment files, an empty data set and one of two patients."""
     folder = tmp_path_factory.mktemp("mistakes")
-    write_files(folder, study.phantoms)
+    write_files(folder, phantoms)
     (folder / "broken.yaml").write_text("name: [broken\n")
     for name in ("empty", "two"):
         (folder / name).mkdir()
-    for path in study.phantoms.rglob("volume_[12]_slice_*.h5"):
+    for path in phantoms.rglob("volume_[12]_slice_*.h5"):
         shutil.copy(path, folder / "two")
     return folder
 
@@ -54,9 +59,10 @@ def place(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_costs_one_line_and_leaves_nothing(place: Path, mistake: str) -> None:
     line, words = MISTAKES[mistake]
-    ended = run(place, *line.split()).refused(*words.split(), lines=1)
+    before = sorted(place.rglob("*"))
+    ended = call(place, *line.split()).refused(*words.split(), lines=1)
     assert ended.out == ""
-    assert not (place / "mlruns").exists()
+    assert sorted(place.rglob("*")) == before
 
 
 def write_nifti(phantoms: Path, out: Path, volumes: int) -> None:
@@ -78,11 +84,11 @@ def write_patient(out: Path, number: int, flair: np.ndarray, labels: np.ndarray)
 
 
 @pytest.fixture(scope="module")
-def sound(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sound(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A sound set of each format."""
     folder = tmp_path_factory.mktemp("sound")
-    write_nifti(study.phantoms, folder / "nifti", 4)
-    return {"brats-h5": study.phantoms, "brats-nifti": folder / "nifti"}
+    write_nifti(phantoms, folder / "nifti", 4)
+    return {"brats-h5": phantoms, "brats-nifti": folder / "nifti"}
 
 
 Spoil = Callable[[Path], object]
@@ -142,6 +148,7 @@ def copy_of(sets: Mapping[str, Path], name: str, out: Path, spoil: Spoil) -> str
     return source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_file_is_named_by_prepare_and_check(
     sound: dict[str, Path], tmp_path: Path, damage: str
@@ -149,27 +156,28 @@ def test_a_damaged_file_is_named_by_prepare_and_check(
     name, spoil = DAMAGED[damage]
     source = copy_of(sound, name, tmp_path / "set", spoil)
     of_set = ("--source", source, "--root", "set", "--json")
-    assert run(tmp_path, "seglab", "data", "prepare", *of_set).refused(name).out == ""
-    checked = run(tmp_path, "seglab", "data", "check", *of_set)
+    assert call(tmp_path, "seglab", "data", "prepare", *of_set).refused(name).out == ""
+    checked = call(tmp_path, "seglab", "data", "check", *of_set)
     assert checked.status == 2
     assert "Traceback" not in checked.err
     told = checked.json
     named = [bad["file"] + bad["reason"] for bad in told["bad_files"]] + told["missing_files"]
     assert any(name in text for text in named)
     if damage in SKIPPED:
-        skipped = run(tmp_path, "seglab", "data", "prepare", *of_set, "--on-bad-file", "skip")
+        skipped = call(tmp_path, "seglab", "data", "prepare", *of_set, "--on-bad-file", "skip")
         assert skipped.good().json["slices"] == SKIPPED[damage]
 
 
 def train(folder: Path, source: str) -> Ended:
     write_files(folder, folder / "set")
-    return run(folder, "run_experiment.py", "single.yaml", f"data.source={source}")
+    return call(folder, "run_experiment.py", "single.yaml", f"data.source={source}")
 
 
 def without_tumour(path: Path) -> None:
     volume(np.zeros(nib.load(path).shape, np.uint8))(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "spoil", "word"), [(H5, truncate, H5), ("*_seg", without_tumour, "tumour")]
 )
@@ -179,6 +187,7 @@ def test_training_tells_what_it_cannot_be_done_on(
     train(tmp_path, copy_of(sound, name, tmp_path / "set", spoil)).refused(word)
 
 
+@pytest.mark.slow
 def test_copies_of_one_head_without_tumour_are_told(tmp_path: Path) -> None:
     stream, shape = np.random.default_rng(0), (72, 72, 24)
     y, x, z = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
@@ -190,9 +199,9 @@ def test_copies_of_one_head_without_tumour_are_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def offered(study: Study, tmp_path: Path) -> Path:
+def offered(phantoms: Path, tmp_path: Path) -> Path:
     """A sound scan, and beside it what cannot be predicted: all in ``bad``."""
-    write_nifti(study.phantoms, tmp_path / "scan", 1)
+    write_nifti(phantoms, tmp_path / "scan", 1)
     (scan,) = tmp_path.rglob("*_flair.nii.gz")
     (mask,) = tmp_path.rglob("*_seg.nii.gz")
     bad = tmp_path / "bad"
@@ -207,11 +216,15 @@ def offered(study: Study, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_predict_names_what_it_cannot_and_does_the_rest(study: Study, offered: Path) -> None:
+@pytest.mark.slow
+def test_predict_names_what_it_cannot_and_does_the_rest(phantoms: Path, offered: Path) -> None:
+    write_files(offered, phantoms)
+    trained = call(offered, "run_experiment.py", "single.yaml", "train.epochs=1", "--json")
+    run_id = trained.good().json["runs"][0]["run_id"]
     bad = [*sorted((offered / "bad").iterdir()), offered / "absent.nii"]
     (scan,) = (offered / "scan").rglob("*.nii.gz")
     inputs, out = [str(path) for path in (*bad, scan)], str(offered / "masks")
-    ended = study.run("seglab", "predict", study.run_id, *inputs, "--out", out, "--json")
+    ended = call(offered, "seglab", "predict", run_id, *inputs, "--out", out, "--json")
     assert ended.status == 2
     assert "Traceback" not in ended.err
     assert [Path(one["input"]).name for one in ended.json["outputs"]] == [scan.name]

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.blackbox.commands import ROOT, Store, Study, copy_of, environment, make_study, run
+from tests.blackbox.commands import ROOT, Store, Study, call, copy_of, environment, make_study
 
 pytestmark = pytest.mark.slow
 OLD = "e7d865d1cff7a7ccc09f867405087b8c4bc1137b"
@@ -51,70 +51,64 @@ def made(old_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return made
 
 
-@pytest.fixture(scope="module")
-def now(made: Study) -> Study:
-    """The same folder, with this version's commands."""
-    return Study(made.folder, ROOT)
-
-
 def mask_in(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
-def test_its_ablation_is_compared_and_reported(made: Study, now: Study) -> None:
-    before, after = made.ask("compare").json, now.run("seglab", "compare", "ablation", "--json")
+def test_its_ablation_is_compared_and_reported(made: Study) -> None:
+    before, after = made.ask("compare").json, made.call("seglab", "compare", "ablation", "--json")
     means = [
         {arm["arm"]: arm["mean"] for arm in one["arms"]} for one in (before, after.good().json)
     ]
     assert means[1] == pytest.approx(means[0])
-    page = now.run("seglab", "report", "ablation", "--json").good().json["report"]
-    text = (now.folder / page).read_text(encoding="utf-8")
+    page = made.call("seglab", "report", "ablation", "--json").good().json["report"]
+    text = (made.folder / page).read_text(encoding="utf-8")
     assert all(arm in text for arm in means[0])
 
 
-def test_its_artifacts_are_downloaded(made: Study, now: Study) -> None:
+def test_its_artifacts_are_downloaded(made: Study) -> None:
     run_id = made.ask("ablation").json["runs"][0]["run_id"]
-    told = now.run("seglab", "artifacts", run_id, "--out", "downloaded", "--json").good().json
-    assert set(told["files"]) == Store(now.folder).tree(run_id)
-    assert all((now.folder / "downloaded" / name).stat().st_size for name in told["files"])
+    told = made.call("seglab", "artifacts", run_id, "--out", "downloaded", "--json").good().json
+    assert set(told["files"]) == Store(made.folder).tree(run_id)
+    assert all((made.folder / "downloaded" / name).stat().st_size for name in told["files"])
 
 
-def test_its_run_is_reproduced(made: Study, now: Study) -> None:
+def test_its_run_is_reproduced(made: Study) -> None:
     run_id = made.ask("ablation").json["runs"][1]["run_id"]
-    told = now.run("seglab", "reproduce", run_id, "--json").good().json
+    told = made.call("seglab", "reproduce", run_id, "--json").good().json
     assert told["run_id"] == run_id
     assert told["equal"] == (not told["differences"])
-    assert Store(now.folder).client.get_run(told["new_run_id"]).info.status == "FINISHED"
+    assert Store(made.folder).client.get_run(told["new_run_id"]).info.status == "FINISHED"
 
 
-def test_its_champion_gives_the_same_mask(made: Study, now: Study) -> None:
+def test_its_champion_gives_the_same_mask(made: Study) -> None:
     argv = ("seglab", "predict", "ablation@champion", "new", "--out", "again", "--json")
     (before,) = made.ask("predict").json["outputs"]
-    (after,) = now.run(*argv).good().json["outputs"]
-    old, new = (mask_in(now.folder / one["mask"]) for one in (before, after))
+    (after,) = made.call(*argv).good().json["outputs"]
+    old, new = (mask_in(made.folder / one["mask"]) for one in (before, after))
     assert old.any(), "an empty mask would show nothing"
     assert (old != new).sum() <= OTHER_VOXELS * old.sum()
 
 
-def test_its_champion_is_served_by_mlflow(made: Study, now: Study) -> None:
+def test_its_champion_is_served_by_mlflow(made: Study) -> None:
     """As docs/deploy.md has it: raw FLAIR slices in, a mask of the same shape out."""
     image = np.random.default_rng(0).uniform(0, 300, (64, 64, 12)).astype(np.float32)
-    np.save(now.folder / "image.npy", image)
-    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{now.folder / 'mlruns/mlflow.db'}"}
+    np.save(made.folder / "image.npy", image)
+    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{made.folder / 'mlruns/mlflow.db'}"}
     subprocess.run(
         [sys.executable, "-c", SERVED, "image.npy"],
-        cwd=now.folder,
+        cwd=made.folder,
         env=environment(ROOT) | tracking,
         check=True,
     )
-    mask = np.load(now.folder / "served.npy")
+    mask = np.load(made.folder / "served.npy")
     assert mask.shape == image.shape
     assert set(np.unique(mask)) <= {0, 1}
 
 
-def test_its_search_goes_on_or_is_refused_by_name(made: Study, now: Study) -> None:
+def test_its_search_goes_on_or_is_refused_by_name(made: Study) -> None:
     before = made.ask("sweep").json
-    ended = now.run("sweep.py", "sweep.yaml", "--json")
+    ended = made.call("sweep.py", "sweep.yaml", "--json")
     if ended.status == 0:
         assert ended.json["parent_run_id"] == before["parent_run_id"]
         assert ended.json["trials"] == before["trials"]
@@ -123,28 +117,28 @@ def test_its_search_goes_on_or_is_refused_by_name(made: Study, now: Study) -> No
         ended.refused("sweep")
 
 
-def test_an_experiment_file_of_it_still_runs(made: Study, now: Study) -> None:
+def test_an_experiment_file_of_it_still_runs(made: Study) -> None:
     """The config that it logged, with every key that there was."""
     run_id = made.ask("ablation").json["runs"][0]["run_id"]
-    path = Store(now.folder).file(run_id, "config.yaml")
-    data = (f"data.root={now.folder / 'phantoms'}", f"data.cache={now.folder / 'cache'}")
-    ended = run(now.folder, "run_experiment.py", str(path), *data, "name=again", "--json")
+    path = Store(made.folder).file(run_id, "config.yaml")
+    data = (f"data.root={made.folder / 'phantoms'}", f"data.cache={made.folder / 'cache'}")
+    ended = made.call("run_experiment.py", str(path), *data, "name=again", "--json")
     assert ended.good().json["runs"][0]["status"] == "FINISHED"
 
 
 def test_its_seal_holds(made: Study, tmp_path: Path) -> None:
     """In a copy of the folder, for it makes another champion."""
-    now = copy_of(made, tmp_path / "copy")
+    folder = copy_of(made, tmp_path / "copy")
     promoted = made.ask("promote").json
     other = next(
         one["run_id"]
         for one in made.ask("ablation").json["runs"]
         if one["run_id"] != promoted["promoted_run_id"]
     )
-    now.run("seglab", "promote", other).refused("--reopen")
+    call(folder, "seglab", "promote", other).refused("--reopen")
     reason = ("--reopen", "to see whether it can be", "--json")
-    again = now.run("seglab", "promote", other, *reason).good().json
+    again = call(folder, "seglab", "promote", other, *reason).good().json
     assert again["promoted_run_id"] == other
     assert not again["confirmatory"]
-    opened = Store(now.folder).client.get_run(again["run_id"])
+    opened = Store(folder).client.get_run(again["run_id"])
     assert opened.data.tags["seglab.confirmatory"] == "false"

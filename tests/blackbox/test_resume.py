@@ -18,6 +18,7 @@ from tests.blackbox.commands import (
     SMALL,
     Store,
     Study,
+    call,
     epochs_logged,
     run,
     start,
@@ -59,7 +60,7 @@ def test_killed_it_goes_on_and_ends_equal_to_the_bit(study: Study, tmp_path: Pat
     (dead,) = resumed.runs("single")
     run_id = dead.info.run_id
     assert dead.info.status == "RUNNING"
-    promoted = run(tmp_path, "seglab", "promote", run_id, "--json").refused(run_id[:8])
+    promoted = call(tmp_path, "seglab", "promote", run_id, "--json").refused(run_id[:8])
     assert promoted.out == "", "what is not finished is not tested"
 
     ended = run(tmp_path, "run_experiment.py", "single.yaml", "--json").good()
@@ -74,7 +75,7 @@ def test_killed_it_goes_on_and_ends_equal_to_the_bit(study: Study, tmp_path: Pat
     of_theirs = undisturbed.file(study.run_id, scores).read_bytes()
     assert resumed.file(run_id, scores).read_bytes() == of_theirs
 
-    again = run(tmp_path, "run_experiment.py", "single.yaml", "--json").good()
+    again = call(tmp_path, "run_experiment.py", "single.yaml", "--json").good()
     assert again.json["runs"][0]["run_id"] == run_id
     assert not re.search(r"epoch +\d+/", again.err), "what is finished trains nothing"
     assert len(resumed.runs("single")) == 1

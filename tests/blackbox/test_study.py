@@ -17,8 +17,7 @@ import pytest
 import yaml
 from mlflow.entities import Run
 
-from tests.blackbox.commands import FILES, SMALL, Store, Study, copy_of
-from tests.blackbox.commands import run as run_command
+from tests.blackbox.commands import FILES, SMALL, Store, Study, call, copy_of
 
 pytestmark = pytest.mark.slow
 
@@ -248,12 +247,12 @@ def test_a_promotion_in_the_store(study: Study) -> None:
     version = store.client.get_model_version_by_alias("ablation", "champion")
     assert version.run_id == told["run_id"]
     other = next(run_id for run_id in trained if run_id != told["promoted_run_id"])
-    study.run("seglab", "promote", other).refused("--reopen")
+    study.call("seglab", "promote", other).refused("--reopen")
 
 
 def test_a_finished_search_is_not_searched_again(study: Study) -> None:
     before = study.ask("sweep").json
-    again = study.run("sweep.py", "sweep.yaml", "--json").good().json
+    again = study.call("sweep.py", "sweep.yaml", "--json").good().json
     same = ("parent_run_id", "study", "trials", "best")
     assert {key: again[key] for key in same} == {key: before[key] for key in same}
 
@@ -265,25 +264,26 @@ def test_a_finished_search_is_not_searched_again(study: Study) -> None:
         ("promote 0123456789abcdef", "0123456789abcdef"),
         ("predict 0123456789abcdef new --out nothing", "0123456789abcdef"),
         ("compare ablation --baseline bcee", "bcee"),
+        ("explain nothing", "nothing"),
     ],
 )
 def test_what_the_store_does_not_have_is_refused(study: Study, line: str, word: str) -> None:
     study.ask("ablation")
-    study.run("seglab", *line.split()).refused(word)
+    study.call("seglab", *line.split()).refused(word)
 
 
 def test_deletion_of_a_promotion_does_not_seal_the_test_again(study: Study, tmp_path: Path) -> None:
     promotion = study.ask("promote").json["run_id"]
     study.ask("run_experiment")
-    folder = copy_of(study, tmp_path / "copy").folder
+    folder = copy_of(study, tmp_path / "copy")
     store = Store(folder)
     store.client.delete_run(promotion)
-    run_command(folder, "seglab", "promote", "single").refused("--reopen")
+    call(folder, "seglab", "promote", "single").refused("--reopen")
     (ablation,) = {one.info.experiment_id for one in store.runs("ablation")}
     store.client.delete_experiment(ablation)
-    run_command(folder, "seglab", "promote", "single").refused("--reopen")
+    call(folder, "seglab", "promote", "single").refused("--reopen")
     database = f"sqlite:///{folder / 'mlruns/mlflow.db'}"
     gc = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", database]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": database}
     subprocess.run([*gc, "--run-ids", promotion], check=True, env=environment)
-    run_command(folder, "seglab", "promote", "single").refused("--reopen")
+    call(folder, "seglab", "promote", "single").refused("--reopen")

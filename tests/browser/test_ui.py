@@ -1,14 +1,12 @@
-"""What a person sees: the MLflow UI and the gallery in a real browser."""
+"""What a person sees: the MLflow UI, the gallery and a search's page in a real browser."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,16 @@ from typing import Any
 import pytest
 
 from seglab.cli.main import main
+from seglab.studies.search.figures import search_page
+from seglab.tracking.connect import open_store
+from seglab.tracking.store import runs_link
+from tests.faults.servers import free_port, is_up, wait_until
+from tests.studies.test_search_figures import study
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 90
+Ids = tuple[str, list[str]]
 EXPERIMENT = """\
 name: seen
 data: {{source: brats-h5, root: {root}, cache: {cache}, image_size: 64}}
@@ -47,16 +51,14 @@ def folder(
 @pytest.fixture(scope="module")
 def ui(folder: Path) -> Iterator[str]:
     """Address of the UI, served by the command that people use."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "seglab", "ui", "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/health")
+        wait_until(lambda: is_up(f"http://127.0.0.1:{port}"))
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGINT)
@@ -66,16 +68,12 @@ def ui(folder: Path) -> Iterator[str]:
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def _wait_for(address: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-        except OSError:
-            assert time.monotonic() < deadline, f"{address} does not answer"
-            time.sleep(0.5)
-        else:
-            return
+@pytest.fixture(scope="module")
+def ids(folder: Path) -> Ids:
+    """The experiment's id and its child runs' ids."""
+    runs = open_store().find_runs("seen", {"seglab.kind": "train"})
+    assert len(runs) == 2
+    return runs[0].experiment_id, [run.run_id for run in runs]
 
 
 def shows(browser: Any, *texts: str) -> None:
@@ -90,49 +88,29 @@ def shows(browser: Any, *texts: str) -> None:
         time.sleep(0.5)
 
 
-def api(ui: str) -> tuple[str, list[str]]:
-    """The experiment's id and its child runs' ids."""
-    from seglab.tracking.connect import open_store
-
-    store = open_store()
-    runs = [run for run in store.find_runs("seen") if run.tags["seglab.kind"] == "train"]
-    assert ui
-    return runs[0].experiment_id, [run.run_id for run in runs]
+def severe(browser: Any) -> list[Any]:
+    """What failed on the page since the last call."""
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str) -> None:
-    from seglab.tracking.store import runs_link
-
-    experiment, runs = api(ui)
-    browser.set_window_size(1600, 1000)
-    browser.get(runs_link(ui, experiment))
+def test_the_table_of_runs_has_the_columns_a_person_needs(browser: Any, ui: str, ids: Ids) -> None:
+    browser.get(runs_link(ui, ids[0]))
     # The table draws only the columns in view.
     shows(browser, "seen · ablation", "3 matching runs", "val/dice", "val/iou", "arm", "loss.name")
     right = "document.querySelector('.ag-center-cols-viewport').scrollLeft = 1e4"
     browser.execute_script(right)
     shows(browser, "seglab.kind", "Description")
-    assert len(runs) == 2
 
 
-def test_two_runs_compare_side_by_side(browser: Any, ui: str) -> None:
-    experiment, runs = api(ui)
-    listed = ",".join(f'"{run}"' for run in runs)
-    browser.get(f'{ui}/#/compare-runs?runs=[{listed}]&experiments=["{experiment}"]')
+def test_two_runs_compare_side_by_side(browser: Any, ui: str, ids: Ids) -> None:
+    listed = ",".join(f'"{run}"' for run in ids[1])
+    browser.get(f'{ui}/#/compare-runs?runs=[{listed}]&experiments=["{ids[0]}"]')
     shows(browser, "seen · seed 0", "seen · seed 1", "val/dice")
 
 
-def test_a_run_shows_its_metrics_and_params(browser: Any, ui: str) -> None:
-    experiment, runs = api(ui)
-    browser.get(f"{ui}/#/experiments/{experiment}/runs/{runs[0]}")
+def test_a_run_shows_its_metrics_and_params(browser: Any, ui: str, ids: Ids) -> None:
+    browser.get(f"{ui}/#/experiments/{ids[0]}/runs/{ids[1][0]}")
     shows(browser, "val/dice", "val/iou", "seglab.split_hash", "optim.lr")
-
-
-def test_the_gallery_opens_from_disk_and_its_slider_moves(browser: Any, folder: Path) -> None:
-    browser.get_log("browser")  # what earlier pages complained of
-    browser.get(next(folder.rglob("gallery/index.html")).as_uri())
-    leaf_through(browser)
-    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not severe, "nothing is fetched and no script fails"
 
 
 @pytest.mark.parametrize("width", [1280, 800])
@@ -140,7 +118,7 @@ def test_the_report_fits_the_window_and_loads_nothing(
     browser: Any, folder: Path, width: int
 ) -> None:
     browser.set_window_size(width, 1000)
-    browser.get_log("browser")
+    severe(browser)
     browser.get(next(folder.rglob("report/report.html")).as_uri())
     shows(browser, "seen: report", "Failures", "Terms", "References")
     cut = """return [...document.querySelectorAll('.wide, main')]
@@ -148,26 +126,42 @@ def test_the_report_fits_the_window_and_loads_nothing(
     assert browser.execute_script(cut) == []
     hidden = "return [...document.images].filter(one => !one.naturalWidth).map(one => one.alt)"
     assert browser.execute_script(hidden) == []
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not severe(browser)
     browser.set_window_size(1600, 1000)
 
 
-def test_the_gallery_opens_inside_the_ui_and_its_slider_moves(browser: Any, ui: str) -> None:
+def test_the_gallery_opens_inside_the_ui_and_its_slider_moves(
+    browser: Any, ui: str, ids: Ids
+) -> None:
     from selenium.webdriver.common.by import By
 
-    experiment, runs = api(ui)
-    browser.get(f"{ui}/#/experiments/{experiment}/runs/{runs[0]}/artifacts/gallery/index.html")
+    browser.get(f"{ui}/#/experiments/{ids[0]}/runs/{ids[1][0]}/artifacts/gallery/index.html")
     shows(browser, "index.html")
-    deadline = time.monotonic() + WAIT_S
-    while not (frames := browser.find_elements(By.TAG_NAME, "iframe")):
-        assert time.monotonic() < deadline, "no frame shows the page"
-        time.sleep(0.5)
-    browser.switch_to.frame(frames[0])
+    wait_until(lambda: browser.find_elements(By.TAG_NAME, "iframe"))
+    browser.switch_to.frame(0)
     try:
         shows(browser, "validation patients")
         leaf_through(browser)
     finally:
         browser.switch_to.default_content()
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+def test_every_figure_of_a_search_is_drawn_within_a_sandboxed_frame(
+    browser: Any, tmp_path: Path, width: int
+) -> None:
+    (tmp_path / "page.html").write_text(search_page(study(8), "any", 0.5), encoding="utf-8")
+    frame = f'<iframe sandbox="allow-scripts" width="{width}" height="900" src="page.html">'
+    (tmp_path / "frame.html").write_text(frame)
+    severe(browser)
+    browser.get((tmp_path / "frame.html").as_uri())
+    browser.switch_to.frame(0)
+    count = "return document.querySelectorAll('.main-svg').length"
+    wait_until(lambda: browser.execute_script(count) >= 6)
+    across = "return [document.body.scrollWidth, window.innerWidth]"
+    content, inner = browser.execute_script(across)
+    assert content <= inner
+    assert not severe(browser)
 
 
 def leaf_through(browser: Any) -> None:

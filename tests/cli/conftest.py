@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = """\
 name: tiny
 data: {{source: brats-h5, root: {root}, cache: {cache}, image_size: 64}}
@@ -29,20 +24,3 @@ def tiny(
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.format(root=phantoms, cache=shared_cache), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def start() -> Callable[..., subprocess.Popen[str]]:
-    """Start one of the top-level scripts in the current folder."""
-
-    def start(script: str, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / script), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    return start

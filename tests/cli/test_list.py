@@ -45,13 +45,6 @@ def test_choices_defaults_and_encoders_are_told(capsys: pytest.CaptureFixture[st
     assert "tu-NAME" in encoders
 
 
-def test_a_kind_that_is_none_is_answered_with_the_nearest(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["list", "loses"]) == 2
-    assert "did you mean 'losses'" in capsys.readouterr().err
-
-
 @pytest.fixture
 def own_loss() -> None:
     @LOSSES.register(NAME)

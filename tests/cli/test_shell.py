@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +12,16 @@ import pytest
 from seglab.cli.main import COMMANDS, SCRIPTS, main
 from seglab.cli.shell import run_command
 from seglab.core.errors import UserError
+from tests.blackbox.commands import ROOT, call, environment
 
 Capture = pytest.CaptureFixture[str]
-ROOT = Path(__file__).resolve().parents[2]
 PROLOGUE = "import sys\nfrom seglab.cli.shell import *\n"
 
 
-def ran(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ran(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", PROLOGUE + code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=environment(ROOT) | variables,
         capture_output=True,
         text=True,
     )
@@ -58,62 +57,36 @@ def test_a_script_calls_itself_by_its_name(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["promot", "losses"], "did you mean 'promote'"),
-        (["data", "chek"], "did you mean 'data check'"),
-        ([], "name a command: "),
+        ("promot losses", "did you mean 'promote'"),
+        ("data chek", "did you mean 'data check'"),
+        ("", "name a command: "),
+        ("list loses", "did you mean 'losses'"),
+        ("run a.yaml --dryrun", "did you mean '--dry-run'"),
+        ("run a.yaml --worker 2", "did you mean '--workers'"),
+        ("data phantom --out x --patient 3", "did you mean '--patients'"),
+        ("data phantom --out x --layout nifty", "did you mean 'nifti'"),
+        ("run loses.yaml", "did you mean 'experiments/losses.yaml'"),
+        ("run experiments/loses.yml", "did you mean 'experiments/losses.yaml'"),
+        ("run losses", "did you mean 'experiments/losses.yaml'"),
+        ("run unet.yaml", "did you mean 'experiments/sweeps/unet.yaml'"),
+        ("run min.yaml", "did you mean 'mine.yaml'"),
+        ("run mine.yaml data.root=phantms", "did you mean 'phantoms'"),
+        ("run mine.yaml --arms dice", "unknown arm 'dice': there is none"),
+        ("data check --source brats-h5 --root phantoms --out mine.yaml", "is no folder"),
+        (
+            "data check --source brats-h5 --root phantoms --out mine.yaml/x",
+            "mine.yaml is no folder",
+        ),
     ],
 )
-def test_a_command_that_is_none_is_answered(capsys: Capture, given: list[str], told: str) -> None:
-    assert main(given) == 2
-    printed = capsys.readouterr().err
-    assert told in printed
-    assert printed.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        (["run", "a.yaml", "--dryrun"], "did you mean '--dry-run'"),
-        (["run", "a.yaml", "--worker", "2"], "did you mean '--workers'"),
-        (["data", "phantom", "--out", "x", "--patient", "3"], "did you mean '--patients'"),
-        (["data", "phantom", "--out", "x", "--layout", "nifty"], "did you mean 'nifti'"),
-    ],
-)
-def test_a_misspelt_option_is_answered_with_the_nearest(
-    capsys: Capture, given: list[str], told: str
+def test_what_is_none_is_answered_in_one_line_with_the_nearest(
+    tmp_path: Path, given: str, told: str
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(given)
-    assert stopped.value.code == 2
-    printed = capsys.readouterr().err
-    assert told in printed
-    assert printed.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ("loses.yaml", "did you mean 'experiments/losses.yaml'"),
-        ("experiments/loses.yml", "did you mean 'experiments/losses.yaml'"),
-        ("losses", "did you mean 'experiments/losses.yaml'"),
-        ("unet.yaml", "did you mean 'experiments/sweeps/unet.yaml'"),
-        ("min.yaml", "did you mean 'mine.yaml'"),
-        ("mine.yaml data.root=phantms", "did you mean 'phantoms'"),
-        ("mine.yaml --arms dice", "unknown arm 'dice': there is none"),
-    ],
-)
-def test_a_file_or_folder_that_is_none_is_answered_with_the_nearest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, given: str, told: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
     for name in ("mine.yaml", "experiments/losses.yaml", "experiments/sweeps/unet.yaml"):
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text("data: {source: brats-h5, root: nowhere}\n")
-    Path("phantoms").mkdir()
-    assert main(["run", *given.split()]) == 2
-    printed = capsys.readouterr().err
-    assert told in printed
-    assert printed.count("\n") == 1
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("data: {source: brats-h5, root: nowhere}\n")
+    (tmp_path / "phantoms").mkdir()
+    call(tmp_path, "seglab", *given.split()).refused(told, lines=1)
 
 
 def test_the_list_of_commands_names_all(capsys: Capture) -> None:
@@ -166,21 +139,6 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
-
-
-def test_a_file_where_the_page_should_go_is_named(
-    phantoms: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    there = tmp_path / "taken"
-    there.write_text("")
-    given = ["data", "check", "--source", "brats-h5", "--root", str(phantoms), "--out"]
-    for out in (there, there / "below"):
-        with pytest.raises(SystemExit) as stopped:
-            main([*given, str(out)])
-        assert stopped.value.code == 2
-        told = capsys.readouterr().err
-        assert f"{there} is no folder" in told
-        assert told.count("\n") == 1
 
 
 def test_a_terminal_that_knows_only_ascii_ends_no_command() -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 START_S = 90.0
@@ -22,6 +23,23 @@ def free_port() -> int:
     """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], wait_s: float = START_S) -> None:
+    """Ask again and again, until it is so."""
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline, "not reached in time"
+        time.sleep(0.2)
+
+
+def is_up(uri: str) -> bool:
+    """Whether an MLflow server answers there."""
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 class MlflowServer:
@@ -47,18 +65,9 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        deadline = time.monotonic() + START_S
-        while not self._answers():
-            assert self._process.poll() is None, "the server ended by itself"
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        process = self._process
+        wait_until(lambda: is_up(self.uri) or process.poll() is not None)
+        assert process.poll() is None, "the server ended by itself"
 
     def stop(self, *, hard: bool = False) -> None:
         """End it and its workers; ``hard`` with SIGKILL, in the middle of a request."""

@@ -7,28 +7,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.blackbox.commands import (
-    LONGEST_S,
-    Store,
-    epochs_logged,
-    make_study,
-    run,
-    start,
-    write_files,
-)
-from tests.faults.servers import MlflowServer, PostgresServer
+from tests.blackbox.commands import LONGEST_S, Store, epochs_logged, run, start, write_files
+from tests.faults.servers import MlflowServer, PostgresServer, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_study(tmp_path_factory.mktemp("study")).phantoms
+WORK_S = 300
+"""Until a command has trained some epochs."""
 
 
 @pytest.fixture
@@ -37,19 +26,13 @@ def database() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path / "server")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One server: each test has an experiment of its own."""
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
     server.stop(hard=True)
-
-
-def wait_until(condition: Callable[[], object], wait_s: float = 300) -> None:
-    deadline = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline, "not reached in time"
-        time.sleep(0.2)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -107,7 +90,7 @@ def test_two_machines_share_the_work_and_one_dies_for_good(
         machines.append(start(folder, *argv, MLFLOW_TRACKING_URI=server.uri))
     lost, left = machines
     store = Store(tmp_path, server.uri)
-    wait_until(lambda: epochs(store, name) >= 4)
+    wait_until(lambda: epochs(store, name) >= 4, WORK_S)
     kill(lost)
     _, err = left.communicate(timeout=LONGEST_S)
     assert left.returncode == 0, err[-2000:]
@@ -121,7 +104,7 @@ def test_a_server_away_for_a_minute_loses_and_doubles_nothing(
     argv = ("run_experiment.py", "single.yaml", "--json")
     process = start(tmp_path, *argv, MLFLOW_TRACKING_URI=server.uri)
     store = Store(tmp_path, server.uri)
-    wait_until(lambda: epochs(store, "single") >= 2)
+    wait_until(lambda: epochs(store, "single") >= 2, WORK_S)
     server.stop(hard=True)
     time.sleep(60)
     server.start()
@@ -137,7 +120,7 @@ def test_a_database_that_restarts_amid_an_ablation_changes_nothing(
     write_files(tmp_path, phantoms)
     argv = ("run_experiment.py", "ablation.yaml", f"storage={database.url}", "--workers", "2")
     process = start(tmp_path, *argv)
-    wait_until(lambda: epochs_logged(tmp_path) >= 2 or process.poll() is not None)
+    wait_until(lambda: epochs_logged(tmp_path) >= 2 or process.poll() is not None, WORK_S)
     database.restart()
     process.communicate(timeout=LONGEST_S)
     run(tmp_path, *argv).good()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blackbox.commands import LONGEST_S, make_study, run, start
+from tests.blackbox.commands import LONGEST_S, run, start
 from tests.faults.tmpfs import KB, ROOMY_BYTES, fill_up
 from tests.faults.undisturbed import COMMANDS, Undisturbed, finish, results, undisturbed
 
@@ -21,15 +21,13 @@ LOCKED_S = 25  # MLflow gives up on a locked database after 20
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_study(tmp_path_factory.mktemp("study")).phantoms
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
-def of(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, phantoms: Path
-) -> Undisturbed:
-    return undisturbed(request.param, tmp_path_factory.mktemp("undisturbed"), phantoms)
+def of(request: pytest.FixtureRequest, top: Path, phantoms: Path) -> Undisturbed:
+    return undisturbed(request.param, top, phantoms)
 
 
 @pytest.mark.parametrize("free_kb", [0, 400])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.blackbox.commands import Store, run, write_files
@@ -69,13 +70,16 @@ class Undisturbed:
         write_files(folder, self.phantoms)
 
 
+@cache
 def undisturbed(command: str, top: Path, phantoms: Path) -> Undisturbed:
     """Run a command once, and before it what it needs, in folders of its own below ``top``."""
     template, folder = top / f"{command}-template", top / f"{command}-undisturbed"
-    template.mkdir()
-    write_files(template, phantoms)
     if command == "promotion":
-        finish(template, "ablation")
+        undisturbed("ablation", top, phantoms)
+        shutil.copytree(top / "ablation-undisturbed", template)
+    else:
+        template.mkdir()
+    write_files(template, phantoms)
     shutil.copytree(template, folder)
     write_files(folder, phantoms)
     began = time.monotonic()

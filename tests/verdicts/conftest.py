@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 
 from seglab.core.study import Study
 from seglab.tracking.connect import open_store
 from seglab.tracking.store import Store
 from tests.verdicts.searches import planted_study
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_collections() -> Iterator[None]:
-    """statsmodels collects garbage at every correction, which visits all that MLflow made."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -119,8 +119,16 @@ def planted_study(folder: Path, trials: int = 8) -> Study:
 
 
 @contextmanager
-def trained_by(open_planted: Callable[..., PlantedRun]) -> Iterator[None]:
-    """Have a planted run take the place of every training, without figures and reports."""
+def trained_by(
+    scores: Callable[[Plan, tuple[str, ...]], Iterable[PatientScore]],
+) -> Iterator[None]:
+    """Have planted scores take the place of every training, without figures and reports."""
+
+    def open_planted(
+        plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
+    ) -> PlantedRun:
+        return PlantedRun(plan, store, data, scores(plan, data.split.val))
+
     replaced: Mapping[str, Any] = {
         "search.trials.open_run": open_planted,
         "experiment.open_run": open_planted,
@@ -137,14 +145,7 @@ def search_planted(study: Study, store: Store, number: int) -> dict[str, Any]:
     """Make one search with its confirmation; returns what ``confirmation.json`` says."""
     document = dict(study.document) | {"name": f"planted {number}"}
     document["search"] = {**document["search"], "seed": number}
-
-    def open_planted(
-        plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
-    ) -> PlantedRun:
-        scores = planted_scores(plan.config, data.split.val, f"search {number}")
-        return PlantedRun(plan, store, data, scores)
-
-    with trained_by(open_planted):
+    with trained_by(lambda plan, names: planted_scores(plan.config, names, f"search {number}")):
         outcome = run_search(resolve_study(document), store)
     path = store.client.download_artifacts(outcome.parent_run_id, FILE)
     return dict(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from seglab.cli.main import main
 from seglab.core.config import RunConfig, flatten
 from seglab.core.errors import UserError
 from seglab.core.study import Study, load_study, resolve_study
-from seglab.data.open import StudyData, open_data
+from seglab.data.open import open_data
 from seglab.evaluation.metrics import PatientScore
 from seglab.studies.experiment import Plan
 from seglab.studies.search.explain import Changes, explain
@@ -24,7 +23,7 @@ from seglab.studies.search.space import Space
 from seglab.tracking import tags
 from seglab.tracking.store import Store
 from tests.studies.logged_ablation import patient
-from tests.verdicts.searches import PlantedRun, _normal, trained_by
+from tests.verdicts.searches import _normal, trained_by
 
 SPACE = {
     "loss.name": ["bce_dice", "dice"],
@@ -67,21 +66,19 @@ def search(
     document = dict(study.document) | {"name": f"explained {number}", "search": own | block}
     document["loss"] = loss
 
-    def open_planted(
-        plan: Plan, store: Store, data: StudyData, *, fresh: bool = False
-    ) -> PlantedRun:
+    def scores(plan: Plan, names: tuple[str, ...]) -> Iterator[PatientScore]:
         if plan.arm == failing:
             raise UserError("it fails")
-        return PlantedRun(plan, store, data, response(plan.config, data.split.val, f"{number}"))
+        return response(plan.config, names, f"{number}")
 
-    with trained_by(open_planted):
+    with trained_by(scores):
         run_search(resolve_study(document), store)
         return explain(store, f"explained {number}")
 
 
 @pytest.mark.slow
 def test_two_of_four_changes_are_named_and_the_yaml_drops_the_others(
-    study: Study, store: Store, capsys: pytest.CaptureFixture[str]
+    study: Study, store: Store
 ) -> None:
     told = search(study, store, 0)
     assert (told["needed"], told["rule"]) == ([*MATTER], "equivalent")
@@ -143,14 +140,6 @@ def test_a_base_that_failed_is_left_out_and_what_cannot_be_judged_is_refused(
     with pytest.raises(UserError, match=f"run {sweep.run_id} .* is FAILED, not FINISHED"):
         explain(store, "explained 23")
     assert store.get_run(sweep.run_id).status == "FAILED"
-
-
-def test_what_is_no_search_is_told(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    assert main(["explain", "nothing"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_parameter_that_a_choice_brings_comes_with_it() -> None:
