@@ -110,15 +110,16 @@ def test_an_option_before_the_name_of_its_component_is_kept(name: str) -> None:
     assert parse_overrides(["model.depth=2", name]) == {"model": {"name": "unet", "depth": 2}}
 
 
-@pytest.mark.parametrize("argument", ["a", "=1", "a..b=1", ".a=1"])
-def test_an_override_without_key_or_value_is_named(argument: str) -> None:
-    with pytest.raises(UserError, match=r"key\.sub=value"):
-        parse_overrides([argument])
-
-
-def test_a_list_that_the_shell_took_apart_is_to_be_quoted() -> None:
-    with pytest.raises(UserError, match="put all of it in quotes"):
-        parse_overrides(["seeds=[0,", "1]"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        *(([argument], r"key\.sub=value") for argument in ("a", "=1", "a..b=1", ".a=1")),
+        (["seeds=[0,", "1]"], "put all of it in quotes"),  # a list that the shell took apart
+    ],
+)
+def test_an_override_that_is_none_is_named(arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_overrides(arguments)
 
 
 def test_a_folder_is_answered_with_its_files(tmp_path: Path) -> None:

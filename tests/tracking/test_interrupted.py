@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
+from collections.abc import Callable
 from dataclasses import replace
 
-from seglab.tracking.connect import open_store
-from seglab.tracking.run import start_run
+from seglab.tracking.run import RunLog, start_run
 from seglab.tracking.store import RunInfo, Store
 
 
-def test_a_dead_run_is_marked_and_a_living_one_is_not(store: Store) -> None:
-    context = multiprocessing.get_context("fork")
-    ids = context.SimpleQueue()
-
-    def start_and_wait() -> None:
-        run = start_run(open_store(store.folder), "one", "killed")
-        ids.put(run.run_id)
-        time.sleep(60)
-
-    process = context.Process(target=start_and_wait)
-    process.start()
-    run_id = ids.get()
-    assert store.in_use(run_id)
-    assert not store.mark_interrupted(run_id, "killed")
-    assert store.get_run(run_id).status == "RUNNING"
-    process.kill()
-    process.join()
-    assert not store.in_use(run_id)
-    assert store.mark_interrupted(run_id, "killed")
-    run = store.get_run(run_id)
+def test_a_dead_run_is_marked_and_a_living_one_is_not(
+    store: Store, log_and_die: Callable[[Store, Callable[[RunLog], object]], str]
+) -> None:
+    living = start_run(store, "one", "lives")
+    assert store.in_use(living.run_id)
+    assert not store.mark_interrupted(living.run_id, "killed")
+    assert store.get_run(living.run_id).status == "RUNNING"
+    dead = log_and_die(store, lambda run: run.metrics({"val/dice": 0.5}, 0))
+    assert not store.in_use(dead)
+    assert store.mark_interrupted(dead, "killed")
+    run = store.get_run(dead)
     assert run.status == "KILLED"
     assert run.tags["seglab.interrupted"] == "killed"
     assert run.end_time is not None
-    assert not store.mark_interrupted(run_id, "again")
+    assert not store.mark_interrupted(dead, "again")
 
 
 def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(store: Store) -> None:

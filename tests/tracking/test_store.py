@@ -185,19 +185,6 @@ def test_a_lock_may_be_asked_for_while_its_last_holder_removes_it(store: Store) 
     assert not store.state("contended").exists()
 
 
-def test_writes_wait_for_a_locked_database(store: Store) -> None:
-    run = start_run(store, "one", "patient")
-    blocker = sqlite3.connect(store.folder / "mlflow.db", check_same_thread=False)
-    blocker.execute("BEGIN IMMEDIATE")
-    release = threading.Timer(1.5, blocker.rollback)
-    release.start()
-    run.metrics({"val/dice": 0.5}, 0)
-    run.finish()
-    release.join()
-    blocker.close()
-    assert store.get_run(run.run_id).metrics == {"val/dice": 0.5}
-
-
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
