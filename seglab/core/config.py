@@ -6,8 +6,6 @@ experiment has the same hash on every machine.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from seglab.core.blocks import Block, Component, Fraction, PositiveInt, Seed
+from seglab.core.documents import digest
 from seglab.core.errors import UserError
 from seglab.core.registry import AUGMENTATIONS, LOSSES, MODELS, SOURCES
 
@@ -297,8 +296,7 @@ class RunConfig(Block):
         meaning = without_local(self)
         meaning.pop("name")
         meaning["data"]["persons"] = None  # its path once counted; others keep their hash
-        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(meaning)[:12]
 
 
 def without_local(block: BaseModel) -> dict[str, Any]:

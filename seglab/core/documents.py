@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -177,6 +178,12 @@ def read_rows(path: Path, ending: str = "") -> Iterator[dict[str, str]]:
             yield from (dict(zip(header, row, strict=False)) for row in rows if row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def digest(value: object) -> str:
+    """SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def json_text(value: Any) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.core.config import Data
+from seglab.core.documents import digest
 from seglab.core.errors import UserError
 from seglab.data.geometry import Box, resize_images, turned, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
@@ -265,12 +266,6 @@ class Cache:
 
 
 open_cache = Cache  # reads every patient, those of the test too; :mod:`seglab.data.sealed` does not
-
-
-def digest(value: object) -> str:
-    """SHA-256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def content_digest(content: Json) -> str:

@@ -220,7 +220,10 @@ def _measure_slice(images: Image, labels: Labels, mirror_axis: int) -> list[list
     healthy = inside & (labels == 0)
     if np.count_nonzero(healthy) < MIN_TISSUE * labels.size / 4:
         return [[NAN] * 5 for _ in images]
-    oedema = _edge(labels > 0) if (labels == UNKNOWN_PART).any() else labels == OEDEMA
+    oedema = labels == OEDEMA
+    if (labels == UNKNOWN_PART).any():  # its edge is taken for oedema
+        below, (low, high) = _depth(labels > 0), (share * max(labels.shape) for share in EDGE)
+        oedema = (below > low) & (below <= high)
     other = (labels > 0) & (labels != ENHANCING)
     rows = []
     for image in images:
@@ -266,12 +269,6 @@ def median(values: Sequence[float] | NDArray[np.float64], share: float = 0.5) ->
 def _median_in(image: Image, region: Region) -> float:
     enough = np.count_nonzero(region) >= MIN_REGION * image.size
     return float(np.median(image[region])) if enough else NAN
-
-
-def _edge(tumour: Region) -> Region:
-    depth = _depth(tumour)
-    low, high = (share * max(tumour.shape) for share in EDGE)
-    return np.asarray((depth > low) & (depth <= high))
 
 
 def _depth(region: NDArray[np.generic]) -> Image:

@@ -19,6 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 from seglab.core.config import MODALITIES, Data
+from seglab.core.documents import digest
 from seglab.core.errors import UserError
 from seglab.core.machine import progress, tell, worker_pool
 from seglab.data.cache import (
@@ -31,7 +32,6 @@ from seglab.data.cache import (
     Json,
     content_digest,
     describe,
-    digest,
     read_json,
 )
 from seglab.data.geometry import cached_shape, place

@@ -12,8 +12,8 @@ import numpy as np
 
 from seglab.core.config import RunConfig
 from seglab.core.config import Split as SplitConfig
+from seglab.core.documents import digest
 from seglab.core.errors import UserError
-from seglab.data.cache import digest
 
 PARTS = ("train", "val", "test")
 MIN_PATIENTS = 3

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from seglab.core.blocks import explain
 from seglab.core.config import Data, flatten
+from seglab.core.documents import digest
 from seglab.core.errors import UserError, as_warning, unknown_name
 from seglab.core.machine import progress
-from seglab.data.cache import Cache, CachedPatient, digest, open_cache
+from seglab.data.cache import Cache, CachedPatient, open_cache
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.names import SYNTHETIC, NameMapping
 from seglab.data.open import SAME_VOLUME, fingerprints, select_patients

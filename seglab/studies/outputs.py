@@ -12,10 +12,10 @@ import numpy as np
 import yaml
 
 from seglab.core.config import RunConfig, without_local
-from seglab.core.documents import json_text
+from seglab.core.documents import digest, json_text
 from seglab.core.errors import as_warning
 from seglab.core.machine import progress
-from seglab.data.cache import CachedPatient, digest
+from seglab.data.cache import CachedPatient
 from seglab.data.loader import gather
 from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
