@@ -95,14 +95,7 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
     from optuna.visualization import matplotlib as draw
 
     with plt.rc_context({"figure.constrained_layout.use": True}):  # Optuna sets a style too
-        axes = draw.plot_optimization_history(study, **_target(study))
-        axes.collections[0].set_color(unit(BLUE))
-        for line in axes.lines:
-            line.set_color(unit(VERMILLION))
-        if base is not None:
-            axes.axhline(base, color="grey", linestyle="--", label="base config")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3, frameon=False)
-        yield "history", _sized(axes, 4, "Dice of the trials")
+        yield "history", _sized(_history(study, base), 4, "Dice of the trials")
         keys = _searched(study)
         if keys and _may_judge(study):
             bars: Any = draw.plot_param_importances(study, **_importance())
@@ -116,6 +109,24 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
             np.ravel(panels)[0].figure.suptitle("")
             yield f"slices-{1 + start // 3}", _sized(panels, 4)
         plt.close("all")
+
+
+def _history(study: optuna.Study, base: float | None) -> Any:
+    """Draw the Dice of every trial that ended, those stopped early as rings."""
+    from optuna.visualization import matplotlib as draw
+
+    axes = draw.plot_optimization_history(study, **_target(study))
+    axes.collections[0].set_color(unit(BLUE))
+    for line in axes.lines:
+        line.set(color=unit(VERMILLION), label="best so far")
+    pruned = [one for one in study.trials if one.state == TrialState.PRUNED and one.values]
+    if pruned:
+        at = [one.number for one in pruned], [one.values[0] for one in pruned]
+        axes.scatter(*at, color="none", edgecolor="grey", linewidth=1.5, label="stopped early")
+    if base is not None:
+        axes.axhline(base, color="grey", linestyle="--", label="base config")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, frameon=False)
+    return axes
 
 
 def _sized(axes: Any, height: float, title: str = "") -> Figure:
