@@ -87,19 +87,13 @@ def quantise(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Normalise over the brain and quantise; outliers are clipped to the ends.
 
-    A brain without contrast (one pixel, one value) becomes one middling grey.
+    A brain without contrast (one pixel, one value) becomes one middling grey. ``image`` (S, H, W)
+    is finite on the brain. ``zscore`` spans ``ENDS`` standard deviations around the mean,
+    ``robust`` 1.4826 times as many median absolute deviations around the median, ``percentile``
+    percentiles: of each slice, or of the whole volume. The modality decides the upper end.
 
-    Args:
-        image: (S, H, W), finite on the brain.
-        brain: (S, H, W), see ``brain_mask``.
-        method: ``zscore`` spans ``ENDS`` standard deviations around the mean, ``robust`` 1.4826
-            times as many median absolute deviations around the median, ``percentile`` percentiles.
-        scope: statistics of each slice, or of the whole volume.
-        modality: decides the upper end.
-
-    Returns:
-        q (S, H, W) uint8: 0 background, 1 to 255 brain; scale (S, 2) float32: offset and
-        step of each slice, in the units of ``image``.
+    Returns q (S, H, W) uint8: 0 background, 1 to 255 brain; and scale (S, 2) float32: offset and
+    step of each slice, in the units of ``image``.
     """
     ends = range_ends(method, modality)
     whole = _range(image, brain, method, ends) if scope == "volume" else None

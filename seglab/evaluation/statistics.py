@@ -107,12 +107,9 @@ def paired_test(
     Cochran and Cox's critical values (1950): those of patients, by the symmetric bootstrap-t
     (Hall 1988), and of seeds, Student's, averaged with their shares of the squared error.
 
-    Args:
-        differences: (K, n) finite: one number a patient, seeds averaged.
-        per_mean: (K,) 1/seeds of the arm + 1/seeds of the baseline.
-        seeds: of the arms, pooled; its figures are scalars or (K,).
-        rng: draws the patients, the same for every row.
-        resamples: B of the bootstrap.
+    ``differences`` (K, n) are finite, one number a patient, seeds averaged; ``per_mean`` (K,) are
+    1/seeds of the arm + 1/seeds of the baseline. ``seeds`` pools those of the arms; its figures are
+    scalars or (K,). ``rng`` draws the same patients for every row.
     """
     from scipy.special import stdtrit
 

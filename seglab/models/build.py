@@ -65,12 +65,8 @@ def build_model(
 ) -> nn.Module:
     """Build the network that ``config`` names: image (B,in_channels,H,W) to logits (B,1,H,W).
 
-    Args:
-        config: name and options.
-        in_channels: modalities × (2·context + 1).
-        image_hw: height and width of the images, in pixels.
-        smallest_batch: images in the smallest batch of the training.
-        pretrained: False leaves out the initial weights, for a checkpoint that is loaded next.
+    ``smallest_batch`` is that of the training, in images. ``pretrained`` False leaves out the
+    initial weights, for a checkpoint that is loaded next.
 
     Raises UserError for an unknown encoder, weights that cannot be had, an image size that the
     network does not take, or one image a batch where it normalises one pixel over the batch.
