@@ -10,12 +10,9 @@ from torch import nn
 from seglab.core.config import Model
 from seglab.core.registry import MODELS
 from seglab.data.cache import CacheSettings
-from seglab.learning.bundle import ModelBundle, ModelCard
-from seglab.learning.device import Compute
-from seglab.learning.inference import Predictor
+from seglab.learning.bundle import ModelBundle
 from seglab.learning.operating_point import OperatingPoint
-
-COMPUTE = Compute(torch.device("cpu"), "fp32", 1)
+from tests.learning import bundles
 
 
 class BrightFront(nn.Module):
@@ -30,29 +27,21 @@ class BrightFront(nn.Module):
         return (image - self.level) * 50 * front - 50 * ~front
 
 
-def register() -> None:
-    if "bright-front" not in MODELS:
-
-        @MODELS.register("bright-front")
-        def bright_front(in_channels: int) -> nn.Module:
-            """Marks what is bright in the front half."""
-            return BrightFront()
+def bright_front(in_channels: int) -> nn.Module:
+    """Marks what is bright in the front half."""
+    return BrightFront()
 
 
 def make_bundle(upright: bool = False, **point: Any) -> ModelBundle:
-    register()
-    card = ModelCard(
-        name="test",
+    if "bright-front" not in MODELS:
+        MODELS.register("bright-front")(bright_front)
+    return bundles.make_bundle(
+        "flair",
         model=Model.model_validate("bright-front"),
-        modalities=("flair",),
         target="whole",
-        context=0,
-        precision="fp32",
         settings=CacheSettings(64, "none", "percentile", "volume"),
         shape=(64, 64),
         mirror_axis=1 if upright else 0,
         upright=upright,
-        shared_scale=True,
         point=OperatingPoint(**point),
     )
-    return ModelBundle(card, Predictor(BrightFront(), COMPUTE, 0))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from seglab.core.config import RunConfig
 from seglab.core.documents import merge
 from seglab.core.study import Study, resolve_study
 from seglab.data.phantom.write import write_phantom
+from seglab.studies.experiment import Plan, train_one
 from seglab.tracking.connect import open_store
 from seglab.tracking.store import Store
-from tests.faults.servers import PostgresServer
 
 SEARCH: dict[str, Any] = {
     "trials": 2,
@@ -38,25 +41,44 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(fresh_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store that the tests of a file share."""
-    return open_store(tmp_path_factory.mktemp("store") / "mlruns")
+    folder = tmp_path_factory.mktemp("store") / "mlruns"
+    shutil.copytree(fresh_folder, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return open_store(folder)
+
+
+@pytest.fixture(scope="module")
+def train(store: Store) -> Callable[..., str]:
+    """Train a config once in a file; returns the id of its run."""
+
+    def run_id(config: RunConfig, arm: str = "a", **plan: Any) -> str:
+        return train_one(Plan(config, arm, **plan), store).run_id
+
+    return run_id
+
+
+@pytest.fixture(scope="session")
+def content() -> Callable[[Store], dict[str, Any]]:
+    """Every row of every table of a store, and every artifact with its bytes."""
+
+    def read(store: Store) -> dict[str, Any]:
+        with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
+            tables = "select name from sqlite_master where type = 'table'"
+            names = [name for (name,) in database.execute(tables).fetchall()]
+            rows = {name: database.execute(f'select * from "{name}"').fetchall() for name in names}
+        files = [path for path in (store.folder / "artifacts").rglob("*") if path.is_file()]
+        return {**rows, "files": {path: path.read_bytes() for path in files}}
+
+    return read
 
 
 @pytest.fixture
 def this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have commands use the store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-
-
-@pytest.fixture
-def database() -> Iterator[PostgresServer]:
-    """A PostgreSQL server, or a skip that says what is missing."""
-    pytest.importorskip("psycopg")
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql")
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -75,31 +97,25 @@ def write(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    def write_file(folder: Path = tmp_path, epochs: int = 1, **search: Any) -> Path:
-        document = {
-            "name": "tiny",
-            "data": {
-                "source": "brats-h5",
-                "root": str(six_phantoms / "set"),
-                "cache": str(six_phantoms / "cache"),
-                "image_size": 48,
-                "crop": "none",
-                "workers": 1,
-            },
-            "split": {"fractions": [0.5, 0.25, 0.25]},
-            "model": {"name": "unet", "base_channels": 4, "depth": 2},
-            "augment": "none",
-            "train": {"epochs": epochs, "threads": 1},
-            "search": {**SEARCH, **search},
+    def write_file(epochs: int = 1, **search: Any) -> Path:
+        data = {
+            "source": "brats-h5",
+            "root": str(six_phantoms / "set"),
+            "cache": str(six_phantoms / "cache"),
+            "image_size": 48,
+            "crop": "none",
+            "workers": 1,
         }
-        path = folder / "tiny.yaml"
-        path.write_text(yaml.safe_dump(document))
+        train = {"epochs": epochs, "batch_size": 8, "samples_per_epoch": None}
+        own = {"data": data, "augment": "none", "train": train, "evaluation": {"overlays": 1}}
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(merge(TINY, {**own, "search": {**SEARCH, **search}})))
         return path
 
     return write_file
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build(phantoms: Path, shared_cache: Path) -> Callable[..., Study]:
     """Build a study of a second a run on phantoms; keyword arguments are laid over it."""
     data = {

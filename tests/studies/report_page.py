@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from xml.etree.ElementTree import Element, TreeBuilder
 
-RUNS = {"script", "link", "iframe", "object", "embed"}
+VOID, RUNS = {"meta", "img"}, {"script", "link", "iframe", "object", "embed"}
 
 
-@dataclass
+def words(element: Element) -> str:
+    return re.sub(r"\s+", " ", "".join(element.itertext()))
+
+
 class Section:
-    title: str = ""
-    text: str = ""
-    tables: list[list[list[str]]] = field(default_factory=list)
-    """Rows of cells of each; the first row of most is the headings."""
-    items: list[str] = field(default_factory=list)
-    pictures: list[str] = field(default_factory=list)
+    def __init__(self, element: Element) -> None:
+        self.title = words(next(element.iter("h2")))
+        self.text = words(element)
+        tables = element.iter("table")
+        self.tables = [[[*map(words, row)] for row in table.iter("tr")] for table in tables]
+        self.items = [words(item) for item in element.iter("li")]
+        self.pictures = [image.get("alt") for image in element.iter("img")]
 
     @property
     def facts(self) -> dict[str, str]:
@@ -30,66 +34,41 @@ class Section:
 
 
 class Page(HTMLParser):
-    """Parses a report; the first section is what stands before the others."""
+    """Parses a report: its sections, what a browser would load, and where its links lead."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.all = [Section("")]
+        self._builder, self._open = TreeBuilder(), list[str]()
         self.loads: list[str] = []
-        """What a browser would run or fetch."""
         self.links: list[str] = []
-        """Where a reader may go from it."""
-        self.scripts: list[str] = []
-        self._in: list[str] = []
         self.feed(text)
+        self.handle_endtag("html")  # where the page leaves it open
+        page = self._builder.close()
+        (main,) = page.iter("main")
+        self.text = words(main)
+        self.scripts = [words(script) for script in page.iter("script")]
+        self.sections = {one.title: one for one in map(Section, page.iter("section"))}
 
     def __getitem__(self, title: str) -> Section:
-        return next(section for section in self.all if section.title == title)
-
-    @property
-    def text(self) -> str:
-        return " ".join(section.text for section in self.all)
+        return self.sections[title]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {key: value or "" for key, value in attrs}
-        if tag in RUNS and (tag, values) != ("script", {}):
-            self.loads.append(tag)
+        self._builder.start(tag, values)
+        self._open.append(tag)
+        if tag in VOID:
+            self.handle_endtag(tag)
         if tag == "a" and not values["href"].startswith("#"):
             self.links.append(values.pop("href"))
-        for key, value in values.items():
-            fetched = key in {"src", "href"} and not value.startswith(("data:image/", "#"))
-            if fetched or key.startswith("on"):
-                self.loads.append(f"{tag} {key}={value}")
-        section = self.all[-1]
-        if tag == "section":
-            self.all.append(Section())
-        elif tag == "table":
-            section.tables.append([])
-        elif tag == "tr":
-            section.tables[-1].append([])
-        elif tag in ("th", "td"):
-            section.tables[-1][-1].append("")
-        elif tag == "li":
-            section.items.append("")
-        elif tag == "img":
-            section.pictures.append(values["alt"])
-        if tag not in ("meta", "img"):
-            self._in.append(tag)
+        fetched = {key for key in values.keys() & {"src", "href"} if values[key][:1] != "#"}
+        fetched -= {key for key in fetched if values[key].startswith("data:image/")}
+        if fetched or (tag in RUNS and (tag, attrs) != ("script", [])):
+            self.loads.append(tag)
+        self.loads += [f"{tag} {key}" for key in values if key.startswith("on")]
 
     def handle_endtag(self, tag: str) -> None:
-        while self._in and self._in.pop() != tag:
+        while self._open and self._builder.end(self._open.pop()).tag != tag:
             pass
 
     def handle_data(self, data: str) -> None:
-        section, inside, data = self.all[-1], set(self._in), re.sub(r"\s+", " ", data)
-        if "script" in inside:
-            self.scripts.append(data)
-        if inside & {"style", "title", "nav", "script"}:
-            return
-        if "h2" in inside:
-            section.title += data
-        elif inside & {"td", "th"}:
-            section.tables[-1][-1][-1] += data
-        elif "li" in inside:
-            section.items[-1] += data
-        section.text += data
+        self._builder.data(data)

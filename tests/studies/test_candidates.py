@@ -9,29 +9,30 @@ import pytest
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.studies.candidates import find_baseline, find_candidates
-from seglab.studies.resolve import open_model
 from seglab.tracking.run import start_run
 from seglab.tracking.store import Store
 
+Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.usefixtures("this_store")
+
+
+def tagged(**tags: Any) -> dict[str, str]:
+    return {f"seglab.{key}": str(value) for key, value in tags.items()}
 
 
 def finished(
     store: Store, experiment: str, dice: float, parent: str | None = None, **tags: Any
 ) -> str:
     """Run id of a finished run with this validation Dice."""
-    all_tags = {f"seglab.{key}": str(tags[key]) for key in tags}
-    with start_run(
-        store, experiment, f"{dice}", {"seglab.kind": "train"} | all_tags, parent
-    ) as run:
+    own = tagged(**{"kind": "train", **tags})
+    with start_run(store, experiment, f"{dice}", own, parent) as run:
         run.metrics({"val/dice": dice}, step=1)
     return run.run_id
 
 
 def begun(store: Store, experiment: str, kind: str, **tags: str) -> str:
     """Run id of a parent."""
-    all_tags = {"seglab.kind": kind} | {f"seglab.{key}": tags[key] for key in tags}
-    return start_run(store, experiment, "parent", all_tags).run_id
+    return start_run(store, experiment, "parent", tagged(kind=kind, **tags)).run_id
 
 
 def test_candidates_are_ranked_and_the_baseline_is_the_same_seed(store: Store) -> None:
@@ -40,7 +41,7 @@ def test_candidates_are_ranked_and_the_baseline_is_the_same_seed(store: Store) -
         (arm, seed): finished(store, "ranked", dice, parent, arm=arm, seed=seed)
         for arm, seed, dice in (("base", 0, 0.5), ("base", 1, 0.7), ("x", 0, 0.9), ("x", 1, 0.6))
     }
-    start_run(store, "ranked", "lost", {"seglab.kind": "train"}, parent).fail("x")
+    start_run(store, "ranked", "lost", tagged(kind="train"), parent).fail("x")
     for name in ("ranked", parent):
         found = find_candidates(store, name)
         assert [run.metrics["val/dice"] for run in found.ranked] == [0.9, 0.7, 0.6, 0.5]
@@ -72,9 +73,7 @@ def test_folds_are_ranked_by_all_patients_not_by_the_easiest(store: Store) -> No
     assert find_candidates(store, made["a", 1]).best.run_id == made["a", 1]
 
 
-def test_runs_of_different_splits_are_not_ranked_together(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_different_splits_are_not_ranked(store: Store, capsys: Capture) -> None:
     """Each was validated on patients of its own: the easiest would win."""
     hard, easy = "1111aaaa2222", "3333bbbb4444"
     best = finished(store, "splits", 0.8, split_hash=hard)
@@ -111,8 +110,8 @@ def test_the_baseline_of_a_search_is_its_base_config(store: Store) -> None:
         finished(store, "search", dice, parents[0], kind="trial", trial=number)
         for number, dice in enumerate((0.5, 0.8, 0.6))
     ]
-    lost = {"seglab.kind": "trial", "seglab.trial": "0"}
-    start_run(store, "search", "trial", lost, parents[1]).fail("out of memory")
+    lost = start_run(store, "search", "trial", tagged(kind="trial", trial=0), parents[1])
+    lost.fail("out of memory")
     other = finished(store, "search", 0.7, parents[1], kind="trial", trial=1)
     for name in ("search", parents[0], trials[1]):
         base = find_baseline(store, find_candidates(store, name).best)
@@ -125,13 +124,11 @@ def test_the_baseline_of_a_search_is_its_base_config(store: Store) -> None:
 def test_names_of_nothing_are_told_in_one_line(store: Store, capsys: Any) -> None:
     finished(store, "small", 0.5)
     store.client.create_registered_model("bare")
-    with pytest.raises(UserError, match="no champion; its aliases: none"):
-        open_model("bare", lambda: store)
     for given, told in (
         (["promote", "smal"], "unknown experiment or run 'smal' (did you mean 'small'?)"),
         (["reproduce", "0" * 32], "no run '000"),
         (["artifacts", "small", "--out", "o"], "'small' is an experiment, not a run or model"),
-        (["predict", "bare@champion", "x.nii", "--out", "o"], "no champion"),
+        (["predict", "bare@champion", "x.nii", "--out", "o"], "no champion; its aliases: none"),
         (["predict", "bar", "x.nii", "--out", "o"], "did you mean 'bare'"),
     ):
         assert main(given) == 2

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
@@ -17,21 +16,21 @@ from seglab.studies import data as shared_data
 from seglab.studies.data import SharedData, share_patients
 from tests.data.memory import MemorySource, memory_source, memory_volume
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Build = Callable[..., Study]
 
-def test_a_root_is_warned_of_once_and_opened_once_for_each_input(
-    phantoms: Path,
-    tmp_path: Path,
-    small_config: Callable[..., RunConfig],
-    capsys: pytest.CaptureFixture[str],
+
+def test_a_root_is_opened_once_for_each_input(
+    phantoms: Path, tmp_path: Path, small_config: Callable[..., RunConfig], capsys: Capture
 ) -> None:
     shutil.copytree(phantoms, root := tmp_path / "set")
     next(iter(sorted(root.rglob("*_slice_*.h5")))).unlink()
+    data = {"root": str(root), "cache": str(tmp_path / "cache")}
     configs = [
-        small_config(
-            data={"root": str(root), "cache": str(tmp_path / "cache"), "crop": crop}, **arm
-        )
+        small_config(data={**data, "crop": crop}, loss=loss)
         for crop in ("none", "brain")
-        for arm in ({}, {"loss": "dice"})
+        for loss in ("bce", "dice")
     ]
     shared = SharedData()
     opened = [shared.of(config) for config in configs]
@@ -51,7 +50,7 @@ ARMS = {
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
+def study(tmp_path: Path, monkeypatch: Patch) -> Build:
     """Build a study over patients of whom P2 has no T1, unless all are whole."""
 
     def build(whole: bool = False, data: Any = None, **keys: Any) -> Study:
@@ -66,35 +65,28 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stud
     return build
 
 
-def required(study: Study) -> list[tuple[str, ...]]:
-    return [config.data.require for config in study.arms.values()]
-
-
-def test_arms_use_the_patients_that_have_every_modality_any_of_them_names(
-    study: Callable[..., Study], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arms_share_the_patients_that_have_every_modality(study: Build, capsys: Capture) -> None:
     with pytest.raises(UserError, match=r"P002 \(t1\).*data\.on_bad_file=skip"):
         share_patients(study(arms=ARMS))
     shared = share_patients(study(arms=ARMS, data={"on_bad_file": "skip"}))
-    assert required(shared) == [("flair", "t1", "t1ce")] * 3
-    assert shared.run.data.require == ("flair", "t1", "t1ce")
+    for config in (shared.run, *shared.arms.values()):
+        assert config.data.require == ("flair", "t1", "t1ce")
     assert "P002 is left out of every run: no t1" in capsys.readouterr().err
     assert share_patients(shared) == shared
 
 
-def test_where_all_have_all_or_the_user_chose_nothing_is_changed(
-    study: Callable[..., Study],
-) -> None:
-    whole = study(whole=True, arms=ARMS)
-    assert share_patients(whole) is whole
-    chosen = study(arms=ARMS, data={"require": ["t1"]})
-    assert share_patients(chosen) is chosen
-    one_input = study(arms={"a": {}, "b": {"loss": "dice"}})
-    assert share_patients(one_input) is one_input
+def test_where_all_have_all_or_the_user_chose_nothing_changes(study: Build) -> None:
+    for given in (
+        {"whole": True, "arms": ARMS},
+        {"arms": ARMS, "data": {"require": ["t1"]}},
+        {"arms": {"a": {}, "b": {"loss": "dice"}}},
+    ):
+        built = study(**given)
+        assert share_patients(built) is built
 
 
-def test_the_choices_of_a_search_count_as_arms(study: Callable[..., Study]) -> None:
-    space = yaml.safe_load("data.modalities: {choices: [[flair], [flair, t1], t1ce]}")
+def test_the_choices_of_a_search_count_as_arms(study: Build) -> None:
+    space = {"data.modalities": {"choices": [["flair"], ["flair", "t1"], "t1ce"]}}
     searched = study(search={"space": space}, data={"on_bad_file": "skip"})
     assert searched.search is not None
     choices = searched.search.space["data.modalities"].choices
@@ -102,9 +94,7 @@ def test_the_choices_of_a_search_count_as_arms(study: Callable[..., Study]) -> N
     assert share_patients(searched).run.data.require == ("flair", "t1", "t1ce")
 
 
-def test_a_modality_that_the_source_never_has_is_told_with_its_arm(
-    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_modality_that_no_patient_can_have_is_told(study: Build, monkeypatch: Patch) -> None:
     monkeypatch.setattr(MemorySource, "modalities", ("flair", "t1ce"))
     told = r"^memory has no t1 \(it has flair, t1ce\): the arm both asks for it; arms.both=null"
     with pytest.raises(UserError, match=told):

@@ -27,13 +27,9 @@ from seglab.studies.resolve import load_trained, open_model, split_parts
 from seglab.tracking import tags
 from seglab.tracking.store import RunInfo, Store
 
+Train = Callable[..., str]
 Build = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("this_store")
-
-
-def train(store: Store, config: RunConfig, arm: str = "a") -> str:
-    plan = Plan(config, arm, tags={tags.FOLD: str(config.split.fold)})
-    return train_one(plan, store).run_id
 
 
 @pytest.fixture
@@ -46,10 +42,10 @@ def build(small_config: Build) -> Build:
 
 
 @pytest.mark.slow
-def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> None:
+def test_seeds_become_one_model(build: Build, store: Store, train: Train, tmp_path: Path) -> None:
     """The champion's mask is that of the mean probability, in each way of using it."""
-    runs = [train(store, build("seeds", seed=seed)) for seed in (0, 1)]
-    train(store, build("seeds", seed=0, optim={"lr": 1e-5}), arm="b")
+    runs = [train(build("seeds", seed=seed)) for seed in (0, 1)]
+    train(build("seeds", seed=0, optim={"lr": 1e-5}), "b")
     promotion = promote(store, "seeds", ensemble="seeds")
     told, record = promotion.to_json(), store.get_run(promotion.run_id)
     assert sorted(told["ensemble"]) == sorted(runs)
@@ -66,14 +62,13 @@ def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> N
     maps = np.stack([one.native(cache, patient) for one in predictors])
     champion = open_model("seeds@champion", lambda: store)
     source = open_data_source(build("seeds").data)
-    (volume,) = [
-        source.read(one, ("flair",)) for one in source.patients() if one.patient_id == name
-    ]
-    found = champion.segment(volume)
-    np.testing.assert_allclose(found.probability, maps.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(found.disagreement, maps.std(axis=0), atol=1e-5)
+    (found,) = (one for one in source.patients() if one.patient_id == name)
+    volume = source.read(found, ("flair",))
+    segmented = champion.segment(volume)
+    np.testing.assert_allclose(segmented.probability, maps.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(segmented.disagreement, maps.std(axis=0), atol=1e-5)
     served = mlflow.pyfunc.load_model("models:/seeds@champion")
-    assert np.array_equal(served.predict(volume.images[0]), found.mask)
+    assert np.array_equal(served.predict(volume.images[0]), segmented.mask)
 
     scan = nib.Nifti1Image(np.moveaxis(volume.images[0], 0, -1), np.diag([-1.0, -1, 2, 1]))
     nib.save(scan, tmp_path / "case_flair.nii.gz")
@@ -88,10 +83,16 @@ def test_seeds_become_one_model(build: Build, store: Store, tmp_path: Path) -> N
 def test_folds_are_judged_out_of_fold(build: Build, fresh_store: Store) -> None:
     store = fresh_store  # another promotion of these patients would be a second look
     folds = {"fractions": [0.4, 0.3, 0.3], "folds": 2}
-    configs = [build("folds", split={**folds, "fold": fold}) for fold in (0, 1)]
-    runs = [train(store, config) for config in configs]
-    chosen = choose_members(find_candidates(store, "folds"), "folds")
+    plans = [
+        Plan(build("folds", split={**folds, "fold": fold}), "a", tags={tags.FOLD: str(fold)})
+        for fold in (0, 1)
+    ]
+    runs = [train_one(plan, store).run_id for plan in plans]
+    candidates = find_candidates(store, "folds")
+    chosen = choose_members(candidates, "folds")
     assert sorted(run.run_id for run in chosen) == sorted(runs)
+    with pytest.raises(UserError, match="--ensemble seeds: 1 finished run of the kind"):
+        choose_members(candidates, "seeds")
     trained = load_ensemble(store, chosen, "folds")
     frozen = freeze(trained)
     dices = []
@@ -108,14 +109,12 @@ def test_folds_are_judged_out_of_fold(build: Build, fresh_store: Store) -> None:
     parts = split_parts("folds@champion", lambda: store)
     assert parts == dict.fromkeys(both, "train") | test
     assert set(split_parts(runs[0], lambda: store).values()) == {"train", "val", "test"}
-    with pytest.raises(UserError, match="--ensemble seeds: 1 finished run of the kind"):
-        choose_members(find_candidates(store, "folds"), "seeds")
 
 
-def test_what_cannot_be_averaged_is_refused(build: Build, store: Store) -> None:
-    for seed, data in enumerate(({}, {"context": 1})):
-        train(store, build("mixed", seed=seed, data=data))
-    train(store, build("mixed", seed=2, optim={"lr": 1e-4}))
+def test_what_cannot_be_averaged_is_refused(build: Build, store: Store, train: Train) -> None:
+    brief = {"train": {"epochs": 1}}
+    for seed, changed in enumerate(({}, {"data": {"context": 1}}, {"optim": {"lr": 1e-4}})):
+        train(build("mixed", seed=seed, **brief, **changed))
     candidates = find_candidates(store, "mixed")
     assert len(choose_members(candidates, "top:3")) == 3
     for which, said in {
@@ -151,22 +150,14 @@ def test_voxels_in_doubt_are_those_that_one_sd_moves_over_the_threshold() -> Non
 
 
 def test_the_mean_of_probabilities_also_where_they_are_certain() -> None:
-    logits = [
-        torch.tensor([-60.0, -3.0, 0.0, 2.0, 80.0]),
-        torch.tensor([-50.0, 3.0, 1.0, 2.0, 90.0]),
-    ]
-    members = [Constant(one.view(1, 1, 1, 5)) for one in logits]
-    found = Ensemble(members)(torch.zeros(1, 1, 1, 5)).flatten().double()
-    mean = torch.stack([one.double().sigmoid() for one in logits]).mean(0)
+    logits = torch.tensor([[-60.0, -3.0, 0.0, 2.0, 80.0], [-50.0, 3.0, 1.0, 2.0, 90.0]])
+    found = Ensemble([constant(one) for one in logits])(torch.zeros(1, 1)).double()
+    mean = logits.double().sigmoid().mean(0, keepdim=True)
     torch.testing.assert_close(found.sigmoid(), mean, rtol=1e-5, atol=0)
 
 
-class Constant(torch.nn.Module):
-    """Logits that do not depend on the image."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.logits
+def constant(logits: torch.Tensor) -> torch.nn.Module:
+    """A network of these logits, whatever the image."""
+    layer = torch.nn.Linear(1, len(logits))
+    layer.load_state_dict({"weight": torch.zeros(len(logits), 1), "bias": logits})
+    return layer

@@ -20,20 +20,19 @@ from seglab.data.phantom.write import write_phantom
 from seglab.data.sources.base import open_source
 from seglab.evaluation.scores import from_csv
 from seglab.studies.evaluation import Training, evaluate
-from seglab.studies.experiment import Plan, train_one
 from seglab.studies.resolve import open_model
 from seglab.tracking import openings
-from seglab.tracking.artifacts import download, read_artifact
+from seglab.tracking.artifacts import download
 from seglab.tracking.store import Store
 
+Train = Callable[..., str]
 Build = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("this_store")
 
 
-@pytest.fixture
-def run_id(small_config: Build, store: Store) -> str:
-    """A trained run; the store of this file trains it once."""
-    return train_one(Plan(small_config(train={"epochs": 2}), "a"), store).run_id
+@pytest.fixture(scope="module")
+def run_id(small_config: Build, train: Train) -> str:
+    return train(small_config(train={"epochs": 2}))
 
 
 def other_set(folder: Path, seed: int, patients: int = 3, prefix: str = "site") -> Path:
@@ -43,9 +42,14 @@ def other_set(folder: Path, seed: int, patients: int = 3, prefix: str = "site") 
     )
     (folder / "name_mapping.csv").unlink()
     old = json.loads((folder / "phantom.json").read_text())["names"]
-    for path in sorted(folder.rglob(f"{old}*"), key=lambda path: -len(path.parts)):
+    for path in sorted(folder.rglob(f"{old}*"), reverse=True):
         path.rename(path.with_name(path.name.replace(old, f"{prefix}_")))
     return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return other_set(tmp_path_factory.mktemp("sets") / "elsewhere", seed=8)
 
 
 def external(store: Store, run_id: str, root: Path, *leave_out: str) -> dict[str, Any]:
@@ -53,12 +57,11 @@ def external(store: Store, run_id: str, root: Path, *leave_out: str) -> dict[str
     return evaluate(store, run_id, data, leave_out=leave_out, overrides=["data.workers=1"])
 
 
-def test_the_model_is_scored_as_it_predicts_and_the_run_holds_it_all(
-    store: Store, run_id: str, tmp_path: Path
+def test_a_model_is_scored_as_it_predicts(
+    store: Store, run_id: str, elsewhere: Path, tmp_path: Path
 ) -> None:
-    root = other_set(tmp_path / "elsewhere", seed=8)
-    told = external(store, run_id, root)
-    bundle, source = open_model(run_id, lambda: store), open_source("brats-nifti", root)
+    told = external(store, run_id, elsewhere)
+    bundle, source = open_model(run_id, lambda: store), open_source("brats-nifti", elsewhere)
     expected = []
     for patient in source.patients():
         volume = source.read(patient)
@@ -75,20 +78,18 @@ def test_the_model_is_scored_as_it_predicts_and_the_run_holds_it_all(
     assert record.metrics["external/dice"] == pytest.approx(told["external/dice"])
     assert not any(name.startswith("test") for name in record.metrics)
     assert not openings.openings(store)
-    files = tmp_path / "files"
-    download(store, told["run_id"], files)
-    names = {
-        score.patient_id for score in from_csv((files / "patients_external.csv").read_bytes(), "")
-    }
+    download(store, told["run_id"], tmp_path)
+    scores = from_csv((tmp_path / "patients_external.csv").read_bytes(), "")
+    names = {score.patient_id for score in scores}
     assert names == {"site_001", "site_002", "site_003"}
-    results = json.loads((files / "external_results.json").read_text())
+    results = json.loads((tmp_path / "external_results.json").read_text())
     assert results["frozen"]["dice"]["value"] == pytest.approx(told["external/dice"])
-    assert all(name in (files / "gallery/index.html").read_text() for name in names)
-    page = (files / "report/report.html").read_text()
+    assert all(name in (tmp_path / "gallery/index.html").read_text() for name in names)
+    page = (tmp_path / "report/report.html").read_text()
     assert "On brats-nifti:elsewhere, where nothing was tuned: Dice" in page
 
 
-def test_patients_it_was_trained_on_are_refused_unless_taken_out(
+def test_training_patients_are_refused(
     small_config: Build, store: Store, run_id: str, tmp_path: Path
 ) -> None:
     own = small_config().data
@@ -101,44 +102,42 @@ def test_patients_it_was_trained_on_are_refused_unless_taken_out(
         external(store, run_id, root)
     assert f"2 of the 3 patients in {root}: {same}--leave-out shared" in str(refused.value)
     found = external(store, run_id, root, "shared")
-    scores = json.loads(
-        read_artifact(store, store.get_run(found["run_id"]), "external_results.json")
-    )
-    assert scores["patients"] == found["patients"] == 1
-    assert found["left_out"] == {
-        "site_001": "Phantom_001 (the same volume)",
-        "site_002": "Phantom_002 (the same volume)",
-    }
+    assert found["patients"] == 1
+    left_out = {f"site_00{n}": f"Phantom_00{n} (the same volume)" for n in (1, 2)}
+    assert found["left_out"] == left_out
     with pytest.raises(UserError, match="none of the 0 patients left"):
         external(store, run_id, root, "shared", "new_001")
 
 
-def test_persons_of_the_mapping_are_refused_where_pixels_differ(
-    small_config: Build, store: Store, run_id: str, tmp_path: Path
+def map_names(root: Path, patient: str) -> None:
+    """Write a table that says that site_002 is a patient of the training set."""
+    columns = "BraTS_2019_subject_ID,BraTS_2020_subject_ID"
+    (root / "name_mapping.csv").write_text(f"{columns}\nsite_002,{patient}\n")
+
+
+def test_persons_of_the_mapping_are_refused(
+    small_config: Build, store: Store, run_id: str, elsewhere: Path, tmp_path: Path
 ) -> None:
-    root = other_set(tmp_path / "mapped", seed=8)
+    shutil.copytree(elsewhere, root := tmp_path / "mapped")
     patient = open_data(small_config()).split.test[0]
-    columns = "Grade,BraTS_2019_subject_ID,BraTS_2020_subject_ID"
-    (root / "name_mapping.csv").write_text(f"{columns}\nHGG,site_002,{patient}\n")
+    map_names(root, patient)
     with pytest.raises(UserError, match=rf"site_002 = {patient} \(name_mapping.csv\); --leave"):
         external(store, run_id, root)
 
 
-def test_the_mapping_is_read_where_the_volumes_of_the_training_are_not_here(
-    small_config: Build, store: Store, tmp_path: Path
+def test_the_mapping_is_read_where_volumes_are_gone(
+    small_config: Build, store: Store, train: Train, elsewhere: Path, tmp_path: Path
 ) -> None:
-    own = tmp_path / "own"
-    shutil.copytree(small_config().data.root, own)
+    shutil.copytree(small_config().data.root, own := tmp_path / "own")
     patient = open_data(small_config()).split.train[0]
-    columns = "BraTS_2019_subject_ID,BraTS_2020_subject_ID"
-    (own / "name_mapping.csv").write_text(f"{columns}\nsite_002,{patient}\n")
-    config = small_config(data={"root": own, "cache": tmp_path / "cache"})
-    run_id = train_one(Plan(config, "own"), store).run_id
+    map_names(own, patient)
+    data = {"root": own, "cache": tmp_path / "cache"}
+    run_id = train(small_config(data=data, train={"epochs": 1}), "own")
     for path in own.rglob("*.h5"):
         path.unlink()
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UserError, match=rf"site_002 = {patient} \(name_mapping.csv\); --leave"):
-        external(store, run_id, other_set(tmp_path / "other", seed=8))
+        external(store, run_id, elsewhere)
 
 
 def test_a_table_of_persons_hides_no_person_whom_the_names_tell() -> None:
@@ -155,19 +154,18 @@ def test_a_table_of_persons_hides_no_person_whom_the_names_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "leave_out", "told"),
+    ("spoil", "left", "told"),
     [
-        ("*_seg.nii.gz", (), "site_001 has no segmentation"),
-        ("*_flair.nii.gz", (), "no patient in .* has flair"),
-        ("nothing", ("site_01",), "unknown patient 'site_01' \\(did you mean 'site_001'\\?\\)"),
+        ("*_seg.nii.gz", [], "site_001 has no segmentation"),
+        ("*_flair.nii.gz", [], "no patient in .* has flair"),
+        ("nothing", ["site_01"], r"unknown patient 'site_01' \(did you mean 'site_001'\?\)"),
     ],
 )
-def test_a_set_that_cannot_be_scored_is_refused_before_a_run_starts(
-    store: Store, run_id: str, tmp_path: Path, spoil: str, leave_out: tuple[str, ...], told: str
+def test_a_set_that_cannot_be_scored_is_refused(
+    store: Store, run_id: str, elsewhere: Path, tmp_path: Path, spoil: str, left: Any, told: str
 ) -> None:
-    root, before = other_set(tmp_path / "other", seed=8), len(store.find_runs())
-    for path in root.rglob(spoil):
-        path.unlink()
+    before, unread = len(store.find_runs()), shutil.ignore_patterns(spoil)
+    shutil.copytree(elsewhere, tmp_path / "other", ignore=unread)
     with pytest.raises(UserError, match=told):
-        external(store, run_id, root, *leave_out)
+        external(store, run_id, tmp_path / "other", *left)
     assert len(store.find_runs()) == before

@@ -10,25 +10,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mlflow.pyfunc
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
+from seglab.data.labels import target_mask
 from seglab.data.open import open_data
+from seglab.data.phantom.write import write_phantom
+from seglab.data.sources.base import open_data_source
 from seglab.evaluation.scores import from_csv
-from seglab.studies import promotion as room
+from seglab.studies import promotion
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import Promotion, promote
 from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import external_rows
-from seglab.studies.resolve import load_trained, open_model
-from seglab.tracking.artifacts import download
+from seglab.studies.resolve import open_model
+from seglab.tracking.artifacts import download, read_artifact
 from seglab.tracking.run import start_run
 from seglab.tracking.store import Store
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Train = Callable[..., str]
 SPLIT = {"fractions": [0.4, 0.3, 0.3]}
 Build = Callable[..., RunConfig]
 STAGES = ("choosing", "exporting", "testing", "drawing", "registering", "writing the report")
@@ -45,16 +52,6 @@ def build(small_config: Build) -> Build:
     return with_test_part
 
 
-def trained(store: Store, config: RunConfig, arm: str = "a", **plan: Any) -> str:
-    """Run id of a finished run of this config; trained once in this module."""
-    return train_one(Plan(config, arm, **plan), store).run_id
-
-
-def artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
-    download(store, run_id, folder, name)
-    return folder / name
-
-
 class Opened(NamedTuple):
     """A test that was opened twice: for the better of two runs, and for the other one."""
 
@@ -67,8 +64,8 @@ class Opened(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def opened(build: Build, store: Store) -> Opened:
-    runs = [trained(store, build(seed=seed)) for seed in (0, 1)]
+def opened(build: Build, store: Store, train: Train) -> Opened:
+    runs = [train(build(seed=seed)) for seed in (0, 1)]
     best, other = sorted(runs, key=lambda run: -store.get_run(run).metrics["val/dice"])
     with contextlib.redirect_stderr(io.StringIO()) as told:
         first = promote(store, "small", baseline=other)
@@ -76,72 +73,56 @@ def opened(build: Build, store: Store) -> Opened:
     return Opened(best, other, first, again, told.getvalue())
 
 
-def test_every_stage_is_told(opened: Opened) -> None:
+def test_the_first_opening_confirms_and_tells_every_stage(opened: Opened, store: Store) -> None:
     at = [opened.told.find(f"\n{stage}") for stage in STAGES]
     assert -1 not in at, opened.told
     assert at == sorted(at), opened.told
-
-
-def test_the_first_opening_confirms_and_says_of_which_run(opened: Opened, store: Store) -> None:
-    report, record = opened.first.to_json(), store.get_run(opened.first.run_id)
-    assert report["promoted_run_id"] == opened.best
-    assert report["confirmatory"] is True
-    low, high = report["test/dice_ci"]
-    assert low <= report["test/dice"] <= high
-    assert record.status == "FINISHED"
-    assert record.tags["seglab.kind"] == "promotion"
+    record, best = store.get_run(opened.first.run_id), store.get_run(opened.best)
+    assert opened.first.to_json()["promoted_run_id"] == best.run_id
+    assert record.tags["seglab.promoted_run_id"] == best.run_id
     assert record.tags["seglab.confirmatory"] == "true"
-    assert record.tags["seglab.promoted_run_id"] == opened.best
-    split_hash = store.get_run(opened.best).tags["seglab.split_hash"]
-    assert record.tags["seglab.split_hash"] == split_hash
+    assert record.tags["seglab.split_hash"] == best.tags["seglab.split_hash"]
     assert json.loads(record.tags["seglab.operating_point"]) == opened.first.point.to_dict()
-    expected = {"dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled"}
-    assert {f"test/{name}" for name in expected} <= record.metrics.keys()
+    figures = ("dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled")
+    assert {f"test/{name}" for name in figures} <= record.metrics.keys()
     assert "test_vs_baseline/diff" in record.metrics
 
 
-def test_a_second_opening_needs_a_reason_and_is_marked(
-    opened: Opened, store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_opening_needs_a_reason(opened: Opened, store: Store, capsys: Capture) -> None:
     capsys.readouterr()
-    with pytest.raises(UserError, match=opened.first.run_id):
-        promote(store, opened.other)
+    for reason, said in ((None, opened.first.run_id), ("  ", "reason")):
+        with pytest.raises(UserError, match=said):
+            promote(store, opened.other, reopen=reason)
     assert "choosing the operating point" not in capsys.readouterr().err
-    with pytest.raises(UserError, match="reason"):
-        promote(store, opened.other, reopen="  ")
-    again = opened.again
-    tags = store.get_run(again.run_id).tags
-    assert tags["seglab.confirmatory"] == "false"
+    tags = store.get_run(opened.again.run_id).tags
     assert tags["seglab.reopen_reason"] == "the baseline was asked for"
-    assert again.to_json()["confirmatory"] is False
-    assert again.registered.tags["seglab.confirmatory"] == "false"
-    assert again.registered.tags["seglab.synthetic"] == "true"
+    assert opened.again.to_json()["confirmatory"] is False
+    for marked in (tags, opened.again.registered.tags):
+        assert marked["seglab.confirmatory"] == "false"
+        assert marked["seglab.synthetic"] == "true"
 
 
-def test_the_patients_of_the_test_are_scored_and_shown(
+def test_the_test_patients_are_scored_and_shown(
     opened: Opened, store: Store, tmp_path: Path
 ) -> None:
-    run_id = opened.first.run_id
-    record = store.get_run(run_id)
-    split = json.loads(artifact(store, run_id, "split.json", tmp_path).read_text())
-    scores = from_csv(artifact(store, run_id, "patients_test.csv", tmp_path).read_bytes(), "")
+    record = store.get_run(opened.first.run_id)
+    download(store, record.run_id, tmp_path)
+    split = json.loads((tmp_path / "split.json").read_text())
+    scores = from_csv((tmp_path / "patients_test.csv").read_bytes(), "")
     assert sorted(score.patient_id for score in scores) == sorted(split["test"])
     known = [score.dice for score in scores if math.isfinite(score.dice)]
     assert record.metrics["test/dice"] == pytest.approx(np.mean(known))
     answer = f"Sealed test, confirmatory: Dice {record.metrics['test/dice']:.3f}"
-    page = artifact(store, run_id, "report/report.html", tmp_path).read_text()
     assert answer in record.tags["mlflow.note.content"]
-    assert answer in page
-    page = artifact(store, run_id, "gallery/index.html", tmp_path).read_text()
+    assert answer in (tmp_path / "report/report.html").read_text()
+    page = (tmp_path / "gallery/index.html").read_text()
     assert all(score.patient_id in page for score in scores)
     assert '<p class="notice">synthetic data: phantoms, not patients</p>' in page
 
 
-def test_a_model_card_names_the_evaluations_of_this_very_model(
-    opened: Opened, store: Store, tmp_path: Path
-) -> None:
+def test_a_card_names_the_evaluations_of_this_very_model(opened: Opened, store: Store) -> None:
     other, again = opened.other, opened.again
-    results = artifact(store, again.run_id, "test_results.json", tmp_path).read_text()
+    results = read_artifact(store, store.get_run(again.run_id), "test_results.json")
     point = again.point.to_dict()
     moved = {**point, "threshold": 0.05}
     for dice, place, members, at in (
@@ -169,13 +150,10 @@ def test_a_model_card_names_the_evaluations_of_this_very_model(
     assert tested["Dice 0.333"] == tested["Dice 0.444"] == "–"
 
 
-def test_a_model_card_is_complete_and_model_hubs_read_it(
-    opened: Opened, store: Store, tmp_path: Path
-) -> None:
-    path = artifact(store, opened.again.run_id, "model_card.md", tmp_path)
+def test_a_model_card_is_complete_and_model_hubs_read_it(opened: Opened, store: Store) -> None:
+    text = read_artifact(store, store.get_run(opened.again.run_id), "model_card.md").decode()
     description = store.client.get_model_version_by_alias("small", "champion").description
     assert f"Dice {opened.again.to_json()['test/dice']:.3f}" in description
-    text = path.read_text(encoding="utf-8")
     told = ("Synthetic data", "Not a medical device", "small@champion", "threshold", "licence")
     parts = ("How to use", "Figures", "Data and split", "Recipe", "Failures", "Limits")
     for word in (*told, *(f"## {part}" for part in parts), "unet: base", "not confirmatory"):
@@ -190,14 +168,7 @@ def test_a_model_card_is_complete_and_model_hubs_read_it(
     assert "nan" not in text.split()
 
 
-def test_mlflow_and_we_give_the_masks_of_the_promotion(
-    opened: Opened, build: Build, store: Store
-) -> None:
-    import mlflow.pyfunc
-
-    from seglab.data.labels import target_mask
-    from seglab.data.sources.base import open_data_source
-
+def test_mlflow_and_we_give_the_same_masks(opened: Opened, build: Build, store: Store) -> None:
     config = build()
     source = open_data_source(config.data)
     served = mlflow.pyfunc.load_model("models:/small@champion")
@@ -221,76 +192,47 @@ def test_mlflow_and_we_give_the_masks_of_the_promotion(
     assert total / len(data.split.test) == pytest.approx(opened.again.to_json()["test/dice"])
 
 
-def test_a_run_that_did_not_finish_is_not_promoted(build: Build, store: Store) -> None:
+def test_a_run_that_did_not_finish_is_not_promoted(store: Store) -> None:
     with start_run(store, "broken", "r", {"seglab.kind": "train"}) as run:
-        run.params({"name": "broken"})
         run.fail("diverged")
     for name in ("broken", run.run_id):
         with pytest.raises(UserError, match="FAILED"):
             promote(store, name)
 
 
-def test_other_data_than_the_run_was_trained_on_is_refused(
-    build: Build, store: Store, tmp_path: Path
+def test_other_data_than_was_trained_on_is_refused(
+    opened: Opened, store: Store, tmp_path: Path
 ) -> None:
-    from seglab.data.phantom.write import write_phantom
-
-    other = tmp_path / "other"
-    write_phantom(other, patients=9, size=64, slices=12, seed=4, workers=1)
-    run_id = trained(store, build(seed=0))
-    tag = store.get_run(run_id).tags["seglab.data_hash"]
+    write_phantom(tmp_path / "other", patients=9, size=64, slices=12, seed=4, workers=1)
+    tag = store.get_run(opened.best).tags["seglab.data_hash"]
     with pytest.raises(UserError, match=tag):
-        promote(store, run_id, overrides=[f"data.root={other}"])
+        promote(store, opened.best, overrides=[f"data.root={tmp_path / 'other'}"])
     with pytest.raises(UserError, match=r"model\.base_channels"):
-        promote(store, run_id, overrides=["model.base_channels=8"])
-
-
-def test_no_test_part_is_nothing_to_promote_on(build: Build, store: Store) -> None:
-    run_id = trained(store, build(name="no-test", split={"fractions": [0.7, 0.3, 0.0]}))
-    with pytest.raises(UserError, match="no test share"):
-        promote(store, run_id)
-
-
-def test_a_test_part_without_tumour_stays_sealed(
-    build: Build, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_id = trained(store, build(seed=0, name="healthy"))
-
-    def without_tumour(*arguments: Any) -> Any:
-        found = load_trained(*arguments)
-        for patient in found.data.cache.patients:
-            if patient.patient_id in found.data.split.test:
-                patient.tumour_px[:] = 0
-        return found
-
-    monkeypatch.setattr(room, "load_trained", without_tumour)
-    with pytest.raises(UserError, match="none of the 3 test patients has tumour"):
-        promote(store, run_id)
-    assert not store.find_runs("healthy", {"seglab.kind": "promotion"})
+        promote(store, opened.best, overrides=["model.base_channels=8"])
 
 
 STEPS = ("_log_frozen", "_evaluate", "log_pictures", "register_champion")
 """Before the test is opened, and three times after it."""
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
+def stop_at(monkeypatch: Patch, step: str, error: BaseException) -> None:
     """Let a promotion do a step, and die."""
-    real = getattr(room, step)
+    real = getattr(promotion, step)
 
     def dies(*arguments: Any, **named: Any) -> None:
         real(*arguments, **named)
         raise error
 
-    monkeypatch.setattr(room, step, dies)
+    monkeypatch.setattr(promotion, step, dies)
 
 
 @pytest.mark.slow
-def test_it_dies_at_every_step_and_comes_to_one_end(
-    fresh_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+def test_it_dies_at_every_step_and_ends_once(
+    fresh_store: Store, build: Build, monkeypatch: Patch
 ) -> None:
     """It is still the first look at the test."""
     store = fresh_store
-    run_id = trained(store, build(name="begun", train={"epochs": 1}))
+    run_id = train_one(Plan(build(name="begun", train={"epochs": 1}), "a"), store).run_id
     for step in STEPS:
         with monkeypatch.context() as patch:
             stop_at(patch, step, KeyboardInterrupt())
@@ -314,13 +256,13 @@ def test_it_dies_at_every_step_and_comes_to_one_end(
 
 
 @pytest.mark.slow
-def test_changed_code_or_another_question_is_a_second_look(
-    fresh_store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+def test_changed_code_is_a_second_look(
+    fresh_store: Store, build: Build, monkeypatch: Patch
 ) -> None:
     store = fresh_store
-    run_id = trained(store, build(name="changed", train={"epochs": 1}))
+    run_id = train_one(Plan(build(name="changed", train={"epochs": 1}), "a"), store).run_id
     with monkeypatch.context() as patch:
-        patch.setattr(room, "code_hash", lambda: "before")
+        patch.setattr(promotion, "code_hash", lambda: "before")
         stop_at(patch, "_evaluate", RuntimeError("a bug in the evaluation"))
         with pytest.raises(RuntimeError):
             promote(store, run_id, reopen="a reason")

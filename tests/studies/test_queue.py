@@ -6,37 +6,33 @@ import errno
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from seglab.core.errors import UserError
-from seglab.core.study import Study
 from seglab.studies.queue import (
     DATABASE,
     DONE,
-    ERROR,
-    INTERRUPTED,
     ITEM,
     OUR_FAULT,
+    OWNER,
     SPENT,
     NotOurs,
     Queue,
     Worker,
-    one_at_a_time,
     open_storage,
 )
-from tests.faults.servers import PostgresServer
 
 KEYS = [f"item {number}" for number in range(6)]
 
@@ -73,62 +69,39 @@ def test_every_item_is_done_once_in_order(tmp_path: Path) -> None:
     assert not queue.run_next(Listed(lambda trial, key: 1.0))
 
 
-def test_a_pruned_item_is_done(tmp_path: Path) -> None:
-    queue = _queue(tmp_path)
-
-    def prune(trial: Trial, key: str) -> float:
-        raise optuna.TrialPruned
-
-    _run(queue, prune, KEYS[:1])
-    assert queue.states()[KEYS[0]].word == "done"
+CRASH = "CUDA error at postgresql://me:secret@host"
 
 
-def test_a_failure_ends_its_item_until_the_next_command(tmp_path: Path) -> None:
-    queue = _queue(tmp_path)
-
-    def fail(trial: Trial, key: str) -> float:
-        raise UserError("no such loss")
-
-    assert _run(queue, fail, KEYS[:1]) == DONE
+@pytest.mark.parametrize(
+    ("error", "word", "told"),
+    [
+        (optuna.TrialPruned(), "done", "not done"),
+        (UserError("no such loss"), "failed", "no such loss"),
+        (RuntimeError(CRASH), "failed", "RuntimeError: CUDA error at postgresql://***@host"),
+    ],
+)
+def test_an_error_ends_its_item_until_the_next_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, word: str, told: str
+) -> None:
+    queue, fail = _queue(tmp_path), Mock(side_effect=error)
+    is_ours = isinstance(error, RuntimeError)
+    assert _run(queue, fail, KEYS[:1]) == (SPENT if is_ours else DONE)
     state = queue.states()[KEYS[0]]
-    assert (state.word, state.error) == ("failed", "no such loss")
+    assert (state.word, state.error) == (word, told)
+    assert (OUR_FAULT in state.last.user_attrs) is is_ours
+    assert ("Traceback" in capsys.readouterr().err) is is_ours
     assert not queue.run_next(Listed(fail, KEYS[:1]))
     later = _queue(tmp_path)
-    assert later.states()[KEYS[0]].word == "open"
+    assert later.states()[KEYS[0]].word == ("done" if word == "done" else "open")
     _run(later, lambda trial, key: 1.0, KEYS[:1])
     assert later.states()[KEYS[0]].word == "done"
 
 
-def test_what_failed_before_is_open_whatever_the_clock_of_its_machine_says(tmp_path: Path) -> None:
-    failed = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={ITEM: "1", ERROR: "no"})
-    failed.datetime_complete = datetime.now() + timedelta(hours=1)
-    _queue(tmp_path).study.add_trial(failed)
-    assert _queue(tmp_path).states()["1"].word == "open"
-
-
-def test_an_unexpected_error_asks_for_another_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    queue = _queue(tmp_path)
-
-    def crash(trial: Trial, key: str) -> float:
-        raise RuntimeError("CUDA error at postgresql://me:secret@host")
-
-    assert _run(queue, crash, KEYS[:1]) == SPENT
-    state = queue.states()[KEYS[0]]
-    assert state.error == "RuntimeError: CUDA error at postgresql://***@host"
-    assert OUR_FAULT in state.last.user_attrs
-    assert "Traceback" in capsys.readouterr().err
-
-
 def test_a_full_disk_ends_the_queue_and_leaves_its_item_open(tmp_path: Path) -> None:
-    queue = _queue(tmp_path)
-
-    def fill(trial: Trial, key: str) -> float:
-        raise UserError("the store cannot be used") from OSError(errno.ENOSPC, "full")
-
+    queue, full = _queue(tmp_path), UserError("the store cannot be used")
+    full.__cause__ = OSError(errno.ENOSPC, "full")
     with pytest.raises(UserError, match="the store"):
-        _run(queue, fill)
+        _run(queue, Mock(side_effect=full))
     assert queue.states()[KEYS[0]].word == "open"
 
 
@@ -166,29 +139,35 @@ def test_an_interrupted_item_is_open_again_with_its_parameters(tmp_path: Path) -
     assert queue.states()[KEYS[0]].word == "done"
 
 
-def _work(folder: str, dies_at: str | None) -> None:
+def _work(folder: str, dies_at: str | None, elsewhere: bool = False) -> None:
+    """Do every item; die at one, ``elsewhere`` under a name that this machine cannot judge."""
+    queue = _queue(Path(folder), heartbeat_s=1 if elsewhere else 20)
+    if elsewhere:
+        queue.worker.name = "another-host-1"
+
     def do(trial: Trial, key: str) -> float:
         if key == dies_at:
+            time.sleep(2 * elsewhere)  # time for a heartbeat
             os.kill(os.getpid(), signal.SIGKILL)
         with (Path(folder) / "log").open("a") as file:
             file.write(f"{key}\n")
         time.sleep(0.02)
         return 1.0
 
-    _run(_queue(Path(folder)), do)
+    _run(queue, do)
 
 
-def _start(target: Callable[..., None], *arguments: object) -> Any:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+def _start(*arguments: object) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments)
     process.start()
     return process
 
 
 def test_workers_share_the_items_and_take_up_what_a_dead_one_left(tmp_path: Path) -> None:
-    first = _start(_work, str(tmp_path), KEYS[2])
+    first = _start(str(tmp_path), KEYS[2])
     first.join()
     assert first.exitcode == -signal.SIGKILL
-    others = [_start(_work, str(tmp_path), None) for _ in range(2)]
+    others = [_start(str(tmp_path), None) for _ in range(2)]
     for process in others:
         process.join()
         assert process.exitcode == 0
@@ -196,12 +175,25 @@ def test_workers_share_the_items_and_take_up_what_a_dead_one_left(tmp_path: Path
     assert done == dict.fromkeys(KEYS, 1)
 
 
+@pytest.mark.slow
+def test_a_stale_item_of_another_machine_is_taken_up(tmp_path: Path) -> None:
+    queue = _queue(tmp_path, heartbeat_s=1)
+    _start(str(tmp_path), KEYS[0], True).join()
+    done: list[str] = []
+    _run(queue, lambda trial, key: done.append(key) or 1.0, KEYS[:1])
+    assert done == [KEYS[0]]
+
+
 def test_an_item_whose_worker_dies_again_and_again_fails(tmp_path: Path) -> None:
-    for _ in range(4):
-        _start(_work, str(tmp_path), KEYS[0]).join()
-    queue = _queue(tmp_path, frozenset())
-    queue.run_next(Listed(lambda trial, key: 1.0, []))  # looks for dead workers
-    assert queue.states()[KEYS[0]].word == "failed"
+    queue = _queue(tmp_path)
+    for number in range(4):
+        dead = f"{socket.gethostname()}-{number}"
+        (tmp_path / "workers" / f"{dead}.lock").touch()
+        queue.study.enqueue_trial({}, user_attrs={ITEM: KEYS[0], OWNER: dead})
+        queue.study.ask()
+        assert queue.states()[KEYS[0]].word == "active"
+        queue.run_next(Listed(lambda trial, key: 1.0, []))  # looks for dead workers
+        assert queue.states()[KEYS[0]].word == ("failed" if number == 3 else "open")
     assert "died" in queue.states()[KEYS[0]].error
 
 
@@ -225,9 +217,7 @@ def test_the_later_of_two_trials_of_one_item_steps_back(tmp_path: Path) -> None:
     assert len(queue.trials) == len(KEYS)
 
 
-def test_an_item_of_a_process_with_other_items_stays_open_and_is_not_waited_for(
-    tmp_path: Path,
-) -> None:
+def test_an_item_of_others_stays_open_and_is_not_waited_for(tmp_path: Path) -> None:
     queue, other = _queue(tmp_path), "of another process"
     queue.study.enqueue_trial({}, user_attrs={ITEM: other})
 
@@ -239,64 +229,6 @@ def test_an_item_of_a_process_with_other_items_stays_open_and_is_not_waited_for(
 
     assert _run(queue, do, KEYS[:1]) == DONE
     assert queue.states()[other].word == "active"
-
-
-def test_an_item_that_fails_elsewhere_while_a_worker_looks_is_taken_up(tmp_path: Path) -> None:
-    queue, other, done = _queue(tmp_path), _queue(tmp_path), []
-    trial = other.study.ask()
-    for name, value in ((ITEM, KEYS[0]), (INTERRUPTED, True)):
-        trial.set_user_attr(name, value)
-
-    items, look = Listed(lambda trial, key: done.append(key) or 1.0, KEYS[:1]), queue.run_next
-
-    def look_first(items: Listed) -> bool:
-        found = look(items)
-        if not found:
-            other.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return found
-
-    queue.run_next = look_first  # type: ignore[method-assign]
-    assert queue.run(items, stop=lambda: False) == DONE
-    assert done == KEYS[:1]
-
-
-@pytest.mark.slow
-def test_a_stale_item_of_another_machine_is_taken_up(tmp_path: Path) -> None:
-    queue = _queue(tmp_path, heartbeat_s=1)
-    _start(_die_elsewhere, str(tmp_path)).join()
-    done: list[str] = []
-    _run(queue, lambda trial, key: done.append(key) or 1.0, KEYS[:1])
-    assert done == [KEYS[0]]
-
-
-def _die_elsewhere(folder: str) -> None:
-    """Die with an item, under a name that this machine cannot judge."""
-    queue = _queue(Path(folder), heartbeat_s=1)
-    queue.worker.name = "another-host-1"
-
-    def die(trial: Trial, key: str) -> float:
-        time.sleep(2)  # time for a heartbeat
-        os.kill(os.getpid(), signal.SIGKILL)
-        return 0.0
-
-    _run(queue, die, KEYS[:1])
-
-
-@pytest.mark.postgres
-def test_one_machine_at_a_time_looks_for_the_parent_run(
-    tmp_path: Path, build: Callable[..., Study], database: PostgresServer
-) -> None:
-    study, seen = build(storage=database.url), []
-
-    def enter(machine: str) -> None:
-        with one_at_a_time(study, tmp_path / machine):
-            seen.append(machine)
-            time.sleep(0.5)
-            seen.append(machine)
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(enter, ["one", "two"]))
-    assert seen[0] == seen[1] != seen[2] == seen[3]
 
 
 def test_without_psycopg_the_extra_is_named(

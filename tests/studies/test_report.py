@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from seglab.cli.main import main
+from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.core.study import resolve_study
 from seglab.evaluation import scores
@@ -20,76 +22,74 @@ from seglab.studies.promotion import promote
 from seglab.studies.report import sections, tables
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.results import find_parent
-from seglab.tracking.artifacts import download, list_artifacts
+from seglab.tracking.artifacts import list_artifacts, read_artifact
 from seglab.tracking.connect import open_store
 from seglab.tracking.openings import openings, record_opening
 from seglab.tracking.run import start_run
-from seglab.tracking.store import Store
+from seglab.tracking.store import RunInfo, Store
 from tests.studies.logged_ablation import log_ablation
 from tests.studies.report_page import Page
 
 HOSTILE = '<script src="https://evil.example/x.js">|`_*</script>'
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[Store, str]:
-    """A store with an ablation and its promotion, whose data and cache are gone; that run's id."""
+class Told(NamedTuple):
+    """An ablation and its promotion, whose data and cache are gone, as a page tells them."""
 
+    store: Store
+    promotion: RunInfo
+    page: Page
+    text: str
+
+
+@pytest.fixture(scope="module")
+def told(
+    tmp_path_factory: pytest.TempPathFactory,
+    phantoms: Path,
+    fresh_folder: Path,
+    small_config: Callable[..., RunConfig],
+) -> Told:
     folder = tmp_path_factory.mktemp("study")
-    store = open_store(folder / "mlruns")
+    shutil.copytree(fresh_folder, folder / "mlruns")
     shutil.copytree(phantoms, folder / "data")
-    document = {
-        "name": "tiny",
-        "data": {
-            **{"source": "brats-h5", "root": str(folder / "data"), "image_size": 64},
-            "cache": str(folder / "cache"),
-        },
-        "split": {"fractions": [0.4, 0.3, 0.3]},
-        "model": {"name": "unet", "base_channels": 4, "depth": 3},
-        "train": {"epochs": 1, "batch_size": 16, "threads": 1, "device": "cpu"},
-        "baseline": "bce",
-        "arms": {"bce": {"loss": "bce"}, "dice": {"loss": "dice"}},
-    }
-    run_study(resolve_study(document), store)
-    promoted = promote(store, "tiny")
+    store = open_store(folder / "mlruns")
+    config = small_config(
+        name="tiny",
+        data={"root": str(folder / "data"), "cache": str(folder / "cache")},
+        split={"fractions": [0.4, 0.3, 0.3]},
+        train={"epochs": 1, "batch_size": 16},
+    )
+    arms = {"bce": {"loss": "bce"}, "dice": {"loss": "dice"}}
+    run_study(resolve_study({**config.to_dict(), "baseline": "bce", "arms": arms}), store)
+    promotion = store.get_run(promote(store, "tiny").run_id)
     for gone in ("data", "cache"):
         shutil.rmtree(folder / gone)
-    return store, promoted.run_id
+    runs = store.find_runs()
+    written = report_experiment(store, "tiny")
+    assert written == store.folder / "reports" / "tiny" / "report.html"
+    assert store.find_runs() == runs, "a report changes nothing"
+    text = written.read_text()
+    return Told(store, promotion, Page(text), text)
 
 
 def page_of(store: Store, name: str) -> Page:
     return Page(report_experiment(store, name).read_text())
 
 
-@pytest.fixture(scope="module")
-def page(told: tuple[Store, str]) -> Page:
-    return page_of(told[0], "tiny")
-
-
-def test_the_whole_study_is_told_from_the_store_alone(
-    told: tuple[Store, str], page: Page, tmp_path: Path
-) -> None:
-    store, promotion = told
-    runs = {run.run_id: run for run in store.find_runs()}
-    written = report_experiment(store, "tiny")
-    assert written == store.folder / "reports" / "tiny" / "report.html"
-    assert [section.title for section in page.all[1:]] == list(SECTIONS)
-    assert page.loads == []
-    assert {run.run_id: run for run in store.find_runs()} == runs, "a report changes nothing"
-
-    assert "Synthetic data: phantoms, not patients." in page.all[0].text
-    assert "Other data, other splits" not in page["Test in detail"].text, (
-        "published figures are of patients"
-    )
-    record = runs[promotion]
-    download(store, promotion, tmp_path, "split.json")
-    split = json.loads((tmp_path / "split.json").read_text())
-    data = parts = page["Method"].facts
-    assert data["slices"] == str(9 * 12)
-    assert data["content hash"] == record.tags["seglab.data_hash"]
-    assert parts["hash"] == split["hash"]
-    assert parts["patients"] == "3 to train on, 3 for validation, 3 in the sealed test"
-    assert not any(name in page["Method"].text for name in split["test"])
+def test_the_whole_study_is_told_without_its_data(told: Told) -> None:
+    page, record = told.page, told.promotion
+    assert list(page.sections) == list(SECTIONS)
+    assert "Synthetic data: phantoms, not patients." in page.text
+    published = "Other data, other splits"
+    assert published not in page["Test in detail"].text, "published figures are of patients"
+    split = json.loads(read_artifact(told.store, record, "split.json"))
+    method = page["Method"]
+    assert method.facts["slices"] == str(9 * 12)
+    assert method.facts["content hash"] == record.tags["seglab.data_hash"]
+    assert method.facts["hash"] == split["hash"]
+    counts = "3 to train on, 3 for validation, 3 in the sealed test"
+    assert method.facts["patients"] == counts
+    assert not any(name in method.text for name in split["test"])
 
     promoted = page["Promotion"].facts
     assert promoted["run"] == record.tags["seglab.promoted_run_id"]
@@ -98,18 +98,15 @@ def test_the_whole_study_is_told_from_the_store_alone(
     assert promoted["threshold"] == f"{point['threshold']:g}"
     dice = next(row for row in page["Test in detail"].tables[0] if row[0] == "Dice")
     assert dice[1] == f"{record.metrics['test/dice']:.3f}", "three patients carry no interval"
-    assert "3 test patients" in page["Result"].text
-    assert "too few for an interval" in page["Result"].text
-    assert "is confirmatory" in page["Result"].text
+    for words in ("3 test patients", "too few for an interval", "is confirmatory"):
+        assert words in page["Result"].text
     assert "Dice and IoU of every test patient" in page["Result"].pictures
     assert "Five patients segmented by every arm" in page["Comparison"].pictures
 
 
-def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(
-    told: tuple[Store, str], page: Page
-) -> None:
-    store, found = told[0], page["Method"]
-    runs = (run for run in store.find_runs("tiny") if run.tags["seglab.kind"] == "train")
+def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(told: Told) -> None:
+    store, found = told.store, told.page["Method"]
+    runs = store.find_runs("tiny", {"seglab.kind": "train"})
     drawn = ["method/data.png" in list_artifacts(store, run.run_id) for run in runs]
     assert sorted(drawn) == [False, True], "arms that differ in the loss look alike"
     assert {"Slices of three training patients", "Stages of the network"} <= set(found.pictures)
@@ -123,55 +120,76 @@ def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(
     limits = facts["limits (share of slices)"].replace("\N{NO-BREAK SPACE}", " ")
     assert "left and right swapped (50 %); rotation ±15°, size ±15 %" in limits
     assert "gamma 0.77 to 1.3 (70 %)" in limits
-    run = store.get_run(page["Promotion"].facts["run"])
+    run = store.get_run(told.page["Promotion"].facts["run"])
     assert facts["training time"].startswith(f"{run.metrics['cost/train_seconds']:.1f} s")
-    assert any(link.endswith(f"runs/{run.run_id}") for link in page.links)
+    assert any(link.endswith(f"runs/{run.run_id}") for link in told.page.links)
 
 
-def test_each_of_three_failures_has_its_picture(page: Page) -> None:
-    failures = page["Failures"]
-    shown = [name for name in failures.pictures if name.startswith("Image and overlay of ")]
+def test_only_the_script_that_prints_may_run(told: Told) -> None:
+    (script,) = told.page.scripts
+    assert told.page.loads == []
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in told.text
+    assert len(told.text) < 15e6
+
+
+def test_failures_cost_and_environment_are_those_of_the_runs(told: Told) -> None:
+    page, failures = told.page, told.page["Failures"]
+    start = "Image and overlay of "
+    shown = [name.removeprefix(start) for name in failures.pictures if name.startswith(start)]
     assert len(shown) == 3
-    for name in shown:
-        assert f"{name.removeprefix('Image and overlay of ')} has a tumour of" in failures.text
+    assert all(f"{name} has a tumour of" in failures.text for name in shown)
     for word in ("best", "median", "worst"):
         assert f"The {word} test patients" in page["Predictions"].pictures
-
-
-def test_only_the_script_that_prints_may_run(told: tuple[Store, str], page: Page) -> None:
-    (script,) = page.scripts
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = report_experiment(told[0], "tiny").read_text()
-    assert f"script-src 'sha256-{digest}'" in text
-    assert len(text) < 15e6
-
-
-def test_failures_cost_and_environment_are_those_of_the_runs(
-    told: tuple[Store, str], page: Page
-) -> None:
-    store, promotion = told
-    trained = store.find_runs("tiny", {"seglab.kind": "train"})
+    shares = [int(row["share of the lost Dice"].rstrip("%")) for row in failures.table("cause")]
+    assert sum(shares) == pytest.approx(100, abs=len(shares))
+    trained = told.store.find_runs("tiny", {"seglab.kind": "train"})
     training = next(row for row in page["Record"].tables[0] if row[0] == "training")
     images = sum(run.metrics["cost/images"] for run in trained)
     assert training[1:4] == ["2", "2", f"{images:,.0f}"]
-    failures = page["Failures"]
-    shares = [int(row["share of the lost Dice"].rstrip("%")) for row in failures.table("cause")]
-    assert sum(shares) == pytest.approx(100, abs=len(shares))
-    assert any(promotion in link for link in page.links)
+    assert any(told.promotion.run_id in link for link in page.links)
     machine = page["Record"].facts
     assert machine["device"] == "cpu"
     assert {"python", "torch", "numpy"} <= machine.keys()
 
 
+def test_an_ablation_with_results_is_shown_before_an_empty_one(told: Told, tmp_path: Path) -> None:
+    shutil.copytree(told.store.folder, tmp_path / "mlruns")
+    store = open_store(tmp_path / "mlruns")
+    (compared,) = store.find_runs("tiny", {"seglab.kind": "ablation"})
+    ended = {"seglab.kind": "ablation", "seglab.arms": "{}"}
+    with start_run(store, "tiny", "tiny · ablation", ended | {"seglab.confirms": "a sweep"}):
+        pass
+    assert find_parent(store, "tiny", "ablation").run_id == compared.run_id
+    with start_run(store, "tiny", "tiny · ablation", ended) as empty:
+        empty.fail("no arm finished")
+    arms = page_of(store, "tiny")["Comparison"]
+    assert {row["arm"] for row in arms.table("arm")} == {"bce", "dice"}
+    assert empty.run_id in arms.text
+
+
+def log_promotion(store: Store, dice: float, reason: str | None = None) -> None:
+    """Log a promotion whose test is opened for the first time, or again for a reason."""
+    confirmatory = reason is None
+    tags = {"seglab.kind": "promotion", "seglab.confirmatory": str(confirmatory).lower()}
+    tags |= {"seglab.operating_point": "{}", "seglab.reopen_reason": reason}
+    with start_run(store, "twice", "promotion", tags) as log:
+        log.metrics({"test/dice": dice}, step=0)
+        figures = {"dice": {"value": dice, "low": None, "high": None, "patients": 1}}
+        results: dict[str, Any] = {"confirmatory": confirmatory, "openings_before": 1}
+        results |= {"patients": 1, "frozen": figures, "plain": {}, "strata": []}
+        log.json(results | {"against_baseline": None}, "test_results.json")
+
+
 def test_a_reopened_test_is_marked_and_every_opening_listed(store: Store) -> None:
-    log_promotion(store, "twice", confirmatory=True, dice=0.5)
-    log_promotion(store, "twice", confirmatory=False, dice=0.6, reason=HOSTILE)
+    log_promotion(store, 0.5)
+    log_promotion(store, 0.6, HOSTILE)
     page = page_of(store, "twice")
     assert "not confirmatory" in page["Result"].text
-    openings = page["Test in detail"].table("promotion")
-    assert [row["confirmatory"] for row in openings] == ["yes", "no"]
-    assert [row["test Dice"] for row in openings] == ["0.5000", "0.6000"]
     assert "not confirmatory" in " ".join(page["Result"].items)
+    listed = page["Test in detail"].table("promotion")
+    told = [(row["confirmatory"], row["test Dice"]) for row in listed]
+    assert told == [("yes", "0.5000"), ("no", "0.6000")]
 
 
 def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) -> None:
@@ -185,36 +203,21 @@ def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) ->
     assert "Not tested yet" not in page.text
 
 
-def log_promotion(
-    store: Store, name: str, *, confirmatory: bool, dice: float, reason: str | None = None
-) -> None:
-    figure = {"value": dice, "low": None, "high": None, "patients": 1}
-    tags = {"seglab.kind": "promotion", "seglab.confirmatory": str(confirmatory).lower()}
-    tags |= {"seglab.operating_point": "{}"} | ({"seglab.reopen_reason": reason} if reason else {})
-    with start_run(store, name, "promotion", tags) as log:
-        log.metrics({"test/dice": dice}, step=0)
-        results: dict[str, Any] = {"confirmatory": confirmatory, "openings_before": 1}
-        results |= {"patients": 1, "frozen": {"dice": figure}, "plain": {}, "strata": []}
-        log.json(results | {"against_baseline": None}, "test_results.json")
-
-
-@pytest.fixture
-def store(fresh_store: Store) -> Store:
-    return fresh_store
-
-
 def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     with start_run(store, "bare", "lost", {"seglab.kind": "train"}) as lost:
         lost.fail("loss is nan at step 3")
     written = report_experiment(store, "bare", out=tmp_path / "out")
     assert written.parent == tmp_path / "out"
     page = Page(written.read_text())
-    assert [section.title for section in page.all[1:]] == list(SECTIONS)
-    assert "No search" in page["Search"].text
-    assert "Not promoted yet" in page["Promotion"].text
-    assert "Not tested yet" in page["Result"].text
-    assert "logged no split" in page["Method"].text
-    assert "No run has finished" in page["Failures"].text
+    assert list(page.sections) == list(SECTIONS)
+    for title, words in {
+        "Search": "No search",
+        "Promotion": "Not promoted yet",
+        "Result": "Not tested yet",
+        "Method": "logged no split",
+        "Failures": "No run has finished",
+    }.items():
+        assert words in page[title].text
     assert page["Record"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
 
 
@@ -303,35 +306,19 @@ def test_names_are_escaped_and_stay_in_the_folder(store: Store) -> None:
     assert HOSTILE in page.text
 
 
-def test_an_unknown_experiment_names_the_nearest(
-    store: Store, capsys: Any, monkeypatch: Any
-) -> None:
+@pytest.mark.usefixtures("this_store")
+def test_an_unknown_experiment_names_the_nearest(store: Store, capsys: Any) -> None:
     with pytest.raises(UserError, match="no run has been trained"):
         report_experiment(store, "losses")
     start_run(store, "losses", "a", {"seglab.kind": "train"}).finish()
-    with pytest.raises(UserError, match="did you mean 'losses'"):
-        report_experiment(store, "loses")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     assert main(["report", "loses"]) == 2
+    assert "did you mean 'losses'" in capsys.readouterr().err
     assert main(["report", "losses", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["experiment"] == "losses"
     assert told["sections"] == list(SECTIONS)
     assert Path(told["report"]).is_file()
 
 
-def test_an_ablation_with_results_is_shown_before_an_empty_one_and_a_confirmation(
-    told: tuple[Store, str], tmp_path: Path
-) -> None:
-    shutil.copytree(told[0].folder, tmp_path / "mlruns")
-    store = open_store(tmp_path / "mlruns")
-    (compared,) = store.find_runs("tiny", {"seglab.kind": "ablation"})
-    ended = {"seglab.kind": "ablation", "seglab.arms": "{}"}
-    with start_run(store, "tiny", "tiny · ablation", ended | {"seglab.confirms": "a sweep"}):
-        pass
-    assert find_parent(store, "tiny", "ablation").run_id == compared.run_id
-    with start_run(store, "tiny", "tiny · ablation", ended) as empty:
-        empty.fail("no arm finished")
-    arms = page_of(store, "tiny")["Comparison"]
-    assert {row["arm"] for row in arms.table("arm")} == {"bce", "dice"}
-    assert empty.run_id in arms.text
+@pytest.fixture
+def store(fresh_store: Store) -> Store:
+    return fresh_store

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -20,15 +20,18 @@ from seglab.data.sources.base import open_source
 from seglab.learning.bundle import CARD
 from seglab.learning.training import WEIGHTS
 from seglab.studies.candidates import find_candidates
-from seglab.studies.experiment import Plan, train_one
 from seglab.studies.reproduce import ENVIRONMENT, compare_results, reproduce
 from seglab.studies.resolve import find_trained, load_trained, open_model
 from seglab.tracking.artifacts import download
-from seglab.tracking.run import start_run
+from seglab.tracking.connect import open_store
+from seglab.tracking.run import RunLog, start_run
 from seglab.tracking.store import Store
 from seglab.tracking.tags import PROMOTED_RUN
 from tests.studies.bright_front import make_bundle
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Train = Callable[..., str]
 Build = Callable[..., RunConfig]
 CHECKPOINT = f"checkpoints/{WEIGHTS}"
 
@@ -36,26 +39,25 @@ CHECKPOINT = f"checkpoints/{WEIGHTS}"
 pytestmark = pytest.mark.usefixtures("this_store")
 
 
-def trained(store: Store, config: RunConfig) -> str:
-    """Run id of a finished run of this config; trained once in this module."""
-    return train_one(Plan(config, "a"), store).run_id
+@pytest.fixture(scope="module")
+def run_id(small_config: Build, train: Train) -> str:
+    return train(small_config())
 
 
-def test_a_rerun_is_equal_to_the_bit(small_config: Build, store: Store) -> None:
-    run_id = trained(store, small_config())
+def test_a_rerun_is_equal_to_the_bit(store: Store, run_id: str) -> None:
     found = reproduce(store, run_id)
     assert found["equal"], found["differences"]
     assert found["new_run_id"] != run_id
     assert found["new_run_id"] not in {run.run_id for run in find_candidates(store, "small").ranked}
 
 
-def test_a_rerun_takes_as_many_threads_as_the_run_did(
-    small_config: Build, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_rerun_takes_the_threads_of_the_run(
+    small_config: Build, store: Store, train: Train, monkeypatch: Patch
 ) -> None:
     config = small_config(name="threads", train={"epochs": 1, "threads": 0})
     with monkeypatch.context() as larger:
         larger.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-        run_id = trained(store, config)
+        run_id = train(config)
     with monkeypatch.context() as smaller:
         smaller.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
         found = reproduce(store, run_id)
@@ -64,33 +66,39 @@ def test_a_rerun_takes_as_many_threads_as_the_run_did(
 
 
 @pytest.mark.parametrize(
-    ("kind", "end"), [("trial", "prune"), ("train", "fail"), ("promotion", "")]
+    ("kind", "end", "reason"),
+    [
+        ("trial", lambda log: log.prune(2), "is KILLED"),
+        ("train", lambda log: log.fail("x"), "is FAILED"),
+        ("promotion", RunLog.finish, "kind promotion"),
+    ],
 )
-def test_what_cannot_repeat_is_told(store: Store, kind: str, end: str) -> None:
+def test_what_cannot_repeat_is_told(
+    store: Store, kind: str, end: Callable[[RunLog], None], reason: str
+) -> None:
     log = start_run(store, "others", "r", {"seglab.kind": kind})
-    {"prune": lambda: log.prune(2), "fail": lambda: log.fail("x"), "": log.finish}[end]()
-    reason = {"prune": "is KILLED", "fail": "is FAILED", "": "kind promotion"}[end]
+    end(log)
     with pytest.raises(UserError, match=f"{log.run_id}.*{reason}"):
         reproduce(store, log.run_id)
 
 
-def test_what_a_rerun_gives_otherwise_is_told_by_how_much(
-    small_config: Build, store: Store
+def test_differences_of_a_rerun_are_told(
+    small_config: Build, store: Store, run_id: str, train: Train
 ) -> None:
-    runs = [store.get_run(trained(store, small_config(seed=seed))) for seed in (0, 1)]
-    told = compare_results(store, runs[0], runs[1])
+    first, other = store.get_run(run_id), store.get_run(train(small_config(seed=1)))
+    told = compare_results(store, first, other)
     assert any(text.startswith("train/loss: differs by up to") for text in told)
     assert any("weights differ" in text for text in told)
     assert any("patients_val.csv" in text for text in told)
-    assert compare_results(store, runs[0], runs[0]) == []
+    assert compare_results(store, first, first) == []
 
 
-def test_a_run_and_its_files_are_the_model_that_was_validated(
-    small_config: Build, store: Store, tmp_path: Path
+def test_run_and_files_are_one_model(
+    small_config: Build, store: Store, train: Train, tmp_path: Path
 ) -> None:
     """By run id, file and folder: cropped, scaled and thresholded as in the run itself."""
     config = small_config(evaluation={"threshold": 0.4})
-    run_id = trained(store, config)
+    run_id = train(config)
     run = load_trained(store, store.get_run(run_id))
     name = run.data.split.val[0]
     expected = run.predictor.native(run.data.cache, run.data.cache.by_id[name]) > 0.4
@@ -104,10 +112,10 @@ def test_a_run_and_its_files_are_the_model_that_was_validated(
         assert np.array_equal(mask, expected)
 
 
-def test_a_run_of_an_earlier_version_kept_its_best_epoch(small_config: Build, store: Store) -> None:
+def test_an_earlier_version_kept_the_best(small_config: Build, store: Store, train: Train) -> None:
     scope = {"normalise_scope": "slice"}  # what "auto" meant to those runs
     config = small_config(name="before", train={"epochs": 1}, data=scope)
-    run = store.get_run(train_one(Plan(config, "a"), store).run_id)
+    run = store.get_run(train(config))
     folder = store.folder / "artifacts" / "before" / run.run_id / "artifacts"
     (folder / CHECKPOINT).rename(folder / "checkpoints" / "best.safetensors")
     logged = yaml.safe_load((folder / "config.yaml").read_text())
@@ -122,21 +130,16 @@ def test_a_run_of_an_earlier_version_kept_its_best_epoch(small_config: Build, st
     assert open_model(run.run_id, lambda: store).card.run_id == run.run_id
 
 
-def test_other_versions_are_told_before_anything_is_trained(
-    small_config: Build,
-    store: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_other_versions_are_told_before_training(
+    store: Store, run_id: str, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    run_id = trained(store, small_config(name="older"))
-    download(store, run_id, tmp_path, ENVIRONMENT)
-    path = tmp_path / ENVIRONMENT
+    shutil.copytree(store.folder, tmp_path / "mlruns")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    store = open_store(tmp_path / "mlruns")
+    (path,) = store.folder.rglob(f"{run_id}/artifacts/{ENVIRONMENT}")
     content = json.loads(path.read_text())
     content["versions"]["torch"] = "0.0.1"
     path.write_text(json.dumps(content))
-    store.client.log_artifact(run_id, str(path))
-
     monkeypatch.setattr("seglab.studies.reproduce.train_one", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         reproduce(store, run_id)
@@ -156,21 +159,15 @@ def test_a_registered_model_names_the_run_to_repeat(store: Store) -> None:
         assert find_trained(store, form.format("ours")).run_id == run.run_id
         with pytest.raises(UserError, match="'theirs' was not registered by a promotion"):
             find_trained(store, form.format("theirs"))
-    assert find_trained(store, run.run_id).run_id == run.run_id
     with pytest.raises(UserError, match=r"unknown run or model 'our' .did you mean 'ours'"):
         find_trained(store, "our")
     with pytest.raises(UserError, match=f"^no run '{'0' * 32}'"):
         find_trained(store, "0" * 32)
 
 
-def test_a_checkpoint_names_the_run_to_repeat(
-    small_config: Build, store: Store, tmp_path: Path
-) -> None:
-    run_id = trained(store, small_config())
+def test_a_checkpoint_names_the_run_to_repeat(store: Store, run_id: str, tmp_path: Path) -> None:
     download(store, run_id, tmp_path)
-    found = reproduce(store, str(tmp_path / CHECKPOINT))
-    assert found["run_id"] == run_id
-    assert found["equal"]
+    assert find_trained(store, str(tmp_path / CHECKPOINT)).run_id == run_id
     card = (tmp_path / CHECKPOINT).with_name(CARD)
     card.write_text(json.dumps(json.loads(card.read_text()) | {"run_id": None}))
     with pytest.raises(UserError, match="names no run"):
@@ -179,35 +176,25 @@ def test_a_checkpoint_names_the_run_to_repeat(
         reproduce(store, "./absent.safetensors")
 
 
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
+def no_store() -> Store:
+    raise AssertionError("a file needs no store")
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "best.ckpt", "best.safetensors", "model.pkl"])
 def test_a_pickle_is_refused_and_its_code_not_run(tmp_path: Path, name: str) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
     make_bundle().save(tmp_path)
-    (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    checkpoint = tmp_path / name
-    checkpoint.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-
-    def no_store() -> Any:
-        raise AssertionError("a file needs no store")
-
+    for path in (tmp_path / "weights.safetensors", checkpoint := tmp_path / name):
+        path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match="safetensors"):
         open_model(str(checkpoint), no_store)
     assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_no_model_is_told(tmp_path: Path) -> None:
-    def no_store() -> Any:
-        raise AssertionError("a path needs no store")
-
     for name, reason in ((str(tmp_path), "no model"), ("./absent.safetensors", "no such")):
         with pytest.raises(UserError, match=reason):
             open_model(name, no_store)

@@ -10,11 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from seglab.core.search import Pruner
-from seglab.studies.search.trials import (
-    build_pruner,
-    is_judged,
-    may_prune,
-)
+from seglab.studies.search.trials import build_pruner, is_judged, may_prune
 
 
 def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials() -> None:
@@ -28,7 +24,17 @@ def test_nothing_is_pruned_in_the_warm_up_the_last_epoch_or_before_enough_trials
     assert may_prune(pruner, study)
 
 
-@pytest.mark.parametrize(("name", "share"), [("rungs", 0.55), ("median", 0.75), ("halving", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("rungs", 0.55),
+        ("median", 0.75),
+        ("percentile", 0.65),
+        ("halving", 0.5),
+        ("hyperband", 0.7),
+        ("none", 1.0),
+    ],
+)
 def test_pruners_save_epochs_and_keep_the_best(name: Any, share: float) -> None:
     """Of 16 trials whose curves do not cross, in any order."""
     epochs, shares = 12, []
@@ -38,7 +44,7 @@ def test_pruners_save_epochs_and_keep_the_best(name: Any, share: float) -> None:
         spent, kept = replay(curves, Pruner(name=name))
         assert max(kept) == curves.max()
         shares.append(spent / curves.size)
-    assert np.mean(shares) <= share
+    assert share - 0.15 < np.mean(shares) <= share
 
 
 def test_a_default_search_forgives_a_bad_middle_and_keeps_the_best() -> None:
@@ -56,7 +62,10 @@ def test_a_default_search_forgives_a_bad_middle_and_keeps_the_best() -> None:
 def replay(curves: np.ndarray, pruner: Pruner) -> tuple[int, list[float]]:
     """Search trials of these curves one after the other; epochs spent and Dice of the finished."""
     epochs, spent = curves.shape[1], 0
-    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, epochs))
+    # Hyperband draws a trial's bracket from the name of the study.
+    study = optuna.create_study(
+        study_name="any", direction="maximize", pruner=build_pruner(pruner, epochs)
+    )
     for curve in curves:
         trial = study.ask()
         for epoch, dice in enumerate(curve, start=1):
@@ -69,28 +78,3 @@ def replay(curves: np.ndarray, pruner: Pruner) -> tuple[int, list[float]]:
         else:
             study.tell(trial, max(curve))
     return spent, [trial.value for trial in study.trials if trial.state == TrialState.COMPLETE]
-
-
-@pytest.mark.parametrize("name", ["rungs", "median", "percentile", "halving", "hyperband", "none"])
-def test_pruners_give_up_the_worst_and_keep_the_best(name: str) -> None:
-    pruner = Pruner(name=name)  # type: ignore[arg-type]
-    # Hyperband draws a trial's bracket from the name of the study.
-    study = optuna.create_study(
-        study_name="any", direction="maximize", pruner=build_pruner(pruner, 9)
-    )
-
-    def pruned_at(level: float) -> int | None:
-        trial = study.ask()
-        for epoch in range(1, 10):
-            dice = level + 0.01 * epoch
-            trial.report(dice, epoch)
-            if trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-                return epoch
-        study.tell(trial, level + 0.09)
-        return None
-
-    for level in (0.5, 0.6, 0.55, 0.65):
-        pruned_at(level)
-    assert pruned_at(0.9) is None
-    assert (pruned_at(0.1) is None) == (name == "none")

@@ -10,44 +10,49 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import yaml
+from torch import Tensor
 
 from seglab.cli.main import main
 from seglab.cli.train import describe_search
+from seglab.core.registry import LOSSES
 from seglab.core.study import load_study
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import ERROR, ITEM, SURPLUS, open_storage
-from seglab.studies.search import confirm
-from seglab.studies.search.results import SearchOutcome
+from seglab.studies.search.confirm import confirm, confirmation_study
+from seglab.studies.search.results import SearchOutcome, write_experiment
 from seglab.studies.search.run import run_search
 from seglab.studies.search.trials import RUN
 from seglab.tracking.artifacts import list_artifacts
 from seglab.tracking.connect import open_store
 from seglab.tracking.run import start_run
-from seglab.tracking.store import RunInfo
+from seglab.tracking.store import RunInfo, Store
 
+Capture = pytest.CaptureFixture[str]
+Content = Callable[[Store], dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+Write = Callable[..., Path]
 
 
-def ended_study(*found: tuple[float, float]) -> optuna.Study:
-    """A study with a complete trial of each Dice and learning rate."""
+def ended(*found: tuple[float, float], name: str = "tiny") -> SearchOutcome:
+    """A search with a complete trial of each Dice and learning rate."""
     study = optuna.create_study()
     between = {"optim.lr": optuna.distributions.FloatDistribution(1e-6, 1)}
     for dice, rate in found:
         params = {"optim.lr": rate}
         study.add_trial(optuna.trial.create_trial(value=dice, params=params, distributions=between))
-    return study
+    return SearchOutcome(name, "", study)
 
 
-def start(path: Path, *arguments: str, script: str = "sweep.py") -> subprocess.Popen[str]:
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), str(path), "--json", *arguments],
+        [sys.executable, str(ROOT / "sweep.py"), str(path), "--json", *arguments],
         cwd=path.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,8 +67,8 @@ def trials() -> list[optuna.trial.FrozenTrial]:
     return [t for t in found if ITEM in t.user_attrs and SURPLUS not in t.user_attrs]
 
 
-def runs() -> list[RunInfo]:
-    return open_store().find_runs("tiny", {"seglab.kind": "trial"})
+def runs(kind: str = "trial") -> list[RunInfo]:
+    return open_store().find_runs("tiny", {"seglab.kind": kind})
 
 
 def epochs_done() -> int:
@@ -99,57 +104,62 @@ def assert_runs_equal_trials(count: int) -> None:
             assert trial.values == [run.metrics["val/dice"]]
 
 
-def test_a_search_trains_what_is_asked_and_draws_the_leaders(write: Callable[..., Path]) -> None:
-    path = write()
-    outcome = run_search(load_study(path), open_store())
+def test_a_search_trains_what_is_asked_once(
+    write: Write, content: Content, capsys: Capture
+) -> None:
+    path = write(confirm={"top": 2, "seeds": [100]})
+    store = open_store()
+    outcome = run_search(load_study(path), store)
     assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0}
     assert_runs_equal_trials(2)
     assert outcome.rows[0].params == {"optim.lr": load_study(path).run.optim.lr}
-    best, client = -1.0, open_store().client
-    (parent,) = open_store().find_runs("tiny", {"seglab.kind": "sweep"})
+    (parent,) = runs("sweep")
     assert outcome.best is not None
+    assert parent.metrics["val/dice"] == outcome.best.values[0]
     assert f"Dice {outcome.best.values[0]:.4f}" in parent.tags["mlflow.note.content"]
-    assert "report/report.html" in list_artifacts(open_store(), parent.run_id)
+    assert "report/report.html" in list_artifacts(store, parent.run_id)
+    best = -1.0
     for row in outcome.rows:
-        names = {item.path for item in client.list_artifacts(row.user_attrs[RUN])}
+        names = {item.path for item in store.client.list_artifacts(row.user_attrs[RUN])}
         drawn = {"curves.png", "overlays", "gallery"}
         assert {"patients_val.csv", "checkpoints"} <= names
         assert names & drawn == (drawn if row.values[0] > best else set())
         best = max(best, row.values[0])
 
+    before = content(store)
+    capsys.readouterr()
+    assert main(["sweep", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == outcome.to_json()
+    assert main(["sweep", str(path), "search.space.optim.lr.high=0.01"]) == 2
+    assert "optim.lr" in capsys.readouterr().err
+    assert content(store) == before, "neither changes anything"
 
-def test_nothing_is_trained_to_confirm_that_the_base_config_is_best(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+def test_the_base_config_is_not_confirmed_against_itself(write: Write) -> None:
+    study = load_study(write(confirm={"top": 1}))
+    told = confirmation_study(study, ended((0.9, study.run.optim.lr), (0.5, 0.005)))
+    assert told == "the base config is the best of the search itself"
+
+
+def test_the_time_of_a_search_is_up_for_its_confirmation_too(write: Write) -> None:
     study, store = load_study(write(confirm={"top": 1})), open_store()
-    ended = ended_study((0.9, study.run.optim.lr), (0.5, 0.005))
-    monkeypatch.setattr(confirm, "run_study", None)
-    with start_run(store, "tiny", "sweep") as parent:
-        outcome = SearchOutcome("tiny", parent.run_id, ended)
-        report, told = confirm.confirm(study, outcome, parent)
-    assert report is None
-    assert "trial 000: the base config is the best" in told
-
-
-def test_the_time_of_a_search_is_up_for_its_confirmation_too(write: Callable[..., Path]) -> None:
-    study, store = load_study(write(confirm={"top": 1})), open_store()
-    outcome = SearchOutcome("tiny", "", ended_study((0.4, study.run.optim.lr), (0.5, 0.005)))
+    outcome = ended((0.4, study.run.optim.lr), (0.5, 0.005))
     with start_run(store, "tiny", "sweep") as parent, pytest.raises(Interrupted):
-        confirm.confirm(study, outcome, parent, deadline=0.0)
+        confirm(study, outcome, parent, deadline=0.0)
     (ablation,) = store.find_runs("tiny-confirmation")
     assert ablation.status == "KILLED"
 
 
-def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Callable[..., Path]) -> None:
-    path = write(trials=1)
-    path.write_text(path.read_text().replace("name: tiny", "name: two words"))
-    outcome = run_search(load_study(path), open_store())
-    assert outcome.best_config is not None
-    for text in (outcome.best_config.read_text(), describe_search(outcome)):
+def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Write) -> None:
+    run, path = load_study(write()).run, Path("two words.best.yaml").absolute()
+    write_experiment(path, run, "two words best")
+    outcome = replace(ended((0.5, 0.001), name="two words"), best_config=path)
+    for text in (path.read_text(), describe_search(outcome)):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]
-        assert [Path(word).resolve() for word in words[2:]] == [outcome.best_config.resolve()]
+        assert [Path(word).resolve() for word in words[2:]] == [path.resolve()]
+    assert load_study(path).name == "two words best"
 
 
 def test_the_front_has_the_first_of_equals_and_nothing_that_another_beats() -> None:
@@ -160,48 +170,43 @@ def test_the_front_has_the_first_of_equals_and_nothing_that_another_beats() -> N
     assert [trial.number for trial in front] == [4, 0, 1]
 
 
-@pytest.mark.parametrize("flag", ["--trials", "--workers", "--timeout"])
-def test_none_is_no_number_of_anything(
-    write: Callable[..., Path], capsys: pytest.CaptureFixture[str], flag: str
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        ("sweep", ["--trials", "0"], "error: --trials 0: must be above 0\n"),
+        ("sweep", ["--workers", "0"], "error: --workers 0: must be above 0\n"),
+        ("sweep", ["--timeout", "0"], "error: --timeout 0: must be above 0\n"),
+        ("sweep", ["search=null"], "run_experiment.py"),
+        ("run", [], "sweep.py"),
+        ("sweep", ["name=old"], "name="),
+    ],
+)
+def test_what_is_no_search_is_refused(
+    write: Write, capsys: Capture, command: str, arguments: list[str], told: str
 ) -> None:
-    assert main(["sweep", str(write()), flag, "0"]) == 2
-    assert capsys.readouterr().err == f"error: {flag} 0: must be above 0\n"
-
-
-def test_what_is_no_search_is_sent_to_the_other_command(
-    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+    journal = Path("mlruns/optuna/old.log")  # of a search of an earlier version
     path = write()
-    assert main(["sweep", str(path), "search=null"]) == 2
-    assert "run_experiment.py" in capsys.readouterr().err
-    assert main(["run", str(path)]) == 2
-    assert "sweep.py" in capsys.readouterr().err
-
-
-def test_a_search_of_an_earlier_version_is_refused_by_name(
-    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write()
-    journal = Path("mlruns/optuna/tiny.log")
     journal.parent.mkdir(parents=True)
     journal.write_text("{}\n")
-    assert main(["sweep", str(path)]) == 2
-    assert "name=" in capsys.readouterr().err
+    assert main([command, str(path), *arguments]) == 2
+    assert told in capsys.readouterr().err
 
 
-def test_another_space_is_refused(
-    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(trials=1)
-    assert main(["sweep", str(path)]) == 0
-    assert main(["sweep", str(path), "search.space.optim.lr.high=0.01"]) == 2
-    assert "optim.lr" in capsys.readouterr().err
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(write: Write) -> None:
+    def explodes() -> Callable[[Tensor, Tensor], Tensor]:
+        """Is infinite."""
+        return lambda logits, mask: logits.mean() * float("inf")
+
+    LOSSES.register("explodes")(explodes)
+    choices = {"loss.name": {"choices": ["explodes", "bce_dice"]}}
+    outcome = run_search(load_study(write(sampler="grid", space=choices)), open_store())
+    assert outcome.trials == {"complete": 1, "pruned": 0, "failed": 1}
+    (failed,) = (row for row in outcome.rows if row.state.name == "FAIL")
+    assert "step 1" in failed.user_attrs[ERROR]
 
 
 @pytest.mark.slow
-def test_kills_of_worker_and_parent_lose_and_double_nothing(
-    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_kills_of_worker_and_parent_lose_nothing(write: Write, capsys: Capture) -> None:
     path = write(epochs=6, trials=4)
     first = start(path, "--workers", "2")
     wait_until(lambda: epochs_done() >= 2)
@@ -221,66 +226,17 @@ def test_kills_of_worker_and_parent_lose_and_double_nothing(
 
 
 @pytest.mark.slow
-def test_kills_of_an_ablations_worker_and_parent_leave_each_run_once(
-    write: Callable[..., Path],
-) -> None:
-    path = write(epochs=6)
-    document = yaml.safe_load(path.read_text())
-    del document["search"]
-    arms = {"a": {}, "b": {"loss": "bce"}}
-    path.write_text(yaml.safe_dump({**document, "arms": arms, "seeds": [0, 1]}))
-    trained = {"seglab.kind": "train"}
-
-    def begun() -> int:
-        return sum("val/dice" in run.metrics for run in open_store().find_runs("tiny", trained))
-
-    first = start(path, "--workers", "2", script="run_experiment.py")
-    wait_until(begun)
-    os.kill(child_pids(first)[0], signal.SIGKILL)
-    wait_until(lambda: begun() >= 2)
-    first.kill()
-    first.communicate()
-    out, err = start(path, "--workers", "2", script="run_experiment.py").communicate(timeout=600)
-    told = json.loads(out)["runs"]
-    assert {(run["arm"], run["seed"]) for run in told} == {(arm, s) for arm in arms for s in (0, 1)}
-    assert {run["status"] for run in told} == {"FINISHED"}, err
-    assert len(open_store().find_runs("tiny", trained)) == 4
-    assert not open_store().find_runs(statuses=["RUNNING"])
-
-
-@pytest.mark.slow
-def test_ctrl_c_interrupts_the_search_and_the_same_command_continues(
-    write: Callable[..., Path],
-) -> None:
-    path = write(epochs=30, trials=2, pruner={"name": "none"})
+def test_ctrl_c_interrupts_the_search_and_the_same_command_continues(write: Write) -> None:
+    path = write(epochs=30, pruner={"name": "none"})
     first = start(path)
     wait_until(lambda: epochs_done() >= 1)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=600)
     assert (first.returncode, out) == (130, "")
     assert "the same command continues" in err
-    (parent,) = open_store().find_runs("tiny", {"seglab.kind": "sweep"})
+    (parent,) = runs("sweep")
     assert parent.status == "KILLED"
     assert {run.status for run in runs()} <= {"KILLED", "FINISHED"}
     out, _ = start(path).communicate(timeout=600)
     assert json.loads(out)["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
     assert_runs_equal_trials(2)
-
-
-@pytest.mark.slow
-def test_a_failing_trial_is_recorded_and_the_search_goes_on(
-    write: Callable[..., Path], tmp_path: Path
-) -> None:
-    weights: dict[str, Any] = {
-        "choices": ["none", str(tmp_path / "absent")],
-        "when": {"model.name": "smp-unet"},
-    }
-    path = write(
-        trials=3,
-        sampler="grid",
-        space={"model.name": {"choices": ["unet", "smp-unet"]}, "model.encoder_weights": weights},
-    )
-    outcome = run_search(load_study(path, ["data.image_size=64"]), open_store())
-    assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 1}
-    (failed,) = (row for row in outcome.rows if row.state.name == "FAIL")
-    assert "absent" in failed.user_attrs[ERROR]
