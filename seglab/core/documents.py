@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,27 +158,30 @@ def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def read_rows(path: Path, ending: str = "") -> Iterator[dict[str, str]]:
-    """Yield each row of a CSV file as a mapping from column to text; blank lines are skipped.
+def read_rows(
+    path: Path | str, ending: str = "", content: bytes | None = None
+) -> list[dict[str, str]]:
+    """Read each row of a CSV file as a mapping from column to text; blank lines are skipped.
 
     A short row lacks its last columns; cells beyond the header are dropped.
 
     Args:
         path: UTF-8, with or without a byte order mark.
         ending: a column must have a name that ends so.
+        content: of a file that is not on this disk; ``path`` is what an error calls it.
 
     Raises:
         UserError: absent, not UTF-8, not CSV, or without that column.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            if not any(name.endswith(ending) for name in header):
-                raise UserError(f"{path} has no column that ends in '{ending}'")
-            yield from (dict(zip(header, row, strict=False)) for row in rows if row)
+        content = Path(path).read_bytes() if content is None else content
+        file = io.StringIO(content.decode("utf-8-sig"), newline="")
+        header, *rows = [*csv.reader(file, strict=True)] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
+    if not any(name.endswith(ending) for name in header):
+        raise UserError(f"{path} has no column that ends in '{ending}'")
+    return [dict(zip(header, row, strict=False)) for row in rows if row]
 
 
 def digest(value: object) -> str:

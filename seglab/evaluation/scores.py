@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore, dice, slice_counts
 from seglab.evaluation.statistics import RESAMPLES, FloatArray, bootstrap_pivots
@@ -151,14 +152,9 @@ def to_csv(scores: Sequence[PatientScore]) -> str:
 def from_csv(table: bytes, where: str) -> list[PatientScore]:
     """Read what :func:`to_csv` gave; a UserError for another table, or a patient twice."""
     parse, scores = TypeAdapter(PatientScore).validate_python, dict[str, PatientScore]()
-    try:
-        rows = list(csv.DictReader(io.StringIO(table.decode(), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{where} cannot be read as CSV: {error}") from error
-    for number, row in enumerate(rows, start=2):
-        told = {column: text for column, text in row.items() if column and text is not None}
+    for number, row in enumerate(read_rows(where, "patient_id", table), start=2):
         try:
-            score = parse({**told, "grade": row.get("grade") or None})
+            score = parse({**row, "grade": row.get("grade") or None})
         except ValidationError as error:
             first = error.errors()[0]
             name = first["loc"][0]

@@ -85,7 +85,7 @@ def arm_sheet(arms: Mapping[str, Iterable[Case]], patients: int) -> Figure:
         grid[number, 0].set_ylabel(plain(arm), color="white", fontsize=10)
         for axes, top, case in zip(grid[number], grid[0], cases, strict=True):
             at = int(case.truth.sum(axis=(1, 2)).argmax())
-            seen = views(case, at, 1.0)
+            (seen,) = views(case, [at], 1.0)
             show(axes, draw_overlay(*seen, SCALE), f"Dice {case.score.dice:.3f}")
             if number == 1:
                 name = case.patient_id
@@ -145,8 +145,8 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
             -0.85, 1, words, transform=row[0].transAxes, va="top", color="white", fontsize=11,
             linespacing=1.6, parse_math=False,
         )  # fmt: skip
-        for pair, (position, rules) in zip(row.reshape(-1, 2), slices.items(), strict=False):
-            seen = views(case, position, ASPECT)
+        pairs, shown = row.reshape(-1, 2), views(case, slices, ASPECT)
+        for pair, seen, (position, rules) in zip(pairs, shown, slices.items(), strict=False):
             show(pair[0], draw_slice(seen[0], SCALE), "")
             show(pair[1], draw_overlay(*seen, SCALE), "")
             pair[0].set_xlabel(
@@ -169,7 +169,7 @@ def failure_sheet(case: Case, explanation: Explanation) -> Figure:
     if told:
         at = int(np.flatnonzero(case.slice_indices == told.peak_slice)[0])
         caption = f"where the {told.kind} of the text is largest"
-    seen, index = views(case, at, 1.0), case.slice_indices[at]
+    (seen,), index = views(case, [at], 1.0), case.slice_indices[at]
     figure, grid = black_grid(1, 2, 2 * PANEL_INCHES, PANEL_INCHES + 0.7)
     show(grid[0, 0], draw_slice(seen[0], SCALE), f"{TITLES[case.modality]}, slice {index}")
     show(grid[0, 1], draw_overlay(*seen, SCALE), caption)

@@ -8,6 +8,7 @@ alarm a vermillion one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import cv2
@@ -64,14 +65,17 @@ def cut(array: NDArray[Any], window: Window) -> NDArray[Any]:
     return np.ascontiguousarray(padded[..., rows, columns])
 
 
-def views(case: Case, position: int, aspect: float) -> tuple[UInt8, UInt8, UInt8]:
-    """Image, truth and prediction (h, w) of one slice, radiological and cut to the brain."""
+def views(
+    case: Case, positions: Iterable[int], aspect: float
+) -> Iterator[tuple[UInt8, UInt8, UInt8]]:
+    """Image, truth and prediction (h, w) of slices, radiological and cut to the case's brain."""
     window = brain_window(radiological(case.image, case.upright), aspect)
-    image, truth, prediction = (
-        cut(radiological(array[position], case.upright), window)
-        for array in (case.image, case.truth, case.prediction)
-    )
-    return image, truth, prediction
+    for position in positions:
+        image, truth, prediction = (
+            cut(radiological(array[position], case.upright), window)
+            for array in (case.image, case.truth, case.prediction)
+        )
+        yield image, truth, prediction
 
 
 def draw_slice(image: UInt8, scale: int, *, sides: str = "RL") -> UInt8:

@@ -89,7 +89,7 @@ def choose_positions(case: Case, most: int) -> tuple[int, ...]:
 
 def thumbnail(case: Case) -> str:
     """Draw the overlay of the slice with most wrong pixels (largest tumour if none) as a URI."""
-    seen = views(case, worst_position(case), THUMBNAIL_ASPECT)
+    (seen,) = views(case, [worst_position(case)], THUMBNAIL_ASPECT)
     scale = math.ceil(THUMBNAIL_HEIGHT / seen[0].shape[0]) + 1
     drawn = draw_overlay(*seen, scale)
     size = (round(THUMBNAIL_HEIGHT * THUMBNAIL_ASPECT), THUMBNAIL_HEIGHT)

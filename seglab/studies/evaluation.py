@@ -272,7 +272,6 @@ def _log(
         log_pictures(
             log, results, lambda one: predict_patient(bundle, *external.prepare(one)), title, 3
         )
-        log.finish()
         log_report(log, card.name, external_sentence(store.get_run(log.run_id)))
     with as_warning("the model's card does not name this evaluation"):
         update_model_cards(store, run)

@@ -78,12 +78,9 @@ def _warnings(study: Study, split: Split) -> list[str]:
     if len(study.arms) < 2:
         return []
     patients = len(split.val) + (len(split.train) if len(study.folds) > 1 else 0)
-    told = list(limits([len(study.seeds)], patients))
+    told = [*limits([len(study.seeds)], patients)]
     if patients < FEWEST_WITH_VERDICT:
-        told[-1] = (
-            f"{patients} validation patient{'s' * (patients != 1)}: no verdict is possible; raise "
-            "split.fractions or use split.folds"
-        )
+        told.append("so no verdict is possible; raise split.fractions or use split.folds")
     return told
 
 

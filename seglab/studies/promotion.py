@@ -150,7 +150,6 @@ def promote(
         _log_test(log, frozen, cache, results, opened)
         tell("registering the model")
         model = _register(log, frozen, opened, results, onnx)
-        log.finish()  # the report is of promotions that finished
         answer = test_sentence(store.get_run(log.run_id))
         experiment, point = trained.config.name, frozen.bundle.card.point
         log_report(log, experiment, candidates.reason, answer)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 import tempfile
@@ -14,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from seglab.core.config import RunConfig, differences
+from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
 from seglab.studies.experiment import Plan, train_one
@@ -82,8 +81,8 @@ def compare_results(store: Store, old: RunInfo, new: RunInfo) -> list[str]:
     """
     names = {key for key in old.metrics if key.startswith(RESULTS)}
     found = [compare_metric(store, old, new, name) for name in sorted(names)]
-    tables = (io.StringIO(read_artifact(store, run, SCORES).decode()) for run in (old, new))
-    before, after = (list(csv.DictReader(table)) for table in tables)
+    tables = (read_artifact(store, run, SCORES) for run in (old, new))
+    before, after = (read_rows(SCORES, content=table) for table in tables)
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         ends = {Path(folder) / "old": old, Path(folder) / "new": new}
         weights = _compare_weights(*(fetch(store, run, WEIGHTS, end) for end, run in ends.items()))

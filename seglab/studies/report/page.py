@@ -71,7 +71,7 @@ def report_experiment(
         result: the arms to show. None takes those of its newest ablation that can be compared, and
             lays the gallery of failures beside the page.
         out: folder to write to; None takes one beside the store's database.
-        ending: id of the run that logs the report at its end; it is not called unfinished.
+        ending: id of the run that logs the report at its end; it is shown as finished.
 
     Raises:
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
@@ -140,11 +140,11 @@ def log_ablation_report(log: RunLog, result: ComparedAblation) -> Path:
 
 
 def log_report(log: RunLog, experiment: str, *answers: str) -> None:
-    """Log the report of an experiment with a run, and answers as its note."""
+    """Log the report of an experiment with a run that ends next, and answers as its note."""
     link = _link(log.store.get_run(log.run_id))
     log.tags({tags.NOTE: "\n\n".join([*map(escape_markdown, answers), link])})
     with as_warning("no report is logged"):
-        log.artifact(report_experiment(log.store, experiment), "report")
+        log.artifact(report_experiment(log.store, experiment, ending=log.run_id), "report")
 
 
 def render(

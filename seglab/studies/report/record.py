@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,8 +35,6 @@ class Record:
     store: Store
     experiment: str
     runs: Sequence[RunInfo]
-    ending: str = ""
-    """Id of the run that logs the report at its end, and is running only so long."""
     _listed: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def of_kind(self, *kinds: str) -> list[RunInfo]:
@@ -80,8 +79,7 @@ class Record:
     @property
     def failed(self) -> list[RunInfo]:
         """Runs that neither finished nor were pruned."""
-        ended = [run for run in self.runs if run.run_id != self.ending]
-        return [run for run in ended if run.status != "FINISHED" and PRUNED not in run.tags]
+        return [run for run in self.runs if run.status != "FINISHED" and PRUNED not in run.tags]
 
     @cached_property
     def reference(self) -> RunInfo | None:
@@ -130,7 +128,13 @@ def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
 def read_record(store: Store, experiment: str, ending: str = "") -> Record:
     """Find everything that ran under an experiment's name.
 
+    The run ``ending``, which logs its report before it finishes, is taken as finished.
+
     Raises:
         UserError: no such experiment, or nothing ran in it.
     """
-    return Record(store, experiment, find(store, experiment, "experiment").runs, ending)
+    runs = [
+        replace(run, status="FINISHED", end_time=time.time()) if run.run_id == ending else run
+        for run in find(store, experiment, "experiment").runs
+    ]
+    return Record(store, experiment, runs)

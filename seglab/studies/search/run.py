@@ -86,7 +86,6 @@ def run_search(
             parent.interrupt("the time was up")
             return outcome
         best = [trial_line(outcome.best)] if outcome.best else []
-        parent.finish()  # the report is of a search that finished
         log_report(parent, study.name, *best, *filter(None, [told]))
         return replace(outcome, confirmation=report)
 
