@@ -74,13 +74,13 @@ def run_study(
 
     A single run is its own parent; while another process of this machine trains the same, its
     end is waited for. In an ablation a failed arm is reported and the others go on; other
-    processes that run the same share its runs. ``fresh`` asks for a second training.
+    processes that run the same share its runs.
 
     Args:
         study: arms, seeds, folds.
-        store: where the runs are logged.
+        store: of the runs.
         fresh: train again what is trained already.
-        confirms: the search whose best trials are the arms.
+        confirms: id of the search whose best trials are the arms.
         workers: processes that share out the runs of an ablation.
         deadline: of ``time.monotonic``; when an ablation is interrupted, to be continued.
 
@@ -129,15 +129,16 @@ def _run_ablation(
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}
         given = study.document.get("baseline")
         baseline = given or store.get_run(parent.run_id).tags.get(tags.BASELINE)
-        known = {
-            tags.ARMS: _added(parent, tags.ARMS, hashes),
-            tags.BASELINE: str(baseline or next(iter(study.arms))),
-            tags.BUDGET: study.budget.per,
-            tags.MARGIN: str(study.margin),
-            tags.CONFIRMS: confirms,
-            tags.FACTORS: asdict(study.design) if study.design else None,
-        }
-        parent.tags(known)
+        parent.tags(
+            {
+                tags.ARMS: _added(parent, tags.ARMS, hashes),
+                tags.BASELINE: str(baseline or next(iter(study.arms))),
+                tags.BUDGET: study.budget.per,
+                tags.MARGIN: str(study.margin),
+                tags.CONFIRMS: confirms,
+                tags.FACTORS: asdict(study.design) if study.design else None,
+            }
+        )
     with parent:
         values = {}
         if tuning := tuning_plans(study, parent.run_id):
@@ -197,18 +198,12 @@ def _added(parent: RunLog, tag: str, arms: Mapping[str, Any]) -> str:
 
 
 def open_parent(
-    study: Study,
-    store: Store,
-    data: StudyData,
-    *,
-    fresh: bool,
-    is_confirmation: bool = False,
+    study: Study, store: Store, data: StudyData, *, fresh: bool, is_confirmation: bool = False
 ) -> RunLog:
     """Find the parent run of this ablation, on the same data and code, or start one.
 
-    Arms and seeds may be added to an ablation later: they join the same parent, which keeps
-    those that this study does not have.
-    What all arms share may not change, or they would no longer differ in one thing only.
+    Arms and seeds may be added later: they join the same parent, which keeps those that this
+    study does not have. What all arms share may not change.
 
     Raises:
         UserError: an arm wants more training patients than there are.
@@ -272,15 +267,7 @@ def _carry_out(
 ) -> list[Outcome]:
     """Do what is not done yet, each run once; what became of each, in the order of the plans.
 
-    Args:
-        study: of the arms.
-        parent: of the runs.
-        data: opened already.
-        workers: processes.
-        values: tuned values of each arm; None does the tuning runs.
-
-    Raises:
-        KeyboardInterrupt: stopped by the user, all in good order.
+    ``values`` are the tuned ones of each arm; None does the tuning runs.
     """
     queue = open_queue(study, parent.store.folder, f"{study.name} · {parent.run_id}")
     context = run_items(
@@ -294,11 +281,12 @@ def _carry_out(
 
 
 def _outcome(plan: Plan, state: State | None, context: Context) -> Outcome:
-    if (twin := _find_twin(plan, context.store, context.data)) is None:
-        error = "not done" if state is None else state.error
-        our_fault = state is not None and OUR_FAULT in state.last.user_attrs
-        return plan.outcome("", FAILED, {}, error=error, our_fault=our_fault)
-    return replace(twin, reused=state is None or state.last.number in context.queue.before)
+    if (twin := _find_twin(plan, context.store, context.data)) is not None:
+        return replace(twin, reused=state is None or state.last.number in context.queue.before)
+    if state is None:
+        return plan.outcome("", FAILED, {}, error="not done")
+    our_fault = OUR_FAULT in state.last.user_attrs
+    return plan.outcome("", FAILED, {}, error=state.error, our_fault=our_fault)
 
 
 class ArmItems:

@@ -98,9 +98,8 @@ class Candidates:
 def find_candidates(store: Store, name: str) -> Candidates:
     """Find the runs that ``name`` stands for: an experiment, an ablation or search, or a run.
 
-    Raises:
-        UserError: no such experiment or run, none of its runs has finished, or they were
-            validated on different patients.
+    Raises UserError where there is none, none of its runs has finished, or they were validated on
+    different patients.
     """
     found = find(store, name, "experiment", "run")
     if found.run is None:

@@ -10,13 +10,7 @@ from typing import Any
 import pandas as pd
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.evaluation.comparison import (
-    ArmRow,
-    ArmSummary,
-    Comparison,
-    as_shown,
-    compare_arms,
-)
+from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, as_shown, compare_arms
 from seglab.evaluation.factors import FactorEffects, factor_effects
 from seglab.evaluation.learning_curve import LearningCurve, learning_curve
 from seglab.evaluation.metrics import PatientScore
@@ -217,11 +211,7 @@ class ComparedAblation:
 
 
 def compare_ablation(ablation: Ablation, baseline: str | None = None) -> ComparedAblation:
-    """Compare the arms of an ablation, patient by patient.
-
-    Args:
-        ablation: as :func:`seglab.studies.results.collect` read it.
-        baseline: another arm than the experiment's to compare with.
+    """Compare the arms of an ablation patient by patient, with its baseline or another.
 
     Raises:
         UserError: the baseline has no finished run, or arms lack patients of each other.

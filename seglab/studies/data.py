@@ -43,11 +43,8 @@ def share_patients(study: Study) -> Study:
     """Have all runs of a study use the same patients: those with every modality any run names.
 
     Where a patient lacks one, ``data.require`` is set for all runs, so that a run that is
-    opened by itself later finds the same patients.
-
-    Raises:
-        UserError: the source never has a modality, or patients lack one and
-            ``data.on_bad_file`` does not skip them.
+    opened by itself later finds the same patients. Raises UserError where the source never has
+    a modality, or patients lack one and ``data.on_bad_file`` does not skip them.
     """
     data = study.run.data
     named: set[str] = {name for config in study.arms.values() for name in config.data.modalities}

@@ -59,9 +59,8 @@ def load_ensemble(
 ) -> TrainedRun:
     """Load the first run with a network that averages the probabilities of all.
 
-    Raises:
-        UserError: they do not see the same input, have other test patients, or differ in what the
-            ensemble's kind does not name.
+    Raises UserError where they do not see the same input, have other test patients, or differ in
+    what the ensemble's kind does not name.
     """
     members = tuple(load_trained(store, run, overrides, shared) for run in runs)
     first = members[0]

@@ -27,7 +27,7 @@ from seglab.data.prepare import some_names
 from seglab.data.sources.base import Source, open_data_source
 from seglab.data.splits import PARTS
 from seglab.data.volume import Patient, Volume
-from seglab.learning.bundle import CARD, ModelBundle, ModelCard
+from seglab.learning.bundle import CARD, ModelBundle
 from seglab.studies.frozen import (
     FrozenResults,
     evaluate_patient,
@@ -39,13 +39,7 @@ from seglab.studies.prediction import scan_warnings
 from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.page import log_report
 from seglab.studies.report.sections import external_sentence
-from seglab.studies.resolve import (
-    find_file,
-    find_model,
-    open_model,
-    open_trained_data,
-    read_config,
-)
+from seglab.studies.resolve import find_file, find_model, open_model, open_trained_data, read_config
 from seglab.tracking import tags
 from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.run import start_run
@@ -102,9 +96,9 @@ def evaluate(
     Returns the keys of ``evaluate --json``; ``left_out`` tells of each such patient why.
 
     Args:
-        store: where the model's run is, and where the evaluation is logged.
+        store: of the model's run, and of the evaluation.
         name: model as :func:`open_model` takes it.
-        data: keys of the ``data`` block that name the set: source, root, labels, persons.
+        data: ``source``, ``root``, ``labels`` and ``persons`` of the set.
         leave_out: patients that are not scored; :data:`SHARED` for all that must not be.
         overrides: ``key=value`` for the paths of the model's own data on this machine.
 
@@ -220,16 +214,6 @@ def open_training(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> 
     return Training(patients, names, cache, ())
 
 
-def _model_uri(store: Store, name: str, card: ModelCard) -> tuple[str, str | None]:
-    """Address of a model, and of an ensemble its runs, which files do not name."""
-    members = "unknown" if card.members else None
-    if find_file(name):
-        return name, members
-    run, registered = find_model(store, name)
-    uri = registered.uri if registered else f"runs:/{run.run_id}"
-    return uri, run.tags.get(tags.ENSEMBLE, members)
-
-
 def _log(
     store: Store,
     run: RunInfo,
@@ -243,7 +227,11 @@ def _log(
     bundle, source = external.bundle, external.source
     card, compute = bundle.card, bundle.predictor.compute
     notice = card.notice or (SYNTHETIC if source.phantom else "")
-    uri, members = _model_uri(store, name, card)
+    uri, members = name, "unknown" if card.members else None  # files do not name the runs
+    if not find_file(name):
+        logged, registered = find_model(store, name)
+        uri = registered.uri if registered else f"runs:/{logged.run_id}"
+        members = logged.tags.get(tags.ENSEMBLE, members)
     place, point = f"{source.name}:{source.root.name}", card.point.to_dict()
     data_hash = digest([one.fingerprint.digest for one in looked.values()])
     own_tags = {

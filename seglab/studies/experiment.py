@@ -142,11 +142,7 @@ def drop_training_state(state: Path) -> None:
 
 
 def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) -> OpenRun:
-    """Continue an unfinished run of the same config, data and code, or start one.
-
-    Raises:
-        UserError: the model does not take the images, a device that is not there, ….
-    """
+    """Continue an unfinished run of the same config, data and code, or start one."""
     config = plan.config
     compute = choose_compute(config.train)
     restart_peak(compute.device)
@@ -211,32 +207,20 @@ def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
 
 def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
     for run in find_twins(plan, store, data):
-        if _is_unfinished(run, store) and store.may_continue(run):
+        # An error of the machine, such as no space or no memory, need not come again.
+        has_failed = run.status == FAILED and not (store.state(run.run_id) / LAST).is_file()
+        if run.status == FINISHED or has_failed or tags.PRUNED in run.tags:
+            continue
+        if store.may_continue(run):
             with suppress(RunInUse):  # another process was faster
                 return resume_run(store, run.run_id)
     return None
 
 
-def _is_unfinished(run: RunInfo, store: Store) -> bool:
-    """Whether a training was stopped, or failed after it had written a checkpoint.
-
-    An error of the machine, such as no space or no memory, need not come again.
-    """
-    if tags.PRUNED in run.tags:
-        return False
-    if run.status == FAILED:
-        return (store.state(run.run_id) / LAST).is_file()
-    return run.status in {"RUNNING", "KILLED"}
-
-
 def train_one(
     plan: Plan, store: Store, data: StudyData | None = None, *, fresh: bool = False
 ) -> Outcome:
-    """Do a whole run, or report its finished twin.
-
-    Raises:
-        UserError, TrainingDiverged: the run ended as FAILED; so it does on any other error.
-    """
+    """Do a whole run, or report its finished twin; on any error the run ends as FAILED."""
     data = data or open_data(plan.config)
     if not fresh and (twin := finished_twin(plan, store, data)) is not None:
         return twin
@@ -252,12 +236,7 @@ def train(
     fresh: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Do a run to its end; ``stop``, asked after each epoch but the last, interrupts it.
-
-    Raises:
-        Interrupted: it was asked to stop.
-        UserError, TrainingDiverged: see :func:`train_one`.
-    """
+    """Do a run to its end; ``stop``, asked after each epoch but the last, interrupts it."""
     with open_run(plan, store, data, fresh=fresh) as run:
         for result in run.epochs():
             show(plan, result)
@@ -272,7 +251,7 @@ def show(plan: Plan, result: EpochResult) -> None:
     is_told = train.keep == "best" or train.patience is not None  # else the last epoch is kept
     mark = "  best so far" if is_told and result.is_best else ""
     print(
-        f"{plan.run_name}  epoch {result.epoch:3d}/{plan.config.train.epochs}"
+        f"{plan.run_name}  epoch {result.epoch:3d}/{train.epochs}"
         f"  loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"
         f"  dice {metrics['val/dice']:.4f}  iou {metrics['val/iou']:.4f}"
         f"  {metrics['time/train_seconds'] + metrics['time/val_seconds']:.1f} s{mark}\n",

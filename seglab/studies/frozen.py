@@ -192,11 +192,8 @@ class FrozenResults:
 def log_results(log: RunLog, results: FrozenResults, part: str, about: Mapping[str, Any]) -> None:
     """Log every figure, with its interval, and the tables and pictures behind them.
 
-    Args:
-        log: of the promotion or evaluation.
-        results: what is logged.
-        part: ``test`` or ``external``, in the names of metrics and files.
-        about: what else the JSON says.
+    ``part``, ``test`` or ``external``, is in the names of metrics and files; ``about`` is what
+    else the JSON says.
     """
     log.metrics(results.metrics(part), step=0)
     log.json(results.to_json(about), f"{part}_results.json")

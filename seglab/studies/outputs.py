@@ -15,7 +15,6 @@ from seglab.core.config import RunConfig, without_local
 from seglab.core.documents import digest, json_text
 from seglab.core.errors import as_warning
 from seglab.core.machine import progress
-from seglab.data.cache import CachedPatient
 from seglab.data.loader import gather
 from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
@@ -95,7 +94,8 @@ def log_validation(
     explanations: list[Explanation] = []
     if pictures:
         with as_warning("failures are not explained"):
-            explanations = explain_all(names, case)
+            named = progress(names, "judging", unit="patient")
+            explanations = [explain(case(name)) for name in named]
     scores = [explanation.score for explanation in explanations]
     scores = scores or validate(predictor, cache, names, threshold)[0]
     final = {f"val/{key}": value for key, value in summarise(scores).items()}
@@ -145,7 +145,8 @@ def method_hash(config: RunConfig, data_hash: str) -> str:
 def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
     """Draw example slices of training patients, augmented ones, and the stages of the network."""
     cache = data.cache
-    train = sorted((cache.by_id[name] for name in data.split.train), key=_tumour_px)
+    patients = (cache.by_id[name] for name in data.split.train)
+    train = sorted(patients, key=lambda patient: int(patient.tumour_px.sum()))
     places = {len(train) // 4, len(train) // 2, len(train) - 1}
     shown = [train[place] for place in sorted(places)]
     largest = {one: int(cache.native_mask(one).sum(axis=(1, 2)).argmax()) for one in shown}
@@ -175,15 +176,6 @@ def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
             marked(figure, cache.notice).savefig(folder / f"{name}.png", dpi=100)
 
 
-def _tumour_px(patient: CachedPatient) -> int:
-    return int(patient.tumour_px.sum())
-
-
-def explain_all(names: Sequence[str], case: Cases) -> list[Explanation]:
-    """Score and explain every patient."""
-    return [explain(case(name)) for name in progress(names, "judging", unit="patient")]
-
-
 def why_zero(predictor: Predictor, data: StudyData, threshold: float) -> str:
     """Say in one line why the Dice of every validation patient is 0."""
     highest, predicted = 0.0, 0
@@ -206,11 +198,9 @@ def write_pictures(
     overlays: int,
     notice: str = "",
 ) -> None:
-    """Write overlays, the worst failures and their gallery into ``folder``.
+    """Write overlays, the worst failures and their gallery; what cannot be written is a warning.
 
-    ``failures/1.png`` shows the first case of ``failures.json``.
-
-    What cannot be written is a warning. ``notice`` stands on the page and every picture.
+    ``failures/1.png`` shows the first case of ``failures.json``. ``notice`` stands everywhere.
     """
     scores = [explanation.score for explanation in explanations]
     with as_warning("overlays are not drawn"):

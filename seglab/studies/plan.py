@@ -41,11 +41,8 @@ SLOWEST = 2.0
 def make_plan(study: Study) -> dict[str, Any]:
     """Open the data, build every network, time a few steps of each; train and log nothing.
 
-    Returns:
-        The keys of ``--dry-run --json``.
-
-    Raises:
-        UserError: anything that would stop the study before its first step.
+    Returns the keys of ``--dry-run --json``; raises what would stop the study before its first
+    step.
     """
     study = share_patients(study)
     tuning_plans(study, "")  # refuses a space that an arm does not fit
@@ -87,11 +84,8 @@ def _warnings(study: Study, split: Split) -> list[str]:
 def write_plan(study: Study, store: Store) -> dict[str, Any]:
     """Write what is to be compared, and how, before the first run: with MLflow and to a file.
 
-    Returns:
-        The keys of ``--plan --json``.
-
-    Raises:
-        UserError: there is nothing to compare, a run has been trained, or another plan is there.
+    Returns the keys of ``--plan --json``. Raises UserError where there is nothing to compare, a
+    run has been trained, or another plan is there.
     """
     if not study.is_ablation and len(study.folds) == 1:
         raise UserError("--plan: one run compares nothing; give it arms, factors or seeds")
@@ -113,8 +107,10 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         "train_patients": list(data.split.train),
         "validation_patients": list(data.split.val),
         "test_patients": list(data.split.test),
-        **{"shared_config_hash": shared_hash(study), "code_hash": code_hash()},
-        **{"split_hash": data.split.hash, "data_hash": data.cache.data_hash},
+        "shared_config_hash": shared_hash(study),
+        "code_hash": code_hash(),
+        "split_hash": data.split.hash,
+        "data_hash": data.cache.data_hash,
     }
     text = f"{json_text(content)}\n"
     made, path = file_hash(text.encode()), plan_file(store, study.name)

@@ -72,13 +72,8 @@ def predict(
     """Predict every patient whose files are given, or lie in a folder given, into ``out``.
 
     ``predictions.csv`` there lists all masks of the folder, those of earlier calls too. One of
-    another input than now is not overwritten: the scan fails.
-
-    Args:
-        bundle: the model.
-        inputs: files and folders.
-        out: made if absent.
-        parts: patient → part of the split that the model was trained on.
+    another input than now is not overwritten: the scan fails. ``parts`` has the part of the split
+    of each patient that the model was made with.
     """
     scans, failed = find_scans(inputs, bundle.card.modalities, bundle.card.window)
     out.mkdir(parents=True, exist_ok=True)

@@ -51,15 +51,7 @@ class AnalysisPlan:
         seeds: Mapping[str, set[int]],
         folds: set[int],
     ) -> list[str]:
-        """List what was not done as planned.
-
-        Args:
-            parent: run of the ablation.
-            baseline: arm that the others are compared with.
-            margin: of equivalence.
-            seeds: complete seeds of every arm that has any.
-            folds: that were run.
-        """
+        """List what was not done as planned; ``seeds`` are the complete ones of every arm."""
         done = {**ANALYSIS, "baseline": baseline, "margin": margin, "folds": sorted(folds)}
         done |= {key: parent.tags.get(tag) for key, tag in TAGS.items()}
         told = [
@@ -101,10 +93,7 @@ def file_hash(text: bytes) -> str:
 def find_plan(store: Store, experiment: str, parent: RunInfo | None = None) -> AnalysisPlan | None:
     """Find the plan of an ablation: logged with its parent, or the newest that was made before it.
 
-    Args:
-        store: of the runs.
-        experiment: its name.
-        parent: run of the ablation; None takes the newest plan.
+    Without ``parent`` it is the newest of the experiment.
     """
     planned = [
         run

@@ -104,13 +104,12 @@ def promote(
     """Promote the best finished run that ``name`` stands for; its candidates are printed.
 
     Args:
-        store: where the runs are, and the record of openings.
+        store: of the runs, and of the record of openings.
         name: experiment, ablation, search or run.
         ensemble: ``seeds``, ``folds`` or ``top:K`` promotes the mean probability of these runs.
         reopen: why the test is opened again, where it was.
         baseline: run id to compare with under the same seal; None takes the run of the
-            ablation's baseline arm or of the search's base config, if there is one; of an
-            ensemble its best run.
+            ablation's baseline arm or of the search's base config, of an ensemble its best run.
         overrides: ``key=value`` for paths and devices of this machine.
 
     Raises:

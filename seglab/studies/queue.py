@@ -83,9 +83,6 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
         url: ``postgresql+psycopg://…``; None takes SQLite in ``folder``.
         folder: of this machine's database and locks.
         heartbeat_s: seconds between heartbeats; three without one, and a trial is stale.
-
-    Raises:
-        UserError: it cannot be reached, read or written.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -186,11 +183,8 @@ class State:
 class Queue:
     """The items of one Optuna study, as one worker sees them.
 
-    Args:
-        study: of the items.
-        worker: this process.
-        before: numbers of the trials that had ended when the command started; those that
-            failed are tried again. None takes the trials that have ended now.
+    ``before`` are the numbers of the trials that had ended when the command started, or now; those
+    that failed are tried again.
     """
 
     def __init__(
@@ -203,11 +197,7 @@ class Queue:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Every trial that has an item, as the storage has it now; not to be changed.
-
-        Raises:
-            UserError: the storage does not answer, or cannot be used.
-        """
+        """Every trial that has an item, as the storage has it now; not to be changed."""
         with as_user_error(WHERE):
             trials = retry_locked(lambda: self.study.get_trials(deepcopy=False))
         return [t for t in trials if ITEM in t.user_attrs and SURPLUS not in t.user_attrs]

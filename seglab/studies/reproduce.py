@@ -40,11 +40,8 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> dict[st
 
     ``differences`` are in results, none where every metric, score and weight is equal to the bit;
     those of ``environment``, in code, versions and machine, may explain them and are printed first.
-
-    Args:
-        store: where the run is; the rerun joins its experiment as a ``reproduction``.
-        name: a training run or a trial, or its checkpoint or registered model.
-        overrides: ``key=value`` for paths and devices of this machine.
+    The rerun joins the experiment as a ``reproduction``. ``name`` is of a training run or a trial,
+    its checkpoint or registered model; ``overrides`` are for paths and devices of this machine.
 
     Raises:
         UserError: not a finished training run, or the data or split is another.

@@ -17,13 +17,7 @@ from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import build_run
 from seglab.data.open import StudyData
 from seglab.data.splits import PARTS, Split, training_patients
-from seglab.learning.bundle import (
-    CARD,
-    ModelBundle,
-    load_bundle,
-    make_card,
-    read_card,
-)
+from seglab.learning.bundle import CARD, ModelBundle, load_bundle, make_card, read_card
 from seglab.learning.checkpoint import load_weights
 from seglab.learning.device import choose_compute
 from seglab.learning.inference import Predictor
@@ -105,11 +99,7 @@ def find_model(store: Store, name: str) -> tuple[RunInfo, Registered | None]:
 
 
 def find_file(name: str) -> Path | None:
-    """Take a name for a path, if it is one or looks like one.
-
-    Raises:
-        UserError: it looks like one, and there is nothing.
-    """
+    """Take a name for a path if it is one; a UserError where it only looks like one."""
     path = Path(name)
     if path.exists():
         return path
@@ -119,11 +109,7 @@ def find_file(name: str) -> Path | None:
 
 
 def find_trained(store: Store, name: str) -> RunInfo:
-    """Find the run that trained what ``name`` names, in all the ways of :func:`open_model`.
-
-    Raises:
-        UserError: there is nothing of this name, or no run of this store trained it.
-    """
+    """Find the run that trained what ``name`` names, in all the ways of :func:`open_model`."""
     if (path := find_file(name)) is not None:
         card = read_card(_weights(path).parent)
         if card.run_id is None:
@@ -142,14 +128,9 @@ def find_trained(store: Store, name: str) -> RunInfo:
 
 
 def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
-    """Open a model; no code that comes with it is ever run.
+    """Open a model by its folder or weights, a run, or a registered name.
 
-    Args:
-        name: a model's folder or its weights, a run, or a registered model.
-        open_store: called where the store is needed.
-
-    Raises:
-        UserError: there is nothing of this name, or it is no safetensors checkpoint.
+    No code that comes with it is ever run. The store is opened only where it is needed.
     """
     if (path := find_file(name)) is not None:
         return _load(path)
@@ -240,8 +221,7 @@ def load_trained(
 ) -> TrainedRun:
     """Open a run's data, unless ``shared`` has them, and load the weights that it kept.
 
-    Raises:
-        UserError: the run did not finish, or the data or split is not what it was trained on.
+    Raises UserError where it did not finish, or was trained on other data or another split.
     """
     refuse_unfinished(run)
     config = read_config(store, run, overrides)
@@ -264,8 +244,7 @@ def refuse_unfinished(run: RunInfo) -> None:
 def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> RunConfig:
     """Read the config that a run logged, with paths of this machine laid over it.
 
-    Raises:
-        UserError: the run has no config, or an override would change its result.
+    Raises UserError where an override would change the result.
     """
     text = read_artifact(store, run, "config.yaml").decode()
     document = as_of_today(parse_yaml(text, f"config.yaml of run {run.run_id}"))
@@ -284,13 +263,10 @@ def read_config(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> Ru
 def open_trained_data(
     run: RunInfo, config: RunConfig, shared: SharedData | None = None
 ) -> StudyData:
-    """Open the data of a run that has finished.
+    """Open the data of a run; a UserError where they or the split are not what it was trained on.
 
     Runs of the time when caches held one channel hashed other files: of their data only the
     split, which is the patients' names, can be compared.
-
-    Raises:
-        UserError: data or split differ from those that it was trained on.
     """
     data = (shared or SharedData()).of(config)
     compared = [(tags.SPLIT_HASH, data.split.hash, "split")]
@@ -307,10 +283,6 @@ def open_trained_data(
 
 
 def fetch(store: Store, run: RunInfo, pattern: str, folder: Path) -> Path:
-    """Download the one artifact that a pattern names.
-
-    Raises:
-        UserError: the run does not have it.
-    """
+    """Download the one artifact that a pattern names; a UserError where the run has none."""
     (name,) = download(store, run.run_id, folder, pattern).files
     return folder / name

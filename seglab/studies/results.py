@@ -117,11 +117,6 @@ def fold_of(run: RunInfo) -> int:
     return int(run.tags.get(tags.FOLD, 0))
 
 
-def _arm_of(run: RunInfo) -> str:
-    """The arm that a run trains or tunes."""
-    return run.tags.get(tags.TUNES, run.tags.get(tags.ARM, ""))
-
-
 def arm_hash(config: RunConfig) -> str:
     """Hash of an arm whatever its seed and fold."""
     split = config.split.model_copy(update={"fold": 0})
@@ -132,9 +127,6 @@ def find_parent(store: Store, name: str, kind: Literal["ablation", "sweep"]) -> 
     """Find a parent run: the newest of an experiment, or the run of this id.
 
     A search's confirmation is found by its name only where the experiment has no other.
-
-    Raises:
-        UserError: no such experiment or run, or it is not of this kind.
     """
     found = find(store, name, "experiment", "run")
     runs = found.runs if found.run is None else [found.run]
@@ -156,7 +148,8 @@ def collect(store: Store, parent: RunInfo) -> Ablation:
     found = [
         run
         for run in store.find_runs(parent_run_id=parent.run_id)
-        if hashes.get(_arm_of(run)) == run.tags.get(tags.ARM_HASH)
+        if hashes.get(run.tags.get(tags.TUNES, run.tags.get(tags.ARM, "")))
+        == run.tags.get(tags.ARM_HASH)
     ]
     runs = _newest([run for run in found if run.tags.get(tags.KIND) == "train"])
     finished = [run for run in runs if run.status == "FINISHED"]

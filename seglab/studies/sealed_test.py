@@ -91,12 +91,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
     The seal is of the patients, their slices and their truth: other settings of the
     cache, another fold or another source of the same volumes do not renew it. Another test
     part may be opened beside it; where the two share patients, it confirms nothing either.
-
-    Args:
-        store: where the record is.
-        log: the open promotion run; one that opened the test and died keeps its opening.
-        data: whose split it is.
-        reopen: the reason, where the test was opened before.
+    A promotion that opened the test and died keeps its opening.
 
     Raises:
         UserError: it was opened before and no reason is given, another promotion opens it
@@ -118,11 +113,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
 
 
 def _test_patients(data: StudyData) -> list[CachedPatient]:
-    """Those on whom a Dice can be measured.
-
-    Raises:
-        UserError: there is no test part, or no tumour in it.
-    """
+    """The patients of the test part; a UserError where there are none, or no tumour in them."""
     if not data.split.test:
         raise UserError("split.fractions has no test share: there is nothing to promote on")
     by_id = {patient.patient_id: patient for patient in data.cache.patients}

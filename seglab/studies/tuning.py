@@ -93,12 +93,8 @@ def tuning_plans(study: Study, parent_run_id: str) -> dict[str, list[Plan]]:
 def plans_of(study: Study, parent_run_id: str, values: Mapping[str, Any] | None) -> dict[str, Plan]:
     """Every run by its key in the queue: all arms with the first seed and fold, then the next.
 
-    In this order an ablation that is stopped early still compares every arm.
-
-    Args:
-        study: of the arms.
-        parent_run_id: of the runs.
-        values: tuned values of each arm; None plans the tuning runs.
+    In this order an ablation that is stopped early still compares every arm. Without ``values``,
+    the tuned ones of each arm, the tuning runs are planned.
     """
     if values is None:
         plans = [plan for tries in tuning_plans(study, parent_run_id).values() for plan in tries]

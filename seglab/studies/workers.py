@@ -123,15 +123,8 @@ def run_items(
 ) -> Context:
     """Have items done, in this process or by several; returns what this process had at hand.
 
-    Args:
-        items, values: see :class:`Task`.
-        study: of the items.
-        parent: of their runs.
-        queue: of the items, as this process sees it.
-        data: opened already.
-        workers: processes.
-        look: called meanwhile, to show progress.
-        deadline: of ``time.monotonic``; items are interrupted then, to be continued.
+    ``look`` is called meanwhile, to show progress. At ``deadline``, of ``time.monotonic``, items
+    are interrupted, to be continued.
 
     Raises:
         UserError: a worker cannot go on, or workers die again and again.

@@ -50,13 +50,9 @@ class DownloadReport:
 
 
 def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -> DownloadReport:
-    """Copy the artifacts of ``run_id`` to ``out``, keeping their folders.
+    """Copy the artifacts of a run, or those that match a shell pattern, to ``out``.
 
-    Args:
-        store: where the run is.
-        run_id: of the run, or how it begins.
-        out: made if absent.
-        pattern: shell pattern over the whole path or the file's name; None takes all.
+    They keep their folders; the pattern is of the whole path or the file's name.
 
     Raises:
         UserError: no such run, nothing matches, an artifact's name or a link leads out of ``out``,
@@ -127,17 +123,8 @@ def register_champion(
 ) -> Registered:  # fmt: skip
     """Log an MLflow model (bundle, package source, signature), and register it as ``champion``.
 
-    What goes in and comes out is in its metadata, beside the signature.
-
-    Args:
-        store: whose registry.
-        log: the promotion run.
-        bundle: network, preprocessing and operating point.
-        example: raw slices as the model takes them, (S, H, W) or (M, S, H, W).
-        name: of the registered model; made if absent.
-        tags: of the version.
-        description: of the version, Markdown.
-        licence: of the weights, in words.
+    What goes in and comes out is in its metadata, beside the signature. ``example`` are raw slices
+    as the model takes them, (S, H, W) or (M, S, H, W); tags and description are of the version.
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
@@ -231,11 +218,7 @@ def find_registered(store: Store, text: str) -> Registered:
 
 
 def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:
-    """Download a promotion's model; returns the folder for ``bundle.load_bundle``.
-
-    Raises:
-        UserError: the run has no such model.
-    """
+    """Download a promotion's model; returns the folder for ``bundle.load_bundle``."""
     for name in (CARD, WEIGHTS):
         download(store, run_id, out, f"{FOLDER}/*{name}")
     return next(out.rglob(CARD)).parent

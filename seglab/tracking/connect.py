@@ -65,14 +65,9 @@ def default_uri(folder: Path = Path("mlruns")) -> str:
 def open_store(folder: Path = Path("mlruns")) -> Store:
     """Open the store; safe for many processes on a fresh folder.
 
-    Must be called before any ``import mlflow``, whose defaults it sets in the environment.
-
-    Args:
-        folder: of the database, artifacts and local state. An SQLite ``MLFLOW_TRACKING_URI``
-            brings its own folder, a server keeps only local state in ``folder``.
-
-    Raises:
-        UserError: no answer within seconds, or the folder cannot be written.
+    Must be called before any ``import mlflow``, whose defaults it sets in the environment. An
+    SQLite ``MLFLOW_TRACKING_URI`` brings its own folder, a server keeps only local state in
+    ``folder``. Raises UserError where it does not answer, or the folder cannot be written.
     """
     for name, value in _MLFLOW_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -121,9 +116,6 @@ def prepare_database(database: Path) -> None:
     """Create ``database`` where it is absent, or rewrite its locations for this folder.
 
     Safe for many processes at once; an unfinished database never has this name.
-
-    Raises:
-        OSError, sqlite3.Error: the folder or database cannot be written.
     """
     folder = str(database.parent)
     if database.exists() and _home(database) == folder:
@@ -192,11 +184,7 @@ def _relocate(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """Serve the MLflow UI until Ctrl-C and return its exit status; of a server print the address.
-
-    Raises:
-        UserError: the port is taken, or the address is not of this machine.
-    """
+    """Serve the MLflow UI until Ctrl-C; returns its exit status. Of a server print the address."""
     if store.uri.startswith("http"):
         print(redact(store.uri))
         return 0

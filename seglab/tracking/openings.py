@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from seglab.core.errors import UserError
@@ -35,7 +35,12 @@ class Opening:
 
 def openings(store: Store) -> list[Opening]:
     """Every opening on record, oldest first."""
-    recorded = [_from_tags(found) for found in store.experiment_tags(tags.TEST_HASH)]
+    recorded = []
+    for found in store.experiment_tags(tags.TEST_HASH):
+        texts = [text for key, text in found.items() if key.startswith(f"{tags.TEST_PATIENTS}.")]
+        by, at = (found.get(tag, "") for tag in (tags.TEST_OPENED_BY, tags.TEST_OPENED_AT))
+        patients = frozenset(" ".join(texts).split())
+        recorded.append(Opening(found[tags.TEST_HASH], by, at, patients))
     own = {opening.opened_by for opening in recorded}
     earlier = [
         Opening(
@@ -58,18 +63,10 @@ def record_opening(
     reason: str | None,
     before: int,
 ) -> None:
-    """Record an opening, before anything of the test is read; atomic.
+    """Record an opening of a promotion, before anything of the test is read; atomic.
 
-    Args:
-        store: of the record.
-        test_hash: of the test part.
-        run_id: of the promotion.
-        patients: digests of its patients.
-        reason: of a second opening.
-        before: openings of this test part that the promotion knows of.
-
-    Raises:
-        UserError: another promotion has opened it since.
+    ``patients`` are digests, ``before`` the openings of this test part that the promotion knows
+    of: raises UserError where another has opened it since.
     """
     name = f"sealed test {test_hash} opening {before + 1}"
     texts = textwrap.wrap(" ".join(sorted(patients)), _TAG_LENGTH)
@@ -85,13 +82,3 @@ def record_opening(
         store.create_experiment(name, tags.EXPERIMENT_TAGS | content)
     except AlreadyThere:
         raise UserError("another promotion opens the same test patients now: try again") from None
-
-
-def _from_tags(found: Mapping[str, str]) -> Opening:
-    texts = [text for key, text in found.items() if key.startswith(f"{tags.TEST_PATIENTS}.")]
-    return Opening(
-        found[tags.TEST_HASH],
-        found.get(tags.TEST_OPENED_BY, ""),
-        found.get(tags.TEST_OPENED_AT, ""),
-        frozenset(digest for text in texts for digest in text.split()),
-    )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seglab.core.documents import finite
+from seglab.core.documents import json_text
 from seglab.tracking import tags as names
 from seglab.tracking.environment import environment_tags
 from seglab.tracking.errors import StoreUnavailable, redact
@@ -112,12 +112,8 @@ class RunLog:
     ) -> None:  # fmt: skip
         """Log the data set as an input of the run.
 
-        Args:
-            name: of the data set.
-            digest: its content hash; MLflow keeps the first 36 characters.
-            source: where it came from, without the path of a home folder.
-            context: what it was used for.
-            profile: counts of what it holds.
+        ``digest`` is its content hash, of which MLflow keeps 36 characters; ``source`` has no path
+        of a home folder; ``context`` is what it was used for, ``profile`` counts what it holds.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
@@ -145,7 +141,7 @@ class RunLog:
 
     def json(self, content: Any, name: str) -> None:
         """Log ``content`` as a JSON artifact, with null for a number that is not finite."""
-        self.text(json.dumps(finite(content), indent=2) + "\n", name)
+        self.text(f"{json_text(content)}\n", name)
 
     def figure(self, figure: Figure, name: str, dpi: int = 100) -> None:
         """Log a Matplotlib figure; the suffix of ``name`` chooses the format."""
@@ -255,9 +251,7 @@ def start_run(
 def resume_run(store: Store, run_id: str) -> RunLog:
     """Open a run again after it was interrupted, or its process died.
 
-    Raises:
-        UnknownRun: no such run.
-        RunInUse: a living process has it open, and it is none of ``COORDINATORS``.
+    Raises RunInUse where a living process has it open, and it is none of ``COORDINATORS``.
     """
     log = RunLog(store, run_id, store.get_run(run_id).tags, resumed=True)
     try:

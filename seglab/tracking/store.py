@@ -136,9 +136,7 @@ class Store:
     def acquire(self, run_id: str) -> FileLock:
         """Lock a run for this process, until :meth:`release` or its death.
 
-        Raises:
-            RunInUse: another process of this machine has it.
-            UserError: the lock file cannot be written.
+        Raises RunInUse where another process of this machine has it.
         """
         lock = FileLock(self._lock(run_id), timeout=ACQUIRE_S)
         with as_user_error(str(self.folder)):
@@ -182,11 +180,7 @@ class Store:
         return str(found.experiment_id)
 
     def create_experiment(self, name: str, with_tags: Mapping[str, str]) -> str:
-        """Create an experiment and return its id; of several processes one succeeds.
-
-        Raises:
-            AlreadyThere: there is one of this name, deleted ones included.
-        """
+        """Create an experiment and return its id; AlreadyThere if one has the name, or had it."""
         from mlflow.exceptions import MlflowException
 
         folder = re.sub(r"[^\w.-]+", "_", name).strip("._") or "experiment"
@@ -229,13 +223,8 @@ class Store:
     ) -> list[RunInfo]:
         """Return the runs that carry all of ``tags``, newest first.
 
-        Args:
-            experiment: name, now or when it was made; None searches every experiment. An
-                unknown one has no runs.
-            tags: exact values.
-            statuses: any of these; None takes all.
-            parent_run_id: only runs under this one.
-            deleted: deleted runs and experiments too.
+        An experiment has the name of now or of when it was made, an unknown one no runs; None
+        searches all. ``deleted`` finds deleted runs and experiments too.
         """
         wanted = dict(tags or {}) | ({names.PARENT: parent_run_id} if parent_run_id else {})
         ids = [
@@ -272,12 +261,7 @@ class Store:
             raise UnknownRun(f"no run '{run_id}' in {redact(self.uri)}") from None
 
     def find_run(self, given: str) -> RunInfo:
-        """Return the run of this id, or the only one whose id begins so.
-
-        Raises:
-            UnknownRun: there is no such run.
-            UserError: several begin so.
-        """
+        """Return the run of this id, or the only one whose id begins so; else ``UnknownRun``."""
         runs = self.find_runs() if _SHORT_ID.fullmatch(given) else []
         found = [run for run in runs if run.run_id.startswith(given)]
         if len(found) > 1:

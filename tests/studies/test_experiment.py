@@ -122,7 +122,7 @@ def test_only_a_run_that_is_in_use_is_passed_over(
             "write_overlays": "overlays are not drawn",
             "write_gallery": "the gallery is not written",
         },
-        {"explain_all": "failures are not explained"},
+        {"explain": "failures are not explained"},
     ],
     ids=["pictures", "explanations"],
 )

@@ -50,7 +50,10 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     arms = sorted(result.ablation.arms, key=lambda arm: arm.name != base)
     sizes = [size or "" for size in stratify([s.truth_px for s in result.patients.values()])]
     curves = {arm.name: [_curve(store, one.run.run_id) for one in arm.runs] for arm in arms}
-    draw: dict[str, Callable[[], Figure]] = {"pareto": lambda: _pareto(result, arms)}
+    by_arm = {row.arm: row for row in result.summaries}
+    draw: dict[str, Callable[[], Figure]] = {
+        "pareto": lambda: pareto([by_arm[one.name] for one in arms], result.costs, _axes(result))
+    }
     if rows := result.rows:
         level = result.comparison.confidence
         differences = {row.arm: result.dice[row.arm] - result.dice[base] for row in rows}
@@ -71,15 +74,10 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     found = {}
     for name, figure in draw.items():
         with as_warning(f"figure {name} is not drawn"):
-            found[name] = png(marked(figure(), result.ablation.notice))
+            png = io.BytesIO()
+            marked(figure(), result.ablation.notice).savefig(png, format="png", dpi=DPI)
+            found[name] = png.getvalue()
     return found
-
-
-def png(figure: Figure) -> bytes:
-    """Render a figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 def _interactions(effects: FactorEffects) -> Figure:
@@ -94,21 +92,16 @@ def _interactions(effects: FactorEffects) -> Figure:
     return interaction_plot(effects.design.levels, panels)
 
 
-def _pareto(result: ComparedAblation, arms: Sequence[Arm]) -> Figure:
-    by_arm = {row.arm: row for row in result.summaries}
-    return pareto([by_arm[arm.name] for arm in arms], result.costs, _cost_axes(result))
-
-
 def has_front(result: ComparedAblation) -> bool:
     """Whether the figure of cost joins arms with a dashed line."""
     points = (
         [(result.costs[row.arm][key], row.mean) for row in result.summaries]
-        for key in _cost_axes(result)
+        for key in _axes(result)
     )
     return any(len(pareto_front(of_cost)) > 1 for of_cost in points)
 
 
-def _cost_axes(result: ComparedAblation) -> dict[str, str]:
+def _axes(result: ComparedAblation) -> dict[str, str]:
     known = {
         key: label
         for key, label in COST_AXES.items()
@@ -125,13 +118,7 @@ def _curve(store: Store, run_id: str) -> list[tuple[int, float]]:
 
 
 def draw_sheet(result: ComparedAblation, store: Store) -> Figure:
-    """Draw five patients under every arm, on the slice with the most tumour.
-
-    The weights are those of each arm's first seed.
-
-    Raises:
-        UserError: the data or a checkpoint cannot be had on this machine.
-    """
+    """Draw five patients under every arm's first seed, on the slice with the most tumour."""
     names, shared = choose_patients(result), SharedData(warn=False)
     arms = [arm for arm in result.ablation.arms if result.verdicts.get(arm.name) != OTHER_TARGET]
     return arm_sheet({arm.name: _predict(arm, names, store, shared) for arm in arms}, len(names))

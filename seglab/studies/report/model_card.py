@@ -25,10 +25,7 @@ HUB_METRICS = ("dice", "iou")
 OF_THE_DATA = ("other", "terms of the data that it was trained on")
 LICENCES = {
     "lgg-tif": ("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0, as its training data (Buda et al. 2019)"),
-    "brats-h5": (
-        "other",
-        "research use, as its training data (BraTS 2020, Menze et al. 2015)",
-    ),
+    "brats-h5": ("other", "research use, as its training data (BraTS 2020, Menze et al. 2015)"),
 }
 """Source of the training data → name of the licence on hubs, and in words."""
 
@@ -71,12 +68,9 @@ def _write(record: Record, run: RunInfo, card: ModelCard) -> str:
 
 
 def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str, Any], str]:
-    """Describe a promoted model from what its promotion logged: front matter and Markdown.
+    """Describe a promoted model from what its promotion ``run`` logged: front matter and Markdown.
 
-    Args:
-        record: of its experiment, for evaluations on other data.
-        run: the promotion.
-        card: of the model.
+    The record of its experiment has evaluations on other data.
     """
     source = run.params["data.source"]
     data = sections.data(record, run)
@@ -86,6 +80,10 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
         if found and frozen_model(other) == frozen_model(run):  # newest first
             results.setdefault(f"external: {other.params.get('evaluation.set')}", found)
     hub, words = licence(card, source)
+    # Over few patients a figure has no interval.
+    shown = [
+        sections.figure(one["frozen"].get(name)) for one in results.values() for name in FIGURES
+    ]
     body = fill_template(
         "seglab.studies.report",
         FILE,
@@ -93,7 +91,7 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
         sections=sections,
         tags=tags,
         figures=FIGURES,
-        intervals=_any_interval(results),
+        intervals=any("(" in text for text in shown),
         record=record,
         run=run,
         card=card,
@@ -130,14 +128,6 @@ def _hub_result(name: str, found: Mapping[str, Any], source: str) -> dict[str, A
             if value is not None and math.isfinite(value)
         ],
     }
-
-
-def _any_interval(results: Mapping[str, Any]) -> bool:
-    """Whether the table of figures shows one; over few patients it has none."""
-    shown = (
-        sections.figure(one["frozen"].get(name)) for one in results.values() for name in FIGURES
-    )
-    return any("(" in text for text in shown)
 
 
 def _text(value: object) -> str:

@@ -66,7 +66,7 @@ def report_experiment(
     Beside it are the figures and numbers of the comparison.
 
     Args:
-        store: where the runs are.
+        store: of the runs.
         experiment: its name.
         result: the arms to show. None takes those of its newest ablation that can be compared, and
             lays the gallery of failures beside the page.
@@ -101,25 +101,17 @@ def report_experiment(
         for figure, png in pictures.items():
             (folder / "figures" / f"{figure}.png").write_bytes(png)
         if result is not None:
-            _write_numbers(folder, result)
+            numbers = result.to_json()
+            (folder / "comparison.json").write_text(f"{json_text(numbers)}\n", encoding="utf-8")
+            pd.DataFrame(numbers["arms"]).to_csv(folder / "comparison.csv", index=False)
+            tables.patient_table(result).to_csv(folder / "patients.csv", index=False)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written: {error}") from error
     return folder / "report.html"
 
 
-def _write_numbers(folder: Path, result: ComparedAblation) -> None:
-    numbers = result.to_json()
-    (folder / "comparison.json").write_text(f"{json_text(numbers)}\n", encoding="utf-8")
-    pd.DataFrame(numbers["arms"]).to_csv(folder / "comparison.csv", index=False)
-    tables.patient_table(result).to_csv(folder / "patients.csv", index=False)
-
-
 def log_ablation_report(log: RunLog, result: ComparedAblation) -> Path:
-    """Write the report at the end of an ablation, and log it with its parent run.
-
-    Raises:
-        UserError: see :func:`report_experiment`.
-    """
+    """Write the report at the end of an ablation, and log it with its parent run."""
     store = log.store
     with as_warning("no predictions are drawn"):
         log.figure(marked(draw_sheet(result, store), result.ablation.notice), SHEET)
@@ -157,21 +149,20 @@ def render(
 ) -> str:
     """Render the page, which loads nothing from anywhere.
 
-    Args:
-        record: of the experiment.
-        result: the arms to show.
-        pictures: PNG of the comparison by name.
-        reason: why there are no arms, where there is an ablation.
-        gallery: whether gallery.html lies beside the page.
+    ``pictures`` are PNG by name. ``reason`` says why an ablation has no arms to show, ``gallery``
+    whether gallery.html lies beside the page.
     """
     served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
     digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
-    values = {"record": record, "result": result, "pictures": pictures, "reason": reason}
     modules = {"sections": sections, "tables": tables, "scores": scores, "tags": tags}
     return fill_template(
         "seglab.studies.report",
         "report.html",
         FILTERS,
+        record=record,
+        result=result,
+        pictures=pictures,
+        reason=reason,
         gallery=gallery,
         titles=SECTIONS,
         sheet=SHEET,
@@ -180,7 +171,6 @@ def render(
         served=served.rstrip("/"),
         print_script=PRINT,
         print_hash=f"sha256-{digest}",
-        **values,
         **modules,
     )
 
@@ -188,11 +178,10 @@ def render(
 def summary_metrics(result: ComparedAblation) -> dict[str, float]:
     """What the parent run shows in the table of runs."""
     decided = sum(word in ("better", "worse", "equivalent") for word in result.verdicts.values())
+    differences = [row.diff for row in result.rows]
     return {
         "val/dice": max(row.mean for row in (result.comparison.baseline, *result.rows)),
-        "ablation/largest_difference": max(
-            (row.diff for row in result.rows), key=abs, default=math.nan
-        ),
+        "ablation/largest_difference": max(differences, key=abs, default=math.nan),
         "ablation/arms": float(len(result.ablation.arms)),
         "ablation/arms_decided": float(decided),
         "ablation/patients": float(result.comparison.n_patients),

@@ -126,12 +126,9 @@ def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
 
 
 def read_record(store: Store, experiment: str, ending: str = "") -> Record:
-    """Find everything that ran under an experiment's name.
+    """Find everything that ran under an experiment's name; a UserError where nothing did.
 
     The run ``ending``, which logs its report before it finishes, is taken as finished.
-
-    Raises:
-        UserError: no such experiment, or nothing ran in it.
     """
     runs = [
         replace(run, status="FINISHED", end_time=time.time()) if run.run_id == ending else run

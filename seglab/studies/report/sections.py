@@ -156,6 +156,11 @@ def scope(result: ComparedAblation) -> str:
     arms = result.ablation.arms
     seeds = {seed for arm in arms for seed in arm.seeds}
     folds = {one.fold for arm in arms for one in arm.runs}
+    plan, planned = result.ablation.plan, ""
+    if plan is not None:
+        count = len(result.deviations or ())
+        how = f"with {_count(count, 'deviation')}" if count else "as planned"
+        planned = f" Done {how} before the first run (plan {plan.hash[:12]})."
     return (
         f"{_count(len(arms), 'arm')} × {_count(len(seeds), 'seed')}"
         + (f" × {len(folds)} folds" if len(folds) > 1 else "")
@@ -163,16 +168,8 @@ def scope(result: ComparedAblation) -> str:
         + (" out of fold" if len(folds) > 1 else " of the validation part")
         + f". Baseline: {result.baseline}, Dice {result.comparison.baseline.mean:.3f}. "
         + kept_weights([one.run for arm in arms for one in arm.runs])
-        + _as_planned(result)
+        + planned
     )
-
-
-def _as_planned(result: ComparedAblation) -> str:
-    plan, deviations = result.ablation.plan, result.deviations
-    if plan is None or deviations is None:
-        return ""
-    how = f"with {_count(len(deviations), 'deviation')}" if deviations else "as planned"
-    return f" Done {how} before the first run (plan {plan.hash[:12]})."
 
 
 def _count(number: int, noun: str) -> str:

@@ -44,13 +44,7 @@ def confirm(
 
     An ablation like any other, in an experiment of its own: its runs are validated on other
     patients than the search's, so that a promotion cannot rank both. The sweep's run names it,
-    and keeps its report and ``confirmation.json``.
-
-    Returns:
-        Path of the report, None where there is none, and what it says in words.
-
-    Raises:
-        Interrupted: the time was up at ``deadline``, of ``time.monotonic``.
+    and keeps its report and ``confirmation.json``. Returns the report's path, and what it says.
     """
     assert study.search is not None
     if outcome.best is None or study.search.confirm.top == 0:

@@ -20,11 +20,7 @@ from seglab.figures.style import marked
 from seglab.studies.ablation import run_study
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import ComparedAblation, compare_ablation
-from seglab.studies.resolve import (
-    open_trained_data,
-    read_config,
-    refuse_unfinished,
-)
+from seglab.studies.resolve import open_trained_data, read_config, refuse_unfinished
 from seglab.studies.results import collect, find_parent
 from seglab.studies.search.confirm import BASE_ARM, NO_PATIENTS, retrained
 from seglab.studies.search.results import write_experiment
@@ -103,16 +99,7 @@ def explain(
     """Train what lies between the base config and the best trial, and say what is needed.
 
     Writes the smallest set of changes as a runnable YAML; logs it with the sweep's run, as
-    ``explanation.json`` and a picture.
-
-    Args:
-        store: of the search.
-        name: of its experiment, or the id of its run.
-        overrides: paths of this machine.
-        workers: processes.
-
-    Returns:
-        The keys of ``explain --json``.
+    ``explanation.json`` and a picture. Returns the keys of ``explain --json``.
 
     Raises:
         UserError: no finished search, one trial, nothing to explain, or no patients to do it on.
@@ -226,24 +213,18 @@ def _tell(
 def choose(
     rows: Mapping[frozenset[str], ArmRow], every: frozenset[str]
 ) -> tuple[str, frozenset[str]]:
-    """Choose the smallest set of changes that does as well as all of them, and say by which rule.
+    """Choose the smallest set of changes that does as well as every one, and say by which rule.
 
-    Args:
-        rows: sets of changes against all of them; higher differences are better.
-        every: all changes.
+    ``rows`` compare sets of changes with all of them; higher differences are better.
     """
     # A set that no test can tell from all of them by one standard error fails the test of
     # equivalence only where the patients are too few for it.
     rules = {
-        "equivalent": [
-            taken
-            for taken, row in rows.items()
-            if row.p_equivalence <= LEVEL or row.verdict == "better"
-        ],
-        "one standard error": [taken for taken, row in rows.items() if row.diff >= -row.error],
+        "equivalent": lambda row: row.p_equivalence <= LEVEL or row.verdict == "better",
+        "one standard error": lambda row: row.diff >= -row.error,
     }
-    for rule, found in rules.items():
-        if found:
+    for rule, holds in rules.items():
+        if found := [taken for taken, row in rows.items() if holds(row)]:
             return rule, min(found, key=lambda taken: (len(taken), -rows[taken].diff))
     return "all", every
 

@@ -46,12 +46,8 @@ def search_page(
 ) -> str:
     """Return a page of interactive figures with everything inside it.
 
-    Args:
-        study: its trials, numbered as they are called.
-        name: of the search.
-        base: validation Dice of the base config, drawn as a line; None where it has none.
-        second: key of :data:`COSTS` of the second objective, or ``none``.
-        notice: what must be known of the data.
+    ``base`` is the validation Dice of the base config, drawn as a line, ``second`` a key of
+    :data:`COSTS` or ``none``, ``notice`` what must be known of the data.
     """
     figures = [
         figure.update_layout(margin={"l": 60, "r": 40, "t": 60, "b": 60}).to_html(

@@ -180,11 +180,8 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
 def show_progress(study: Study, queue: Queue, log: RunLog, told: set[int]) -> None:
     """Print a line a trial that ended and is not ``told`` of, and the best so far.
 
-    Args:
-        study: the search.
-        queue: of the search, whichever machine its trials run on.
-        log: the sweep's run; counts and the best Dice become its metrics.
-        told: numbers of trials; those that are printed join them.
+    The numbers of those that are printed join ``told``. Counts and the best Dice become metrics of
+    the sweep's run.
     """
     if ended_trials(queue).keys() <= told:
         return

@@ -23,13 +23,7 @@ from seglab.studies.queue import Queue, one_at_a_time, open_queue
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm, confirmation_study
 from seglab.studies.search.figures import ended_trials
-from seglab.studies.search.results import (
-    SearchOutcome,
-    on_disk,
-    publish,
-    show_progress,
-    trial_line,
-)
+from seglab.studies.search.results import SearchOutcome, on_disk, publish, show_progress, trial_line
 from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems, trial_keys
 from seglab.studies.workers import run_items
@@ -48,13 +42,8 @@ def run_search(
     """Search until ``study.search.trials`` trials are complete or pruned.
 
     Begins the search, or continues it. At the end its figures, ``best.yaml`` and the
-    confirmation are made and logged on the sweep's run.
-
-    Args:
-        study: with a ``search`` block.
-        store: of the runs.
-        workers: processes on this machine.
-        timeout_s: seconds after which what is trained is interrupted, to be continued.
+    confirmation are made and logged on the sweep's run. After ``timeout_s`` seconds what is
+    trained is interrupted, to be continued.
 
     Raises:
         UserError: the space, the data or the storage cannot be used; the study is of
@@ -106,11 +95,7 @@ def _find_finished(study: Study, store: Store, queue: Queue) -> SearchOutcome | 
 
 
 def _refuse_unfit(space: Space, data: StudyData) -> None:
-    """Build each network the space can name, so that a misfit shows before hours of search.
-
-    Raises:
-        UserError: one does not take the images.
-    """
+    """Build each network the space can name, so that a misfit shows before hours of search."""
     networks = {
         f"{config.model.model_dump_json()}{config.input_channels}": config
         for config in space.probes
@@ -123,9 +108,8 @@ def _refuse_unfit(space: Space, data: StudyData) -> None:
 def open_search(study: Study, space: Space, data: StudyData, store: Store) -> Queue:
     """Find the queue of a search, or begin it.
 
-    Raises:
-        UserError: it is there, but of another space, base config or data; says what changed.
-            Or an earlier version began it in a journal file.
+    Raises UserError where it is there, but of another space, base config or data, or an earlier
+    version began it in a journal file.
     """
     assert study.search is not None
     name = study.name
@@ -166,11 +150,7 @@ def _short(value: Any) -> str:
 
 
 def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData) -> RunLog:
-    """Open the parent run of a search, shared by every process that works on it.
-
-    Raises:
-        UserError: its runs are elsewhere.
-    """
+    """Open the parent run of a search, shared by every process that works on it."""
     known = begun.user_attrs.get(PARENT)
     if known is not None:
         try:

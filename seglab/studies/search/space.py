@@ -39,11 +39,7 @@ class Space:
 
     @classmethod
     def of(cls, study: Study) -> Space:
-        """The space of a search, unchecked.
-
-        Raises:
-            UserError: conditions go round in a circle.
-        """
+        """The space of a search, unchecked but for conditions that go round in a circle."""
         assert study.search is not None
         ordered: dict[str, Range] = {}
         rest = dict(study.search.space)
@@ -72,20 +68,12 @@ class Space:
         return params
 
     def build(self, params: Mapping[str, Value]) -> RunConfig:
-        """Lay ``params`` over the base config.
-
-        Raises:
-            UserError: they make no valid config.
-        """
+        """Lay ``params`` over the base config; a UserError where they make no valid config."""
         return build_run(merge(self.base.to_dict(), nested(params.items())))
 
     @cached_property
     def base_params(self) -> Params:
-        """The base config as a point of the space.
-
-        Raises:
-            UserError: it lacks a key.
-        """
+        """The base config as a point of the space; a UserError where it lacks a key."""
         values = flatten(self.base.to_dict())
 
         def ask(key: str, domain: Range) -> Value:
@@ -99,11 +87,7 @@ class Space:
 
     @cached_property
     def grid(self) -> list[Params]:
-        """Every point, the base config first.
-
-        Raises:
-            UserError: a float range without a step has no end of points, or there are too many.
-        """
+        """Every point, the base config first; a UserError where there are too many."""
         points: list[Params] = [{}]
         for key, domain in self.domains.items():
             values = grid_values(key, domain)
@@ -120,8 +104,7 @@ class Space:
     def probes(self) -> list[RunConfig]:
         """A config for each choice and both ends of each range, in every branch it is in.
 
-        Raises:
-            UserError: names the first key and value that make no valid config.
+        Raises a UserError that names the first key and value that make no valid config.
         """
         found = [self.build(self.base_params)]
         for key, domain in self.domains.items():
@@ -155,9 +138,8 @@ class Space:
 def make_space(study: Study) -> Space:
     """Check the space of a search, all of it, before anything runs.
 
-    Raises:
-        UserError: names the key, and what is wrong with it: unknown, barred, a condition
-            that never holds, a base config outside, a value that makes no valid config.
+    Raises a UserError that names the key, and what is wrong with it: unknown, barred, a condition
+    that never holds, a base config outside, a value that makes no valid config.
     """
     space = Space.of(study)
     local = flatten(study.run.to_dict()).keys() - flatten(without_local(study.run)).keys()
@@ -187,11 +169,7 @@ def _as_list(allowed: Value | list[Value]) -> list[Value]:
 
 
 def grid_values(key: str, domain: Range) -> list[Value]:
-    """Every value of a domain, in order.
-
-    Raises:
-        UserError: there is no end of them.
-    """
+    """Every value of a domain, in order; a UserError where there is no end of them."""
     if domain.choices is not None:
         return list(domain.choices)
     low, high = domain.bounds

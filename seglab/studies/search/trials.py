@@ -55,11 +55,7 @@ class TrialItems:
         return params, {THREADS: self.context.task.threads}
 
     def do(self, trial: Trial, key: str) -> list[float]:
-        """Train a trial, or find it done; returns its value for each objective.
-
-        Raises:
-            optuna.TrialPruned: it was stopped early.
-        """
+        """Train a trial, or find it done; returns its value for each objective."""
         params = self.space.suggest(lambda name, domain: _suggest(trial, name, domain))
         store, data = self.context.store, self.context.data
         plan = Plan(
@@ -137,11 +133,7 @@ def trial_keys(search: Search, space: Space, states: Mapping[str, State]) -> Ite
 
 
 def check_failures(states: Mapping[str, State], before: Set[int]) -> None:
-    """Raise if the last ten trials of this command all failed, and none is at work.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Raise a UserError if the last ten trials of this command failed, and none is at work."""
     ended = [
         (state.last.datetime_complete, state)
         for state in states.values()
