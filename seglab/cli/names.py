@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,16 +11,8 @@ from seglab.cli.shell import answer
 from seglab.core.errors import unknown_name
 
 WIDTH = 28
-
-
-@dataclass(frozen=True)
-class Name:
-    """One thing a YAML can say."""
-
-    name: str
-    summary: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Option to its default, of a component."""
+Name = dict[str, Any]
+"""One thing a YAML can say: ``name``, ``summary``, and ``options`` with their defaults."""
 
 
 def list_names(given: argparse.Namespace) -> int:
@@ -36,13 +27,13 @@ def list_names(given: argparse.Namespace) -> int:
     for name, names in found.items():
         lines.append(f"{name}:")
         for one in names:
-            lines.append(f"  {one.name:<{WIDTH}} {one.summary.removesuffix('.')}")
-            if kind and one.options:
-                options = ", ".join(f"{key}={value}" for key, value in one.options.items())
+            lines.append(f"  {one['name']:<{WIDTH}} {one['summary'].removesuffix('.')}")
+            if kind and one["options"]:
+                options = ", ".join(f"{key}={value}" for key, value in one["options"].items())
                 lines.append(f"  {'':<{WIDTH}}   {options}")
     if not kind:
         lines.append("python -m seglab list KIND shows options and defaults; also of encoders")
-    values = {name: {one.name: asdict(one) for one in names} for name, names in found.items()}
+    values = {name: {one["name"]: one for one in names} for name, names in found.items()}
     return answer(given, values, "\n".join(lines))
 
 
@@ -52,7 +43,7 @@ def _registered(kind: str) -> Iterator[Name]:
     for entry in getattr(registry, kind.upper()):
         fields = entry.options.model_fields.items()
         options = {key: "…" if field.is_required() else field.default for key, field in fields}
-        yield Name(entry.name, entry.summary, options)
+        yield {"name": entry.name, "summary": entry.summary, "options": options}
 
 
 def _encoders(kind: str) -> Iterator[Name]:
@@ -60,9 +51,10 @@ def _encoders(kind: str) -> Iterator[Name]:
     from timm import list_models
 
     for name, found in sorted(encoders.items()):
-        yield Name(name, f"weights: {', '.join(['none', *found['pretrained_settings']])}")
+        summary = f"weights: {', '.join(['none', *found['pretrained_settings']])}"
+        yield {"name": name, "summary": summary, "options": {}}
     others = f"any of timm's {len(list_models())}, such as tu-convnext_atto; a tag names weights"
-    yield Name("tu-NAME[.TAG]", others)
+    yield {"name": "tu-NAME[.TAG]", "summary": others, "options": {}}
 
 
 def _keys(kind: str) -> Iterator[Name]:
@@ -77,7 +69,7 @@ def _keys(kind: str) -> Iterator[Name]:
                 summary += f" ({' | '.join(map(str, get_args(info.annotation)))})"
             default = str(info.default) if isinstance(info.default, Path) else info.default
             options = {} if info.is_required() else {"default": default}
-            yield Name(f"{block}.{key}", summary, options)
+            yield {"name": f"{block}.{key}", "summary": summary, "options": options}
 
 
 BLOCKS = {

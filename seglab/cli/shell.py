@@ -42,13 +42,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``."""
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on stdout, all else on stderr"
-    )
-
-
 def output_folder(text: str) -> Path:
     """Type of ``--out``: a folder that can be made, told before any work is done."""
     path = Path(text)
@@ -65,10 +58,7 @@ def run_command(
 ) -> int:
     """Run a command and turn whatever happens into its exit status.
 
-    Args:
-        command: what to run.
-        arguments: of the command.
-        continues: the same command continues where an interrupted one stopped.
+    ``continues``: the same command continues where an interrupted one stopped.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "·" or "–"

@@ -22,10 +22,6 @@ EXPERIMENTS = next(
 """The experiments that come along: of an installation, or of a checkout."""
 
 
-NEXT = ["compare", "promote"]
-"""Commands that go on from a finished ablation."""
-
-
 def experiment_file(text: str) -> Path:
     """The file of this name; of ``experiments/…``, the one that comes along where none is here."""
     path = Path(text)
@@ -104,7 +100,8 @@ def describe_study(outcome: StudyOutcome) -> str:
     if outcome.report is not None:
         lines.append(f"report: {outcome.report}")
     if any(run.status == "FINISHED" for run in outcome.runs):
-        steps = ["promote"] if len({run.arm for run in outcome.runs}) == 1 else NEXT
+        one_arm = len({run.arm for run in outcome.runs}) == 1
+        steps = ["promote"] if one_arm else ["compare", "promote"]
         name = shlex.quote(outcome.experiment)
         lines.append(f"next: {', then '.join(f'{PROGRAM} {step} {name}' for step in steps)}")
     return "\n".join(lines)

@@ -81,11 +81,8 @@ def explain(
 ) -> UserError:
     """Name the key path, the value and what is allowed, for the first mistake.
 
-    Args:
-        error: of validating ``schema``.
-        schema: of the values.
-        prefix: path of ``schema`` in the file, with its dot.
-        also: keys that the file may have beside those of ``schema``.
+    ``prefix`` is the path of ``schema`` in the file, with its dot; ``also`` are keys that the file
+    may have beside those of ``schema``.
     """
     first = error.errors()[0]
     kind, location, given = first["type"], first["loc"], repr(first["input"])
@@ -96,7 +93,10 @@ def explain(
         keys = sorted({*block.model_fields, *(also if len(location) == 1 else ())})
         key, above = str(location[-1]), path.rpartition(".")[0]
         hint = nearest(key, {one: f"{above}.{one}" if above else one for one in keys})
-        if within := [] if above else _paths_to(schema, key):
+        blocks = {name: _block_at(schema, [name]) for name in schema.model_fields}
+        holders = [name for name, one in blocks.items() if one is not schema]
+        within = [f"'{name}.{key}'" for name in holders if key in blocks[name].model_fields]
+        if within and not above:
             hint = f" (did you mean {' or '.join(within)}?)"
         return UserError(f"unknown key '{path}'{hint}; choose one of: {', '.join(keys)}")
     if kind == "missing":
@@ -112,16 +112,6 @@ def explain(
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         message += nearest(first["input"], allowed)
     return UserError(f"{path or 'config'}: {given} is not allowed: {message}")
-
-
-def _paths_to(schema: type[BaseModel], key: str) -> list[str]:
-    """Where a key lies in the blocks of ``schema``."""
-    blocks = {name: _block_at(schema, [name]) for name in schema.model_fields}
-    return [
-        f"'{name}.{key}'"
-        for name, block in blocks.items()
-        if block is not schema and key in block.model_fields
-    ]
 
 
 def _shape_of(block: type[BaseModel], path: str) -> str:

@@ -36,13 +36,6 @@ CHANNELS: dict[str, tuple[Modality, ...]] = {
 _NAME = re.compile(r"\w[\w .-]{0,99}")
 
 
-def _experiment_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        allowed = "letters, digits, spaces, '.', '_' and '-', at most 100"
-        raise ValueError(f"a name is made of {allowed}, and begins with a letter, digit or '_'")
-    return name
-
-
 class Model(Component):
     """A network of the model registry."""
 
@@ -263,7 +256,7 @@ class Evaluation(Block):
 class RunConfig(Block):
     """All that decides one training run."""
 
-    name: Annotated[str, AfterValidator(_experiment_name)]
+    name: str
     """Of the experiment that MLflow files the run under."""
     seed: Seed = 0
     data: Data
@@ -275,6 +268,14 @@ class RunConfig(Block):
     schedule: Schedule = Schedule()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
+
+    @field_validator("name")
+    @classmethod
+    def _for_an_experiment(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            allowed = "letters, digits, spaces, '.', '_' and '-', at most 100"
+            raise ValueError(f"a name is made of {allowed}, and begins with a letter, digit or '_'")
+        return name
 
     @model_validator(mode="after")
     def _one_kind_of_planes(self) -> RunConfig:
@@ -321,10 +322,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{path}."))
-        else:
-            flat[path] = value
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat
 
 

@@ -56,8 +56,8 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str | bytes, origin: str) -> Any:
     """Parse YAML, in UTF-8 where it is bytes, into plain data.
 
-    Raises:
-        UserError: not YAML, too large, too deep, an alias or a repeated key; names ``origin``.
+    Raises a UserError that names ``origin``: not YAML, too large, too deep, an alias or a repeated
+    key.
     """
     if len(text) > MAX_BYTES:
         raise UserError(f"{origin}: larger than {MAX_BYTES // 1000} kB, not an experiment")
@@ -71,11 +71,7 @@ def parse_yaml(text: str | bytes, origin: str) -> Any:
 
 
 def read_document(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML mapping with its ``base:`` chain merged beneath it.
-
-    Raises:
-        UserError: a file that is absent, unreadable, not a mapping, or its own ancestor.
-    """
+    """Read a YAML mapping with its ``base:`` chain merged beneath it."""
     asked = f"{_seen[-1]}: base: " if _seen else ""
     try:
         with path.open(encoding="utf-8") as file:
@@ -130,11 +126,7 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Turn ``["a.b=1", …]`` into nested mappings; values are read as YAML.
-
-    Raises:
-        UserError: an argument without ``=`` or with an empty key.
-    """
+    """Turn ``["a.b=1", …]`` into nested mappings; values are read as YAML."""
     values = []
     for argument in arguments:
         path, equals, text = argument.partition("=")

@@ -26,11 +26,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def as_warning(what: str) -> Iterator[None]:
-    """Print an error of the block as a warning: a report cannot undo finished work.
-
-    Args:
-        what: is missing now, in a few words.
-    """
+    """Print an error of the block as a warning, and ``what`` is missing: finished work stays."""
     try:
         yield
     except Exception as error:

@@ -73,11 +73,7 @@ class Design:
 
 
 def with_arms(document: Mapping[str, Any]) -> tuple[dict[str, Any], Design | None]:
-    """Write out the arms of ``factors`` or ``train_patients``; also the design, if there is one.
-
-    Raises:
-        UserError: names the factor and what is wrong with it.
-    """
+    """Write out the arms of ``factors`` or ``train_patients``; also the design, if there is one."""
     values = _values(document)
     if not values:
         if document.get("design") is not None:

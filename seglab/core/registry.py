@@ -39,9 +39,7 @@ class Entry(Generic[Built]):
 class Registry(Generic[Built]):
     """Maps the names of one kind of component to their builders.
 
-    Args:
-        kind: of component, for error messages.
-        package: whose import registers the components; imported on the first lookup.
+    The components are registered where ``package`` is imported, on the first lookup.
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -57,11 +55,7 @@ class Registry(Generic[Built]):
         return self._registered
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
-        """Decorate a builder so that a YAML can name it.
-
-        Raises:
-            ValueError: the name is taken by another function, or the builder has no docstring.
-        """
+        """Decorate a builder so that a YAML can name it; its docstring is its help text."""
 
         def decorate(builder: Builder) -> Builder:
             known = self._registered.get(name)

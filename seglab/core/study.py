@@ -106,13 +106,8 @@ class Study:
 def load_study(path: Path, overrides: Sequence[str] = (), arms: Sequence[str] = ()) -> Study:
     """Read an experiment file with its base and overrides, and check all of it.
 
-    Args:
-        path: of the YAML.
-        overrides: ``key.sub=value``; ``arms.NAME=null`` takes an arm out.
-        arms: only these, in this order; empty keeps all of them.
-
-    Raises:
-        UserError: names the file or key path, the value and what is allowed.
+    Overrides are ``key.sub=value``; ``arms.NAME=null`` takes an arm out, and ``arms`` keeps only
+    these. Raises a UserError that names the file or key path, the value and what is allowed.
     """
     document, laid = read_document(path), parse_overrides(overrides)
     named = laid["arms"] if isinstance(laid.get("arms"), dict) else {}
@@ -146,19 +141,22 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     shared = {key: value for key, value in document.items() if key not in STUDY_KEYS}
     seeds = _seeds(document, shared)
     shared["seed"] = seeds[0]
-    run = build_run(shared, also=STUDY_KEYS)
+    run = _block(RunConfig, shared, also=STUDY_KEYS)
     arms = _arms(document.get("arms"), shared, run)
     budget = _block(Budget, document.get("budget") or {}, "budget.")
     search = _block(Search, document["search"], "search.") if document.get("search") else None
     storage = search.storage if search else document.get("storage")
     if storage is not None and not isinstance(storage, str):
         raise UserError(f"storage: {storage!r} is not the address of a database")
+    margin = MARGIN if document.get("margin") is None else document["margin"]
+    if not isinstance(margin, float) or not 0 < margin < 1:
+        raise UserError(f"margin: {margin!r} is not a difference of Dice between 0 and 1")
     study = Study(
         name=run.name,
         run=budget.apply(run),
         arms={name: budget.apply(config) for name, config in arms.items()},
         baseline=_baseline(document.get("baseline"), arms),
-        margin=_margin(document.get("margin")),
+        margin=margin,
         seeds=seeds,
         budget=budget,
         tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
@@ -177,17 +175,9 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     return study
 
 
-def build_run(values: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
-    """Validate one run's config.
-
-    Args:
-        values: as a YAML holds them.
-        also: keys that the file may have beside them, for the error.
-
-    Raises:
-        UserError: names the key, its value and the choices.
-    """
-    return _block(RunConfig, dict(values), also=also)
+def build_run(values: Mapping[str, Any]) -> RunConfig:
+    """Validate one run's config; a UserError names the key, its value and the choices."""
+    return _block(RunConfig, dict(values))
 
 
 def _block(
@@ -239,14 +229,6 @@ def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
     if str(given) not in arms:
         raise unknown_name("baseline arm", given, arms)
     return str(given)
-
-
-def _margin(given: Any) -> float:
-    if given is None:
-        return MARGIN
-    if not isinstance(given, float) or not 0 < given < 1:
-        raise UserError(f"margin: {given!r} is not a difference of Dice between 0 and 1")
-    return given
 
 
 def _check_space_key(kind: str, key: str, domain: Range, run: RunConfig) -> None:

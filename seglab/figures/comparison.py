@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from seglab.evaluation.comparison import ArmRow, ArmSummary
@@ -151,9 +152,8 @@ def interaction_plot(
 ) -> Figure:
     """Draw mean Dice over the levels of a factor, a line for each level of a second one.
 
-    Args:
-        levels: labels of the levels of each factor.
-        panels: (levels of the first, levels of the second) mean Dice by pair, and a title.
+    ``levels`` are the labels of each factor's levels; ``panels`` have the mean Dice of a pair,
+    (levels of the first, levels of the second), and a title.
     """
     columns = max(2, min(3, len(panels)))
     rows = -(-len(panels) // columns)
@@ -241,19 +241,16 @@ def arms_learning(curves: Mapping[str, Sequence[Curve]]) -> Figure:
         colour, marker = arm_style(number)
         for curve in of_arm:
             axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=1)
-        epochs, means = mean_curve(of_arm)
-        axes.plot(epochs, means, color=colour, marker=marker, markersize=4, linewidth=2)
+        axes.plot(mean_curve(of_arm), color=colour, marker=marker, markersize=4, linewidth=2)
     axes.xaxis.get_major_locator().set_params(integer=True)
     tidy(axes, x="epoch", y="validation Dice")
     _arm_legend(figure, list(curves))
     return figure
 
 
-def mean_curve(curves: Sequence[Curve]) -> tuple[list[int], list[float]]:
+def mean_curve(curves: Sequence[Curve]) -> pd.Series:
     """Average curves over the epochs that all of them have."""
-    by_run = [dict(curve) for curve in curves]
-    epochs = sorted(set.intersection(*(set(run) for run in by_run))) if by_run else []
-    return epochs, [float(np.mean([run[epoch] for run in by_run])) for epoch in epochs]
+    return pd.DataFrame(map(dict, curves)).mean(skipna=False).dropna().sort_index()
 
 
 def _zero_and_margin(axes: Axes, margin: float) -> None:

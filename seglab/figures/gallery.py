@@ -49,19 +49,9 @@ def write_gallery(
 ) -> None:
     """Write the gallery of explained patients as one HTML file.
 
-    Cases are taken one at a time, so an iterator keeps memory small. The page stays below
-    15 MB for any number of patients up to about 200: cases that no rule chose are thinned
-    out first.
-
-    Args:
-        path: the file to write; its folder is made.
-        cases: every patient of ``analysis``, in any order.
-        analysis: the explained patients.
-        title: heading of the page; plain text.
-        notice: what must be known of the data, below it; plain text.
-
-    Raises:
-        KeyError: a case that is not in ``analysis``.
+    Cases, every patient of ``analysis``, are taken one at a time, so an iterator keeps memory
+    small. The page stays below 15 MB for any number of patients up to about 200: cases that no
+    rule chose are thinned out first. Below the title stands ``notice``, of the data.
     """
     chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
@@ -85,6 +75,8 @@ def write_gallery(
 def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> dict[str, Any]:
     """What the page shows of a case beside its words."""
     sprites = encode(case, slices, budget)
+    chosen = list(sprites.positions)
+    tp, fp, fn = slice_counts(case.prediction[chosen], case.truth[chosen])
     return {
         "figures": _figures(explanation),
         "findings": [
@@ -97,19 +89,11 @@ def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> di
             for finding in explanation.findings[:MOST_FINDINGS]
             if finding.share >= LEAST_SHARE
         ],
-        "slices": _slices(case, sprites.positions),
+        "slices": np.stack([case.slice_indices[chosen], tp, fn, fp], axis=1).tolist(),
         "start": int(case.slice_indices[worst_position(case)]),
         "thumbnail": thumbnail(case),
         **vars(sprites),
     }
-
-
-def _slices(case: Case, positions: tuple[int, ...]) -> list[list[int]]:
-    """Give stack index, agreed, missed and false pixels of each slice that is shown."""
-    chosen = list(positions)
-    tp, fp, fn = slice_counts(case.prediction[chosen], case.truth[chosen])
-    rows: list[list[int]] = np.stack([case.slice_indices[chosen], tp, fn, fp], axis=1).tolist()
-    return rows
 
 
 def _figures(explanation: Explanation) -> dict[str, str]:

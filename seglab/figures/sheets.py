@@ -74,9 +74,7 @@ def show(axes: Axes, picture: UInt8, caption: str) -> None:
 def arm_sheet(arms: Mapping[str, Iterable[Case]], patients: int) -> Figure:
     """Draw a row an arm: every patient on the slice with the most tumour, which stands on top.
 
-    Args:
-        arms: the same patients under each; taken one at a time, so iterators keep memory small.
-        patients: how many they are.
+    Cases are taken one at a time, so iterators keep memory small.
     """
     rows = len(arms) + 1
     height = rows * WIDTH / (patients + 0.16) * 1.04 + 0.9
@@ -101,9 +99,7 @@ def choose_slices(truth: UInt8, prediction: UInt8) -> dict[int, str]:
     """Choose up to three slices of (S, H, W) masks: largest tumour, most missed, most false.
 
     A rule without a single pixel to show gives nothing; a case without any shows its middle slice.
-
-    Returns:
-        The rules that chose a slice, by its position.
+    Returns the rules that chose a slice, by its position.
     """
     tumour, predicted = truth != 0, prediction != 0
     areas = {
@@ -123,10 +119,7 @@ def choose_slices(truth: UInt8, prediction: UInt8) -> dict[int, str]:
 def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
     """Draw a row a case: the image beside its overlay, for each chosen slice.
 
-    Args:
-        cases: patients, in the order of the rows; any number from one.
-        title: written on top.
-        label: a word ("worst", "median", …) above each patient's id.
+    ``label``, such as "worst", stands above each patient's id.
     """
     chosen = [choose_slices(case.truth, case.prediction) for case in cases]
     columns = 2 * max(2, *map(len, chosen))
@@ -146,20 +139,14 @@ def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
             linespacing=1.6, parse_math=False,
         )  # fmt: skip
         pairs, shown = row.reshape(-1, 2), views(case, slices, ASPECT)
-        for pair, seen, (position, rules) in zip(pairs, shown, slices.items(), strict=False):
+        scores = dice(slice_counts(case.prediction, case.truth))
+        for pair, seen, (at, rules) in zip(pairs, shown, slices.items(), strict=False):
             show(pair[0], draw_slice(seen[0], SCALE), "")
             show(pair[1], draw_overlay(*seen, SCALE), "")
-            pair[0].set_xlabel(
-                _caption(case, rules, position), color="0.75", fontsize=9.5, loc="left"
-            )
+            told = f"Dice {scores[at]:.2f}" if math.isfinite(scores[at]) else "no tumour"
+            caption = f"slice {case.slice_indices[at]} · {rules} · {told}"
+            pair[0].set_xlabel(caption, color="0.75", fontsize=9.5, loc="left")
     return figure
-
-
-def _caption(case: Case, rules: str, position: int) -> str:
-    at = slice(position, position + 1)
-    score = float(dice(slice_counts(case.prediction[at], case.truth[at]))[0])
-    told = f"Dice {score:.2f}" if math.isfinite(score) else "no tumour"
-    return f"slice {case.slice_indices[position]} · {rules} · {told}"
 
 
 def failure_sheet(case: Case, explanation: Explanation) -> Figure:
@@ -188,13 +175,9 @@ def prediction_sheet(
 ) -> Figure:
     """Draw up to eight slices spread over the prediction, or over the brain where there is none.
 
-    Args:
-        image: (S, H, W) levels, 0 is background.
-        mask: (S, H, W) the prediction.
-        slice_indices: (S,) as each slice is called.
-        upright: False where slices lie on their side.
-        title: one line.
-        doubt: (S, H, W) where an ensemble's networks disagree.
+    Image (0 is background), mask and ``doubt``, where an ensemble's networks disagree, are
+    (S, H, W); ``slice_indices`` (S,) are as each slice is called. ``upright`` is False where slices
+    lie on their side.
     """
     shown = _spread(mask if mask.any() else image > 0)
     columns = min(COLUMNS, len(shown))
@@ -231,13 +214,8 @@ def identity_sheet(source: Source, report: CheckReport) -> Figure:
 
     Each modality is framed in the colour of its verdict; below it stand the figures that
     decided, medians over patients.
-
-    Raises:
-        ValueError: the report has no example, because no file could be read.
-        UserError: the example's files have gone since.
     """
-    if report.example is None:
-        raise ValueError("no slice could be read, so there is nothing to draw")
+    assert report.example is not None
     name, place = report.example
     patient = next(each for each in source.patients() if each.patient_id == name)
     volume = source.read(patient, [one for one in MODALITIES if one in patient.images])
@@ -248,7 +226,9 @@ def identity_sheet(source: Source, report: CheckReport) -> Figure:
     columns = len(images)
     figure, grid = black_grid(1, columns, PANEL_INCHES * columns, PANEL_INCHES + 1.9)
     for axes, image, modality in zip(grid[0], images, volume.modalities, strict=True):
-        drawn = draw_slice(cut(_grey(image), window), SCALE)
+        low, high = np.percentile(image, (1, 99.7))
+        grey = np.interp(image, (low, max(high, low + 1e-6)), (0, 255)).astype(np.uint8)
+        drawn = draw_slice(cut(grey, window), SCALE)
         for part, (_, colour) in PARTS.items():
             outline(drawn, cut(labels, window) == part, colour, SCALE, 1)
         one = judged[modality]
@@ -266,9 +246,3 @@ def identity_sheet(source: Source, report: CheckReport) -> Figure:
         where = (1 - 0.16 * number, 0.99)
         figure.text(*where, word, color=unit(colour), fontsize=10, va="top")
     return figure
-
-
-def _grey(image: NDArray[np.float32]) -> UInt8:
-    low, high = np.percentile(image, (1, 99.7))
-    scaled = (image - low) / max(float(high - low), 1e-6)
-    return np.asarray(255 * np.clip(scaled, 0, 1), np.uint8)

@@ -32,14 +32,9 @@ def radiological(slices: NDArray[Any], upright: bool) -> NDArray[Any]:
 
 
 def brain_window(image: NDArray[Any], aspect: float | None = None) -> Window:
-    """Find the window around all that is not background, in any slice.
+    """Find the window around all of (S, H, W) that is not background (0), with a margin.
 
-    Args:
-        image: (S, H, W), 0 is background.
-        aspect: width over height of the window, which is then widened to it.
-
-    Returns:
-        The window with a margin; the whole slice where there is no brain.
+    It is widened to ``aspect``, width over height; without a brain it is the whole slice.
     """
     whole = tuple(slice(0, side) for side in image.shape[1:])
     rows, columns = bounding_box((image != 0).any(axis=0)) or whole

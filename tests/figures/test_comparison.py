@@ -29,4 +29,4 @@ def test_swarm_points_stay_in_their_row(values: list[float]) -> None:
 
 
 def test_mean_curves_cover_the_epochs_all_runs_have() -> None:
-    assert mean_curve([[(1, 0.0), (2, 1.0)], [(1, 1.0)]]) == ([1], [0.5])
+    assert mean_curve([[(1, 0.0), (2, 1.0)], [(1, 1.0)]]).to_dict() == {1: 0.5}

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from seglab.data.check import check
 from seglab.data.sources.base import open_source
@@ -28,10 +27,3 @@ def test_swapped_modalities_are_framed_as_wrong(phantoms: Path, tmp_path: Path) 
     assert sheet.dtype == np.uint8
     assert framed(sheet, COLOURS["wrong"]) == {0, 3}
     assert framed(sheet, COLOURS["proven"]) == {1, 2}
-
-
-def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "volume_1_slice_0.h5").write_bytes(b"not HDF5")
-    source = open_source("brats-h5", tmp_path)
-    with pytest.raises(ValueError, match="no slice could be read"):
-        identity_sheet(source, check(source))
