@@ -7,13 +7,9 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seglab.cli.shell import DONE, USER_ERROR, answer
-
-if TYPE_CHECKING:
-    from seglab.data.check import CheckReport
-    from seglab.data.sources.base import Source
 
 SOURCE_HELP = "brats-h5, brats-nifti, lgg-tif or another of: python -m seglab list sources"
 
@@ -51,23 +47,20 @@ def check(given: argparse.Namespace) -> int:
     others = [open_source(name, Path(root)) for name, root in given.other or ()]
     report = check(source, given.modalities, others=others, workers=given.workers)
     if given.out is not None:
-        _write_check(report, source, given.out)
+        from seglab.figures.sheets import identity_sheet
+
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "check.txt").write_text(f"{report.to_text()}\n", encoding="utf-8")
+        found = json.dumps(report.found, indent=2)
+        (given.out / "check.json").write_text(f"{found}\n", encoding="utf-8")
+        if report.example is not None:
+            identity_sheet(source, report).savefig(given.out / "identity.png")
     answer(given, report.found, report.to_text())
     for bad in report.found["bad_files"]:
         print(f"error: {bad['file']}: {bad['reason']}", file=sys.stderr)
     if not report.identity.ok:
         print(f"error: {report.identity.reason}", file=sys.stderr)
     return DONE if report.ok else USER_ERROR
-
-
-def _write_check(report: CheckReport, source: Source, out: Path) -> None:
-    from seglab.figures.sheets import identity_sheet
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "check.txt").write_text(report.to_text() + "\n", encoding="utf-8")
-    (out / "check.json").write_text(json.dumps(report.found, indent=2) + "\n", encoding="utf-8")
-    if report.example is not None:
-        identity_sheet(source, report).savefig(out / "identity.png")
 
 
 def prepare(given: argparse.Namespace) -> int:

@@ -169,9 +169,16 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         raise UserError("a file has 'arms' or 'search', not both")
     if study.tune and len(arms) < 2:
         raise UserError("tune: needs two or more 'arms' to compare; 'search' is for one config")
+    known = flatten(run.to_dict())
     for kind, block in (("search", search), ("tune", study.tune)):
         for key, domain in (block.space if block else {}).items():
-            _check_space_key(kind, key, domain, run)
+            if key == "data.target":
+                raise UserError(
+                    f"{kind}.space.data.target: runs of another target are scored against another "
+                    "truth; write one file a target"
+                )
+            if not domain.when and key not in known:  # with it, each choice is checked later
+                raise UserError(f"{kind}.space: {unknown_name('key', key, known)}")
     return study
 
 
@@ -229,15 +236,3 @@ def _baseline(given: Any, arms: Mapping[str, RunConfig]) -> str | None:
     if str(given) not in arms:
         raise unknown_name("baseline arm", given, arms)
     return str(given)
-
-
-def _check_space_key(kind: str, key: str, domain: Range, run: RunConfig) -> None:
-    """Refuse a key that no config has; one with ``when`` is checked with each choice, later."""
-    if key == "data.target":
-        raise UserError(
-            f"{kind}.space.data.target: runs of another target are scored against another truth; "
-            "write one file a target"
-        )
-    known = flatten(run.to_dict())
-    if not domain.when and key not in known:
-        raise UserError(f"{kind}.space: {unknown_name('key', key, known)}")

@@ -17,9 +17,9 @@ from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models.build import loaded_weights
-from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_start, log_validation
+from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_setting, log_validation
 from seglab.tracking import tags
-from seglab.tracking.environment import code_hash
+from seglab.tracking.environment import code_hash, environment_report
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, RunInUse, Store
 
@@ -169,7 +169,8 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
         if not trainer.resume(log.state):
             # What was logged before the first checkpoint stays as the first process wrote it.
             log.params({"arm": plan.arm, **flatten(config.to_dict())})
-            log_start(log, config, data, str(compute.device))
+            log.json(environment_report(str(compute.device)), "environment.json")
+            log_setting(log, config, data, "training")
     except BaseException:
         run.__exit__(*sys.exc_info())
         raise

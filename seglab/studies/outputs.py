@@ -35,7 +35,6 @@ from seglab.learning.training import WEIGHTS, Trainer
 from seglab.models.build import count_parameters, gflops_per_image, stages
 from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import tags
-from seglab.tracking.environment import environment_report
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import artifact_link
 
@@ -45,12 +44,6 @@ AUGMENTED = 9
 """Augmented examples of one slice."""
 CASES_IN_MEMORY = 8
 """One takes 36 MB for a BraTS volume; a validation part of 55 would not fit a laptop."""
-
-
-def log_start(log: RunLog, config: RunConfig, data: StudyData, device: str) -> None:
-    """Log what is known before the first step."""
-    log.json(environment_report(device), "environment.json")
-    log_setting(log, config, data, "training")
 
 
 def log_setting(log: RunLog, config: RunConfig, data: StudyData, context: str) -> None:

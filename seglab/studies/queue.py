@@ -285,7 +285,10 @@ class Queue:
     def _do(self, items: Items, trial: Trial) -> Any:
         key = trial.user_attrs.get(ITEM)
         try:
-            if key is None or self._is_duplicate(trial.number, key):
+            earlier = (
+                t for t in self.trials if t.number < trial.number and t.user_attrs[ITEM] == key
+            )
+            if key is None or any(one.state != TrialState.FAIL for one in earlier):
                 raise NotOurs
             trial.set_user_attr(OWNER, self.worker.name)
             return items.do(trial, key)
@@ -309,10 +312,6 @@ class Queue:
             reason = " ".join(redact(reason).split())[:_MAX_ERROR]
             trial.set_user_attr(ERROR, reason)
             raise _Failed(reason) from error
-
-    def _is_duplicate(self, number: int, key: str) -> bool:
-        others = [trial for trial in self.trials if trial.user_attrs[ITEM] == key]
-        return any(one.number < number and one.state != TrialState.FAIL for one in others)
 
 
 def open_queue(

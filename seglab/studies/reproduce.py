@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from seglab.core.config import RunConfig, differences
+from seglab.core.config import differences
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
@@ -25,6 +25,7 @@ from seglab.studies.resolve import (
     refuse_unfinished,
 )
 from seglab.studies.results import SCORES
+from seglab.studies.workers import with_threads
 from seglab.tracking import tags
 from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.environment import environment_report
@@ -54,7 +55,10 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> dict[st
         )
     refuse_unfinished(run)
     before: dict[str, Any] = json.loads(read_artifact(store, run, ENVIRONMENT))
-    config = with_threads_of(read_config(store, run, overrides), before)
+    config = read_config(store, run, overrides)
+    # Sums are rounded otherwise with another number of processor threads.
+    cores = config.train.threads or before.get("machine", {}).get("cores", 0)
+    config = with_threads(config, cores)
     data = open_trained_data(run, config)
     environment = compare_environment(before, run)
     for text in environment:
@@ -115,16 +119,6 @@ def _compare_weights(old: Path, new: Path) -> str | None:
         if not tensor.equal(after[name])
     ]
     return f"{len(gaps)} weights differ, by up to {max(gaps):.3g}" if gaps else None
-
-
-def with_threads_of(config: RunConfig, environment: Mapping[str, Any]) -> RunConfig:
-    """Name the processor threads that a run took, where its config left them to the machine.
-
-    Sums are rounded otherwise with another number of threads.
-    """
-    cores = config.train.threads or environment.get("machine", {}).get("cores", 0)
-    train = config.train.model_copy(update={"threads": cores})
-    return config.model_copy(update={"train": train})
 
 
 def compare_environment(before: Mapping[str, Any], run: RunInfo) -> list[str]:

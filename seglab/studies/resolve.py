@@ -26,9 +26,9 @@ from seglab.models.build import build_model
 from seglab.studies.data import SharedData
 from seglab.tracking import tags
 from seglab.tracking.artifacts import (
+    FOLDER,
     Registered,
     download,
-    fetch_bundle,
     find_registered,
     read_artifact,
     registered_models,
@@ -136,11 +136,13 @@ def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
         return _load(path)
     store = open_store()
     run, _ = find_model(store, name)
-    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
-        if run.tags.get(tags.KIND) == "promotion":
-            return _load(fetch_bundle(store, run.run_id, Path(folder)))
+    patterns = [f"{FOLDER}/*{CARD}", f"{FOLDER}/*.safetensors"]
+    if run.tags.get(tags.KIND) != "promotion":
         refuse_unfinished(run)
-        download(store, run.run_id, Path(folder), f"{CHECKPOINTS}/*")
+        patterns = [f"{CHECKPOINTS}/*"]
+    with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+        for pattern in patterns:
+            download(store, run.run_id, Path(folder), pattern)
         return _load(Path(folder))
 
 

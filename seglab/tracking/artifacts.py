@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seglab.core.errors import UserError, nearest, unknown_name
 from seglab.core.machine import progress
-from seglab.learning.bundle import CARD, WEIGHTS, ModelBundle
+from seglab.learning.bundle import ModelBundle
 from seglab.tracking.environment import PACKAGE
 from seglab.tracking.errors import as_user_error, redact
 from seglab.tracking.store import RunInfo, Store
@@ -215,13 +215,6 @@ def find_registered(store: Store, text: str) -> Registered:
     aliases = ", ".join(known[name]) or "none"
     hint = nearest(absent, known[name])
     raise UserError(f"model '{name}' has no {absent}{hint}; its aliases: {aliases}")
-
-
-def fetch_bundle(store: Store, run_id: str, out: Path) -> Path:
-    """Download a promotion's model; returns the folder for ``bundle.load_bundle``."""
-    for name in (CARD, WEIGHTS):
-        download(store, run_id, out, f"{FOLDER}/*{name}")
-    return next(out.rglob(CARD)).parent
 
 
 def registered_models(store: Store) -> dict[str, list[str]]:

@@ -198,7 +198,16 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)),
         *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
     ]
-    server = subprocess.Popen(command, env=_server_environment(store))
+    # The store's address may hold a password, which a command line would show to every user.
+    of_clients = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    inherited = {key: value for key, value in os.environ.items() if key not in of_clients}
+    given = {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.folder / ARTIFACTS),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    server = subprocess.Popen(command, env=inherited | given)
     try:
         while server.poll() is None and unreachable(f"http://{host}:{port}") is not None:
             time.sleep(_POLL_S)
@@ -226,15 +235,3 @@ def newest_runs_link(store: Store, address: str) -> str:
     state, set_tag = tags.view_state(found), store.client.set_experiment_tag
     store.call(lambda: set_tag(newest.experiment_id, tags.VIEW_TAG, state))
     return runs_link(address, newest.experiment_id)
-
-
-def _server_environment(store: Store) -> dict[str, str]:
-    """The store's address may hold a password, which a command line would show to every user."""
-    of_clients = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-    inherited = {key: value for key, value in os.environ.items() if key not in of_clients}
-    return inherited | {
-        "MLFLOW_BACKEND_STORE_URI": store.uri,
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.folder / ARTIFACTS),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }

@@ -143,9 +143,9 @@ class RunLog:
         """Log ``content`` as a JSON artifact, with null for a number that is not finite."""
         self.text(f"{json_text(content)}\n", name)
 
-    def figure(self, figure: Figure, name: str, dpi: int = 100) -> None:
+    def figure(self, figure: Figure, name: str) -> None:
         """Log a Matplotlib figure; the suffix of ``name`` chooses the format."""
-        self._call("log_figure", figure, name, save_kwargs={"dpi": dpi})
+        self._call("log_figure", figure, name, save_kwargs={"dpi": 100})
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> None:
         """Call a method of MLflow's client about this run."""

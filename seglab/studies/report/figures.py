@@ -13,16 +13,7 @@ from seglab.core.errors import as_warning
 from seglab.evaluation.factors import FactorEffects
 from seglab.evaluation.metrics import Case
 from seglab.evaluation.scores import stratify
-from seglab.figures.comparison import (
-    arms_learning,
-    forest,
-    interaction_plot,
-    order_bar,
-    pareto,
-    pareto_front,
-    patient_swarm,
-    patients_curve,
-)
+from seglab.figures import comparison as plots
 from seglab.figures.sheets import arm_sheet
 from seglab.figures.style import marked
 from seglab.learning.inference import build_case
@@ -52,25 +43,27 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
     curves = {arm.name: [_curve(store, one.run.run_id) for one in arm.runs] for arm in arms}
     by_arm = {row.arm: row for row in result.summaries}
     draw: dict[str, Callable[[], Figure]] = {
-        "pareto": lambda: pareto([by_arm[one.name] for one in arms], result.costs, _axes(result))
+        "pareto": lambda: plots.pareto(
+            [by_arm[one.name] for one in arms], result.costs, _axes(result)
+        )
     }
     if rows := result.rows:
         level = result.comparison.confidence
         differences = {row.arm: result.dice[row.arm] - result.dice[base] for row in rows}
-        draw["forest"] = lambda: forest(rows, result.verdicts, base, margin, level)
-        draw["patients"] = lambda: patient_swarm(differences, sizes, base, margin)
+        draw["forest"] = lambda: plots.forest(rows, result.verdicts, base, margin, level)
+        draw["patients"] = lambda: plots.patient_swarm(differences, sizes, base, margin)
         compared = (result.comparison.baseline, *result.comparison.rows)
         firsts = [one.share_first for one in compared]
         # Where one arm always comes first, there is nothing to see.
         if result.budgets.all_equal and np.isfinite(firsts[0]) and max(firsts) < 1:
-            draw["order"] = lambda: order_bar(compared)
+            draw["order"] = lambda: plots.order_bar(compared)
     effects = result.factors
     if effects and effects.interactions:
         draw["interactions"] = lambda: _interactions(effects)
     if measured := result.learning:
-        draw["training_patients"] = lambda: patients_curve(measured)
+        draw["training_patients"] = lambda: plots.patients_curve(measured)
     if all(curve for of_arm in curves.values() for curve in of_arm):
-        draw["learning"] = lambda: arms_learning(curves)
+        draw["learning"] = lambda: plots.arms_learning(curves)
     found = {}
     for name, figure in draw.items():
         with as_warning(f"figure {name} is not drawn"):
@@ -89,7 +82,7 @@ def _interactions(effects: FactorEffects) -> Figure:
         clearest = min(found, key=lambda one: one.p_holm)
         title = f"{clearest.diff:+.3f}, corrected p {p_value(clearest.p_holm)}"
         panels[keys[a], keys[b]] = effects.cells(a, b), title
-    return interaction_plot(effects.design.levels, panels)
+    return plots.interaction_plot(effects.design.levels, panels)
 
 
 def has_front(result: ComparedAblation) -> bool:
@@ -98,7 +91,7 @@ def has_front(result: ComparedAblation) -> bool:
         [(result.costs[row.arm][key], row.mean) for row in result.summaries]
         for key in _axes(result)
     )
-    return any(len(pareto_front(of_cost)) > 1 for of_cost in points)
+    return any(len(plots.pareto_front(of_cost)) > 1 for of_cost in points)
 
 
 def _axes(result: ComparedAblation) -> dict[str, str]:

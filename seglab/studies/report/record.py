@@ -14,18 +14,9 @@ from seglab.learning.operating_point import PLAIN
 from seglab.studies.candidates import DICE, TRAINED, rank
 from seglab.studies.resolve import find
 from seglab.studies.results import notice_of
+from seglab.tracking import tags
 from seglab.tracking.artifacts import list_artifacts, read_artifact
 from seglab.tracking.store import RunInfo, Store
-from seglab.tracking.tags import (
-    CONFIRMS,
-    ENSEMBLE,
-    EVALUATED_RUN,
-    KIND,
-    METHOD_HASH,
-    OPERATING_POINT,
-    PROMOTED_RUN,
-    PRUNED,
-)
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class Record:
 
     def of_kind(self, *kinds: str) -> list[RunInfo]:
         """Return the runs of these kinds, newest first."""
-        return [run for run in self.runs if run.tags.get(KIND) in kinds]
+        return [run for run in self.runs if run.tags.get(tags.KIND) in kinds]
 
     @cached_property
     def best(self) -> RunInfo | None:
@@ -69,7 +60,7 @@ class Record:
     def ablations(self) -> list[RunInfo]:
         """The ablations, newest first, without those that confirm this experiment's search."""
         found = self.of_kind("ablation")
-        return [run for run in found if self.sweep is None or CONFIRMS not in run.tags]
+        return [run for run in found if self.sweep is None or tags.CONFIRMS not in run.tags]
 
     @property
     def notice(self) -> str:
@@ -79,12 +70,14 @@ class Record:
     @property
     def failed(self) -> list[RunInfo]:
         """Runs that neither finished nor were pruned."""
-        return [run for run in self.runs if run.status != "FINISHED" and PRUNED not in run.tags]
+        return [
+            run for run in self.runs if run.status != "FINISHED" and tags.PRUNED not in run.tags
+        ]
 
     @cached_property
     def reference(self) -> RunInfo | None:
         """The run whose data, split and machine are shown: promoted, best or newest."""
-        promoted = self.promotion.tags.get(PROMOTED_RUN) if self.promotion else None
+        promoted = self.promotion.tags.get(tags.PROMOTED_RUN) if self.promotion else None
         trained = self.of_kind(*TRAINED)
         known = next((run for run in trained if run.run_id == promoted), None)
         return known or self.best or next(iter(trained), None)
@@ -97,8 +90,10 @@ class Record:
 
     def drawn(self, run: RunInfo) -> RunInfo:
         """The run with the pictures of a run's method: itself, or one of the same method."""
-        shown = run.tags.get(METHOD_HASH)
-        same = [one for one in reversed(self.runs) if shown and one.tags.get(METHOD_HASH) == shown]
+        shown = run.tags.get(tags.METHOD_HASH)
+        same = [
+            one for one in reversed(self.runs) if shown and one.tags.get(tags.METHOD_HASH) == shown
+        ]
         return next((one for one in (run, *same) if "method/data.png" in self.files(one)), run)
 
     def read(self, run: RunInfo, name: str) -> bytes | None:
@@ -120,9 +115,9 @@ def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
     The run that trained it, those that it averages, and its operating point: a run, its promotion
     and an ensemble of it have the first in common.
     """
-    trained = run.tags.get(EVALUATED_RUN) or run.tags.get(PROMOTED_RUN)
-    point = PLAIN.to_dict() | json.loads(run.tags.get(OPERATING_POINT, "{}"))
-    return trained, run.tags.get(ENSEMBLE), json.dumps(point)
+    trained = run.tags.get(tags.EVALUATED_RUN) or run.tags.get(tags.PROMOTED_RUN)
+    point = PLAIN.to_dict() | json.loads(run.tags.get(tags.OPERATING_POINT, "{}"))
+    return trained, run.tags.get(tags.ENSEMBLE), json.dumps(point)
 
 
 def read_record(store: Store, experiment: str, ending: str = "") -> Record:

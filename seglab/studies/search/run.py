@@ -53,7 +53,13 @@ def run_search(
     study = share_patients(study)
     space, shared = make_space(study), SharedData()
     data = shared.of(study.run)
-    _refuse_unfit(space, data)
+    networks = {
+        f"{config.model.model_dump_json()}{config.input_channels}": config
+        for config in space.probes
+        if config.data.image_size == study.run.data.image_size
+    }
+    for config in networks.values():  # so that a misfit shows before hours of search
+        build_model(config.model, config.input_channels, data.cache.shape, pretrained=False)
     assert study.search is not None
     queue, keys = open_search(study, space, data, store), partial(trial_keys, study.search, space)
     if queue.is_done(keys) and (done := _find_finished(study, store, queue)) is not None:
@@ -92,17 +98,6 @@ def _find_finished(study: Study, store: Store, queue: Queue) -> SearchOutcome | 
         return outcome
     confirmed = find_finished(share_patients(ablation), store, SharedData(warn=False))
     return None if confirmed is None else replace(outcome, confirmation=confirmed.report)
-
-
-def _refuse_unfit(space: Space, data: StudyData) -> None:
-    """Build each network the space can name, so that a misfit shows before hours of search."""
-    networks = {
-        f"{config.model.model_dump_json()}{config.input_channels}": config
-        for config in space.probes
-        if config.data.image_size == space.base.data.image_size
-    }
-    for config in networks.values():
-        build_model(config.model, config.input_channels, data.cache.shape, pretrained=False)
 
 
 def open_search(study: Study, space: Space, data: StudyData, store: Store) -> Queue:
