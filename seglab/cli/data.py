@@ -65,17 +65,12 @@ def check(given: argparse.Namespace) -> int:
 
 def prepare(given: argparse.Namespace) -> int:
     """Fill the cache."""
-    from pydantic import ValidationError
-
-    from seglab.core.blocks import explain
+    from seglab.core.blocks import validate
     from seglab.core.config import Data
     from seglab.data.open import fill_cache, judge_channel
     from seglab.data.sources.base import open_data_source
 
-    try:
-        data = Data(**_options(given))
-    except ValidationError as error:
-        raise explain(error, Data, "data.") from None
+    data = validate(Data, _options(given), "data.")
     start = time.perf_counter()
     cache, reused = fill_cache(data, open_data_source(data))
     seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,6 +13,7 @@ from seglab.core.registry import Registry
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Validated = TypeVar("Validated", bound=BaseModel)
 
 
 class Block(BaseModel):
@@ -74,6 +75,16 @@ class Component(BaseModel):
     def build(self, *context: Any) -> Any:
         """Build the component with the context its registry asks for."""
         return self.registry.build(self.name, self.options, *context)
+
+
+def validate(
+    schema: type[Validated], given: Any, prefix: str = "", also: Sequence[str] = ()
+) -> Validated:
+    """Validate values as :func:`explain` tells of them."""
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise explain(error, schema, prefix, also) from None
 
 
 def explain(

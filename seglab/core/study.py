@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from seglab.core.blocks import Block, PositiveInt, explain
+from seglab.core.blocks import Block, PositiveInt, validate
 from seglab.core.config import RunConfig, flatten
 from seglab.core.documents import merge, parse_overrides, read_document
 from seglab.core.errors import UserError, unknown_name
@@ -20,7 +20,6 @@ STUDY_KEYS = (
     *("seeds", "baseline", "margin", "arms", "budget", "tune", "search", "storage"),
     *FACTOR_KEYS,
 )
-Validated = TypeVar("Validated", bound=BaseModel)
 TIMED_EPOCHS = 1000
 """Epochs of a run that ends by the clock."""
 MARGIN = 0.01
@@ -141,10 +140,10 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     shared = {key: value for key, value in document.items() if key not in STUDY_KEYS}
     seeds = _seeds(document, shared)
     shared["seed"] = seeds[0]
-    run = _block(RunConfig, shared, also=STUDY_KEYS)
+    run = validate(RunConfig, shared, also=STUDY_KEYS)
     arms = _arms(document.get("arms"), shared, run)
-    budget = _block(Budget, document.get("budget") or {}, "budget.")
-    search = _block(Search, document["search"], "search.") if document.get("search") else None
+    budget = validate(Budget, document.get("budget") or {}, "budget.")
+    search = validate(Search, document["search"], "search.") if document.get("search") else None
     storage = search.storage if search else document.get("storage")
     if storage is not None and not isinstance(storage, str):
         raise UserError(f"storage: {storage!r} is not the address of a database")
@@ -159,7 +158,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
         margin=margin,
         seeds=seeds,
         budget=budget,
-        tune=_block(Tune, document["tune"], "tune.") if document.get("tune") else None,
+        tune=validate(Tune, document["tune"], "tune.") if document.get("tune") else None,
         search=search,
         storage=storage,
         design=design,
@@ -184,16 +183,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
 
 def build_run(values: Mapping[str, Any]) -> RunConfig:
     """Validate one run's config; a UserError names the key, its value and the choices."""
-    return _block(RunConfig, dict(values))
-
-
-def _block(
-    schema: type[Validated], given: Any, prefix: str = "", also: Sequence[str] = ()
-) -> Validated:
-    try:
-        return schema.model_validate(given)
-    except ValidationError as error:
-        raise explain(error, schema, prefix, also) from None
+    return validate(RunConfig, dict(values))
 
 
 def _seeds(document: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[int, ...]:

@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from seglab.core.blocks import explain
+from seglab.core.blocks import validate
 from seglab.core.config import Data, flatten
 from seglab.core.documents import digest
 from seglab.core.errors import UserError, as_warning, unknown_name
@@ -144,10 +142,7 @@ def evaluate(
 def open_set(bundle: ModelBundle, given: Mapping[str, Any]) -> ExternalSet:
     """List the patients of a set that have the model's modalities; no pixel is read."""
     modalities = {"modalities": bundle.card.modalities, "require": bundle.card.modalities}
-    try:
-        data = Data(**given, **modalities)
-    except ValidationError as error:
-        raise explain(error, Data, "data.") from None
+    data = validate(Data, {**given, **modalities}, "data.")
     source = open_data_source(data)
     patients, lacking = select_patients(data, source)
     return ExternalSet(bundle, source, {one.patient_id: one for one in patients}, lacking)

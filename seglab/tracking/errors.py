@@ -89,13 +89,6 @@ def is_out_of_space(error: BaseException) -> bool:
     )
 
 
-def _has_no_space(where: str) -> bool:
-    """Whether the disk of a folder or of a SQLite database has no room for another page of it."""
-    with suppress(OSError):
-        return shutil.disk_usage(where.removeprefix("sqlite:///")).free < _PAGES
-    return False
-
-
 def _is_unavailable(error: BaseException) -> bool:
     """Whether the store may answer later: a lost connection, a timeout, a locked database."""
     from requests.exceptions import RequestException
@@ -139,8 +132,10 @@ def as_user_error(where: str) -> Iterator[None]:
     except Exception as error:
         reasons = [reason for cause in _chain(error) if (reason := _reason(cause))]
         if reasons:
-            # SQLite calls a file that it cannot enlarge an I/O error.
-            full = " (the disk is full)" if _has_no_space(where) else ""
+            full = ""  # SQLite calls a file that it cannot enlarge by a page an I/O error
+            with suppress(OSError):
+                if shutil.disk_usage(where.removeprefix("sqlite:///")).free < _PAGES:
+                    full = " (the disk is full)"
             raise UserError(f"{redact(where)} cannot be used: {reasons[0]}{full}") from error
         if _is_unavailable(error):
             raise StoreUnavailable(f"{redact(where)} does not answer") from error
