@@ -130,15 +130,15 @@ def order_bar(arms: Sequence[ArmSummary]) -> Figure:
     return figure
 
 
-def swarm_offsets(values: NDArray[np.float64], width: float = 0.36) -> NDArray[np.float64]:
-    """Spread points that lie close together: (n,) offsets in [-width, width].
+def swarm_offsets(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spread points that lie close together: (n,) offsets in [-0.36, 0.36].
 
     Points of one of 40 bins are placed about the middle, in turn above and below.
     """
     offsets = np.zeros(len(values))
     bins = np.floor((values - values.min()) / (np.ptp(values) / 40 or 1.0))
     numbers, counts = np.unique(bins, return_counts=True)
-    step = min(0.09, 2 * width / counts.max())
+    step = min(0.09, 0.72 / counts.max())
     for number in numbers:
         members = np.flatnonzero(bins == number)
         turns = np.arange(len(members))

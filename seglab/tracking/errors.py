@@ -29,7 +29,7 @@ _SQLITE = (
 )  # fmt: skip
 """Codes of what the user can correct."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-LOCKED_S = 60.0
+_LOCKED_S = 60.0
 """Retries on a locked SQLite database, beyond MLflow's own 20 s."""
 _PROBE_S = 5.0
 _PAGES = 64 * 1024  # bytes: what SQLite enlarges its files by at once
@@ -142,9 +142,9 @@ def as_user_error(where: str) -> Iterator[None]:
         raise
 
 
-def retry_locked(action: Callable[[], Result], wait_s: float = LOCKED_S) -> Result:
-    """Call ``action``, and again for ``wait_s`` seconds while its SQLite database is locked."""
-    deadline = time.monotonic() + wait_s
+def retry_locked(action: Callable[[], Result]) -> Result:
+    """Call ``action``, and again for a minute while its SQLite database is locked."""
+    deadline = time.monotonic() + _LOCKED_S
     while True:
         try:
             return action()
