@@ -117,8 +117,9 @@ def load_study(path: Path, overrides: Sequence[str] = (), arms: Sequence[str] = 
     if "seed" in laid and document.get("seeds") is not None:
         raise UserError(f"seed={laid['seed']}: the file has seeds; give seeds={laid['seed']}")
     document.setdefault("name", path.stem)
-    document, _ = with_arms(document)
-    return resolve_study(_select_arms(document, arms, removed) if arms or removed else document)
+    if arms or removed:
+        document = _select_arms(with_arms(document)[0], arms, removed)
+    return resolve_study(document)
 
 
 def _select_arms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from seglab.models.build import count_parameters, gflops_per_image
 from seglab.studies.ablation import open_parent, shared_hash
 from seglab.studies.candidates import TRAINED
 from seglab.studies.data import SharedData, share_patients
-from seglab.studies.preregistration import ANALYSIS, FILE, file_hash, find_plan, plan_file
+from seglab.studies.preregistration import ANALYSIS, FILE, find_plan, plan_file
 from seglab.studies.queue import one_at_a_time
 from seglab.studies.results import arm_hash
 from seglab.studies.tuning import tuning_plans
@@ -113,7 +114,7 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         "data_hash": data.cache.data_hash,
     }
     text = f"{json_text(content)}\n"
-    made, path = file_hash(text.encode()), plan_file(store, study.name)
+    made, path = hashlib.sha256(text.encode()).hexdigest(), plan_file(store, study.name)
     with one_at_a_time(study, store.folder):
         before = find_plan(store, study.name)
         if before is not None and before.hash != made:

@@ -85,11 +85,6 @@ def plan_file(store: Store, experiment: str) -> Path:
     return store.folder / "plans" / f"{experiment}.json"
 
 
-def file_hash(text: bytes) -> str:
-    """As ``sha256sum`` prints it."""
-    return hashlib.sha256(text).hexdigest()
-
-
 def find_plan(store: Store, experiment: str, parent: RunInfo | None = None) -> AnalysisPlan | None:
     """Find the plan of an ablation: logged with its parent, or the newest that was made before it.
 
@@ -109,9 +104,9 @@ def find_plan(store: Store, experiment: str, parent: RunInfo | None = None) -> A
     except UserError:
         changes.append(f"{FILE} of run {run.run_id} is gone")
     here = plan_file(store, experiment)
-    if file_hash(logged) != made and not changes:
+    if hashlib.sha256(logged).hexdigest() != made and not changes:
         changes.append(f"{FILE} of run {run.run_id} was changed after it was made")
-    if here.is_file() and file_hash(here.read_bytes()) != made:
+    if here.is_file() and hashlib.sha256(here.read_bytes()).hexdigest() != made:
         changes.append(f"{here} was changed after it was made")
     try:
         content = json.loads(logged)

@@ -55,13 +55,12 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
     They keep their folders; the pattern is of the whole path or the file's name.
 
     Raises:
-        UserError: no such run, nothing matches, an artifact's name or a link leads out of ``out``,
-            or it cannot be written.
+        UserError: nothing matches, an artifact's name or a link leads out of ``out``, or it cannot
+            be written.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    run_id = store.find_run(run_id).run_id
     wanted = [
         name
         for name in list_artifacts(store, run_id)
