@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from seglab.cli.shell import DONE, OUR_FAULT, PROGRAM, USER_ERROR, answer, table
 from seglab.core.errors import UserError
+from seglab.tracking.connect import open_store
 
 if TYPE_CHECKING:
     from seglab.studies.ablation import StudyOutcome
@@ -48,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: this is a search; run it with sweep.py")
     if arguments.plan:
         from seglab.studies.plan import write_plan
-        from seglab.tracking.connect import open_store
 
         written = write_plan(study, open_store())
         lines = [f"plan {written['hash'][:12]}: {written['plan']}"]
@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         return answer(arguments, plan, plan_text(plan))
     from seglab.data.open import check_files
     from seglab.studies.ablation import run_study
-    from seglab.tracking.connect import open_store
 
     check_files(study.reference.data)
     outcome = run_study(study, open_store(), fresh=arguments.fresh, workers=arguments.workers)
@@ -125,7 +124,6 @@ def sweep(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: this is no search; run it with run_experiment.py")
     from seglab.data.open import check_files
     from seglab.studies.search.run import run_search
-    from seglab.tracking.connect import open_store
 
     check_files(study.run.data)
     timeout_s = None if arguments.timeout is None else 60 * arguments.timeout
