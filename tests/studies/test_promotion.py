@@ -211,7 +211,7 @@ def test_other_data_than_was_trained_on_is_refused(
         promote(store, opened.best, overrides=["model.base_channels=8"])
 
 
-STEPS = ("_log_frozen", "_evaluate", "log_pictures", "register_champion")
+STEPS = ("_log_frozen", "_evaluate", "register_champion", "log_report")
 """Before the test is opened, and three times after it."""
 
 

@@ -221,10 +221,16 @@ def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     assert page["Record"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
 
 
-def test_the_run_that_logs_a_report_is_not_called_unfinished(store: Store, tmp_path: Path) -> None:
-    with start_run(store, "own", "own · ablation", {"seglab.kind": "ablation"}) as log:
-        written = report_experiment(store, "own", out=tmp_path, ending=log.run_id)
-    assert "finished or was pruned" in Page(written.read_text())["Record"].text
+@pytest.mark.parametrize("kind", ["ablation", "promotion"])
+def test_the_run_that_logs_a_report_is_shown_as_finished(
+    store: Store, tmp_path: Path, kind: str
+) -> None:
+    with start_run(store, f"own {kind}", f"own · {kind}", {"seglab.kind": kind}) as log:
+        log.metrics({"test/dice": 0.75}, step=0)
+        written = report_experiment(store, f"own {kind}", out=tmp_path, ending=log.run_id)
+    page = Page(written.read_text())
+    assert "finished or was pruned" in page["Record"].text
+    assert ("Dice 0.750" in page["Result"].text) == (kind == "promotion")
 
 
 def test_every_figure_of_the_test_has_words() -> None:
