@@ -21,6 +21,7 @@ from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
 from seglab.studies.report import sections, tables
 from seglab.studies.report.page import SECTIONS, report_experiment
+from seglab.studies.report.record import read_record
 from seglab.studies.results import find_parent
 from seglab.tracking.artifacts import list_artifacts, read_artifact
 from seglab.tracking.connect import open_store
@@ -221,16 +222,15 @@ def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     assert page["Record"].table("unfinished run")[0]["reason"] == "loss is nan at step 3"
 
 
-@pytest.mark.parametrize("kind", ["ablation", "promotion"])
-def test_the_run_that_logs_a_report_is_shown_as_finished(
-    store: Store, tmp_path: Path, kind: str
-) -> None:
-    with start_run(store, f"own {kind}", f"own · {kind}", {"seglab.kind": kind}) as log:
-        log.metrics({"test/dice": 0.75}, step=0)
-        written = report_experiment(store, f"own {kind}", out=tmp_path, ending=log.run_id)
-    page = Page(written.read_text())
-    assert "finished or was pruned" in page["Record"].text
-    assert ("Dice 0.750" in page["Result"].text) == (kind == "promotion")
+def test_the_run_that_logs_a_report_is_shown_as_finished(store: Store, tmp_path: Path) -> None:
+    with start_run(store, "own", "own · ablation", {"seglab.kind": "ablation"}) as log:
+        written = report_experiment(store, "own", out=tmp_path, ending=log.run_id)
+    assert "finished or was pruned" in Page(written.read_text())["Record"].text
+    with start_run(store, "own", "promotion of x", {"seglab.kind": "promotion"}) as log:
+        assert read_record(store, "own").promotion is None
+        tested = read_record(store, "own", log.run_id).promotion
+        assert tested is not None
+        assert tested.run_id == log.run_id
 
 
 def test_every_figure_of_the_test_has_words() -> None:
