@@ -110,10 +110,7 @@ def patient_swarm(
 
 
 def order_bar(arms: Sequence[ArmSummary]) -> Figure:
-    """Draw one bar, divided by the share of resamples in which each arm is first.
-
-    The baseline comes first of the arms.
-    """
+    """Draw one bar, divided by the share of resamples in which each arm, baseline first, wins."""
     figure = new_figure(WIDTH, 1.6)
     axes: Any = figure.subplots()
     left = 0.0

@@ -76,13 +76,9 @@ def run_study(
     end is waited for. In an ablation a failed arm is reported and the others go on; other
     processes that run the same share its runs.
 
-    Args:
-        study: arms, seeds, folds.
-        store: of the runs.
-        fresh: train again what is trained already.
-        confirms: id of the search whose best trials are the arms.
-        workers: processes that share out the runs of an ablation.
-        deadline: of ``time.monotonic``; when an ablation is interrupted, to be continued.
+    ``fresh`` trains again what is trained already; ``confirms`` is the id of the search whose best
+    trials are the arms. At ``deadline``, of ``time.monotonic``, an ablation is interrupted, to be
+    continued.
 
     Raises:
         UserError: the data cannot be used, or the only run failed.
@@ -204,11 +200,8 @@ def open_parent(
 
     Arms and seeds may be added later: they join the same parent, which keeps those that this
     study does not have. What all arms share may not change.
-
-    Raises:
-        UserError: an arm wants more training patients than there are.
     """
-    for config in study.arms.values():
+    for config in study.arms.values():  # refuses more training patients than there are
         training_patients(data.split, config)
     identity = _identity(study, data)
     for run in [] if fresh else store.find_runs(study.name, identity):

@@ -250,11 +250,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
 
 
 def arm_scores(arm: Arm) -> pd.DataFrame:
-    """Lay out the Dice of an arm: a row a seed, a column a patient.
-
-    Raises:
-        UserError: a seed lacks a patient that another seed has.
-    """
+    """Lay out the Dice of an arm, a row a seed, a column a patient that must be in each."""
     by_seed = [{s.patient_id: s.dice for s in arm.scores(seed)} for seed in arm.seeds]
     for seed, found in zip(arm.seeds, by_seed, strict=True):
         if missing := found.keys() ^ by_seed[0].keys():

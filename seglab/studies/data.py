@@ -15,8 +15,7 @@ from seglab.data.sources.base import Source, open_data_source
 class SharedData:
     """Opens the cache of each distinct ``data`` and ``split`` block once.
 
-    Args:
-        warn: as :func:`open_data` does, once of each root, and of each modality that is wrong.
+    Warns as :func:`open_data` does, once of each root, and of each modality that is wrong.
     """
 
     def __init__(self, *, warn: bool = True) -> None:

@@ -79,10 +79,8 @@ class _Failed(Exception):
 def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
     """Open Optuna's storage, made if absent; safe for several processes at once.
 
-    Args:
-        url: ``postgresql+psycopg://…``; None takes SQLite in ``folder``.
-        folder: of this machine's database and locks.
-        heartbeat_s: seconds between heartbeats; three without one, and a trial is stale.
+    Without ``url``, ``postgresql+psycopg://…``, it is SQLite in ``folder``, where locks are too.
+    Three times ``heartbeat_s`` without a heartbeat, and a trial is stale.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

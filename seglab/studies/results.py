@@ -138,11 +138,7 @@ def find_parent(store: Store, name: str, kind: Literal["ablation", "sweep"]) -> 
 
 
 def collect(store: Store, parent: RunInfo) -> Ablation:
-    """Read every run of an ablation with its scores.
-
-    Raises:
-        UserError: no arm has a finished run, or the arms are not of the same data.
-    """
+    """Read every run of an ablation with its scores; a UserError if they cannot be compared."""
     experiment = store.experiments()[parent.experiment_id]
     hashes: dict[str, str] = json.loads(parent.tags.get(tags.ARMS, "{}"))
     found = [

@@ -59,8 +59,7 @@ def at_share(domain: Range, share: float) -> Value:
 def tuning_plans(study: Study, parent_run_id: str) -> dict[str, list[Plan]]:
     """Plan every tuning run of every arm; its values are in the tag ``VALUES``.
 
-    Raises:
-        UserError: an arm sets a key that is to be tuned, or does not have it.
+    Raises UserError where an arm sets a key that is to be tuned, or does not have it.
     """
     if study.tune is None:
         return {}

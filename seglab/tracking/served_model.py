@@ -22,11 +22,7 @@ class ServedModel:
         self.bundle = bundle
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> NDArray[np.uint8]:
-        """Segment one stack into (S, H, W) uint8 in {0, 1}.
-
-        Raises:
-            MlflowException: not one stack of finite numbers.
-        """
+        """Segment one stack of finite numbers into (S, H, W) uint8 in {0, 1}."""
         from mlflow.exceptions import MlflowException
 
         try:
