@@ -59,8 +59,8 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
     """Find what a user named, one of ``kinds``; a name goes before the beginning of an id.
 
     It is the whole name of an experiment that has runs; of a registered model, also as
-    ``name@alias``, ``name/version`` and ``models:/…``; a run's id or how it begins. Raises UserError
-    where nothing has this name, of which the nearest is told, or several ids begin so.
+    ``name@alias``, ``name/version`` and ``models:/…``; a run's id or how it begins. Raises
+    UserError where nothing has this name, and tells the nearest, or several ids begin so.
     """
     if "run" in kinds and _RUN_ID.fullmatch(name):
         return Found(run=store.get_run(name))
