@@ -44,8 +44,7 @@ def test_an_epoch_may_say_its_number() -> None:
 def test_missing_scores_and_a_backend_of_a_notebook_do_no_harm(
     tmp_path: Path,
 ) -> None:
-    code = "from seglab.figures.curves import learning_curves
-"
+    code = "from seglab.figures.curves import learning_curves\n"
     code += "learning_curves([{'epoch': 1, 'train/loss': 1.0}], 1).savefig('curves.png')"
     environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
