@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.cli import data, names, study, train
-from seglab.cli.shell import DONE, PROGRAM, Parser, output_folder, print_text, run_command
+from seglab.cli.shell import DONE, PROGRAM, Parser, add_json, output_folder, print_text, run_command
 from seglab.core.errors import UserError, unknown_name
 
 INTRODUCTION = """\
@@ -40,8 +40,7 @@ class Command:
         for flag, options in self.arguments:
             parser.add_argument(flag, **options)
         if self.do not in (study.ui, study.demo):
-            told = "print one JSON object on stdout, all else on stderr"
-            parser.add_argument("--json", action="store_true", help=told)
+            add_json(parser)
         return self.do(parser.parse_intermixed_args(argv))
 
 

@@ -42,6 +42,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, all else on stderr"
+    )
+
+
 def output_folder(text: str) -> Path:
     """Type of ``--out``: a folder that can be made, told before any work is done."""
     path = Path(text)

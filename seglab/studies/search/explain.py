@@ -7,7 +7,7 @@ changes are added to the base in the order of what they brought.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +219,7 @@ def choose(
     """
     # A set that no test can tell from all of them by one standard error fails the test of
     # equivalence only where the patients are too few for it.
-    rules = {
+    rules: dict[str, Callable[[ArmRow], bool]] = {
         "equivalent": lambda row: row.p_equivalence <= LEVEL or row.verdict == "better",
         "one standard error": lambda row: row.diff >= -row.error,
     }
