@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,53 +14,34 @@ from seglab.core.config import Data
 from seglab.core.errors import UserError
 from seglab.data import prepare as filling
 from seglab.data.cache import Cache, CacheSettings
+from seglab.data.names import NameMapping
 from seglab.data.volume import Patient, Volume
 
 CONTRAST = {"flair": 100.0, "t1": -20.0, "t1ce": 250.0, "t2": 60.0}
 """What a lesion adds to a brain of 200 ± 30 on each modality."""
 
 
-def brain_labels(seed: int, shape: tuple[int, int, int] = (6, 60, 60)) -> np.ndarray:
+def brain_labels(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
     """Canonical labels of a lesion: enhancing rim (3) around a core (1), in oedema (2)."""
     stream = np.random.default_rng([seed, 1])
-    z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    z, y, x = np.indices(shape)
     cy, cx = shape[1] / 2 + stream.integers(-4, 5), shape[2] / 2 + stream.integers(-4, 5)
     away = np.hypot(y - cy, x - cx) + 40 * ((z < 2) | (z > shape[0] - 2))
     radius = stream.uniform(4, 7)
-    return np.select([away < radius / 3, away < radius / 1.5, away < radius], [1, 3, 2], 0).astype(
-        np.uint8
-    )
+    inside = [away < radius / 3, away < radius / 1.5, away < radius]
+    return np.select(inside, [1, 3, 2], 0).astype(np.uint8)
 
 
 def brain_image(seed: int, labels: np.ndarray, contrast: float) -> np.ndarray:
     """An ellipse of noise with the lesion in it; the first slice is empty."""
     stream = np.random.default_rng([seed, 2, int(contrast) + 1000])
     _, height, width = labels.shape
-    z, y, x = np.meshgrid(*(np.arange(n) for n in labels.shape), indexing="ij")
+    z, y, x = np.indices(labels.shape)
     brain = np.hypot((y - height / 2) / 1.2, x - width / 2) < 0.35 * min(height, width)
     brain &= z > 0
     image = np.zeros(labels.shape, np.float32)
     image[brain] = stream.normal(200, 30, brain.sum()) + contrast * (labels[brain] > 0)
     return np.maximum(image, brain.astype(np.float32))
-
-
-class Person(NamedTuple):
-    """Who is behind a name, and what told so."""
-
-    name: str
-    rule: str
-
-
-class Names:
-    """Everybody is a person of their own."""
-
-    def people(self, names: Iterable[str]) -> dict[str, Person]:
-        """Person and rule of each."""
-        return {name: Person(name, "") for name in names}
-
-    def site(self, name: str) -> str:
-        """Not known."""
-        return ""
 
 
 @dataclass
@@ -70,12 +51,11 @@ class MemorySource:
     root: Path
     volumes: Mapping[str, Volume]
     broken: set[tuple[str, str]] = field(default_factory=set)
-    other_grid: set[tuple[str, str]] = field(default_factory=set)
     reads: Counter[tuple[str, str]] = field(default_factory=Counter)
     name = "memory"
     modalities = ("flair", "t1", "t1ce", "t2")
     upright, mirror_axis = True, 1
-    names = Names()
+    names = NameMapping()
     phantom = ()
 
     def patients(self) -> list[Patient]:
@@ -86,7 +66,7 @@ class MemorySource:
             paths = {m: self.root / f"{name}-{m}" for m in (*volume.modalities, "seg")}
             for path in paths.values():
                 if not path.exists():
-                    path.write_bytes(b"")
+                    path.touch()
             images = {m: (paths[m],) for m in volume.modalities}
             found.append(Patient(name, images, (paths["seg"],), volume.grade))
         return found
@@ -95,26 +75,13 @@ class MemorySource:
         self, patient: Patient, modalities: Sequence[str], *, with_labels: bool = True
     ) -> Volume:
         """Count what is read, and give it."""
-        volume = self.volumes[patient.patient_id]
-        odd = [name for name in modalities if (patient.patient_id, name) in self.other_grid]
-        if odd and len(odd) < len(modalities):
-            raise UserError(f"{patient.patient_id}-{odd[0]} has another shape")
+        volume = self.volumes[patient.patient_id].of(modalities)
         for name in modalities:
             if (patient.patient_id, name) in self.broken:
                 raise UserError(f"{patient.patient_id}-{name} cannot be read")
             self.reads[patient.patient_id, name] += 1
         self.reads[patient.patient_id, "labels"] += with_labels
-        chosen = [volume.modalities.index(name) for name in modalities]
-        narrow = -1 if (patient.patient_id, modalities[0]) in self.other_grid else None
-        return Volume(
-            **{
-                **vars(volume),
-                "images": volume.images[chosen][..., :narrow],
-                "modalities": tuple(modalities),
-                "shared_scales": tuple(volume.shared_scales[i] for i in chosen),
-                "labels": volume.labels if with_labels else np.zeros_like(volume.labels),
-            }
-        )
+        return volume if with_labels else replace(volume, labels=np.zeros_like(volume.labels))
 
     def missing_files(self) -> list[str]:
         """None."""

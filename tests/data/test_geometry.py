@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import hypothesis
 import numpy as np
@@ -10,28 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from seglab.data import geometry
 from seglab.data.cache import CacheSettings
-from seglab.data.geometry import (
-    Box,
-    Extent,
-    bounding_box,
-    cached_shape,
-    crop,
-    place,
-    resize_images,
-    resize_masks,
-    to_native,
-    uncrop,
-)
+from seglab.data.geometry import Box, Extent, crop, place, resize_images, resize_masks, uncrop
 
 
-@dataclass
-class Placed:
-    """The part of a cached patient that geometry looks at."""
-
-    box: Box
-    frame: tuple[int, int]
-    axes: tuple[str, str] = ("SLP", "SLP")
+def to_native(maps: np.ndarray, box: Box, frame: tuple[int, int]) -> np.ndarray:
+    """As a cached patient has it, of which geometry looks at three fields."""
+    patient: Any = SimpleNamespace(box=box, frame=frame, axes=("SLP", "SLP"))
+    return geometry.to_native(maps.astype(np.float32), patient)
 
 
 def settings(size: int, crop: Literal["brain", "none"] = "brain") -> CacheSettings:
@@ -41,9 +28,7 @@ def settings(size: int, crop: Literal["brain", "none"] = "brain") -> CacheSettin
 def blobs(seed: int, side: int = 120) -> np.ndarray:
     """Smooth random masks (4, side, side), some of a few pixels."""
     noise = np.random.default_rng(seed).normal(size=(4, side, side))
-    smooth = np.stack(
-        [ndimage.gaussian_filter(n, s) for n, s in zip(noise, (2, 4, 6, 8), strict=True)]
-    )
+    smooth = np.stack([ndimage.gaussian_filter(noise[i], 2 * i + 2) for i in range(4)])
     return (smooth > 2 * smooth.std((1, 2), keepdims=True)).astype(np.uint8)
 
 
@@ -63,7 +48,7 @@ def extents(draw: st.DrawFn) -> Extent:
 def test_every_window_holds_all_of_its_patient(
     extents: list[Extent], size: int, crop: Literal["brain", "none"]
 ) -> None:
-    shape = cached_shape(extents, settings(size, crop))
+    shape = geometry.cached_shape(extents, settings(size, crop))
     assert max(shape) <= size
     assert all(length % 16 == 0 or length == size for length in shape)
     for extent in extents:
@@ -78,16 +63,16 @@ def test_every_window_holds_all_of_its_patient(
 def test_windows_worked_by_hand() -> None:
     """The scale is that of the whole frame; without crop the window is the square around it."""
     extent = Extent((240, 240), Box(60, 50, 140, 170))
-    shape = cached_shape([extent], settings(128))
+    shape = geometry.cached_shape([extent], settings(128))
     assert shape == (80, 96)
     assert place(extent, shape, settings(128)) == Box(55, 45, 150, 180)
     uneven = Extent((200, 240), Box(60, 50, 10, 10))
-    assert cached_shape([uneven], settings(100, "none")) == (100, 100)
+    assert geometry.cached_shape([uneven], settings(100, "none")) == (100, 100)
     assert place(uneven, (100, 100), settings(100, "none")) == Box(-20, 0, 240, 240)
     inside = np.zeros((3, 10, 12), bool)
-    assert bounding_box(inside)[2:] == (0, 0)
+    assert geometry.bounding_box(inside)[2:] == (0, 0)
     inside[0, 2, 5] = inside[2, 7, 3] = True
-    assert bounding_box(inside) == Box(2, 3, 6, 3)
+    assert geometry.bounding_box(inside) == Box(2, 3, 6, 3)
 
 
 @given(box=st.builds(Box, *[st.integers(-9, 9)] * 2, *[st.integers(0, 15)] * 2))
@@ -107,8 +92,8 @@ def test_a_ramp_returns_to_the_pixels_it_came_from(size: int) -> None:
     """Images go by areas and maps return bilinearly: a plane must survive, unshifted."""
     y, x = np.mgrid[:200, :200]
     plane = (40 + 0.4 * y + 0.6 * x).round().astype(np.uint8)[None]
-    box, shape = Box(0, 0, 200, 200), (size, size)
-    back = to_native(resize_images(plane, shape).astype(np.float32), Placed(box, (200, 200)))  # type: ignore[arg-type]
+    box = Box(0, 0, 200, 200)
+    back = to_native(resize_images(plane, (size, size)), box, (200, 200))
     error = (back - plane)[0, 4:-4, 4:-4]
     assert np.abs(error).max() < 1.5
     assert abs(error.mean()) < 0.15  # half a pixel of shift would be 0.5
@@ -120,7 +105,7 @@ def test_masks_go_there_and_back_within_a_cached_pixel(seed: int, size: int) -> 
     masks, scale = blobs(seed), 120 / size
     box = Box(40, 60, 120, 120)
     there = resize_masks(crop(uncrop(masks, box, (200, 200)), box), (size, size))
-    back = to_native(there.astype(np.float32), Placed(box, (200, 200))) >= 0.5  # type: ignore[arg-type]
+    back = to_native(there, box, (200, 200)) >= 0.5
     truth = uncrop(masks, box, (200, 200)) > 0
     for ours, theirs in zip(back, truth, strict=True):
         boundary = theirs ^ ndimage.binary_erosion(theirs, border_value=1)
@@ -153,7 +138,7 @@ def test_single_pixels_stay_where_they_are(side: int, size: int) -> None:
 @pytest.mark.parametrize("box", [Box(-10, 15, 60, 60), Box(50, 50, 60, 60), Box(200, 0, 60, 60)])
 def test_maps_are_zero_outside_the_window_and_kept_inside(box: Box) -> None:
     maps = np.stack([np.full((32, 32), 0.7, np.float32), np.zeros((32, 32), np.float32)])
-    native = to_native(maps, Placed(box, (100, 90)))  # type: ignore[arg-type]
+    native = to_native(maps, box, (100, 90))
     expected = uncrop(np.full((1, 60, 60), 0.7, np.float32), box, (100, 90))
     np.testing.assert_allclose(native[:1], expected, atol=1e-6)
     assert not native[1].any()

@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from seglab.core.config import MODALITIES
-from seglab.data.identity import (
-    SKULL,
-    Figures,
-    Identity,
-    ModalityIdentity,
-    identify,
-    measure,
-)
+from seglab.data.identity import SKULL, Figures, ModalityIdentity, identify, measure
 from seglab.data.sources.base import open_source
 
 NAN = float("nan")
@@ -58,10 +51,8 @@ def test_what_is_wrong_is_told_with_figure_and_limit() -> None:
     reason = judged("flair", TYPICAL["t2"]).reason
     assert reason == "looks like T2, not FLAIR: CSF brightness +0.50 (FLAIR: below +0.28)"
     assert "oedema -0.5 σ (FLAIR: above +1.1)" in judged("flair", TYPICAL["t1"]).reason
-    assert (
-        "brightest tissue +2.0 σ"
-        in judged("t1ce", TYPICAL["t1"]._replace(enhancement_z=NAN)).reason
-    )
+    unlabelled = TYPICAL["t1"]._replace(enhancement_z=NAN)
+    assert "brightest tissue +2.0 σ" in judged("t1ce", unlabelled).reason
 
 
 def test_what_cannot_be_proven_is_told_with_what_is_missing() -> None:
@@ -74,54 +65,55 @@ def test_what_cannot_be_proven_is_told_with_what_is_missing() -> None:
     assert "oedema +0.8 σ is between +0.6 and +1.1" in judged("flair", between).reason
 
 
-def real(root: Path, source: str, *, merged: bool = False, masked: bool = True) -> list[Identity]:
-    """Every patient of a set, each of its modalities judged."""
-    opened, found = open_source(source, root), []
+SIDE = 120
+OEDEMA, ENHANCING, MERGED = 2, 3, 4
+Tally = Counter[tuple[str, str]]
+
+
+def merged(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels > 0, MERGED, 0).astype(np.uint8)
+
+
+def tallies(source: str, root: Path, *masks: str) -> list[Tally]:
+    """Verdicts of all patients by modality, one tally for each kind of mask."""
+    opened, found = open_source(source, root), [Counter() for _ in masks]
     for patient in opened.patients():
         volume = opened.read(patient, tuple(patient.images))
-        labels = np.where(volume.labels > 0, 4, 0).astype(np.uint8) if merged else volume.labels
+        kinds = {"parts": volume.labels, "merged": merged(volume.labels), "none": None}
         axis, names = opened.mirror_axis, volume.modalities
-        figures = measure(volume.images, names, labels if masked else None, mirror_axis=axis)
-        found.append(identify([figures], names))
+        for tally, kind in zip(found, masks, strict=True):
+            figures = measure(volume.images, names, kinds[kind], mirror_axis=axis)
+            tally.update(
+                (one.modality, one.verdict) for one in identify([figures], names).modalities
+            )
     return found
 
 
-def tally(found: list[Identity]) -> Counter[tuple[str, str]]:
-    return Counter((one.modality, one.verdict) for each in found for one in each.modalities)
-
-
-BRATS = {"flair": 19, "t1": 13, "t1ce": 9, "t2": 3}
+def verdicts(word: str, **counts: int) -> Tally:
+    return Counter({(name, word): count for name, count in counts.items()})
 
 
 @pytest.mark.real_data
 @pytest.mark.slow
-@pytest.mark.parametrize("merged", [False, True])
-def test_every_real_volume_is_proven(shared_data: Path, merged: bool) -> None:
-    roots = ("brats20_nifti", "brats23_nifti")
-    found = [
-        one for root in roots for one in real(shared_data / root, "brats-nifti", merged=merged)
-    ]
-    assert tally(found) == {(name, "proven"): count for name, count in BRATS.items()}
+def test_every_real_volume_is_proven(shared_data: Path) -> None:
+    found = tallies("brats-nifti", shared_data / "brats20_nifti", "parts", "merged")
+    assert found == [verdicts("proven", flair=18, t1=12, t1ce=8, t2=2)] * 2
 
 
 @pytest.mark.real_data
 def test_without_a_mask_flair_and_t1ce_are_not_told_apart(shared_data: Path) -> None:
-    found = tally(real(shared_data / "brats23_nifti", "brats-nifti", masked=False))
-    assert found == {("t1", "proven"): 1, ("t2", "proven"): 1, ("flair", "not provable"): 1,
-                     ("t1ce", "not provable"): 1}  # fmt: skip
+    root = shared_data / "brats23_nifti"
+    parts, whole, without = tallies("brats-nifti", root, "parts", "merged", "none")
+    assert parts == whole == verdicts("proven", flair=1, t1=1, t1ce=1, t2=1)
+    unsure = verdicts("not provable", flair=1, t1ce=1)
+    assert without == verdicts("proven", t1=1, t2=1) + unsure
 
 
 @pytest.mark.real_data
 def test_lgg_set_proves_flair_and_lacks_a_repeated_channel(shared_data: Path) -> None:
-    found = real(shared_data / "lgg_tif", "lgg-tif")
-    assert tally(found) == {
-        ("flair", "proven"): 13, ("flair", "not provable"): 1, ("t1", "not provable"): 14,
-        ("t1ce", "not provable"): 13,
-    }  # fmt: skip
-
-
-SIDE = 120
-OEDEMA, ENHANCING, MERGED = 2, 3, 4
+    unsure = verdicts("not provable", flair=1, t1=14, t1ce=13)
+    (found,) = tallies("lgg-tif", shared_data / "lgg_tif", "parts")
+    assert found == verdicts("proven", flair=13) + unsure
 
 
 def disk(row: float, column: float, radius: float) -> np.ndarray:
@@ -159,35 +151,24 @@ def test_slice_without_a_head_tells_nothing(image: np.ndarray) -> None:
 def test_tumour_is_measured_in_deviations_of_healthy_tissue() -> None:
     # (120 − 100) / 5, but for the spots, which narrow the interquartile range a little.
     image, labels = brain(spots=100, lesion=120, core=160)
-    found = look(image, labels)
+    found, whole, unlabelled = look(image, labels), look(image, merged(labels)), look(image)
     assert found.oedema_z == pytest.approx(4, rel=0.1)
     assert found.enhancement_z == pytest.approx(8, rel=0.1)
     assert found.bright_tail == pytest.approx(12, rel=0.1)
-    unlabelled = look(image)
-    assert np.isnan(unlabelled.oedema_z)
-    assert np.isnan(unlabelled.enhancement_z)
+    assert whole.oedema_z == pytest.approx(4, rel=0.1)  # its edge stands for the oedema
+    assert np.isnan([whole.enhancement_z, unlabelled.enhancement_z, unlabelled.oedema_z]).all()
     assert unlabelled.bright_tail > 8
 
 
-def test_edge_of_a_merged_mask_stands_for_the_oedema() -> None:
-    image, labels = brain(spots=100, lesion=120, core=40)
-    found = look(image, np.where(labels > 0, MERGED, 0).astype(np.uint8))
-    assert found.oedema_z == pytest.approx(4, rel=0.1)
-    assert np.isnan(found.enhancement_z)
-
-
 def test_symmetric_spots_decide_and_a_lesion_on_one_side_does_not() -> None:
-    bright, dark = (look(brain(spots)[0]).csf_brightness for spots in (180, 20))
+    image = brain(180)[0]
+    bright, dark = (look(each).csf_brightness for each in (image, brain(20)[0]))
     assert bright > 0.5
     assert dark < -0.5
     with_lesion = look(brain(20, lesion=250)[0]).csf_brightness
     assert with_lesion == pytest.approx(dark, abs=0.1)
-
-
-def test_mirror_axis_is_that_of_left_and_right() -> None:
-    image, _ = brain(180)
-    across = look(np.ascontiguousarray(image.T), axis=1)
-    assert across.csf_brightness == pytest.approx(look(image).csf_brightness, abs=1e-3)
+    across = look(np.ascontiguousarray(image.T), axis=1).csf_brightness
+    assert across == pytest.approx(bright, abs=1e-3)
 
 
 @settings(max_examples=25)
@@ -201,23 +182,19 @@ def test_scale_and_offset_of_the_scanner_change_nothing(
     np.testing.assert_allclose(moved, plain, rtol=0.02, atol=0.02)
 
 
-def head(skull: bool, size: int = 96, bone: float = 0.3) -> np.ndarray:
-    """Five slices of brain, about 1, and around it CSF-free bone and scalp of 1.5."""
+def skull_fall(skull: bool, size: int, scale: float, shift: float) -> float:
+    """Of five slices of brain, about 1, and with ``skull`` of bone and scalp of 1.5 around it."""
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    radius = np.sqrt((x / 0.7) ** 2 + (y / 0.85) ** 2)
+    radius = np.hypot(x / 0.7, y / 0.85)
     noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=radius.shape), 2)
-    image = np.where(radius < 0.8, 1 + 0.1 * noise / noise.std(), 0)
-    if skull:
-        image = np.where(radius < 0.8, image, np.where(radius < 0.9, bone, 1.5))
-        image[radius > 1] = 0
-    return np.stack([image] * 5).astype(np.float32)
+    around = np.select([radius < 0.9, radius <= 1], [0.3, 1.5], 0) if skull else 0
+    image = np.where(radius < 0.8, 1 + 0.1 * noise / noise.std(), around)
+    stack = np.stack([scale * image + shift] * 5).astype(np.float32)
+    return measure(stack[None], ("t1",))["t1"].skull_fall
 
 
-def skull_fall(image: np.ndarray) -> float:
-    return measure(image[None], ("t1",))["t1"].skull_fall
-
-
+@settings(max_examples=40)
 @given(scale=st.floats(0.01, 3000), shift=st.floats(-500, 500), size=st.integers(64, 160))
 def test_only_the_skull_makes_brightness_fall(scale: float, shift: float, size: int) -> None:
-    assert skull_fall(scale * head(True, size) + shift) > 2 * SKULL
-    assert skull_fall(scale * head(False, size) + shift) < SKULL / 2
+    assert skull_fall(True, size, scale, shift) > 2 * SKULL
+    assert skull_fall(False, size, scale, shift) < SKULL / 2

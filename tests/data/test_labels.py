@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seglab.core.errors import UserError
-from seglab.data.labels import (
-    LabelMap,
-    canonical_names,
-    check_on_image,
-    read_labels,
-    target_mask,
-)
+from seglab.data.labels import LabelMap, canonical_names, check_on_image, read_labels, target_mask
 
 PATH = Path("P_seg.nii.gz")
-Case = tuple[tuple[float, ...], str, str]
 NONE, CORE, OEDEMA, ENHANCING, TUMOUR = range(5)
 
 
-def read(
-    values: tuple[float, ...], name: str = "", chosen: str = "auto", **others: object
-) -> LabelMap:
-    stored = np.array([0, *values]).reshape(-1, 1, 1)
-    return read_labels(PATH, stored, name=name, chosen=chosen, **others)
+def read(values: tuple[float, ...], name: str = "", chosen: str = "auto", **more: Any) -> LabelMap:
+    return read_labels(PATH, np.array([0, *values]), name=name, chosen=chosen, **more)
 
 
 @pytest.mark.parametrize(
     ("values", "name", "convention", "canonical"),
     [
         ((1, 2, 4), "", "brats2017", (CORE, OEDEMA, ENHANCING)),
-        ((1, 2, 4), "BraTS20_Training_001", "brats2017", (CORE, OEDEMA, ENHANCING)),
         ((1, 2, 4), "BraTS-GLI-00145-000", "brats2017", (CORE, OEDEMA, ENHANCING)),
         ((1, 2, 4), "BraTS-GLI-02062-100", "brats2024", (CORE, OEDEMA, NONE)),
         ((1, 2), "case_1", "brats2017", (CORE, OEDEMA)),
         ((2,), "BraTS-GLI-00145-000", "brats2017", (OEDEMA,)),
         ((1, 2, 3, 4), "BraTS20_Training_130", "brats2012", (CORE, OEDEMA, CORE, ENHANCING)),
-        ((1, 2, 3, 4), "brats_2013_pat0001_1", "brats2012", (CORE, OEDEMA, CORE, ENHANCING)),
         ((1, 2, 3), "brats_2013_pat0001_1", "brats2012", (CORE, OEDEMA, CORE)),
         ((1, 2, 3), "BraTS-GLI-00145-000", "brats2023", (CORE, OEDEMA, ENHANCING)),
         ((1, 2, 3, 4), "BraTS-GLI-02062-101", "brats2024", (CORE, OEDEMA, ENHANCING, NONE)),
@@ -53,7 +42,7 @@ def test_values_and_then_names_tell_the_convention(
 ) -> None:
     found = read(values, name)
     assert found.convention == convention
-    assert found.labels.ravel().tolist() == [0, *canonical]
+    assert found.labels.tolist() == [0, *canonical]
     assert found.parts_known == (TUMOUR not in canonical)
 
 
@@ -69,16 +58,14 @@ def test_what_several_conventions_read_differently_needs_the_key(
 
 def test_the_key_goes_before_names_and_values() -> None:
     assert read((1,), "BraTS20_Training_001", "brats2017").labels.max() == CORE
-    assert read((1, 2, 4), chosen="brats2024").labels.ravel().tolist() == [0, 1, 2, 0]
+    assert read((1, 2, 4), chosen="brats2024").labels.tolist() == [0, 1, 2, 0]
 
 
 def test_labels_3_and_4_are_told_with_the_convention() -> None:
     (told,) = read((1, 2, 3, 4), "BraTS20_Training_130").remarks
-    assert "nothing is to be done unless that is wrong (then set data.labels)" in told
-    assert "brats2012" in told
-    assert "3 non-enhancing" in told
-    (told,) = read((3, 4), "BraTS-GLI-02062-100").remarks
-    assert "4 the resection cavity" in told
+    for words in ("brats2012", "3 non-enhancing", "unless that is wrong (then set data.labels)"):
+        assert words in told
+    assert "4 the resection cavity" in read((3, 4), "BraTS-GLI-02062-100").remarks[0]
     assert not read((1, 2, 4), "BraTS20_Training_001").remarks
 
 
@@ -122,18 +109,14 @@ def test_a_data_set_names_its_labels(
     assert canonical_names(names) == canonical
     if canonical:
         found = read(tuple(canonical), listed=canonical)
-        assert found.labels.ravel().tolist() == [0, *canonical.values()]
+        assert found.labels.tolist() == [0, *canonical.values()]
         assert found.convention == "dataset.json"
 
 
 def test_targets_are_sets_of_parts() -> None:
     labels = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
-    marked = {
-        name: target_mask(labels, name).ravel().tolist() for name in ("whole", "core", "enhancing")
-    }
-    assert marked["whole"] == [0, 1, 1, 1, 1]
-    assert marked["core"] == [0, 1, 0, 1, 0]
-    assert marked["enhancing"] == [0, 0, 0, 1, 0]
+    marked = {"whole": [0, 1, 1, 1, 1], "core": [0, 1, 0, 1, 0], "enhancing": [0, 0, 0, 1, 0]}
+    assert {name: target_mask(labels, name).ravel().tolist() for name in marked} == marked
 
 
 def judge(image: np.ndarray, labels: np.ndarray, shared: bool = True) -> None:
@@ -165,12 +148,10 @@ def test_masks_that_are_no_tumour_of_the_image_are_refused(noise: bool, shared: 
 
 def test_a_mask_on_the_background_is_refused_where_the_background_is_sure() -> None:
     image, tumour = head()
-    inverted = (image == 0).astype(np.uint8)
     small = np.zeros_like(tumour)
     small[10, 1, 1:4] = 1
-    for wrong in (inverted, np.roll(tumour, 25, axis=1), small):
-        with pytest.raises(
-            UserError, match=r"P_seg.nii.gz: \d+% of the mask lies on the background"
-        ):
+    said = r"P_seg.nii.gz: \d+% of the mask lies on the background"
+    for wrong in ((image == 0).astype(np.uint8), np.roll(tumour, 25, axis=1), small):
+        with pytest.raises(UserError, match=said):
             judge(image, wrong)
     judge(np.full_like(image, 7), tumour)  # a constant image says nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from seglab.core.errors import UserError
 from seglab.data.names import NameMapping, nifti_patients, shared_patients
 from seglab.data.sources.base import open_source
 from seglab.data.volume import Patient
+from seglab.evaluation.scores import from_csv
 
 FOUR = ("flair", "t1", "t1ce", "t2")
-BRATS = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
 
 
 def found(tmp_path: Path, *names: str, strict: bool = True) -> list[Patient]:
@@ -79,32 +80,16 @@ def test_channels_of_another_kind_are_no_patients(tmp_path: Path) -> None:
     first, second = found(tmp_path, dataset, *names)
     assert names_of(first) == {"flair": "a_0001.nii"}
     assert second.channels == {"flair": 1}
-
-
-def test_a_dataset_without_the_four_modalities_is_named_with_its_channels(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "D", channel_names={"0": "SWI", "1": "ADC"})
+    write_dataset(tmp_path / "D", channel_names={"0": "SWI", "1": "ADC"})
     said = r"D/dataset\.json names the channels swi, adc; no image beside it is one of flair, t1,"
     with pytest.raises(UserError, match=said):
-        found(tmp_path, dataset, "D/imagesTr/a_0000.nii", "D/imagesTr/a_0001.nii")
+        found(tmp_path, dataset, *names)
 
 
-def test_volumes_of_four_modalities_are_told_by_their_dataset(tmp_path: Path) -> None:
-    labels = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
-    dataset = write_dataset(tmp_path / "Task01", modality=BRATS, labels=labels)
-    files = ["Task01/imagesTr/BRATS_001.nii.gz", "Task01/labelsTr/BRATS_001.nii.gz"]
-    (patient,) = found(tmp_path, dataset, *files)
-    assert patient.channels == {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
-    assert set(names_of(patient).values()) == {"BRATS_001.nii.gz"}
-    assert patient.label_map == {1: 2, 2: 1, 3: 3}
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["P_brainmask", "P_brain_mask", "P_brain_segmentation", "P_aseg", "P_desc-brain_mask",
-     "P_segmented", "P_unmasked", "P_label-WM_mask", "P_flair_pred"],
-)  # fmt: skip
-def test_other_masks_are_no_tumour(tmp_path: Path, name: str) -> None:
-    (patient,) = found(tmp_path, "P_flair.nii", f"{name}.nii.gz")
+def test_other_masks_are_no_tumour(tmp_path: Path) -> None:
+    masks = "brainmask brain_mask brain_segmentation aseg desc-brain_mask segmented unmasked"
+    others = f"{masks} label-WM_mask flair_pred".split()
+    (patient,) = found(tmp_path, "P_flair.nii", *(f"P_{name}.nii.gz" for name in others))
     assert patient.label_files == ()
 
 
@@ -117,13 +102,8 @@ def test_a_plain_name_goes_before_a_longer_one_and_others_are_not_guessed(tmp_pa
 
 
 def test_a_segmentation_of_any_name_goes_to_the_only_patient_of_its_folder(tmp_path: Path) -> None:
-    files = (
-        "355/X_355_flair.nii",
-        "355/W39_1998.09.19_Segm.nii",
-        "1/X_1_flair.nii",
-        "1/X_1_seg.nii",
-    )
-    first, second = found(tmp_path, *files)
+    files = ("355/X_355_flair.nii", "355/W39_1998.09.19_Segm.nii", "1/X_1_flair.nii")
+    first, second = found(tmp_path, *files, "1/X_1_seg.nii")
     assert first.label_files == (tmp_path / "1/X_1_seg.nii",)
     assert second.label_files == (tmp_path / "355/W39_1998.09.19_Segm.nii",)
     for patient in found(tmp_path, "a_flair.nii", "b_flair.nii", "W39_Segm.nii"):
@@ -140,13 +120,6 @@ def test_two_files_of_one_modality_are_an_error_or_two_scans(tmp_path: Path) -> 
     assert (first.label_files, len(second.label_files)) == ((), 1)
 
 
-def test_files_without_a_modality_are_scans_of_their_own(tmp_path: Path) -> None:
-    files = ("P_flair.nii", "P_DWI.nii", "other.nii.gz", "P_brainmask.nii", "P_flair_pred.nii")
-    assert [patient.patient_id for patient in found(tmp_path, *files)] == ["P"]
-    named = found(tmp_path, *files, strict=False)
-    assert [patient.patient_id for patient in named] == ["P", "other"]
-
-
 TABLE = """\ufeffGrade,BraTS_2018_subject_ID,TCGA_TCIA_subject_ID,BraTS_2020_subject_ID
 HGG,Brats18_CBICA_AAB_1,NA,BraTS20_Training_001
 LGG,Brats18_TCIA10_103_1,TCGA-CS-5396,BraTS20_Training_275
@@ -161,14 +134,6 @@ def mapping(tmp_path: Path) -> NameMapping:
     return NameMapping.find([tmp_path / "other.csv", path])
 
 
-def test_every_alias_leads_to_the_same_person(mapping: NameMapping) -> None:
-    one = ["Brats18_TCIA10_103_1", "BraTS20_Training_275", "TCGA_CS_5396_20010302"]
-    other = ["Brats18_CBICA_AAB_1", "BraTS20_Training_001"]
-    people = mapping.people([*one, *other])
-    assert {people[name].name for name in one} == {"TCGA-CS-5396"}
-    assert len({people[name].name for name in other} - {"TCGA-CS-5396"}) == 1
-
-
 def test_sites_are_told_by_tables_and_names(mapping: NameMapping, tmp_path: Path) -> None:
     sites = {
         "BraTS20_Training_001": "CBICA",
@@ -179,9 +144,7 @@ def test_sites_are_told_by_tables_and_names(mapping: NameMapping, tmp_path: Path
         "TCGA_DU_7008_19830723": "TCGA-DU",
     }
     assert {name: mapping.site(name) for name in sites} == sites
-    listed = tmp_path / "persons.csv"
-    listed.write_text("patient,person,site\nA,x,Oslo\nBraTS20_Training_001,y,\n")
-    found = NameMapping.find([tmp_path / "name_mapping.csv"], listed)
+    found = with_persons(tmp_path, "patient,person,site\nA,x,Oslo\nBraTS20_Training_001,y,\n")
     assert [found.site(name) for name in ("A", "BraTS20_Training_001")] == ["Oslo", "CBICA"]
 
 
@@ -208,41 +171,34 @@ def test_visits_of_one_person_are_joined_and_the_rule_is_said(
     assert people["another"].rule == ""
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("BraTS20_Training_001", "BraTS20_Training_002"),
-        ("BraTS-GLI-00145-000", "BraTS-GLI-00146-000"),
-        ("sub-01_ses-1", "sub-11_ses-1"),
-        ("case_1", "case_2"),
-        ("glioma_scan_000", "glioma_scan_005"),
-        ("case_tp53_001", "case_tp53_002"),
-        ("P1_scanner1", "P1_scanner2"),
-        ("UPENN-GBM-00001_11", "UPENN-GBM-00011_11"),
-    ],
-)
-def test_different_persons_stay_apart(names: tuple[str, str]) -> None:
+DIFFERENT = """
+BraTS20_Training_001 BraTS20_Training_002 BraTS-GLI-00145-000 BraTS-GLI-00146-000 sub-01_ses-1
+sub-11_ses-1 case_1 case_2 glioma_scan_000 glioma_scan_005 case_tp53_001 case_tp53_002 P1_scanner1
+P1_scanner2 UPENN-GBM-00001_11 UPENN-GBM-00011_11
+"""
+
+
+def test_different_persons_stay_apart() -> None:
+    names = DIFFERENT.split()
     people = NameMapping().people(names)
-    assert len({person.name for person in people.values()}) == 2
+    assert len({person.name for person in people.values()}) == len(names)
     assert {person.rule for person in people.values()} == {""}
 
 
-def test_rules_join_through_one_another(mapping: NameMapping, tmp_path: Path) -> None:
-    listed = tmp_path / "persons.csv"
-    listed.write_text("patient,person,site\nscan A,BraTS-GLI-00001,Oslo\n")
-    names = ["scan A", "BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "scan B"]
-    found = NameMapping.find([], listed)
-    people = found.people(names)
+def with_persons(tmp_path: Path, table: str) -> NameMapping:
+    path = tmp_path / "persons.csv"
+    path.write_text(table)
+    return NameMapping.find(tmp_path.glob("name_mapping.csv"), path)
+
+
+def test_rules_join_through_one_another_and_the_table_goes_before_names(tmp_path: Path) -> None:
+    table = "patient,person\nscan A,BraTS-GLI-00001\nP1_visit_1,a\nP1_visit_2,b\n"
+    names = ["scan A", "BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "scan B", "P1_visit_1"]
+    people = with_persons(tmp_path, table).people([*names, "P1_visit_2"])
     assert len({people[name].name for name in names[:3]}) == 1
     assert people["scan A"].rule == "data.persons"
     assert people["scan B"].rule == ""
-
-
-def test_the_table_of_persons_parts_what_names_join(tmp_path: Path) -> None:
-    listed = tmp_path / "persons.csv"
-    listed.write_text("patient,person\nP1_visit_1,a\nP1_visit_2,b\n")
-    people = NameMapping.find([], listed).people(["P1_visit_1", "P1_visit_2"])
-    assert [person.name for person in people.values()] == ["a", "b"]
+    assert [people[f"P1_visit_{n}"].name for n in (1, 2)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -254,10 +210,8 @@ def test_the_table_of_persons_parts_what_names_join(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_table_of_persons_is_named(tmp_path: Path, table: str, said: str) -> None:
-    path = tmp_path / "persons.csv"
-    path.write_text(table)
     with pytest.raises(UserError, match=f"persons.csv .*{said}"):
-        NameMapping.find([], path)
+        with_persons(tmp_path, table)
 
 
 def test_a_table_of_other_patients_is_refused(tmp_path: Path) -> None:
@@ -268,9 +222,48 @@ def test_a_table_of_other_patients_is_refused(tmp_path: Path) -> None:
         open_source("brats-nifti", tmp_path, persons=listed).patients()
 
 
-def test_shared_patients_are_paired_by_person(mapping: NameMapping) -> None:
-    ours = ["BraTS20_Training_001", "BraTS20_Training_275"]
-    theirs = ["TCGA_CS_5396_20010302", "TCGA_DU_7008_19830723"]
-    pairs = [("BraTS20_Training_275", "TCGA_CS_5396_20010302")]
-    assert shared_patients(ours, theirs, mapping) == pairs
+def test_every_alias_leads_to_the_same_person_and_pairs_sets(mapping: NameMapping) -> None:
+    one = ["Brats18_TCIA10_103_1", "BraTS20_Training_275", "TCGA_CS_5396_20010302"]
+    ours = ["BraTS20_Training_001", one[1]]
+    people = mapping.people([*one, "Brats18_CBICA_AAB_1", ours[0]])
+    assert {people[name].name for name in one} == {"TCGA-CS-5396"}
+    assert people["Brats18_CBICA_AAB_1"].name == people[ours[0]].name != "TCGA-CS-5396"
+    theirs = [one[2], "TCGA_DU_7008_19830723"]
+    assert shared_patients(ours, theirs, mapping) == [(one[1], one[2])]
     assert shared_patients(ours, theirs, NameMapping()) == []
+
+
+def read_listing(path: Path) -> object:
+    path.with_name("volume_1_slice_0.h5").touch()
+    return open_source("brats-h5", path.parent).missing_files()
+
+
+def read_grades(path: Path) -> object:
+    path.with_name("TCGA_CS_4941_19960909_1.tif").touch()
+    return open_source("lgg-tif", path.parent).patients()
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "name_mapping.csv": lambda path: NameMapping.find([path]),
+    "persons.csv": lambda path: NameMapping.find([], path),
+    "meta_data.csv": read_listing,
+    "data.csv": read_grades,
+    "patients_val.csv": lambda path: from_csv(path.read_bytes(), str(path)),
+}
+HEADER = b"subject_ID,slice_path,Patient,neoplasm_histologic_grade,person\n"
+REFUSED = {
+    "huge field": HEADER + b"x" * 200_000,
+    "open quote": HEADER + b'"' + b"x" * 200_000,
+    "UTF-16": HEADER.decode().encode("utf-16"),
+    "Latin-1": HEADER + "Müller,a,b,1\n".encode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(REFUSED[kind])
+    with pytest.raises(UserError, match=name) as refusal:
+        READERS[name](path)
+    assert len(str(refusal.value)) < 500

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import pytest
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
+from seglab.core.registry import SOURCES
 from seglab.core.study import build_run
 from seglab.data import open as opening
+from seglab.data.names import NameMapping
 from seglab.data.open import PAIRS, SAME_VOLUME, open_data
 from seglab.data.sources.base import open_data_source
+from seglab.data.sources.brats_h5 import BratsH5
 from seglab.data.volume import Volume
-from tests.data.memory import MemorySource, Names, memory_source, memory_volume
+from tests.data.memory import MemorySource, memory_source, memory_volume
 
 Open = Callable[..., RunConfig]
 
@@ -38,37 +41,32 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunCon
 @pytest.fixture
 def source(tmp_path: Path) -> MemorySource:
     """Nine patients; P002 and P007 have no T1."""
-    full = memory_source(tmp_path / "data", 9)
-    lacking = {name: memory_volume(name, 1, ("flair", "t1ce", "t2")) for name in ("P002", "P007")}
-    return MemorySource(full.root, {**full.volumes, **lacking})
+    return lacking(memory_source(tmp_path / "data", 9), ("P002", "P007"), "flair", "t1ce", "t2")
 
 
-def patients(config: RunConfig) -> list[str]:
-    return [patient.patient_id for patient in open_data(config).cache.patients]
+def lacking(source: MemorySource, names: Iterable[str], *modalities: str) -> MemorySource:
+    """The source where these patients have these modalities only."""
+    fewer = {name: memory_volume(name, 1, modalities) for name in names}
+    return MemorySource(source.root, {**source.volumes, **fewer})
 
 
 def test_a_patient_without_a_named_modality_is_told(source: MemorySource, use: Open) -> None:
     with pytest.raises(UserError, match=r"2 patients lack a modality: P002 \(t1\), P007 \(t1\)"):
         open_data(use(source, modalities=["flair", "t1"]))
-
-
-def test_no_patient_with_every_modality_is_told(source: MemorySource, use: Open) -> None:
-    lacking = {name: memory_volume(name, 1, ("flair", "t2")) for name in source.volumes}
-    none = MemorySource(source.root, lacking)
+    without = lacking(source, source.volumes, "flair", "t2")
     with pytest.raises(UserError, match=r"^no patient in .* has flair, t1$"):
-        open_data(use(none, require=["t1"]))
+        open_data(use(without, require=["t1"]))
 
 
 @pytest.mark.parametrize("how", [{"on_bad_file": "skip"}, {"require": ["t1"]}])
 def test_who_lacks_it_is_left_out_and_listed_where_that_is_asked_for(
     source: MemorySource, use: Open, how: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = patients(use(source, modalities=["flair", "t1"], **how))
-    assert len(found) == 7
-    assert not {"P002", "P007"} & set(found)
-    assert "left out, no t1: P002, P007" in capsys.readouterr().err
-    fewer = patients(use(source, modalities=["flair", "t1"], patients=4, **how))
-    assert fewer == ["P001", "P003", "P004", "P005"]
+    names = ["P001", "P003", "P004", "P005", "P006", "P008", "P009"]
+    for count in (None, 4):
+        data = open_data(use(source, modalities=["flair", "t1"], patients=count, **how))
+        assert [patient.patient_id for patient in data.cache.patients] == names[:count]
+        assert "left out, no t1: P002, P007" in capsys.readouterr().err
 
 
 def test_runs_that_require_the_same_share_patients_and_split(
@@ -92,16 +90,15 @@ def test_persons_and_copies_stay_in_one_part_and_the_split_says_why(
     source = memory_source(tmp_path / "data", 9)
     copy = dataclasses.replace(source.volumes["P002"], patient_id="P011")
     source = MemorySource(source.root, {**source.volumes, "P011": copy})
-    source.names = Visits()  # type: ignore[misc]
+    source.names = NameMapping(listed={"P003": "one", "P004": "one"})
     config = use(source, seed=seed)
     data = open_data(config)
     parts = [set(part) for part in (data.split.train, data.split.val, data.split.test)]
-    for together in ({"P002", "P011"}, {"P003", "P004"}):
-        assert sorted(len(together & part) for part in parts) == [0, 0, 2]
-    assert data.split.to_json()["joined"] == [
-        {"patients": ("P002", "P011"), "rule": SAME_VOLUME},
-        {"patients": ("P003", "P004"), "rule": "visits"},
-    ]
+    joined = {("P002", "P011"): SAME_VOLUME, ("P003", "P004"): "data.persons"}
+    for together in joined:
+        assert sorted(len(part.intersection(together)) for part in parts) == [0, 0, 2]
+    told = data.split.to_json()["joined"]
+    assert {one["patients"]: one["rule"] for one in told} == joined
     path = data.cache.path / PAIRS
     before = path.stat().st_mtime_ns
     assert open_data(config).split == data.split
@@ -110,65 +107,64 @@ def test_persons_and_copies_stay_in_one_part_and_the_split_says_why(
     assert open_data(config).split == data.split
 
 
-class Visits(Names):
-    """P003 and P004 are one person."""
+def change(images: float = 1, most: int = 3, kept: str = "") -> Callable[[Volume], Volume]:
+    """Scale the images and cut the labels of all patients but one."""
 
-    def people(self, names: Any) -> dict[str, Any]:
-        found = super().people(names)
-        one = type(found["P003"])("P003", "visits")
-        return {**found, "P003": one, "P004": one}
+    def changed(volume: Volume) -> Volume:
+        if volume.patient_id == kept:
+            return volume
+        labels = np.minimum(volume.labels, most)
+        return dataclasses.replace(volume, images=images * volume.images + 7, labels=labels)
 
-
-def without_tumour(volume: Volume) -> Volume:
-    return dataclasses.replace(volume, labels=np.zeros_like(volume.labels))
-
-
-def constant(volume: Volume) -> Volume:
-    return dataclasses.replace(volume, images=np.full_like(volume.images, 7))
-
-
-def not_enhancing(volume: Volume) -> Volume:
-    return dataclasses.replace(volume, labels=np.minimum(volume.labels, 2))
-
-
-def one_with_tumour(volume: Volume) -> Volume:
-    return volume if volume.patient_id == "P0" else without_tumour(volume)
+    return changed
 
 
 @pytest.mark.parametrize(
-    ("change", "count", "target", "said"),
+    ("changed", "count", "target", "said"),
     [
-        (one_with_tumour, 8, "whole", r"none of the \d (training|validation) patients"),
-        (without_tumour, 8, "whole", "none of the 8 patients in .* has a pixel of tumour"),
-        (not_enhancing, 8, "enhancing", r"none of .* has a pixel of data\.target=enhancing"),
-        (constant, 8, "whole", "every image of the 8 patients in .* is constant"),
-        (lambda volume: volume, 1, "whole", "at least 3 patients; there are 1"),
+        (change(most=0, kept="P0"), 8, "whole", r"none of the \d (training|validation) patients"),
+        (change(most=0), 8, "whole", "none of the 8 patients in .* has a pixel of tumour"),
+        (change(most=2), 8, "enhancing", r"none of .* has a pixel of data\.target=enhancing"),
+        (change(images=0), 8, "whole", "every image of the 8 patients in .* is constant"),
+        (change(), 1, "whole", "at least 3 patients; there are 1"),
     ],
 )
 def test_data_on_which_nothing_can_be_learnt_are_refused(
     tmp_path: Path,
     use: Open,
-    change: Callable[[Volume], Volume],
+    changed: Callable[[Volume], Volume],
     count: int,
     target: str,
     said: str,
 ) -> None:
-    shape = (24, 72, 72)
-    volumes = {f"P{i}": change(memory_volume(f"P{i}", i, shape=shape)) for i in range(count)}
-    config = use(MemorySource(tmp_path / "data", volumes), image_size=64, target=target)
+    volumes = {f"P{i}": changed(memory_volume(f"P{i}", i)) for i in range(count)}
+    config = use(MemorySource(tmp_path / "data", volumes), target=target)
     with pytest.raises(UserError, match=said) as told:
         open_data(config)
     assert "\n" not in str(told.value)
 
 
 def test_volumes_of_one_slice_are_data(tmp_path: Path, use: Open) -> None:
-    volumes = {}
-    for number in range(5):
-        whole = memory_volume(f"P{number}", number)
-        volumes[f"P{number}"] = dataclasses.replace(
+    source = memory_source(tmp_path / "data", 5)
+    cut = {
+        name: dataclasses.replace(
             whole,
             images=whole.images[:, 3:4],
             labels=whole.labels[3:4],
             slice_indices=whole.slice_indices[3:4],
         )
-    assert open_data(use(MemorySource(tmp_path / "data", volumes))).cache.slices == 5
+        for name, whole in source.volumes.items()
+    }
+    assert open_data(use(MemorySource(source.root, cut))).cache.slices == 5
+
+
+def test_a_source_of_ones_own_is_one_decorated_class(small_config: Open) -> None:
+    @SOURCES.register("slices-of-our-own")
+    class Own(BratsH5):
+        """Slice files as the scanner of our own hospital writes them."""
+
+        name = "slices-of-our-own"
+
+    own = open_data(small_config(data={"source": Own.name, "workers": 1}))
+    assert own.cache.source == Own.name
+    assert own.split.train == open_data(small_config()).split.train

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from seglab.data.scans import find_scans
-from seglab.data.sources import brats_nifti
+from tests.data.files import save_nifti
 
-BRATS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1]])
-
-
-def block() -> np.ndarray:
-    """(x, y, z) with a bright block in the middle."""
-    values = np.zeros((16, 16, 6), np.int16)
-    values[4:12, 4:12, 2:4] = 1200 + np.arange(128).reshape(8, 8, 2)
-    return values
-
-
-def write_nifti(path: Path, values: np.ndarray) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(values, BRATS), path)
-    return path
+BLOCK = np.zeros((16, 16, 6), np.int16)
+BLOCK[4:12, 4:12, 2:4] = 1200 + np.arange(128).reshape(8, 8, 2)
 
 
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
-    return write_nifti(tmp_path / "in" / "case_flair.nii.gz", block())
+    return save_nifti(tmp_path / "in" / "case_flair.nii.gz", BLOCK)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +27,7 @@ def scan(tmp_path: Path) -> Path:
         (("volume_1.h5", "volume_1_slice_0.h5"), [("volume_1.h5",), ("volume_1_slice_0.h5",)]),
         (("foo.nii", "foo.nii.gz"), [("foo.nii",), ("foo.nii.gz",)]),
         (("P_flair.nii", "P_t1.nii", "P_seg.nii", "P_flair_pred.nii"), [("P_flair.nii",)]),
+        (("P_flair.nii", "P_DWI.nii", "a.nii", "a_brainmask.nii"), [("P_flair.nii",), ("a.nii",)]),
     ],
 )
 def test_files_are_grouped_by_their_names(
@@ -54,25 +42,9 @@ def test_files_are_grouped_by_their_names(
     assert len({scan.name for scan in scans}) == len(scans)
 
 
-def test_a_scan_with_a_segmentation_is_read_once(
-    scan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_nifti(scan.parent / "case_seg.nii.gz", (block() > 1300).astype(np.uint8))
-    reader, read = brats_nifti.read_nifti, []
-
-    def read_nifti(path: Path) -> Any:
-        read.append(path.name)
-        return reader(path)
-
-    monkeypatch.setattr(brats_nifti, "read_nifti", read_nifti)
-    ((found,), _) = find_scans([scan.parent], ("flair",))
-    assert not found.read().labels.any()
-    assert read == ["case_flair.nii.gz", "case_seg.nii.gz"]
-
-
 def test_a_broken_dataset_json_is_named_and_stops_no_other_scan(scan: Path) -> None:
     broken = scan.parent / "set" / "dataset.json"
-    write_nifti(scan.parent / "set" / "c_flair.nii", block())
+    save_nifti(scan.parent / "set" / "c_flair.nii", BLOCK)
     broken.write_text('{"labels": [')
     (found,), ((path, reason),) = find_scans([scan.parent], ("flair",))
     assert (found.path, path) == (scan, broken)
@@ -80,7 +52,7 @@ def test_a_broken_dataset_json_is_named_and_stops_no_other_scan(scan: Path) -> N
 
 
 def test_modalities_of_a_patient_become_one_scan(scan: Path, tmp_path: Path) -> None:
-    write_nifti(scan.parent / "case_t1ce.nii.gz", block() + 5)
+    save_nifti(scan.parent / "case_t1ce.nii.gz", BLOCK + 5)
     ((found,), _) = find_scans([scan.parent], ("t1ce", "flair"))
     volume = found.read()
     assert found.name == "case"
@@ -88,7 +60,7 @@ def test_modalities_of_a_patient_become_one_scan(scan: Path, tmp_path: Path) -> 
     assert np.array_equal(volume.images[1], volume.images[0] - 5)
     path = found.write(volume.images[0] > 1000, volume, tmp_path)
     assert path.name == "case_pred.nii.gz"
-    assert np.asarray(nib.load(path).dataobj).sum() == (block() > 1000).sum()
+    assert np.asarray(nib.load(path).dataobj).sum() == (BLOCK > 1000).sum()
 
 
 def test_an_empty_folder_is_called_empty(tmp_path: Path) -> None:

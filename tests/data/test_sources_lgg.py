@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from seglab.core.errors import UserError
 from seglab.data.sources.base import open_source
-from seglab.data.volume import Volume
+from tests.data.files import assert_refused, pipe, read_only_patient
 
 CASE = "TCGA_CS_4941_19960909"
 
@@ -31,10 +31,7 @@ def write_slice(folder: Path, number: int, case: str = CASE) -> Path:
     return path
 
 
-def read_only_patient(root: Path, *modalities: str) -> Volume:
-    source = open_source("lgg-tif", root)
-    (patient,) = source.patients()
-    return source.read(patient, modalities or ("flair",))
+read = partial(read_only_patient, "lgg-tif")
 
 
 @pytest.mark.parametrize("name", ["lgg-tif", "brats-h5"])
@@ -46,7 +43,7 @@ def test_labels_that_the_set_cannot_hold_are_refused(name: str, tmp_path: Path) 
 def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         write_slice(tmp_path / "kaggle_3m" / CASE, number)
-    volume = read_only_patient(tmp_path)
+    volume = read(tmp_path)
     assert volume.patient_id == CASE
     assert volume.slice_indices.tolist() == [0, 1, 9]
     assert volume.stack_size == 10
@@ -60,49 +57,38 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 def test_modalities_are_channels_of_the_file(tmp_path: Path) -> None:
     write_slice(tmp_path, 1)
-    volume = read_only_patient(tmp_path, "t1ce", "t1", "flair")
-    assert volume.modalities == ("t1ce", "t1", "flair")
+    volume = read(tmp_path, "t1ce", "t1", "flair")
     assert [image.max() for image in volume.images] == [31, 11, 21]
-    assert not any("repeats" in text for text in volume.remarks)
     with pytest.raises(UserError, match=f"{CASE} has no t2; .* has: t1, flair, t1ce"):
-        read_only_patient(tmp_path, "t2")
+        read(tmp_path, "t2")
 
 
 def test_flair_is_not_read_in_the_place_of_another_sequence(tmp_path: Path) -> None:
     path = write_slice(tmp_path, 1)
     image = np.array(Image.open(path))
-    image[..., 2] = image[..., 1]
-    Image.fromarray(image).save(path)
-    assert read_only_patient(tmp_path, "flair", "t1").images.any()
+    Image.fromarray(image[..., [0, 1, 1]]).save(path)
+    assert read(tmp_path, "flair", "t1").images.any()
     with pytest.raises(UserError, match=f"{CASE} has no t1ce; .* has: t1, flair"):
-        read_only_patient(tmp_path, "flair", "t1ce")
+        read(tmp_path, "flair", "t1ce")
 
 
 def test_archive_that_holds_the_set_twice_is_read_once(tmp_path: Path) -> None:
     write_slice(tmp_path / "kaggle_3m" / CASE, 1)
     write_slice(tmp_path / "lgg-mri-segmentation" / "kaggle_3m" / CASE, 1)
-    assert read_only_patient(tmp_path).images.shape[1] == 1
+    assert read(tmp_path).images.shape[1] == 1
 
 
-def test_gaps_and_lone_halves_are_missing(tmp_path: Path) -> None:
-    write_slice(tmp_path, 1)
-    (tmp_path / f"{CASE}_1_mask.tif").unlink()
-    write_slice(tmp_path, 3)
-    assert open_source("lgg-tif", tmp_path).missing_files() == [
-        f"{CASE}_1_mask.tif",
-        f"{CASE}_2.tif",
-        f"{CASE}_2_mask.tif",
-    ]
-
-
-def test_numbers_with_zeros_and_another_suffix_are_not_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("digits", "suffix"), [(1, "tif"), (2, "tiff")])
+def test_gaps_and_single_halves_are_missing(tmp_path: Path, digits: int, suffix: str) -> None:
     for number in (1, 3):
         write_slice(tmp_path, number)
         for end in ("", "_mask"):
             path = tmp_path / f"{CASE}_{number}{end}.tif"
-            path.rename(path.with_name(f"{CASE}_{number:02}{end}.tiff"))
-    missing = [f"{CASE}_02.tiff", f"{CASE}_02_mask.tiff"]
-    assert open_source("lgg-tif", tmp_path).missing_files() == missing
+            path.rename(path.with_name(f"{CASE}_{number:0{digits}}{end}.{suffix}"))
+    absent = [f"{CASE}_{1:0{digits}}_mask.{suffix}"]
+    (tmp_path / absent[0]).unlink()
+    absent += [f"{CASE}_{2:0{digits}}{end}.{suffix}" for end in ("", "_mask")]
+    assert open_source("lgg-tif", tmp_path).missing_files() == absent
 
 
 @pytest.mark.parametrize(("code", "grade"), [("1", "G2"), ("2", "G3"), ("", None)])
@@ -110,17 +96,17 @@ def test_grade_comes_from_the_table(tmp_path: Path, code: str, grade: str | None
     write_slice(tmp_path, 1)
     table = f"Patient,neoplasm_histologic_grade\nTCGA_CS_4941,{code}\n"
     (tmp_path / "data.csv").write_text(table)
-    assert read_only_patient(tmp_path).grade == grade
+    assert read(tmp_path).grade == grade
 
 
 def test_a_file_of_one_channel_is_the_modality_that_is_wanted(tmp_path: Path) -> None:
     path = write_slice(tmp_path, 1)
     Image.fromarray(np.full((8, 9), 77, np.uint8)).save(path)
-    volume = read_only_patient(tmp_path, "t1ce")
+    volume = read(tmp_path, "t1ce")
     assert volume.images.max() == 77
     assert any("one channel: taken for t1ce" in text for text in volume.remarks)
     with pytest.raises(UserError, match="has 1 channel; flair, t1 are in 3"):
-        read_only_patient(tmp_path, "flair", "t1")
+        read(tmp_path, "flair", "t1")
 
 
 def picture(shape: tuple[int, ...], value: int = 0) -> Callable[[Path], object]:
@@ -146,11 +132,6 @@ def state(tag: int, value: int) -> Callable[[Path], object]:
     return write
 
 
-def _pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
 HEIGHT = 257
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "one channel": ("_2.tif", picture((8, 9)), "its volume has"),
@@ -158,7 +139,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut short": ("_2.tif", cut(-20), "cannot be read as TIFF"),
     "not TIFF": ("_2.tif", lambda path: path.write_text("hello"), "cannot be read as TIFF"),
     "more rows than stored": ("_2.tif", state(HEIGHT, 1000), "cannot be read as TIFF"),
-    "pipe": ("_2.tif", _pipe, "is not a file"),
+    "pipe": ("_2.tif", pipe, "is not a file"),
     "no mask": ("_2_mask.tif", Path.unlink, "does not exist"),
     "coloured mask": ("_2_mask.tif", picture((8, 9, 3)), "its image has"),
     "grey mask": ("_2_mask.tif", picture((8, 9), 130), "labels 130, which binary does not have"),
@@ -171,7 +152,4 @@ def test_bad_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     for number in (1, 2):
         write_slice(tmp_path, number)
     spoil(tmp_path / f"{CASE}{name}")
-    with pytest.raises(UserError, match=reason) as refusal:
-        read_only_patient(tmp_path)
-    assert f"{CASE}_2" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert_refused("lgg-tif", tmp_path, reason, f"{CASE}_2")

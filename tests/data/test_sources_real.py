@@ -12,7 +12,7 @@ import pytest
 
 from seglab.data.names import shared_patients
 from seglab.data.sources.base import Source, open_source
-from seglab.data.volume import Patient
+from seglab.data.volume import Patient, Volume
 
 pytestmark = pytest.mark.real_data
 
@@ -23,20 +23,20 @@ def opened(name: str, root: Path) -> tuple[Source, dict[str, Patient]]:
     return source, {patient.patient_id: patient for patient in source.patients()}
 
 
-def test_listing_names_every_absent_slice(shared_data: Path) -> None:
-    source, _ = opened("brats-h5", shared_data / "brats20_h5")
-    assert len(source.missing_files()) == 57_195 - 103
+def both(root: Path, volume: int, *modalities: str) -> tuple[Volume, Volume]:
+    """One patient from the slice files, and from the NIfTI volume."""
+    found = []
+    for name, folder in (("brats-h5", "brats20_h5"), ("brats-nifti", "brats20_nifti")):
+        source, patients = opened(name, root / folder)
+        found.append(source.read(patients[f"BraTS20_Training_{volume:03d}"], modalities))
+    return found[0], found[1]
 
 
 @pytest.mark.parametrize("volume", [22, 32, 45, 230])
 def test_h5_slices_are_the_whole_numbers_of_the_nifti_volume(
     shared_data: Path, volume: int
 ) -> None:
-    patient_id = f"BraTS20_Training_{volume:03d}"
-    h5_source, h5_patients = opened("brats-h5", shared_data / "brats20_h5")
-    nifti_source, nifti_patients = opened("brats-nifti", shared_data / "brats20_nifti")
-    ours = h5_source.read(h5_patients[patient_id], ("flair", "t1"))
-    full = nifti_source.read(nifti_patients[patient_id], ("flair", "t1"))
+    ours, full = both(shared_data, volume, "flair", "t1")
     assert ours.shared_scales == (True, True)
     np.testing.assert_array_equal(ours.images, full.images[:, ours.slice_indices])
     np.testing.assert_array_equal(ours.labels > 0, full.labels[ours.slice_indices] > 0)
@@ -47,11 +47,7 @@ def test_h5_slices_are_the_whole_numbers_of_the_nifti_volume(
 @pytest.mark.parametrize("volume", [131, 134])
 def test_h5_slices_are_the_nifti_volume_but_for_its_scale(shared_data: Path, volume: int) -> None:
     """The NIfTI file has another scale and offset, and labels 1 to 4."""
-    patient_id = f"BraTS20_Training_{volume:03d}"
-    h5_source, h5_patients = opened("brats-h5", shared_data / "brats20_h5")
-    nifti_source, nifti_patients = opened("brats-nifti", shared_data / "brats20_nifti")
-    ours = h5_source.read(h5_patients[patient_id])
-    full = nifti_source.read(nifti_patients[patient_id])
+    ours, full = both(shared_data, volume, "flair")
     restored, stored = ours.images.ravel(), full.images[:, ours.slice_indices].ravel()
     slope, offset = np.polyfit(restored, stored, 1)
     np.testing.assert_allclose(restored * slope + offset, stored, atol=1e-4)

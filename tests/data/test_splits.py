@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from scipy import stats
 
 from seglab.core.config import Split as SplitConfig
 from seglab.core.errors import UserError
-from seglab.data.splits import (
-    Joined,
-    SplitPatient,
-    make_split,
-)
+from seglab.data.splits import Joined, Split, SplitPatient, make_split
+
+
+def split(patients: list[SplitPatient], **keys: Any) -> Split:
+    return make_split(patients, SplitConfig(**keys))
+
+
+def sizes(one: Split) -> list[int]:
+    return [len(part) for part in (one.train, one.val, one.test)]
 
 
 def patient(number: int, group: str | None = None, volume: float = 1.0) -> SplitPatient:
@@ -49,14 +54,12 @@ seeds = st.integers(0, 1000)
 def test_a_split_is_a_partition_in_which_no_person_is_torn(
     patients: list[SplitPatient], seed: int
 ) -> None:
-    split = make_split(patients, SplitConfig(seed=seed))
-    everyone = [*split.train, *split.val, *split.test]
+    found = split(patients, seed=seed)
+    everyone = [*found.train, *found.val, *found.test]
     assert sorted(everyone) == sorted(p.patient_id for p in patients)
-    assert split.train
-    assert split.val
-    assert split.test
     group = {p.patient_id: p.group for p in patients}
-    parts = [{group[name] for name in part} for part in (split.train, split.val, split.test)]
+    parts = [{group[name] for name in part} for part in (found.train, found.val, found.test)]
+    assert all(parts)
     assert sum(map(len, parts)) == len(set.union(*parts))
 
 
@@ -64,92 +67,75 @@ def test_a_split_is_a_partition_in_which_no_person_is_torn(
 def test_a_split_depends_on_the_seed_and_not_on_the_order(
     patients: list[SplitPatient], seed: int, shuffler: random.Random
 ) -> None:
-    shuffled = patients.copy()
-    shuffler.shuffle(shuffled)
-    config = SplitConfig(seed=seed)
-    assert make_split(patients, config) == make_split(shuffled, config)
+    shuffled = shuffler.sample(patients, len(patients))
+    assert split(patients, seed=seed) == split(shuffled, seed=seed)
 
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(3, (1, 1, 1)), (5, (3, 1, 1)), (10, (7, 2, 1)), (20, (14, 3, 3)), (369, (258, 56, 55))],
+    [(3, [1, 1, 1]), (5, [3, 1, 1]), (10, [7, 2, 1]), (20, [14, 3, 3]), (369, [258, 56, 55])],
 )
-def test_counts_worked_by_hand(count: int, expected: tuple[int, int, int]) -> None:
-    split = make_split(cohort(count), SplitConfig())
-    assert (len(split.train), len(split.val), len(split.test)) == expected
+def test_counts_worked_by_hand(count: int, expected: list[int]) -> None:
+    assert sizes(split(cohort(count))) == expected
 
 
 @given(st.integers(10, 80), seeds, st.integers(2, 6))
 def test_folds_cut_up_all_but_the_test_part_which_stays(count: int, seed: int, folds: int) -> None:
     patients = cohort(count)
-    plain = make_split(patients, SplitConfig(seed=seed))
-    splits = [
-        make_split(patients, SplitConfig(seed=seed, folds=folds, fold=fold))
-        for fold in range(folds)
-    ]
-    assert {split.test for split in splits} == {plain.test}
-    validated = [name for split in splits for name in split.val]
+    plain = split(patients, seed=seed)
+    each = [split(patients, seed=seed, folds=folds, fold=fold) for fold in range(folds)]
+    assert {one.test for one in each} == {plain.test}
+    validated = [name for one in each for name in one.val]
     assert sorted(validated) == sorted((*plain.train, *plain.val))
-    sizes = [len(split.val) for split in splits]
-    assert max(sizes) - min(sizes) <= 1
-    for split in splits:
-        assert set(split.train) == set(validated) - set(split.val)
+    lengths = [len(one.val) for one in each]
+    assert max(lengths) - min(lengths) <= 1
+    for one in each:
+        assert set(one.train) == set(validated) - set(one.val)
 
 
 @given(cohorts(), seeds, st.integers(1, 3))
 def test_redrawn_validation_patients_had_no_part_in_the_former_validation(
     patients: list[SplitPatient], seed: int, redraw: int
 ) -> None:
-    first = make_split(patients, SplitConfig(seed=seed))
-    split = make_split(patients, SplitConfig(seed=seed, redraw=redraw))
-    assert split.test == first.test
-    assert set(split.val) <= set(first.train)
-    assert set(first.val) <= set(split.train)
-    assert {*split.train, *split.val} == {*first.train, *first.val}
+    first = split(patients, seed=seed)
+    again = split(patients, seed=seed, redraw=redraw)
+    assert again.test == first.test
+    assert set(again.val) <= set(first.train)
+    assert {*again.train, *again.val} == {*first.train, *first.val}
     owner = {p.patient_id: p.group for p in patients}
-    assert not {owner[name] for name in split.val} & {owner[name] for name in split.train}
-    assert f"{len(split.val)} patients of the training part now validate" in split.redrawn
+    assert not {owner[name] for name in again.val} & {owner[name] for name in again.train}
+    assert f"{len(again.val)} patients of the training part now validate" in again.redrawn
 
 
 def test_as_many_validate_after_a_redraw_where_there_are_enough() -> None:
-    common = make_split(cohort(40), SplitConfig(redraw=1))
-    assert len(common.val) == len(make_split(cohort(40), SplitConfig()).val) == 6
-    few = make_split(cohort(20), SplitConfig(redraw=1, fractions=(0.2, 0.7, 0.1)))
-    assert (len(few.val), len(few.train)) == (4, 14)
+    assert sizes(split(cohort(40), redraw=1)) == sizes(split(cohort(40))) == [28, 6, 6]
+    few = split(cohort(20), redraw=1, fractions=(0.2, 0.7, 0.1))
+    assert sizes(few) == [14, 4, 2]
     assert few.to_json()["redrawn"] == few.redrawn
 
 
 @pytest.mark.parametrize("folds", [None, 5])
 def test_parts_are_more_alike_than_by_chance(folds: int | None) -> None:
-    patients = cohort(60, seed=3)
-    rank = dict(
-        zip(
-            (p.patient_id for p in patients),
-            stats.rankdata([p.tumour_volume for p in patients]) / 60,
-            strict=True,
-        )
+    patients, size = cohort(60, seed=3), 9
+    ranks = stats.rankdata([p.tumour_volume for p in patients]) / 60
+    rank = {p.patient_id: value for p, value in zip(patients, ranks, strict=True)}
+    low = {p.patient_id for p in patients if p.grade == "LGG"}
+    splits = [split(patients, seed=seed, folds=folds) for seed in range(200)]
+    val, test = (
+        [np.mean([rank[name] for name in getattr(one, part)]) for one in splits]
+        for part in ("val", "test")
     )
-    means = {"val": [], "test": []}  # type: ignore[var-annotated]
-    grades = []
-    for seed in range(200):
-        split = make_split(patients, SplitConfig(seed=seed, folds=folds))
-        for part, values in means.items():
-            values.append(np.mean([rank[name] for name in getattr(split, part)]))
-        grades.append(sum(p.grade == "LGG" for p in patients if p.patient_id in split.test))
-    size = 9
-    by_chance = np.std(list(rank.values())) / np.sqrt(size) * np.sqrt(1 - size / 60)
-    assert np.std(means["test"]) < 0.7 * by_chance
-    assert np.std(means["val"]) < 0.8 * by_chance
-    assert np.mean(means["test"]) == pytest.approx(0.5, abs=0.03)
+    by_chance = np.std(ranks) / np.sqrt(size) * np.sqrt(1 - size / 60)
+    assert np.std(test) < 0.7 * by_chance
+    assert np.std(val) < 0.8 * by_chance
+    assert np.mean(test) == pytest.approx(0.5, abs=0.03)
+    grades = [len(low & set(one.test)) for one in splits]
     assert np.std(grades) < 0.9 * stats.hypergeom(60, 15, size).std()
 
 
 def test_groups_larger_than_a_part_stay_whole_and_a_part_without_share_is_empty() -> None:
-    scans = [patient(i, group=f"person {i // 3}") for i in range(9)]
-    split = make_split(scans, SplitConfig())
-    assert [len(part) for part in (split.train, split.val, split.test)] == [3, 3, 3]
-    split = make_split(cohort(10), SplitConfig(fractions=(0.8, 0.2, 0)))
-    assert [len(part) for part in (split.train, split.val, split.test)] == [8, 2, 0]
+    assert sizes(split([patient(i, group=f"person {i // 3}") for i in range(9)])) == [3, 3, 3]
+    assert sizes(split(cohort(10), fractions=(0.8, 0.2, 0))) == [8, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -164,45 +150,45 @@ def test_too_few_patients_persons_or_folds_are_refused(
     patients: list[SplitPatient], folds: int | None, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        make_split(patients, SplitConfig(folds=folds))
+        split(patients, folds=folds)
 
 
 def test_a_split_tells_its_hash_and_who_is_one_person() -> None:
-    scans = [*cohort(12), SplitPatient("again", None, 1.0, "P003", "visits")]
-    split = make_split(scans, SplitConfig(seed=4))
-    assert split.joined == (Joined(("P003", "again"), "visits"),)
-    read = json.loads(json.dumps(split.to_json()))
+    found = split([*cohort(12), SplitPatient("again", None, 1.0, "P003", "visits")], seed=4)
+    assert found.joined == (Joined(("P003", "again"), "visits"),)
     joined = [{"patients": ["P003", "again"], "rule": "visits"}]
-    assert read == {"hash": split.hash, **split.to_dict(), "joined": joined}
+    read = json.loads(json.dumps(found.to_json()))
+    assert read == {"hash": found.hash, **found.to_dict(), "joined": joined}
 
 
-def at_sites(*sizes: int) -> list[SplitPatient]:
-    """So many patients a site, mixed."""
-    sites = [f"S{site}" for site, size in enumerate(sizes) for _ in range(size)]
+def at_sites(*counts: int) -> list[SplitPatient]:
+    """So many patients a site."""
+    sites = [f"S{site}" for site, count in enumerate(counts) for _ in range(count)]
     everyone = cohort(len(sites))
     return [dataclasses.replace(one, site=site) for one, site in zip(everyone, sites, strict=True)]
 
 
+BY_SITE = {"by": "site", "fractions": (0.9, 0.1, 0)}
+
+
 @given(st.lists(st.integers(1, 12), min_size=3, max_size=8), st.integers(2, 3), seeds)
-def test_folds_by_site_leave_whole_sites_out(sizes: list[int], folds: int, seed: int) -> None:
-    patients = at_sites(*sizes)
+def test_folds_by_site_leave_whole_sites_out(counts: list[int], folds: int, seed: int) -> None:
+    patients = at_sites(*counts)
     site = {one.patient_id: one.site for one in patients}
-    config = {"seed": seed, "folds": folds, "fractions": (0.9, 0.1, 0)}
     validated: list[str] = []
     for fold in range(folds):
-        split = make_split(patients, SplitConfig(**config, by="site", fold=fold))
-        assert {site[name] for name in split.val}.isdisjoint(site[name] for name in split.train)
-        assert split.sites == tuple(sorted({site[name] for name in split.val}))
-        validated += split.val
+        left = split(patients, seed=seed, folds=folds, fold=fold, **BY_SITE)
+        assert {site[name] for name in left.val}.isdisjoint(site[name] for name in left.train)
+        assert left.sites == tuple(sorted({site[name] for name in left.val}))
+        validated += left.val
     assert sorted(validated) == sorted(site)
 
 
 def test_folds_by_site_keep_the_test_part_and_leave_one_site_out() -> None:
     patients = at_sites(20, 12, 4)
-    plain = make_split(patients, SplitConfig(folds=3))
-    left = [make_split(patients, SplitConfig(folds=3, by="site", fold=k)) for k in range(3)]
-    assert {split.test for split in left} == {plain.test}
-    assert [split.sites for split in left] == [("S0",), ("S1",), ("S2",)]
+    left = [split(patients, folds=3, by="site", fold=k) for k in range(3)]
+    assert {one.test for one in left} == {split(patients, folds=3).test}
+    assert [one.sites for one in left] == [("S0",), ("S1",), ("S2",)]
     assert left[1].to_json()["sites"] == ("S1",)
 
 
@@ -210,23 +196,16 @@ def test_the_sites_of_one_person_are_left_out_together() -> None:
     patients = at_sites(4, 4, 4, 4)
     for number, other in ((0, 4), (5, 12)):  # S0 with S1, and S1 with S3
         patients[other] = dataclasses.replace(patients[other], group=patients[number].group)
-    fractions = {"fractions": (0.9, 0.1, 0), "by": "site"}
-    splits = [make_split(patients, SplitConfig(folds=2, fold=k, **fractions)) for k in range(2)]
-    assert [split.sites for split in splits] == [("S0", "S1", "S3"), ("S2",)]
+    splits = [split(patients, folds=2, fold=k, **BY_SITE) for k in range(2)]
+    assert [one.sites for one in splits] == [("S0", "S1", "S3"), ("S2",)]
     assert splits[0].train == splits[1].val == ("P008", "P009", "P010", "P011")
-    with pytest.raises(UserError, match=r"there are 2 \(S0\+S1\+S3, S2\)"):
-        make_split(patients, SplitConfig(folds=3, **fractions))
-    patients[4] = dataclasses.replace(patients[4], site="")
-    with pytest.raises(UserError, match="site of 1 patients is unknown, P004"):
-        make_split(patients, SplitConfig(folds=2, **fractions))
+    with pytest.raises(UserError, match=r"3 folds need as many sites.*are 2 \(S0\+S1\+S3, S2\)"):
+        split(patients, folds=3, **BY_SITE)
 
 
 def test_folds_by_site_need_sites() -> None:
     unknown = [*at_sites(6, 6), patient(90)]
-    by_site = SplitConfig(folds=2, by="site", fractions=(0.9, 0.1, 0))
     with pytest.raises(UserError, match=r"site of 1 patients is unknown, P090 .*data\.persons"):
-        make_split(unknown, by_site)
-    with pytest.raises(UserError, match=r"2 folds need as many sites .* there are 1 \(S0\)"):
-        make_split(at_sites(9), by_site)
+        split(unknown, folds=2, **BY_SITE)
     with pytest.raises(ValueError, match="by: site makes folds: set folds"):
         SplitConfig(by="site")
