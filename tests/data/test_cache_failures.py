@@ -59,9 +59,7 @@ def flip(path: Path) -> None:
         ("flair.json", lambda path: os.truncate(path, 100)),
     ],
 )
-def test_a_damaged_file_is_refused_and_named(
-    cached: Fill, name: str, damage: Callable[[Path], object]
-) -> None:
+def test_a_damaged_file_is_named(cached: Fill, name: str, damage: Callable[[Path], object]) -> None:
     cache, _ = cached()
     damage(cache.path / name)
     with pytest.raises(UserError, match=rf"{name}.*; remove the folder {cache.path}"):
@@ -78,9 +76,7 @@ def test_a_bad_file_fails_by_default_and_leaves_nothing_of_it(
     assert visible(tmp_path / "cache") == []
 
 
-def test_a_bad_file_can_be_skipped_by_name_and_is_not_forgotten(
-    source: MemorySource, cached: Fill
-) -> None:
+def test_a_bad_file_can_be_skipped_and_stays_known(source: MemorySource, cached: Fill) -> None:
     source.broken.add((BAD, "flair"))
     for _ in range(2):
         cache, reused = cached(on_bad_file="skip")
@@ -91,9 +87,7 @@ def test_a_bad_file_can_be_skipped_by_name_and_is_not_forgotten(
         cached()
 
 
-def test_who_lacks_a_modality_is_hidden_where_it_is_named_or_required(
-    source: MemorySource, cached: Fill
-) -> None:
+def test_who_lacks_a_named_modality_is_hidden(source: MemorySource, cached: Fill) -> None:
     source.broken.add((BAD, "t1ce"))
 
     def is_used(*modalities: str, require: tuple[str, ...] = ()) -> bool:
@@ -108,9 +102,7 @@ def test_who_lacks_a_modality_is_hidden_where_it_is_named_or_required(
     assert set(source.reads.values()) == {1}
 
 
-def test_masks_without_parts_serve_the_whole_tumour_only(
-    source: MemorySource, cached: Fill
-) -> None:
+def test_masks_without_parts_serve_the_whole_only(source: MemorySource, cached: Fill) -> None:
     source.volumes = {
         name: dataclasses.replace(volume, parts_known=name != BAD)
         for name, volume in source.volumes.items()
@@ -132,18 +124,14 @@ def test_a_modality_of_another_grid_is_refused(source: MemorySource, cached: Fil
         cached(modalities=("flair", "t1"))
 
 
-def test_all_files_bad_is_an_error_even_when_skipping(
-    source: MemorySource, cached: Fill, tmp_path: Path
-) -> None:
+def test_all_files_bad_is_an_error(source: MemorySource, cached: Fill, tmp_path: Path) -> None:
     source.broken |= {(name, "flair") for name in source.volumes}
     with pytest.raises(UserError, match="no readable patient, the first because P001-flair"):
         cached(on_bad_file="skip")
     assert visible(tmp_path / "cache") == []
 
 
-def test_a_folder_that_cannot_be_made_and_a_full_disk_are_told_and_spoil_nothing(
-    cached: Fill, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_told_and_spoils_nothing(cached: Fill, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: write() fails alike."""
     (tmp_path / "cache").touch()
     with pytest.raises(UserError, match=f"cannot write the cache in {tmp_path / 'cache'}"):
@@ -161,9 +149,7 @@ def test_a_folder_that_cannot_be_made_and_a_full_disk_are_told_and_spoil_nothing
         cached()
 
 
-def test_of_several_at_once_one_works_and_the_others_wait(
-    source: MemorySource, cached: Fill
-) -> None:
+def test_of_several_at_once_one_works(source: MemorySource, cached: Fill) -> None:
     source.patients()  # writes the files
     with ThreadPoolExecutor(4) as pool:
         results = [one.result() for one in [pool.submit(cached) for _ in range(4)]]

@@ -107,7 +107,7 @@ def ranges(stand: Stand) -> list[int]:
     return [int(one.removeprefix("bytes=").removesuffix("-")) for one in asked]
 
 
-def test_files_arrive_byte_for_byte_and_once(
+def test_files_arrive_byte_for_byte(
     stand: Stand, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "download", "--out", str(out), "--json"]) == 0
@@ -130,9 +130,7 @@ def test_a_broken_connection_is_resumed_where_it_broke(stand: Stand, out: Path) 
     assert ranges(stand) == sorted(set(ranges(stand)))
 
 
-def test_the_next_call_resumes_after_giving_up(
-    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_call_resumes(stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand.breaks = [130_000]
     monkeypatch.setattr(module, "ATTEMPTS", 3)
     monkeypatch.setattr(module.time, "sleep", lambda _: setattr(stand, "status", 503))
@@ -166,9 +164,7 @@ def test_broken_credentials_are_named(stand: Stand, out: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"this is no zip", packed(SLICES)[:-7_000]])
-def test_a_damaged_archive_is_removed_and_fetched_anew(
-    stand: Stand, out: Path, content: bytes
-) -> None:
+def test_a_damaged_archive_is_fetched_anew(stand: Stand, out: Path, content: bytes) -> None:
     whole, stand.content = stand.content, content
     with pytest.raises(UserError, match=r"damaged .*removed"):
         download(out)
@@ -176,9 +172,7 @@ def test_a_damaged_archive_is_removed_and_fetched_anew(
     assert download(out)["slices"] == 6
 
 
-def test_too_few_slices_and_a_full_disk_are_told(
-    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_slices_are_told(stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand.content = packed(dict(list(SLICES.items())[:2]) | {"../evil.txt": b""})
     with pytest.raises(UserError, match="holds 2 of 6 slice files"):
         download(out)

@@ -40,9 +40,7 @@ def printed(name: str, image: np.ndarray, first: int = 0) -> Fingerprint:
     return fingerprint(name, image.astype(np.float32), indices)
 
 
-def test_a_copy_is_identical_and_different_patients_are_no_duplicates(
-    volumes: list[np.ndarray],
-) -> None:
+def test_a_copy_is_identical_and_others_are_not(volumes: list[np.ndarray]) -> None:
     assert duplicates([printed(str(i), volume) for i, volume in enumerate(volumes)]) == ()
     assert duplicates([printed("single", volumes[0])]) == duplicates([]) == ()
     (found,) = duplicates([printed("a", volumes[0]), printed("b", volumes[0])])

@@ -173,9 +173,7 @@ def test_symmetric_spots_decide_and_a_lesion_on_one_side_does_not() -> None:
 
 @settings(max_examples=25)
 @given(scale=st.floats(0.01, 100), offset=st.floats(-50, 50), spots=st.sampled_from([30.0, 170.0]))
-def test_scale_and_offset_of_the_scanner_change_nothing(
-    scale: float, offset: float, spots: float
-) -> None:
+def test_scale_and_offset_change_nothing(scale: float, offset: float, spots: float) -> None:
     image, labels = brain(spots, lesion=130, core=150)
     plain = look(image, labels)
     moved = look((scale * (image + offset)).astype(np.float32), labels)

@@ -48,9 +48,7 @@ def test_values_and_then_names_tell_the_convention(
 
 @pytest.mark.parametrize("values", [(1, 2, 3, 4), (1, 2, 3), (3,), (3, 4)])
 @pytest.mark.parametrize("name", ["", "case_1", "BraTS-PED-00001-000"])
-def test_what_several_conventions_read_differently_needs_the_key(
-    values: tuple[int, ...], name: str
-) -> None:
+def test_ambiguous_labels_need_the_key(values: tuple[int, ...], name: str) -> None:
     with pytest.raises(UserError, match=r"P_seg.*brats2012 and .*brats2024.*data\.labels"):
         read(values, name)
     assert read(values, name, "brats2012").convention == "brats2012"

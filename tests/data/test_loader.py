@@ -75,9 +75,7 @@ def test_neighbours_stay_in_the_patient(cache: Cache) -> None:
     assert np.array_equal(neighbour(cache, inside, 1)[:-1], inside[1:])
 
 
-def test_context_puts_the_slice_in_the_middle_and_all_of_a_modality_before_the_next(
-    cache: Cache,
-) -> None:
+def test_neighbours_are_channels_beside_the_slice(cache: Cache) -> None:
     rows = patient_rows(cache.patients[0])[3:6]
     two = copy(cache)
     two.images = (cache.images[0], 255 - cache.images[0][:])

@@ -162,9 +162,7 @@ def test_sites_are_told_by_tables_and_names(mapping: NameMapping, tmp_path: Path
         ("TCGA_CS_4941_19960909", "TCGA-CS-4941", "TCGA"),
     ],
 )
-def test_visits_of_one_person_are_joined_and_the_rule_is_said(
-    first: str, second: str, rule: str
-) -> None:
+def test_visits_of_one_person_are_joined(first: str, second: str, rule: str) -> None:
     people = NameMapping().people([first, second, "another"])
     assert people[first].name == people[second].name != people["another"].name
     assert rule in people[first].rule

@@ -69,9 +69,7 @@ def test_who_lacks_it_is_left_out_and_listed_where_that_is_asked_for(
         assert "left out, no t1: P002, P007" in capsys.readouterr().err
 
 
-def test_runs_that_require_the_same_share_patients_and_split(
-    source: MemorySource, use: Open
-) -> None:
+def test_runs_that_require_the_same_share_patients(source: MemorySource, use: Open) -> None:
     one = open_data(use(source, modalities=["flair"], require=["t1"]))
     other = open_data(use(source, modalities=["t2", "t1"], require=["t1", "flair"], target="core"))
     assert one.split == other.split
@@ -84,9 +82,7 @@ def test_a_modality_that_the_format_does_not_hold_is_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_persons_and_copies_stay_in_one_part_and_the_split_says_why(
-    tmp_path: Path, use: Open, seed: int
-) -> None:
+def test_persons_and_copies_stay_in_one_part(tmp_path: Path, use: Open, seed: int) -> None:
     source = memory_source(tmp_path / "data", 9)
     copy = dataclasses.replace(source.volumes["P002"], patient_id="P011")
     source = MemorySource(source.root, {**source.volumes, "P011": copy})

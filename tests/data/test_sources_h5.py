@@ -44,9 +44,7 @@ read = partial(read_only_patient, "brats-h5")
 
 
 @pytest.mark.parametrize("above", ["", "BraTS2020_training_data/content/data"])
-def test_root_may_be_any_folder_above_and_modalities_come_in_the_order_asked_for(
-    tmp_path: Path, above: str
-) -> None:
+def test_any_folder_above_and_any_order_of_modalities(tmp_path: Path, above: str) -> None:
     for index in (10, 2):
         write_slice(tmp_path / above, 7, index)
     volume = read(tmp_path, "t2", "flair", "t1ce")

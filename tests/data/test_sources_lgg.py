@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -113,10 +114,6 @@ def picture(shape: tuple[int, ...], value: int = 0) -> Callable[[Path], object]:
     return lambda path: Image.fromarray(np.full(shape, value, np.uint8)).save(path)
 
 
-def cut(count: int) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(path.read_bytes()[:count])
-
-
 def state(tag: int, value: int) -> Callable[[Path], object]:
     """Let the first directory of a file state another number."""
 
@@ -136,7 +133,11 @@ HEIGHT = 257
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "one channel": ("_2.tif", picture((8, 9)), "its volume has"),
     "another shape than its stack": ("_2.tif", picture((5, 5, 3)), "its volume has"),
-    "cut short": ("_2.tif", cut(-20), "cannot be read as TIFF"),
+    "cut short": (
+        "_2.tif",
+        lambda path: os.truncate(path, path.stat().st_size - 20),
+        "cannot be read as TIFF",
+    ),
     "not TIFF": ("_2.tif", lambda path: path.write_text("hello"), "cannot be read as TIFF"),
     "more rows than stored": ("_2.tif", state(HEIGHT, 1000), "cannot be read as TIFF"),
     "pipe": ("_2.tif", pipe, "is not a file"),

@@ -33,9 +33,7 @@ def both(root: Path, volume: int, *modalities: str) -> tuple[Volume, Volume]:
 
 
 @pytest.mark.parametrize("volume", [22, 32, 45, 230])
-def test_h5_slices_are_the_whole_numbers_of_the_nifti_volume(
-    shared_data: Path, volume: int
-) -> None:
+def test_h5_slices_are_those_of_the_nifti_volume(shared_data: Path, volume: int) -> None:
     ours, full = both(shared_data, volume, "flair", "t1")
     assert ours.shared_scales == (True, True)
     np.testing.assert_array_equal(ours.images, full.images[:, ours.slice_indices])

@@ -51,9 +51,7 @@ seeds = st.integers(0, 1000)
 
 
 @given(cohorts(), seeds)
-def test_a_split_is_a_partition_in_which_no_person_is_torn(
-    patients: list[SplitPatient], seed: int
-) -> None:
+def test_a_split_is_a_partition_by_person(patients: list[SplitPatient], seed: int) -> None:
     found = split(patients, seed=seed)
     everyone = [*found.train, *found.val, *found.test]
     assert sorted(everyone) == sorted(p.patient_id for p in patients)
@@ -94,7 +92,7 @@ def test_folds_cut_up_all_but_the_test_part_which_stays(count: int, seed: int, f
 
 
 @given(cohorts(), seeds, st.integers(1, 3))
-def test_redrawn_validation_patients_had_no_part_in_the_former_validation(
+def test_redrawn_patients_had_no_part_in_validation(
     patients: list[SplitPatient], seed: int, redraw: int
 ) -> None:
     first = split(patients, seed=seed)
@@ -146,7 +144,7 @@ def test_groups_larger_than_a_part_stay_whole_and_a_part_without_share_is_empty(
         (cohort(8), 10, r"split\.folds: 10"),
     ],
 )
-def test_too_few_patients_persons_or_folds_are_refused(
+def test_too_few_persons_are_refused(
     patients: list[SplitPatient], folds: int | None, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
