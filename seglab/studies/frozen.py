@@ -82,20 +82,6 @@ def evaluate_patient(bundle: ModelBundle, cache: Cache, patient: CachedPatient) 
 
 
 @dataclass(frozen=True)
-class Stratum:
-    """Patients of like tumour size."""
-
-    name: str
-    smallest: float
-    largest: float
-    """Tumour in native pixels."""
-    smallest_ml: float
-    largest_ml: float
-    """NaN where the spacing is unknown."""
-    dice: Interval
-
-
-@dataclass(frozen=True)
 class FrozenResults:
     """All that patients say of a frozen model who had no part in its making."""
 
@@ -131,17 +117,24 @@ class FrozenResults:
         pooled: NDArray[np.float64] = np.sum([one.reliability for one in self.patients], axis=0)
         return pooled
 
-    @cached_property
-    def strata(self) -> list[Stratum]:
-        """Thirds by tumour size; empty ones are left out."""
+    @property
+    def strata(self) -> list[dict[str, Any]]:
+        """Dice of the thirds by tumour size, in pixels and ml; empty ones are left out."""
         sizes = stratify([score.truth_px for score in self.scores])
         found = []
         for size in SIZES:
             here = [s for s, name in zip(self.scores, sizes, strict=True) if name == size]
             if here:
                 pixels, ml = [s.truth_px for s in here], [s.truth_ml for s in here]
-                dice = interval([(s.dice, 1.0) for s in here], 1.0)
-                found.append(Stratum(size, min(pixels), max(pixels), min(ml), max(ml), dice))
+                one = {
+                    "name": size,
+                    "smallest": min(pixels),
+                    "largest": max(pixels),
+                    "smallest_ml": min(ml),
+                    "largest_ml": max(ml),
+                    "dice": vars(interval([(s.dice, 1.0) for s in here], 1.0)),
+                }
+                found.append(one)
         return found
 
     @cached_property
@@ -180,7 +173,7 @@ class FrozenResults:
             "patients": len(self.patients),
             "frozen": {name: vars(figure) for name, figure in self.frozen.items()},
             "plain": {name: vars(figure) for name, figure in self.plain.items()},
-            "strata": [{**vars(s), "dice": vars(s.dice)} for s in self.strata],
+            "strata": self.strata,
             "calibration_error": calibration(self.reliability)[2],
             "against_baseline": vars(comparison.rows[0]) if comparison else None,
             "published": [vars(one) for one in PUBLISHED],
