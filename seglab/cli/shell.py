@@ -27,10 +27,9 @@ Given = TypeVar("Given")
 class Parser(argparse.ArgumentParser):
     """argparse with the example kept as it is written, and one line on a mistake."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(*args, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=raw, allow_abbrev=False, **options)
 
     def error(self, message: str) -> Any:
         """Exit with status 2 and one line, which names the nearest option or choice."""
@@ -80,13 +79,10 @@ def run_command(
         # CPython notes an interrupt that passed through exec'd code and would end by its signal.
         exec("")
         return INTERRUPTED
-    except OSError as error:
-        if error.errno in DISK:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
             print(redact(f"error: {error.filename or 'a file'}: {error.strerror}"), file=sys.stderr)
             return USER_ERROR
-        print_traceback()
-        return OUR_FAULT
-    except Exception:
         print_traceback()
         return OUR_FAULT
 

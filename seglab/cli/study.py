@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
 import sys
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seglab.cli.shell import DONE, PROGRAM, USER_ERROR, answer, print_text, table
-from seglab.tracking import tags
 from seglab.tracking.connect import open_store
 
 if TYPE_CHECKING:
@@ -229,12 +227,16 @@ def demo(given: argparse.Namespace) -> int:
     """Go through everything on phantoms, in minutes, without account or download."""
     from seglab.cli.main import main
     from seglab.core.machine import available_cores
+    from seglab.studies.report.record import read_record
+    from seglab.studies.report.sections import test_sentence
 
     started = time.perf_counter()
     for number, (line, purpose) in enumerate(DEMO.items(), start=1):
         print(f"\n=== {number} of {len(DEMO)}: {purpose}\n{PROGRAM} {line}", file=sys.stderr)
         argv = line.split()
-        if argv[0] == "promote" and _was_promoted(argv[1]):
+        if argv[0] == "promote" and (before := read_record(open_store(), argv[1]).promotion):
+            told = f"promotion {before.run_id} opened the sealed test before, which opens once"
+            print(f"{told}. {test_sentence(before)}", file=sys.stderr)
             continue
         if argv[0] in ("run", "sweep"):
             argv += ["--workers", str(min(2, available_cores()))]
@@ -264,15 +266,3 @@ def _findings(experiment: str) -> list[str]:
             told += f"; the best has a validation Dice of {best.metrics['val/dice']:.3f}"
         found.append(f"{told}.")
     return [*found, sections.test_sentence(record.promotion)]
-
-
-def _was_promoted(experiment: str) -> bool:
-    """Whether an earlier demo opened the sealed test, which opens once; says what came of it."""
-    ended = open_store().find_runs(experiment, {tags.KIND: "promotion"}, ["FINISHED"])
-    for promotion in ended[:1]:
-        print(
-            f"promotion {promotion.run_id} opened the sealed test before: test Dice "
-            f"{promotion.metrics.get('test/dice', math.nan):.4f}. It opens once",
-            file=sys.stderr,
-        )
-    return bool(ended)

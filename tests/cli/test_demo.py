@@ -29,7 +29,7 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
     assert main(["demo"]) == 0
     printed = capsys.readouterr()
     assert promotion.run_id in printed.err
-    assert "0.8125" in printed.err
+    assert "Dice 0.812" in printed.err
     assert "Dice 0.812" in printed.out
     assert "data.root=path/to/your/data" in printed.out
     assert len(store.find_runs("demo")) == before
