@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.documents import merge, nested
-from seglab.core.errors import UserError
 from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import CONFIRMATION, run_study
-from seglab.studies.comparison import compare_ablation
-from seglab.studies.results import collect
+from seglab.studies.report.sections import compare
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.space import Space
 from seglab.tracking import tags
@@ -120,10 +118,9 @@ def _judge(store: Store, run_id: str, told: Mapping[str, Any]) -> dict[str, Any]
     The optimism is what the winner gains on the base config in the search, less what it gains
     here: the patients differ, and their difficulty cancels out within each.
     """
-    try:
-        result = compare_ablation(collect(store, store.get_run(run_id)))
-    except UserError as error:
-        return {"reason": str(error)}
+    result = compare(store, run_id)
+    if isinstance(result, str):
+        return {"reason": result}
     found: dict[str, Any] = {"validation_patients": list(result.comparison.patients)}
     row = next((row for row in result.comparison.rows if row.arm == told["winner"]), None)
     if row is None:
