@@ -204,21 +204,15 @@ def test_the_table_keeps_earlier_masks_and_none_is_overwritten(scan: Path, tmp_p
     only(predict(make_bundle(), [scan], out))  # the same scan again
 
 
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
-        ({"case": "train"}, ["case trained this model"]),
-        ({"case": "val"}, ["case validated this model"]),
-        ({"case": "test"}, []),
-        ({"case_ses-2": "train"}, ["case_ses-2 trained this model"]),
-    ],
-)
-def test_a_patient_of_the_models_own_training_is_told(
-    scan: Path, tmp_path: Path, parts: dict[str, str], told: list[str]
-) -> None:
-    one = only(predict(make_bundle(), [scan], tmp_path / "out", parts | {"x": "train"}))
-    found = [text for text in one.warnings if "this model" in text]
-    assert [re.split("[,:]", text)[0] for text in found] == told
+def test_a_patient_of_the_models_own_training_is_told(tmp_path: Path) -> None:
+    for name in ("anna", "bert", "cora", "dora"):
+        write_nifti(tmp_path / "in" / f"{name}_flair.nii.gz", head(), BRATS)
+    parts = {"anna": "train", "bert": "val", "cora": "test", "dora_ses-2": "train"}
+    found = predict(make_bundle(), [tmp_path / "in"], tmp_path / "out", parts)
+    told = [text for one in found.outputs for text in one.warnings if "this model" in text]
+    assert [re.split("[,:]", text)[0] for text in told] == [
+        "anna trained this model", "bert validated this model", "dora_ses-2 trained this model"
+    ]  # fmt: skip
 
 
 def test_the_command_tells_a_warning_once(scan: Path, tmp_path: Path, capsys: Capture) -> None:
