@@ -30,7 +30,12 @@ def of(request: pytest.FixtureRequest, top: Path, phantoms: Path) -> Undisturbed
     return undisturbed(request.param, top, phantoms)
 
 
-@pytest.mark.parametrize("free_kb", [0, 400])
+# With nothing free every command that makes a store ends where it makes it.
+@pytest.mark.parametrize(
+    ("of", "free_kb"),
+    [("run", 0), ("promotion", 0), *((command, 400) for command in COMMANDS)],
+    indirect=["of"],
+)
 def test_a_full_disk_is_said_and_the_same_command_goes_on(
     of: Undisturbed, tmp_path: Path, mount: Callable[[Path, int], Path], free_kb: int
 ) -> None:

@@ -41,9 +41,7 @@ def test_an_epoch_may_say_its_number() -> None:
     assert "kept: 0.500 at epoch 7" in labels
 
 
-def test_missing_scores_and_a_backend_of_a_notebook_do_no_harm(
-    tmp_path: Path,
-) -> None:
+def test_missing_scores_and_a_backend_of_a_notebook_do_no_harm(tmp_path: Path) -> None:
     code = "from seglab.figures.curves import learning_curves\n"
     code += "learning_curves([{'epoch': 1, 'train/loss': 1.0}], 1).savefig('curves.png')"
     environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}

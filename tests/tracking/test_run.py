@@ -19,11 +19,6 @@ from seglab.tracking.store import Store, UnknownRun
 from seglab.tracking.tags import INTERRUPTED, KIND
 
 
-def _artifact(store: Store, run_id: str, name: str, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return Path(store.client.download_artifacts(run_id, name, str(folder)))
-
-
 @pytest.fixture(params=["local", "server"])
 def any_store(request: pytest.FixtureRequest) -> Store:
     """Both kinds of store behave alike."""
@@ -54,18 +49,17 @@ def test_everything_a_run_logs_is_there(any_store: Store, tmp_path: Path) -> Non
         "seeds": "[0, 1]",
     }
     assert found.metrics == pytest.approx({"val/dice": 0.7, "train/loss": 0.8})
-    assert any_store.metric_history(run.run_id, "val/dice") == [
-        (0, 0.5),
-        (1, 0.6),
-        (2, pytest.approx(0.7)),
+    history = any_store.metric_history(run.run_id, "val/dice")
+    assert history == [(0, 0.5), (1, 0.6), (2, pytest.approx(0.7))]
+    (tmp_path / "got").mkdir()
+    names = ("config.yaml", "deep/er/split.json", "curves.png", "overlays/a.png")
+    downloads = [
+        any_store.client.download_artifacts(run.run_id, name, str(tmp_path / "got"))
+        for name in names
     ]
-    got = tmp_path / "got"
-    assert _artifact(any_store, run.run_id, "config.yaml", got).read_text() == "name: x\n"
-    assert json.loads(_artifact(any_store, run.run_id, "deep/er/split.json", got).read_text()) == {
-        "train": ["a"]
-    }
-    assert _artifact(any_store, run.run_id, "curves.png", got).read_bytes()[:4] == b"\x89PNG"
-    assert _artifact(any_store, run.run_id, "overlays/a.png", got).read_bytes() == b"png"
+    config, split, curves, overlay = (Path(path).read_bytes() for path in downloads)
+    assert (config, json.loads(split)) == (b"name: x\n", {"train": ["a"]})
+    assert (curves[:4], overlay) == (b"\x89PNG", b"png")
     (logged,) = any_store.client.get_run(run.run_id).inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("phantom", "f" * 36)
     assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
