@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from seglab.studies.prediction import predict
 from seglab.tracking.artifacts import register_champion
 from seglab.tracking.connect import open_store
 from seglab.tracking.run import start_run
+from tests.faults.servers import free_port
 from tests.learning.bundles import make_bundle
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -59,16 +59,8 @@ def write_scan(path: Path, codes: str = "LPS") -> Path:
 def of_brain(upright: bool = False, context: int = 0) -> ModelBundle:
     """A network of random weights on 48 × 32 px around the brain of a frame of 50."""
     settings = CacheSettings(50, "brain", "zscore", "auto")
-    point = OperatingPoint(0.5)
-    return make_bundle(
-        "flair",
-        context=context,
-        settings=settings,
-        shape=(48, 48),
-        upright=upright,
-        point=point,
-        target="whole",
-    )
+    card = {"settings": settings, "shape": (48, 48), "point": OperatingPoint(0.5)}
+    return make_bundle("flair", context=context, upright=upright, target="whole", **card)
 
 
 def in_world(path: Path) -> np.ndarray:
@@ -132,8 +124,7 @@ def test_the_model_is_served_and_asked_as_the_page_says(
         example = np.random.default_rng(0).uniform(0, 900, (2, 64, 64)).astype(np.float32)
         register_champion(store, log, bundle, example, "test", {})
     scan, mask = write_scan(tmp_path / "scan.nii.gz"), tmp_path / "mask.nii.gz"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with served(tmp_path, port):
         run_python(block("python", "invocations").replace("5001", str(port)), scan, mask)
     slices = np.moveaxis(nib.load(scan).get_fdata(dtype=np.float32), -1, 0)
