@@ -95,7 +95,7 @@ def _fill(bench: Bench, source: Source, *, keep: bool = False) -> Cache:
     return cache
 
 
-@stage("batches", "batches", "slices/s", 20)
+@stage("batches", "batches", "slices/s", 2)
 def batches(bench: Bench) -> Measurement:
     """Batches from the cache at full size, against a Dataset of h5 files in a DataLoader."""
     samples = bench.count(480)
