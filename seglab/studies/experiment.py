@@ -142,7 +142,10 @@ def drop_training_state(state: Path) -> None:
 
 
 def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) -> OpenRun:
-    """Continue an unfinished run of the same config, data and code, or start one."""
+    """Continue an unfinished run of the same config, data and code, or start one.
+
+    Raises UserError where the model does not take the images, or a device is not there.
+    """
     config = plan.config
     compute = choose_compute(config.train)
     restart_peak(compute.device)
@@ -237,7 +240,10 @@ def train(
     fresh: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Do a run to its end; ``stop``, asked after each epoch but the last, interrupts it."""
+    """Do a run to its end; ``stop`` is asked after each epoch but the last: True interrupts it.
+
+    Raises Interrupted then, and what :func:`train_one` raises.
+    """
     with open_run(plan, store, data, fresh=fresh) as run:
         for result in run.epochs():
             show(plan, result)

@@ -78,7 +78,10 @@ def _warnings(study: Study, split: Split) -> list[str]:
     patients = len(split.val) + (len(split.train) if len(study.folds) > 1 else 0)
     told = [*limits([len(study.seeds)], patients)]
     if patients < FEWEST_WITH_VERDICT:
-        told.append("so no verdict is possible; raise split.fractions or use split.folds")
+        told.append(
+            f"a verdict needs {FEWEST_WITH_VERDICT} validation patients: raise split.fractions "
+            "or use split.folds"
+        )
     return told
 
 

@@ -79,8 +79,9 @@ class _Failed(Exception):
 def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
     """Open Optuna's storage, made if absent; safe for several processes at once.
 
-    Without ``url``, ``postgresql+psycopg://…``, it is SQLite in ``folder``, where locks are too.
-    Three times ``heartbeat_s`` without a heartbeat, and a trial is stale.
+    ``url`` is ``postgresql+psycopg://…``, or None for SQLite in ``folder``. A trial is stale
+    after three times ``heartbeat_s`` without a heartbeat. Raises UserError where the storage
+    cannot be reached, read or written.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
