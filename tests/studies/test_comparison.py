@@ -123,7 +123,7 @@ def test_a_damaged_table_of_scores_is_named_by_its_run(store: Store) -> None:
     (run,) = store.find_runs("losses", {"seglab.arm": "up"})
     (path,) = (store.folder / "artifacts").rglob(f"{run.run_id}/artifacts/patients_val.csv")
     path.write_text(path.read_text().replace(",", ";"))
-    with pytest.raises(UserError, match=r"^patients_val\.csv of run 'up · seed 0': row 2 has no"):
+    with pytest.raises(UserError, match=r"^patients_val\.csv of run 'up · seed 0' has no column"):
         compared(store, parent.run_id)
 
 
