@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -41,14 +40,6 @@ def _registries_restored() -> Iterator[None]:
             k for k, e in registered.items() if not e.build.__module__.startswith("seglab")
         ]:
             del registered[key]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_collections() -> Iterator[None]:
-    """statsmodels collects garbage at every correction, which visits all that MLflow has made."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

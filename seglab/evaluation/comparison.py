@@ -21,6 +21,7 @@ from seglab.evaluation.statistics import (
     RESAMPLES,
     FloatArray,
     PairedTest,
+    holm,
     paired_test,
     patients_to_decide,
     seed_variance,
@@ -173,9 +174,7 @@ def _still_needed(row: ArmRow, patients: int) -> ArmRow:
 
 
 def _judge(test: PairedTest, margin: float) -> tuple[float, list[dict[str, Any]]]:
-    from statsmodels.stats.multitest import multipletests
-
-    p_holm = multipletests(test.p, method="holm")[1] if len(test.p) else test.p
+    p_holm = holm(test.p)
     differs = p_holm < LEVEL + 1e-9  # p are multiples of 1 / (resamples + 1), up to rounding
     last_step = LEVEL / max(1, int(np.count_nonzero(~differs)))
     half, p_equivalence = test.half_width(last_step), test.p_equivalence(margin)

@@ -15,7 +15,13 @@ import pandas as pd
 
 from seglab.core.factors import Design
 from seglab.evaluation.comparison import LEVEL, pair_patients
-from seglab.evaluation.statistics import RESAMPLES, FloatArray, paired_test, seed_variance
+from seglab.evaluation.statistics import (
+    RESAMPLES,
+    FloatArray,
+    holm,
+    paired_test,
+    seed_variance,
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,6 @@ def factor_effects(
     None where an arm of the design is not among ``arms``, or the factor is the number of training
     patients. Raises UserError as :func:`compare_arms` does.
     """
-    from statsmodels.stats.multitest import multipletests
-
     points = design.points
     if not arms.keys() >= points.keys() or design.sizes:
         return None
@@ -93,7 +97,7 @@ def factor_effects(
     test = paired_test(weights @ means, per_mean, noise, rng, resamples)
     half, p_holm, orders = test.half_width(LEVEL), test.p.copy(), np.array([*map(len, chosen)])
     for order in set(orders):
-        p_holm[orders == order] = multipletests(test.p[orders == order], method="holm")[1]
+        p_holm[orders == order] = holm(test.p[orders == order])
     effects = [
         Effect(
             factors=tuple(keys[k] for k in one),
