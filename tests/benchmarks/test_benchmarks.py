@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 import benchmarks.stages as stages
 from benchmarks.__main__ import Row, choose, draw_time, main, run_stages
-from benchmarks.stage import STAGES, Bench, Measurement, compare
+from benchmarks.stage import STAGES, TRACKING, Bench, Measurement, compare, in_process
 from seglab.core.errors import UserError
 
 ROW = Row(STAGES["epoch"], Measurement(90.0, 100.0, 0.9, split={"forward": 1.0, "backward": 2.0}))
@@ -104,3 +105,27 @@ def test_json_and_table(
     with Image.open(tmp_path / "new" / "time.png") as picture:
         assert picture.width > 500
     assert draw_time([], tmp_path) is None
+
+
+def test_runs_are_logged_in_the_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRACKING, "http://server:5000")
+    with Bench() as bench:
+        assert str(bench.scratch) in os.environ[TRACKING]
+    assert os.environ[TRACKING] == "http://server:5000"
+    assert not bench.scratch.exists()
+
+
+def _settings() -> tuple[int, str]:
+    return os.getpid(), os.environ.get("OMP_WAIT_POLICY", "the runtime's own")
+
+
+def _make() -> Callable[[], tuple[int, str]]:
+    return _settings
+
+
+def test_a_reference_runs_in_one_other_process_without_our_settings() -> None:
+    with in_process(_make) as call:
+        first, second = call(), call()
+    assert first == second
+    assert first[0] != os.getpid()
+    assert first[1] == "the runtime's own"

@@ -169,12 +169,13 @@ def test_without_spacing_everything_is_in_pixels_and_gaps_part_slices() -> None:
     assert all(finding.first_slice == finding.last_slice for finding in missed)
 
 
-def test_a_hopeless_prediction_is_judged_in_bounded_time() -> None:
+@pytest.mark.parametrize("density", [0.03, 0.5, 1.0])
+def test_a_hopeless_prediction_is_judged_in_bounded_time(density: float) -> None:
     """The noise of an untrained network in a whole volume."""
     shape = (155, 240, 240)
     away = (((a - n / 2) / (0.4 * n)) ** 2 for a, n in zip(np.indices(shape), shape, strict=True))
     brain, truth = sum(away) < 1, ball((80, 100, 90), 20, shape)
-    prediction = brain & (np.random.default_rng(0).random(shape) < 0.03)
+    prediction = brain & (np.random.default_rng(0).random(shape) < density)
     image = brain.astype(np.uint8) * 100
     start = time.process_time()
     score = score_patient("P", prediction, truth, MM, contiguous=True)

@@ -10,6 +10,7 @@ import torch
 
 from seglab.core.registry import LOSSES
 from seglab.data.open import StudyData
+from seglab.learning import batches as module
 from seglab.learning.training import Trainer, compiled, fit, train_step
 from tests.learning.trainers import Build, trainer_of
 
@@ -31,6 +32,15 @@ def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
     assert trainer.optimizer.defaults["fused"]
     assert all(p.is_cuda for p in trainer.network.parameters())
     assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
+
+
+def test_slices_that_do_not_fit_stay_with_the_host(
+    small_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_SHARE", 1e-9)
+    trainer, data = trainer_on(small_config, "cuda")
+    next(fit(trainer, data.split.val))
+    assert trainer.batches.resident is None
 
 
 @pytest.mark.parametrize("loss", [entry.name for entry in LOSSES])
