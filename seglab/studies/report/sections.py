@@ -292,19 +292,19 @@ def modalities(run: RunInfo) -> list[str]:
 
 def options(run: RunInfo, block: str) -> defaultdict[str, str]:
     """What a block of the run's config sets; any other option is empty."""
-    start = f"{block}."
-    given = {
-        key.removeprefix(start): short(value)
-        for key, value in run.params.items()
-        if key.startswith(start) and value not in ("null", "None")
-    }
+    logged = _block(run, block).items()
+    given = {key: short(value) for key, value in logged if value not in ("null", "None")}
     return defaultdict(str, given)
+
+
+def _block(run: RunInfo, block: str) -> dict[str, str]:
+    start = f"{block}."
+    return {k.removeprefix(start): v for k, v in run.params.items() if k.startswith(start)}
 
 
 def augmentation(run: RunInfo) -> str:
     """How far each random change of a training slice goes, and how many slices get it."""
-    start = "augment."
-    given = {k.removeprefix(start): v for k, v in run.params.items() if k.startswith(start)}
+    given = _block(run, "augment")
     frame = Frame((64, 64), 1.0, None if run.params.get("data.plane") == "sagittal" else 1)
     try:
         pipeline = AUGMENTATIONS.build(given.pop("name", "none"), given, frame)
