@@ -86,8 +86,9 @@ class Data(Block):
     """Pixels along the whole (square) frame; sets the scale, cropped or not."""
     crop: Literal["brain", "none"] = "brain"
     """``brain`` drops the background around the brain; no brain or mask pixel is lost."""
-    normalise: Literal["zscore", "robust", "percentile"] = "zscore"
-    """Grey values of the brain: by mean and SD, median and MAD, or percentiles."""
+    normalise: Literal["zscore", "robust", "percentile", "histogram"] = "zscore"
+    """Grey values of the brain: by mean and SD, median and MAD, percentiles, or deciles mapped
+    to those of a normal distribution (Nyúl)."""
     normalise_scope: Literal["auto", "slice", "volume"] = "auto"
     """``auto``: per volume where the files keep its scale, per slice where they do not."""
     plane: Annotated[Plane, Field(json_schema_extra=UNSET)] = "axial"

@@ -1,7 +1,8 @@
 """From a scanner's units to uint8: find the background, normalise the rest, clip.
 
 0 is background. 1 to 255 span the clipped range of the brain, linearly, so that
-``value ≈ scale[s, 0] + q * scale[s, 1]`` undoes the quantisation of slice ``s``.
+``value ≈ scale[s, 0] + q * scale[s, 1]`` undoes the quantisation of slice ``s`` (``histogram``
+moves values between the outer deciles before).
 
 Slices that were z-scored one by one first get the scanner's whole numbers back: the values of such
 a slice are equally spaced, 1/σ of the slice apart, and the smallest gap is one unit of the scanner.
@@ -10,13 +11,14 @@ a slice are equally spaced, 1/σ of the slice apart, and the smallest gap is one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Method = Literal["zscore", "robust", "percentile"]
+Method = Literal["zscore", "robust", "percentile", "histogram"]
 Scope = Literal["slice", "volume"]
 
 LEVELS = 254  # steps of the brain's range: 1 to 255
@@ -24,6 +26,7 @@ ENDS: dict[str, tuple[float, float, float]] = {
     "zscore": (-3.0, 5.0, 8.0),
     "robust": (-3.0, 5.0, 10.0),
     "percentile": (0.5, 99.5, 99.99),
+    "histogram": (-3.0, 5.0, 8.0),
 }
 """Lower end of the range, upper end, and that of T1ce, whose brightest part is enhancing tumour:
 of 8 BraTS volumes the upper ends of the others would clip up to 2 %, 52 % and 17 % of it, those of
@@ -36,6 +39,10 @@ SAMPLED_SIDE = 60  # pixels a side, about, of the grid on which the background i
 _RELATIVE_EPSILON, _SMALLEST = 1e-6, 1e-30  # a narrower range is no contrast
 _LARGEST = float(np.finfo(np.float32).max) / 2  # of a range, whose width is a float32 too
 _MAD_TO_DEVIATION = 1.4826
+DECILES = np.arange(10, 100, 10)
+STANDARD = np.array(
+    [NormalDist().inv_cdf(share / 100) for share in DECILES]
+)  # of a normal distribution
 
 MOST_LEVELS = 2**16
 """Of whole numbers that a scanner writes; more of them are numbers with a fraction."""
@@ -91,12 +98,15 @@ def quantise(
     is finite on the brain. ``zscore`` spans ``ENDS`` standard deviations around the mean,
     ``robust`` 1.4826 times as many median absolute deviations around the median, ``percentile``
     percentiles: of each slice, or of the whole volume. The modality decides the upper end.
+    ``histogram`` first brings the deciles of the brain to those of a normal distribution.
 
     Returns q (S, H, W) uint8: 0 background, 1 to 255 brain; and scale (S, 2) float32: offset and
     step of each slice, in the units of ``image``.
     """
     ends = range_ends(method, modality)
-    whole = _range(image, brain, method, ends) if scope == "volume" else None
+    per_volume = scope == "volume"
+    whole = _range(image, brain, method, ends) if per_volume else None
+    deciles = _deciles(image, brain) if method == "histogram" and per_volume else None
     q = np.zeros(image.shape, np.uint8)
     scale = np.empty((len(image), 2), np.float32)
     for index, (values, inside) in enumerate(zip(image, brain, strict=True)):
@@ -105,6 +115,8 @@ def quantise(
         scale[index] = low - step, step
         if not inside.any():
             continue
+        if method == "histogram":
+            values = _standardise(values, _deciles(values, inside) if deciles is None else deciles)
         with np.errstate(invalid="ignore"):
             above = np.clip(values, np.float32(low), np.float32(high))
             above -= np.float32(low)
@@ -142,8 +154,7 @@ def _range(image: Values, brain: Bool, method: Method, ends: Range) -> Range:
     if method == "percentile":
         low, high = map(float, np.percentile(image[brain], ends))
     else:
-        locate = _median_and_deviation if method == "robust" else _mean_and_deviation
-        centre, deviation = locate(image, brain)
+        centre, deviation = _LOCATE[method](image, brain)
         low, high = centre + ends[0] * deviation, centre + ends[1] * deviation
     largest = max(abs(low), abs(high))
     if largest > _LARGEST:
@@ -169,6 +180,37 @@ def _median_and_deviation(image: Values, brain: Bool) -> Range:
     spread = _MAD_TO_DEVIATION * float(np.median(np.abs(pixels - median)))
     # It is 0 where more than half of the brain has one value.
     return (float(median), spread) if spread else _mean_and_deviation(image, brain)
+
+
+def _deciles(image: Values, brain: Bool) -> Values:
+    return np.asarray(np.percentile(image[brain].astype(float), DECILES))
+
+
+def _median_and_width(image: Values, brain: Bool) -> Range:
+    """Of a normal distribution with the outer deciles of the brain."""
+    found = _deciles(image, brain)
+    return float(found[4]), float((found[-1] - found[0]) / (STANDARD[-1] - STANDARD[0]))
+
+
+def _standardise(values: Values, deciles: Values) -> Values:
+    """Map values piecewise linearly, the deciles of a brain to those of a normal distribution.
+
+    Histogram standardisation (Nyúl, Udupa and Zhang, IEEE Trans. Med. Imaging 19, 2000), with a
+    fixed scale in place of one that is learned from training patients. Median and outer width
+    stay; beyond the outer deciles the mean slope between them goes on.
+    """
+    width = (deciles[-1] - deciles[0]) / (STANDARD[-1] - STANDARD[0])
+    if not width:
+        return values
+    beyond = values - np.clip(values, deciles[0], deciles[-1])
+    return np.asarray(deciles[4] + width * np.interp(values, deciles, STANDARD) + beyond)
+
+
+_LOCATE = {
+    "zscore": _mean_and_deviation,
+    "robust": _median_and_deviation,
+    "histogram": _median_and_width,
+}
 
 
 def one_scale(slices: Sequence[Values] | Values) -> tuple[NDArray[np.float32], bool, str]:

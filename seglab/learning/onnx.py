@@ -94,7 +94,11 @@ def describe(card: ModelCard) -> dict[str, str]:
         name: range_ends(settings.normalise, card.range_modality or name)
         for name in card.modalities
     }
-    unit = "percentiles" if settings.normalise == "percentile" else "deviations from the centre"
+    units = {
+        "percentile": "percentiles of the brain",
+        "histogram": "deviations, after deciles of the brain became those of a normal distribution",
+    }
+    unit = units.get(settings.normalise, "deviations from the centre of the brain")
     height, width = card.shape
     axes, _ = settings.axes(card.upright)
     return {
@@ -105,7 +109,7 @@ def describe(card: ModelCard) -> dict[str, str]:
         "seglab.mean_sd": json.dumps([IMAGE_MEAN, IMAGE_SD]),
         "seglab.input": (
             "seglab.channels of a slice (the nearest neighbour where one is absent), as levels q: "
-            f"0 is background, 1 to 255 span seglab.ranges ({unit} of the brain, normalise="
+            f"0 is background, 1 to 255 span seglab.ranges ({unit}, normalise="
             f"{settings.normalise}, scope={settings.normalise_scope}). Slices, rows, columns run "
             f"to {', '.join(AXES[axis] for axis in axes)} (seglab.axes); {height}x{width} px "
             f"around the brain (crop={settings.crop}), of a frame of {settings.image_size}. "

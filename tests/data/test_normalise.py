@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
 
 from seglab.data.normalise import LEVELS, brain_mask, one_scale, quantise, restore
 from seglab.data.sources.base import open_source
 
-METHODS = ("zscore", "robust", "percentile")
+METHODS = ("zscore", "robust", "percentile", "histogram")
 SCOPES = ("slice", "volume")
 
 
@@ -67,6 +68,31 @@ def test_levels_follow_the_closed_form(method: Any, modality: str, high: int) ->
         centre, deviation = pixels.mean(), pixels.std()
     levels = 1 + ((pixels - centre) / deviation + 3) / (3 + high) * LEVELS
     assert np.abs(q[brain] - levels.clip(1, 255)).max() <= 0.501
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_deciles_become_those_of_a_normal_distribution(scope: Any) -> None:
+    """Whatever the scanner's curve; no grey value overtakes another."""
+    image = np.where(DISC, 50 + (head(0.0, 3) / 20) ** 3, 0).astype(np.float32)
+    image[1] *= 3
+    brain = np.broadcast_to(DISC, image.shape)
+    q, _ = quantise(image, brain, "histogram", scope)
+    deviations = (q - 1) / LEVELS * 8 - 3.0
+    for found in [deviations[brain]] if scope == "volume" else deviations[:, DISC]:
+        shares = np.array([10, 30, 50, 80, 90])
+        assert np.percentile(found, shares) == pytest.approx(norm.ppf(shares / 100), abs=0.04)
+    order = np.argsort(image[1, DISC], kind="stable")
+    assert (np.diff(deviations[1, DISC][order]) >= 0).all()
+    again, _ = quantise(7 * image + 100, brain, "histogram", scope)
+    assert np.abs(again[brain].astype(int) - q[brain]).max() <= 1
+
+
+def test_a_bright_lesion_is_not_pressed_into_the_brain() -> None:
+    image = head(0.0, 4)
+    brain = np.broadcast_to(DISC, image.shape)
+    image[:, 30:34, 30:34] = 360  # four standard deviations above the mean
+    q, _ = quantise(image, brain, "histogram", "volume")
+    assert np.median(q[:, 30:34, 30:34]) == pytest.approx(1 + 7 / 8 * LEVELS, abs=6)
 
 
 @pytest.mark.parametrize("method", METHODS)
