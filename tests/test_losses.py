@@ -42,6 +42,20 @@ def batch() -> tuple[Tensor, Tensor]:
     return logits, mask
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_shares_are_as_good_as_the_native_mask(name: str) -> None:
+    """The loss of 2 × 2 native pixels of one logit, but of losses that take no shares."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 6, 5, generator=generator, dtype=torch.float64)
+    native = (torch.rand(3, 1, 12, 10, generator=generator) < 0.3).double()
+    shares = torch.nn.functional.avg_pool2d(native, 2)
+    enlarged = logits.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    smooth = ({"smooth": 1}, {"smooth": 4}) if name in {*POOLED} - {"lovasz"} else ({}, {})
+    coarse, fine = (build(name, **options) for options in smooth)
+    is_equal = torch.isclose(coarse(logits, shares), fine(enlarged, native), rtol=1e-9)
+    assert bool(is_equal) == (name in Loss.of_shares)
+
+
 # p = (0.8, 0.4, 0.2), truth = (1, 1, 0): tp = 1.2, fp = 0.2, fn = 0.8, tn = 0.8
 PROBS, TRUTH = [0.8, 0.4, 0.2], [1.0, 1.0, 0.0]
 TVERSKY = (1.2 + 1) / (1.2 + 0.7 * 0.8 + 0.3 * 0.2 + 1)

@@ -1,7 +1,8 @@
 """What a pipeline is made of: transforms that draw in one step and apply in another.
 
 Images are (B,C,H,W) float32 in whole grey levels, 0 for background and 1 to 255 for brain, all
-neighbours of one modality before those of the next; masks (B,1,H,W) float32 in {0,1}.
+neighbours of one modality before those of the next; masks (B,1,H,W) float32 in {0,1}, or shares
+that are tumour in 255ths. Masks are moved, never mixed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
@@ -55,6 +55,9 @@ class Loss(Component):
     """A loss of the loss registry."""
 
     registry, default = LOSSES, "bce_dice"
+    of_shares: ClassVar = ("bce", "bce_dice", "dice", "focal_tversky", "jaccard", "mcc", "tversky")
+    """For ``train.soft_targets``: linear in the mask, or in its counts of pixels; their value of
+    shares is that of the native mask."""
 
 
 class Augment(Component):
@@ -233,6 +236,8 @@ class Train(Block):
     ema: Annotated[float | None, Field(gt=0, lt=1, json_schema_extra=UNSET)] = None
     """Judge and keep the weights' exponential moving average, which keeps this share of itself at
     each step (0.999; less at first); None takes the weights of the last step."""
+    soft_targets: Annotated[bool, Field(json_schema_extra=UNSET)] = False
+    """Train on the share of each pixel that is tumour; val/loss and scores stay those of masks."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """``auto``: bf16 where the device is faster in it, else fp16 on a GPU with tensor cores."""
     compile: bool = False
@@ -282,6 +287,14 @@ class RunConfig(Block):
     def _one_kind_of_planes(self) -> RunConfig:
         if self.model.planes and self.data.plane != "axial":
             raise UserError(f"model.planes: data.plane is {self.data.plane}; leave one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_of_shares(self) -> RunConfig:
+        if self.train.soft_targets and self.loss.name not in Loss.of_shares:
+            told = f"loss.name={self.loss.name} needs masks of 0 and 1"
+            choices = ", ".join(Loss.of_shares)
+            raise UserError(f"train.soft_targets: {told}; choose one of: {choices}")
         return self
 
     @property

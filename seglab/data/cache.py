@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from seglab.core.config import Data
 from seglab.core.documents import digest
 from seglab.core.errors import UserError
-from seglab.data.geometry import Box, resize_images, turned, uncrop
+from seglab.data.geometry import Box, crop, resize_images, turned, uncrop
 from seglab.data.labels import ENHANCING, NON_ENHANCING, OEDEMA, TARGETS, UNKNOWN_PART
 from seglab.data.names import SYNTHETIC
 from seglab.data.normalise import Method
 from seglab.data.volume import PLANES, UPRIGHT, reorder
 
 INDEX, SLICES, LABELS, NATIVE_LABELS = "index.json", "slices.npy", "labels.npy", "native_labels.npy"
+COVERED = 255  # of ``Cache.coverage``: a pixel that is all tumour
 _NOT_CONTENT = {"digest", "skipped", "remarks", "synthetic"}  # reasons and remarks may name paths
 
 UInt8 = NDArray[np.uint8]
@@ -174,6 +175,7 @@ class Cache:
         self.scale = np.stack([np.load(path / f"{name}.scale.npy") for name in self.modalities])
         plane = tuple(TARGETS).index(target)
         self.masks_packed = self._map(LABELS)[:, plane]
+        self._native_packed = self._map(NATIVE_LABELS)
         columns = np.ascontiguousarray(np.load(path / SLICES).T)
         self.row_slice, self.row_brain_px, self._row_whole_px = columns[:3]
         self.row_tumour_px = columns[2 + plane]
@@ -238,26 +240,45 @@ class Cache:
         """Unpack the masks of some rows: (n, h, w) in {0, 1}."""
         return np.unpackbits(self.masks_packed[rows], axis=-1, count=self.shape[1])
 
+    def coverage(self, rows: NDArray[np.int64]) -> UInt8:
+        """Share of each cached pixel that is tumour, (n, h, w) in 255ths, from the exact masks.
+
+        They are cut and scaled as images are; on a grid finer than theirs they are interpolated.
+        """
+        shares = np.zeros((len(rows), *self.shape), np.uint8)
+        for number in np.flatnonzero(self.row_tumour_px[rows]):
+            patient = self.patients[self.row_patient[rows[number]]]
+            index = int(rows[number]) - patient.first
+            mask = self._boxed_mask(patient, self.target, index, index + 1)
+            window = crop(mask * np.uint8(COVERED), patient.box.inside(patient.tumour_box))
+            shares[number] = resize_images(window, self.shape)[0]
+        return shares
+
     def native_mask(self, patient: CachedPatient) -> UInt8:
         """Return the source's own mask of the target, exactly: (S, H, W) in {0, 1}."""
-        plane = self._native_planes(patient)[self.target]
-        return turned(uncrop(plane, patient.tumour_box, patient.frame), patient)
+        mask = self._boxed_mask(patient, self.target)
+        return turned(uncrop(mask, patient.tumour_box, patient.frame), patient)
 
     def native_labels(self, patient: CachedPatient) -> UInt8:
         """Return the canonical label map, see :mod:`seglab.data.labels`: (S, H, W)."""
-        planes = self._native_planes(patient)
-        labels = planes["whole"] * np.uint8(OEDEMA if patient.parts_known else UNKNOWN_PART)
-        labels[planes["core"] > 0] = NON_ENHANCING
-        labels[planes["enhancing"] > 0] = ENHANCING
+        whole, core, enhancing = (self._boxed_mask(patient, target) for target in TARGETS)
+        labels = whole * np.uint8(OEDEMA if patient.parts_known else UNKNOWN_PART)
+        labels[core > 0] = NON_ENHANCING
+        labels[enhancing > 0] = ENHANCING
         return turned(uncrop(labels, patient.tumour_box, patient.frame), patient)
 
-    def _native_planes(self, patient: CachedPatient) -> dict[str, UInt8]:
-        """Target → its mask within the patient's tumour box: (S, h, w) in {0, 1}."""
-        box, first = patient.tumour_box, self._native_first[patient.patient_id]
-        shape = (len(TARGETS), patient.count, box.height, box.width)
-        size = int(np.prod(shape))
-        packed = self._map(NATIVE_LABELS)[first : first + -(-size // 8)]
-        return dict(zip(TARGETS, np.unpackbits(packed, count=size).reshape(shape), strict=True))
+    def _boxed_mask(
+        self, patient: CachedPatient, target: str, start: int = 0, stop: int | None = None
+    ) -> UInt8:
+        """Mask of some cached slices within the patient's tumour box: (n, h, w) in {0, 1}."""
+        box = patient.tumour_box
+        count = (patient.count if stop is None else stop) - start
+        before = tuple(TARGETS).index(target) * patient.count + start  # slices of a bit a pixel
+        first, skipped = divmod(before * box.height * box.width, 8)
+        first, bits = first + self._native_first[patient.patient_id], count * box.height * box.width
+        packed = self._native_packed[first : first + -(-(skipped + bits) // 8)]
+        found = np.unpackbits(packed, count=skipped + bits)[skipped:]
+        return found.reshape(count, box.height, box.width)
 
     def native_image(self, patient: CachedPatient, modality: int = 0) -> UInt8:
         """Return a cached image on the native grid, for pictures: (S, H, W) uint8."""

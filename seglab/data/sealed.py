@@ -46,7 +46,9 @@ class SealedCache(Cache):
         self.masks_packed = cast("UInt8", GuardedRows(cache.masks_packed, sealed))
         self.further = tuple(SealedCache(one, split) for one in cache.further)
 
-    def _native_planes(self, patient: CachedPatient) -> dict[str, UInt8]:
+    def _boxed_mask(
+        self, patient: CachedPatient, target: str, start: int = 0, stop: int | None = None
+    ) -> UInt8:
         if patient.patient_id in self._test:
             raise SealBroken(f"the mask of test patient {patient.patient_id} was asked for")
-        return super()._native_planes(patient)
+        return super()._boxed_mask(patient, target, start, stop)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from seglab.augment.transform import FRAME_MM, Augmenter, Frame, Streams, sample_streams
-from seglab.data.cache import Cache, CachedPatient
+from seglab.data.cache import COVERED, Cache, CachedPatient
 from seglab.data.loader import Rows, TrainLoader, UInt8, gather, neighbour, patient_rows
 from seglab.learning.device import Compute, network_input, to_device
 
@@ -34,7 +34,7 @@ class TensorBatch:
     """What a training step takes."""
 
     images: torch.Tensor  # (B,C,H,W) float32, scaled for the network
-    masks: torch.Tensor  # (B,1,H,W) float32 in {0,1}
+    masks: torch.Tensor  # (B,1,H,W) float32 in {0,1}; ``train.soft_targets``: in [0,1]
     rows: Rows  # (B,) of the cache
     patients: Sequence[str]  # (B,) whose slices they are
 
@@ -47,6 +47,9 @@ class Batches:
         self.patients = [loader.cache.by_id[name] for name in patients]
         frame = frame_of(loader.cache, self.patients, self.context)
         self.augment = Augmenter(loader.config.augment.build(frame), frame)
+        is_soft = loader.config.train.soft_targets
+        self.read_masks = loader.cache.coverage if is_soft else loader.cache.masks
+        self.all_tumour = COVERED if is_soft else 1  # the level of such a pixel
 
     @property
     def augmented_on(self) -> str:
@@ -65,7 +68,8 @@ class Batches:
         rows = patient_rows(*self.patients)
         if self.augmented_on != "cuda" or not fits(self.loader.cache, rows, self.compute.device):
             return None
-        return ResidentSlices(self.loader.cache, rows, self.context, self.compute.device)
+        device = self.compute.device
+        return ResidentSlices(self.loader.cache, rows, self.context, device, self.read_masks)
 
     def _batch(self, epoch: int, step_rows: tuple[int, Rows]) -> TensorBatch:
         (step, rows), config = step_rows, self.loader.config
@@ -75,20 +79,24 @@ class Batches:
             slices = self.resident.slices(rows)
         else:
             slices = self._read(rows, streams)
-        images, masks = self.augment(*slices, streams)
+        images, masks = self._augmented(slices, streams)
         cache = self.loader.cache
         owners = [cache.patients[number].patient_id for number in cache.row_patient[rows]]
         return TensorBatch(network_input(images), masks, rows, owners)
 
     def _read(self, rows: Rows, streams: Streams) -> Slices:
-        read = gather(self.loader.cache, rows, self.context), self.loader.cache.masks(rows)
+        read = gather(self.loader.cache, rows, self.context), self.read_masks(rows)
         grey, truth = self.augment.on_host(*read, streams)
         return self.compute.grey(grey), self.compute.masks(truth)
+
+    def _augmented(self, slices: Slices, streams: Streams) -> Slices:
+        images, masks = self.augment(*slices, streams)
+        return images, masks / self.all_tumour
 
     def examples(self, row: int, count: int) -> tuple[UInt8, UInt8]:
         """Augment one slice ``count`` times: first modality and mask, both (count, H, W)."""
         rows, streams = np.full(count, row), sample_streams(0, 0, 0, count)
-        images, masks = self.augment(*self._read(rows, streams), streams)
+        images, masks = self._augmented(self._read(rows, streams), streams)
         shown = images[:, self.context], masks[:, 0]
         grey, truth = (each.round().byte().cpu().numpy() for each in shown)
         return grey, truth
@@ -107,7 +115,14 @@ def interleave(planes: Sequence[Batches], epoch: int) -> Generator[TensorBatch, 
 class ResidentSlices:
     """Every slice of some rows on the device, where reading a batch is one indexed copy."""
 
-    def __init__(self, cache: Cache, rows: Rows, context: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        rows: Rows,
+        context: int,
+        device: torch.device,
+        read_masks: Callable[[Rows], UInt8],
+    ) -> None:
         self.cache, self.context, self.device = cache, context, device
         self._position = np.full(len(cache.row_patient), -1, np.int64)
         self._position[rows] = np.arange(len(rows))
@@ -115,7 +130,7 @@ class ResidentSlices:
         for start in range(0, len(rows), _CHUNK):  # the processor never holds them all
             chunk = rows[start : start + _CHUNK]
             images.append(torch.from_numpy(gather(cache, chunk, 0)).to(device))
-            masks.append(torch.from_numpy(cache.masks(chunk)).to(device))
+            masks.append(torch.from_numpy(read_masks(chunk)).to(device))
         self._images, self._masks = torch.cat(images), torch.cat(masks)[:, None]
 
     def slices(self, rows: Rows) -> Slices:

@@ -37,12 +37,24 @@ def test_the_hash_follows_the_meaning_and_not_the_machine(tmp_path: Path) -> Non
 
 def test_keys_that_came_later_leave_older_configs_their_hash(tmp_path: Path) -> None:
     assert load(tmp_path, "name: x").run.hash() == "04f0b3193659"  # before the keys below
-    plain = load(tmp_path, "name: x", "model.residual=false", "train.ema=null").run
+    plain = load(
+        tmp_path, "name: x", "model.residual=false", "train.ema=null", "train.soft_targets=false"
+    ).run
     assert plain.hash() == "04f0b3193659"
-    for change in ("model.residual=true", "model.activation=leaky_relu", "train.ema=0.99"):
+    changes = ("model.residual=true", "model.activation=leaky_relu", "train.ema=0.99")
+    for change in (*changes, "train.soft_targets=true"):
         assert load(tmp_path, "name: x", change).run.hash() != plain.hash()
     with pytest.raises(UserError, match=r"train\.ema: 1\.0 is not allowed"):
         load(tmp_path, "", "train.ema=1.0")
+
+
+def test_losses_of_masks_take_no_shares(tmp_path: Path) -> None:
+    text = "train: {soft_targets: true}\narms: {a: {}, b: {loss: focal}}"
+    with pytest.raises(
+        UserError, match=r"^arms\.b: train\.soft_targets: .*name=focal .*: bce, bce_d"
+    ):
+        load(tmp_path, text)
+    assert len(load(tmp_path, text, "arms.b.loss=mcc").arms) == 2
 
 
 def test_a_root_in_the_home_folder_is_found(

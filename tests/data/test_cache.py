@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from seglab.data.cache import Cache, CacheSettings, open_cache
-from seglab.data.geometry import to_native
+from seglab.data.cache import COVERED, Cache, CacheSettings, open_cache
+from seglab.data.geometry import crop, to_native
 from seglab.data.labels import target_mask
 from seglab.data.normalise import brain_mask
 from seglab.data.sources.base import open_source
-from seglab.data.volume import Volume
+from seglab.data.volume import Volume, turn
 from tests.data.memory import MemorySource, memory_source, memory_volume, prepare
 
 ALL = ("flair", "t1", "t1ce", "t2")
@@ -96,6 +97,48 @@ def test_cached_masks_lie_on_cached_images(fill: Fill, size: int, target: str) -
         back = to_native(cache.masks(patient.rows).astype(np.float32), patient) >= 0.5
         truth = cache.native_mask(patient) > 0
         assert 2 * (back & truth).sum() / (back.sum() + truth.sum()) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("factor", "plane", "target"),
+    [
+        *((1, "axial", "whole"), (2, "axial", "enhancing"), (2, "sagittal", "whole")),
+        *((3, "axial", "core"), (3, "coronal", "enhancing")),
+    ],
+)
+def test_coverage_is_the_mean_of_the_native_mask(
+    source: MemorySource, fill: Fill, factor: int, plane: str, target: str
+) -> None:
+    source.volumes = {
+        name: memory_volume(name, seed, shape=(40, 96, 96)) for seed, name in enumerate("abcd")
+    }
+    cache = fill(image_size=96 // factor, plane=plane, target=target)
+    rows = np.random.default_rng(0).permutation(len(cache.row_slice))
+    shares = np.empty((len(rows), *cache.shape))
+    shares[rows] = cache.coverage(rows) / COVERED
+    for patient in cache.patients:
+        mask = target_mask(source.volumes[patient.patient_id].labels, target)
+        window = crop(turn(mask, *patient.axes[::-1]), patient.box)
+        expected = torch.nn.functional.avg_pool2d(torch.from_numpy(window).double(), factor)
+        assert expected.any()
+        np.testing.assert_allclose(shares[patient.rows], expected, rtol=0, atol=0.51 / COVERED)
+    assert (shares[cache.masks(slice(None)) > 0] > 0).all()
+
+
+def test_coverage_worked_by_hand(source: MemorySource, fill: Fill) -> None:
+    """Edges through half a pixel and through a corner; at any scale the area is kept."""
+    volume = memory_volume("square", 0, shape=(3, 64, 64))
+    volume.labels[:] = 0
+    volume.labels[1, 20:31, 20:31] = 2
+    source.volumes = {name: dataclasses.replace(volume, patient_id=name) for name in "abc"}
+    cache = fill(image_size=32, crop="none")
+    expected = np.zeros((3, 32, 32))
+    expected[1, 10:16, 10:16] = [[1, 1, 1, 1, 1, 0.5]] * 5 + [[0.5, 0.5, 0.5, 0.5, 0.5, 0.25]]
+    shares = cache.coverage(np.arange(3)) / COVERED
+    np.testing.assert_allclose(shares, expected, rtol=0, atol=0.51 / COVERED)
+    for size in (37, 45, 50):
+        shares = fill(image_size=size, crop="none").coverage(np.arange(3)) / COVERED
+        assert shares.sum() * (64 / size) ** 2 == pytest.approx(11 * 11, rel=2e-3)
 
 
 def test_a_cache_grows_and_reads_no_channel_twice(source: MemorySource, fill: Fill) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from seglab.core.config import RunConfig
+from seglab.data.cache import COVERED
 from seglab.data.loader import gather, patient_rows
 from seglab.data.open import StudyData, open_data
 from seglab.learning.batches import (
@@ -51,6 +52,38 @@ def test_threads_and_batch_size_do_not_change_the_bits(
     assert not np.array_equal(epoch(1)[0], expected[0])
 
 
+@pytest.mark.parametrize("is_resident", [False, True])
+@pytest.mark.parametrize("augment", ["none", {"name": "mirror", "p": 1}])
+def test_soft_targets_are_the_coverage_and_move_with_the_slices(
+    small_config: Build, augment: object, is_resident: bool
+) -> None:
+    soft = {"soft_targets": True}
+    config = small_config(augment=augment, data={"image_size": 32}, train=soft)
+    trainer, data = trainer_of(config)
+    batches = trainer.batches
+    if is_resident:
+        batches.resident = ResidentSlices(data.cache, rows_of(data), 0, CPU, batches.read_masks)
+    _, masks, rows = joined(batches.epoch(0))
+    expected = data.cache.coverage(rows).astype(np.float32) / np.float32(COVERED)
+    if augment != "none":
+        expected = np.flip(expected, 1 + data.cache.flip_axis)
+    assert ((expected > 0) & (expected < 1)).any()
+    assert np.array_equal(masks[:, 0], expected)
+
+
+@pytest.mark.parametrize("augment", ["default", GRID])
+def test_augmentation_moves_coverage_and_mixes_none(small_config: Build, augment: object) -> None:
+    """The shares are those of the cache; a picture of them is a mask."""
+    soft = {"soft_targets": True}
+    trainer, data = trainer_of(small_config(augment=augment, data={"image_size": 32}, train=soft))
+    _, masks, rows = joined(trainer.batches.epoch(1))
+    for mask, share in zip(masks[:, 0], data.cache.coverage(rows) / COVERED, strict=True):
+        assert np.isin(mask, share.astype(np.float32)).all() or not mask.any()
+    row = int(data.cache.row_tumour_px[rows].argmax())
+    _, shown = trainer.batches.examples(int(rows[row]), 3)
+    assert set(np.unique(shown)) == {0, 1}
+
+
 def test_without_augmentation_batches_are_the_cache_scaled(small_config: Build) -> None:
     trainer, data = trainer_of(small_config(augment="none", data={"context": 1}))
     batches = list(trainer.batches.epoch(0))
@@ -72,7 +105,7 @@ def test_resident_slices_are_those_of_the_cache(
 ) -> None:
     data = open_data(small_config(data={"modalities": modalities}))
     kept = rows_of(data)
-    resident = ResidentSlices(data.cache, kept, context, CPU)
+    resident = ResidentSlices(data.cache, kept, context, CPU, data.cache.masks)
     rows = np.random.default_rng(0).permutation(kept)[:9]
     images, masks = resident.slices(rows)
     expected = gather(data.cache, rows, context).transpose(0, 3, 1, 2)

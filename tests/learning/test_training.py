@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.registry import MODELS
 from seglab.data.open import open_data
 from seglab.learning.device import choose_compute, fast_precision
+from seglab.learning.inference import validate
 from seglab.learning.training import (
     LAST,
     WEIGHTS,
@@ -77,6 +78,25 @@ def test_the_moving_average_is_judged_and_kept_and_changes_no_step(
     wanted = averaged.predictor.network.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in wanted.items())
     assert not all(torch.equal(kept[name], x) for name, x in plain.network.state_dict().items())
+
+
+def test_soft_targets_are_the_masks_at_full_size_and_shares_below(small_config: Build) -> None:
+    """To the bit; with deep supervision, and with masks for val/loss."""
+
+    def config(size: int, soft: bool) -> RunConfig:
+        keys = {"epochs": 1, "samples_per_epoch": 24, "soft_targets": soft}
+        model = {"deep_supervision": True}
+        return small_config(data={"image_size": size}, model=model, train=keys)
+
+    def val_loss(trainer: Trainer, names: Sequence[str]) -> float:
+        return validate(trainer.predictor, trainer.cache, names, 0.5, loss=trainer.loss)[1]
+
+    assert same_weights(train(config(64, soft=False)), train(config(64, soft=True)))
+    (hard, data), (soft, _) = (trainer_of(config(32, soft=each)) for each in (False, True))
+    assert val_loss(soft, data.split.val) == val_loss(hard, data.split.val)
+    trained = [next(fit(each, data.split.val)).metrics["train/loss"] for each in (hard, soft)]
+    assert 0 < trained[0] != trained[1] > 0
+    assert not same_weights(hard, soft)
 
 
 def test_the_average_is_that_of_the_closed_form() -> None:

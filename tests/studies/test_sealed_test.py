@@ -202,6 +202,7 @@ def test_no_pixel_of_a_test_patient_can_be_read(config: RunConfig) -> None:
         lambda cache: list(cache.images[0]),
         lambda cache: cache.masks(patient.rows),
         lambda cache: cache.native_mask(patient),
+        lambda cache: cache.coverage(patient.first + patient.tumour_px.argmax(keepdims=True)),
         lambda cache: cache.native_image(patient),
         lambda cache: gather(cache, rows, 1),
     )
