@@ -77,6 +77,21 @@ def end_with_parent() -> None:
 
 
 @contextmanager
+def starting_workers() -> Iterator[None]:
+    """Hold Ctrl-C back while processes are started, which do not get it; not on Windows.
+
+    It reaches every process of the terminal; the parent decides what it means.
+    """
+    mask = getattr(signal, "pthread_sigmask", None)
+    before = mask(signal.SIG_BLOCK, [signal.SIGINT]) if mask else []
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def worker_pool(count: int) -> Iterator[Map]:
     """Yield a ``map`` that works in ``count`` processes: 0 takes one a core, 1 only this one.
 
@@ -88,8 +103,13 @@ def worker_pool(count: int) -> Iterator[Map]:
         return
     # Spawned, not forked: HDF5 and OpenCV do not survive a fork in a threaded parent.
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
+
+    def start_and_map(work: Callable[..., Any], items: Iterable[Any]) -> Iterable[Any]:
+        with starting_workers():
+            return pool.map(work, items)
+
     try:
-        yield pool.map
+        yield start_and_map
     except BrokenProcessPool as error:
         told = f"one of {count} worker processes was killed, perhaps for want of memory"
         raise UserError(f"{told}: use fewer (data.workers=1, or --workers 1)") from error
@@ -100,8 +120,7 @@ def worker_pool(count: int) -> Iterator[Map]:
 def _start_worker() -> None:
     import cv2
 
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as starting_workers
     cv2.setNumThreads(1)
     keep_freed_memory()
     end_with_parent()

@@ -17,7 +17,7 @@ from typing import Any
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores, end_with_parent
+from seglab.core.machine import available_cores, end_with_parent, starting_workers
 from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
@@ -193,7 +193,8 @@ class _Pool:
         os.environ.update(given)
         try:
             worker = self._context.Process(target=_main, args=(self._task, self._stop))
-            worker.start()
+            with starting_workers():
+                worker.start()
         finally:
             for name in given:
                 del os.environ[name]
@@ -234,8 +235,7 @@ class _Pool:
 
 def _main(task: Task, stop: Any) -> None:
     """Run in a process of its own."""
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as starting_workers
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_with_parent()
     # What is printed on stdout would mix with the parent's answer.

@@ -26,7 +26,7 @@ OTHER_PACKAGES = ("torchvision", "scipy", "h5py", "nibabel", "pydantic", "mlflow
 
 
 class GitState(NamedTuple):
-    """The checkout of the running code; dirty where a tracked file differs from the commit."""
+    """The checkout of the running code; dirty where a tracked file outside mlruns was changed."""
 
     commit: str
     dirty: bool
@@ -41,7 +41,8 @@ def git_state(package: Path = PACKAGE) -> GitState | None:
     if _git(package, "ls-files", "--error-unmatch", "core/errors.py") is None:
         return None
     commit = _git(package, "rev-parse", "HEAD")
-    changes = _git(package, "status", "--porcelain", "--untracked-files=no")
+    status = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/mlruns")
+    changes = _git(package, *status)
     return None if commit is None or changes is None else GitState(commit, bool(changes))
 
 

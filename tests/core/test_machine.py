@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from seglab.core.machine import available_cores, progress
+from seglab.core.machine import available_cores, progress, starting_workers
 
 linux_only = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity here")
 
@@ -63,3 +65,17 @@ def test_a_bar_shows_on_a_terminal_that_is_ours(
         time.sleep(0.5)
     assert ("reading" in shown.getvalue()) is shows
     assert shows or shown.getvalue() == ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="not on Windows")
+def test_ctrl_c_does_not_reach_a_worker_that_still_starts() -> None:
+    context = multiprocessing.get_context("spawn")
+    worker = context.Process(target=time.sleep, args=(0.1,))
+    context.Event()  # as workers have; starts the process that tracks such things
+    with starting_workers():
+        worker.start()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    worker.join()
+    assert worker.exitcode == 0
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -34,13 +34,16 @@ def checkout(tmp_path: Path) -> Path:
     package = tmp_path / "repo" / "seglab"
     shutil.copytree(PACKAGE / "core", package / "core")
     _git(tmp_path / "repo", "init", "-q")
-    _git(tmp_path / "repo", "add", "seglab")
+    (tmp_path / "repo" / "mlruns").mkdir()
+    (tmp_path / "repo" / "mlruns" / ".gitkeep").touch()
+    _git(tmp_path / "repo", "add", "seglab", "mlruns")
     _git(tmp_path / "repo", "commit", "-q", "-m", "first")
     return package
 
 
 def test_a_commit_and_whether_it_was_changed(checkout: Path) -> None:
     commit = _git(checkout, "rev-parse", "HEAD")
+    (checkout.parent / "mlruns" / ".gitkeep").unlink()  # the folder was moved: no change of code
     state = git_state(checkout)
     assert state is not None
     assert (state.commit, state.dirty) == (commit, False)
