@@ -121,6 +121,7 @@ def evaluate(given: argparse.Namespace) -> int:
 
 def predict(given: argparse.Namespace) -> int:
     """Write masks, pictures and volumes of new scans."""
+    from seglab.data.prepare import some_names
     from seglab.studies.prediction import TABLE, predict
     from seglab.studies.resolve import open_model, split_parts
 
@@ -131,6 +132,9 @@ def predict(given: argparse.Namespace) -> int:
     found = predict(bundle, given.inputs, given.out, parts)
     text = _describe_predictions(found.outputs) + f"\n{given.out / TABLE}"
     answer(given, found.to_json(), text if found.outputs else "no mask was written")
+    if found.unused:
+        names = some_names([path.name for path in found.unused])
+        print(f"not used, by their names masks or further images: {names}", file=sys.stderr)
     if found.passed_over:
         others = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.items())
         print(f"passed over, since no reader takes them: {others}", file=sys.stderr)
@@ -167,7 +171,10 @@ def _describe_warnings(outputs: Sequence[Predicted]) -> list[str]:
     lines = []
     for found in kinds.values():
         (who, text), count = found[0], len(found)
-        if len({text for _, text in found}) > 1:
+        without_names = {text.removeprefix(f"{who} ") for who, text in found}
+        if len(without_names) == 1:
+            text = without_names.pop()
+        else:
             text += f" (this is {who}; the others: {TABLE})"
         if count > 1:
             who = f"{'all' if count == len(outputs) else f'{count} of'} {len(outputs)} patients"

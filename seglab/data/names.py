@@ -38,8 +38,12 @@ _BIDS = re.compile(r"(sub-[^_]+(?:_ses-[^_]+)?)((?:_[^_]+)*)_(FLAIR|T1w|T2w)", r
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _PLAIN = re.compile(rf"([_\-.\s](tumou?r_)?({_SEGMENTATIONS}))?", re.IGNORECASE)
 _SEGMENTATION = re.compile(_SEGMENTATIONS, re.IGNORECASE)
-_OTHER_MASK = re.compile(r"brain.*|aseg|aparc.*|wmparc|skull.*|gm|wm|csf|pred", re.IGNORECASE)
+_OTHERS = "aseg|aparc.*|wmparc|gm|wm|csf|pred"
+_OTHER_MASK = re.compile(rf"brain.*|skull.*|{_OTHERS}", re.IGNORECASE)
 """Words of masks that are no tumour's, and of our own predictions."""
+_NO_SCAN = re.compile(rf"brain.*(mask|seg).*|{_SEGMENTATIONS}|{_OTHERS}", re.IGNORECASE)
+_STRIPPED = re.compile(r"[_\-.\s](brain|skull[_\-]?strip(ped)?)$", re.IGNORECASE)
+"""What programs that remove the skull append to the name of a scan."""
 _TCGA = re.compile(r"TCGA[-_](\w{2})[-_](\w{4})(?![0-9A-Za-z])", re.IGNORECASE)
 _SITE = re.compile(r"brats\d*_(2013|CBICA|TCIA\d*|TMC)_.+", re.IGNORECASE)
 _UNKNOWN = {"", "na", "n/a", "nan", "none"}
@@ -95,7 +99,7 @@ def nifti_patients(paths: Iterable[Path], *, strict: bool = True) -> list[Patien
         if (stem := nifti_stem(path)) is None:
             continue
         listed, label_map = datasets.get(path.parent.parent, (None, None))
-        images = list(_images(path, stem, listed))
+        images = list(_images(path, stem if strict else _STRIPPED.sub("", stem), listed))
         for patient_id, modality, channel in images:
             key = patient_id, Path() if strict else path.parent
             if not strict and key in cases and modality in cases[key].images:
@@ -201,7 +205,7 @@ def _unnamed(others: Iterable[Path], known: set[str]) -> Iterator[Patient]:
     """Files of their own; not other masks, nor further scans of a patient that is known."""
     for path in others:
         stem = nifti_stem(path) or ""
-        mask = any(map(_OTHER_MASK.fullmatch, _BREAK.split(stem)))
+        mask = any(map(_NO_SCAN.fullmatch, _BREAK.split(stem)))
         if not mask and known.isdisjoint(_beginnings(stem)):
             yield Patient(stem, {UNNAMED: (path,)})
 

@@ -149,7 +149,7 @@ def find_scans(
     for path, found in given.items():
         if held.isdisjoint(found):
             kinds = ", ".join(SUFFIXES)
-            what = f"holds no scan ({kinds}), or only a segmentation"
+            what = f"holds no scan ({kinds}), or only a mask by its name"
             if not path.exists():
                 what = "does not exist"
             elif path.is_dir() and not any(path.iterdir()):

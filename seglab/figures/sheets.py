@@ -170,20 +170,24 @@ def prediction_sheet(
     slice_indices: NDArray[np.int32],
     *,
     upright: bool,
-    title: str,
+    title: Sequence[str],
     doubt: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw up to eight slices spread over the prediction, or over the brain where there is none.
 
-    Image (0 is background), mask and ``doubt``, where an ensemble's networks disagree, are
-    (S, H, W); ``slice_indices`` (S,) are as each slice is called. ``upright`` is False where slices
+    Lines of ``title`` after the first are cut to the width. Image (0 is background), mask and
+    ``doubt``, where an ensemble's networks disagree, are (S, H, W); ``slice_indices`` (S,) are as each slice is called. ``upright`` is False where slices
     lie on their side.
     """
     shown = _spread(mask if mask.any() else image > 0)
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure, grid = black_grid(rows, columns, 2.7 * max(columns, 2), 3 * rows + 0.4)
-    figure.suptitle(plain(title), color="0.85", fontsize=11, x=0.01, ha="left")
+    width = 2.7 * max(columns, 2)
+    figure, grid = black_grid(rows, columns, width, 3 * rows + 0.2 * len(title) + 0.2)
+    cut_lines = (textwrap.shorten(line, int(10 * width), placeholder=" …") for line in title[1:])
+    figure.suptitle(
+        plain("\n".join((title[0], *cut_lines))), color="0.85", fontsize=11, x=0.01, ha="left"
+    )
     window = brain_window(radiological(image, upright))
     for axes, index in zip(grid.flat, shown, strict=False):
         grey, predicted = (cut(radiological(one[index], upright), window) for one in (image, mask))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
 from seglab.data.names import SYNTHETIC, NameMapping
 from seglab.data.pack import SingleVolume
-from seglab.data.scans import OTHER_IMAGES, Scan, find_scans
+from seglab.data.scans import OTHER_IMAGES, SUFFIXES, Scan, find_scans
 from seglab.data.sources.base import walk
 from seglab.data.volume import Volume
 from seglab.figures.sheets import prediction_sheet
@@ -56,6 +58,7 @@ class Predictions:
     outputs: Sequence[Predicted]
     failed: Sequence[tuple[Path, str]]  # (input, reason) of those without a mask
     passed_over: Mapping[str, int]  # suffix → files in the folders that no reader takes
+    unused: Sequence[Path] = ()  # images in the folders that are no scan by their names
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``predict --json``."""
@@ -63,6 +66,7 @@ class Predictions:
             "outputs": [vars(one) for one in self.outputs],
             "failed": [{"input": path, "reason": reason} for path, reason in self.failed],
             "passed_over": self.passed_over,
+            "unused": self.unused,
         }
 
 
@@ -76,16 +80,25 @@ def predict(
     of each patient that the model was made with.
     """
     scans, failed = find_scans(inputs, bundle.card.modalities, bundle.card.window)
+    files: list[Path] = []
+    for folder in inputs:
+        with suppress(UserError):  # it is a file, or one of ``failed``
+            files.extend(walk(folder))
+    used = {path for scan in scans for path in scan.patient.files}
+    images = (path for path in files if path.name.lower().endswith(SUFFIXES))
+    unused = [path for path in images if path not in used]
     out.mkdir(parents=True, exist_ok=True)
     table = out / TABLE
     rows = {row["mask"]: row for row in read_rows(table, "mask")} if table.exists() else {}
-    taken = {mask.partition("_pred.")[0]: row["input"] for mask, row in rows.items()}
+    taken = {
+        mask.partition("_pred.")[0]: os.path.normpath(row["input"]) for mask, row in rows.items()
+    }
     known = _known_patients(scans, parts or {})
     outputs = []
     try:
         for scan in progress(scans, "predict", unit="scan"):
             try:
-                path = str(scan.path.absolute())
+                path = os.path.normpath(scan.path.absolute())  # links stay
                 if taken.get(scan.name, path) != path:
                     told = f"its mask would overwrite that of {taken[scan.name]} in {out}"
                     raise UserError(f"{told}: choose another --out")
@@ -103,10 +116,9 @@ def predict(
     finally:
         if rows:
             pd.DataFrame(rows.values()).to_csv(table, index=False)
-    files = (path for folder in inputs if folder.is_dir() for path in walk(folder))
     suffixes = Counter(path.suffix.lower() for path in files)
     others = {suffix: count for suffix, count in suffixes.items() if suffix in OTHER_IMAGES}
-    return Predictions(outputs, failed, others)
+    return Predictions(outputs, failed, others, unused)
 
 
 def _known_patients(scans: Sequence[Scan], parts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -136,16 +148,20 @@ def predict_scan(
         doubt = card.point.in_doubt(probability, spread)
     mask = _as_stored(marked, turned)
     ml, doubt_ml = (_millilitres(one, read) for one in (marked, doubt))
+    unlike = scan_warnings(card, volume.of(card.modalities), prepared, marked)
+    told = (*warnings, *read.remarks, *unlike)
     title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
-    overlay = out / f"{scan.name}_overlay.png"
     title += "" if doubt_ml is None else f", {doubt_ml:.1f} ml in doubt (blue)"
     notice = f"model of {card.notice}" if card.notice else ""
+    notice = SYNTHETIC if scan.source.phantom else notice
+    subtitle = " · ".join(filter(None, (f"model {card.name}, for research only", notice)))
+    overlay = out / f"{scan.name}_overlay.png"
     sheet = prediction_sheet(
         prepared.native_image(prepared.patient),
         marked,
         read.slice_indices,
         upright=card.upright,
-        title=" · ".join(filter(None, (title, SYNTHETIC if scan.source.phantom else notice))),
+        title=[title, subtitle, *[f"warning: {text}" for text in (*unlike, *told)[:1]]],
         doubt=doubt,
     )
     path, map_path = scan.write(mask, read, out), None
@@ -156,9 +172,7 @@ def predict_scan(
         sheet.savefig(overlay)
     except OSError as error:
         raise UserError(f"cannot write {overlay}: {error}") from error
-    shown = volume.of(card.modalities)
-    unlike = scan_warnings(card, shown, prepared, marked)
-    told, name = (*warnings, *read.remarks, *unlike), scan.patient.patient_id
+    name = scan.patient.patient_id
     return Predicted(name, scan.path, path, overlay, ml, told, scan.seen, map_path, doubt_ml)
 
 
@@ -187,6 +201,10 @@ def scan_warnings(
     if card.shapes and not prepared.further:
         planes = " and ".join(card.shapes)
         warnings.append(f"predicted without {planes} slices: {volume.why_one_plane}")
+    planes = zip((card.shape, *card.shapes.values()), (prepared, *prepared.further), strict=False)
+    for trained, here in ((trained, one.shape) for trained, one in planes if one.shape != trained):
+        sizes = "{} × {} px instead of {} × {}".format(*here, *trained)
+        warnings.append(f"the brain is larger than training's window: the network saw {sizes}")
     warnings += _identity(card, volume, mask)
     if card.shared_scale and not all(volume.shared_scales):
         warnings.append(

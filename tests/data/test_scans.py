@@ -28,6 +28,9 @@ def scan(tmp_path: Path) -> Path:
         (("foo.nii", "foo.nii.gz"), [("foo.nii",), ("foo.nii.gz",)]),
         (("P_flair.nii", "P_t1.nii", "P_seg.nii", "P_flair_pred.nii"), [("P_flair.nii",)]),
         (("P_flair.nii", "P_DWI.nii", "a.nii", "a_brainmask.nii"), [("P_flair.nii",), ("a.nii",)]),
+        (("a.nii", "brain scan.nii"), [("a.nii",), ("brain scan.nii",)]),
+        (("p_brain.nii", "p_brain_mask.nii", "aparc+aseg.nii"), [("p_brain.nii",)]),
+        (("p_flair_brain.nii", "p_t1_brain.nii"), [("p_flair_brain.nii",)]),
     ],
 )
 def test_files_are_grouped_by_their_names(

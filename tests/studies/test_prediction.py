@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
 from seglab.cli.main import main
@@ -222,6 +223,7 @@ def test_the_command_tells_a_warning_once(scan: Path, tmp_path: Path, capsys: Ca
             write_nifti(folder / f"{name}_{modality}.nii.gz", head(front), BRATS)
     for name in ("a.png", "b.png", "c.npy", "notes.txt"):
         (folder / name).write_bytes(b"")
+    (folder / "anna_brain_mask.nii.gz").write_bytes(b"")
     make_bundle().save(results / "checkpoints")
     (results / "split.json").write_text(json.dumps({"train": ["anna", "cora"]}))
     model = str(results / "checkpoints" / "weights.safetensors")
@@ -229,16 +231,38 @@ def test_the_command_tells_a_warning_once(scan: Path, tmp_path: Path, capsys: Ca
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     (told,) = (line for line in lines if "trained this model" in line)
-    assert told.startswith("2 of 3 patients: warning: anna trained this model")
-    assert told.endswith(" (this is anna; the others: predictions.csv)")
+    assert told.startswith("2 of 3 patients: warning: trained this model: the mask is better")
+    assert "anna" not in told
     assert "seen, not predicted: 3 files, the first anna_t1.nii.gz" in lines
     heading, row, *_, path = lines[-5:]
     assert heading.split() == ["patient", "mask", "ml", "warnings"]
     assert (row.split()[0], row.split()[2]) == ("anna", f"{CUBE_PX / 1000:.1f}")
     assert path == str(out / "predictions.csv")
     assert "passed over, since no reader takes them: 2 .png, 1 .npy" in printed.err
+    assert "further images: anna_brain_mask.nii.gz" in printed.err
     each = [row["warnings"] for row in rows_of(out)]
     assert ["trained this model" in text for text in each] == [True, False, True]
+
+
+def test_a_window_larger_than_the_trainings_is_told(scan: Path, tmp_path: Path) -> None:
+    settings = CacheSettings(64, "brain", "zscore", "auto")
+    for shape, told in (((64, 64), []), ((64, 48), ["64 × 64 px instead of 64 × 48"])):
+        one = only(predict(make_network("flair", settings=settings, shape=shape), [scan], tmp_path))
+        found = [text for text in one.warnings if "training's window" in text]
+        assert [text.partition("saw ")[2] for text in found] == told
+
+
+def test_the_picture_says_what_it_is_of_and_the_first_warning(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
+    one = only(predict(make_bundle(smallest_component_px=10**6), [scan], tmp_path / "out"))
+    first, model, warning = titles[0].splitlines()
+    assert first == "case_flair: 0.0 ml"
+    assert model.endswith("for research only")
+    assert warning.startswith("warning: no tumour was found: ")
+    assert len(warning) < len(f"warning: {one.warnings[0]}")
 
 
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
