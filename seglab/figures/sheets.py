@@ -176,8 +176,8 @@ def prediction_sheet(
     """Draw up to eight slices spread over the prediction, or over the brain where there is none.
 
     Lines of ``title`` after the first are cut to the width. Image (0 is background), mask and
-    ``doubt``, where an ensemble's networks disagree, are (S, H, W); ``slice_indices`` (S,) are as each slice is called. ``upright`` is False where slices
-    lie on their side.
+    ``doubt``, where an ensemble's networks disagree, are (S, H, W); ``slice_indices``
+    (S,) are as each slice is called. ``upright`` is False where slices lie on their side.
     """
     shown = _spread(mask if mask.any() else image > 0)
     columns = min(COLUMNS, len(shown))
