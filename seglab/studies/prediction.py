@@ -201,10 +201,11 @@ def scan_warnings(
     if card.shapes and not prepared.further:
         planes = " and ".join(card.shapes)
         warnings.append(f"predicted without {planes} slices: {volume.why_one_plane}")
-    planes = zip((card.shape, *card.shapes.values()), (prepared, *prepared.further), strict=False)
-    for trained, here in ((trained, one.shape) for trained, one in planes if one.shape != trained):
-        sizes = "{} × {} px instead of {} × {}".format(*here, *trained)
-        warnings.append(f"the brain is larger than training's window: the network saw {sizes}")
+    trained = (card.shape, *card.shapes.values())
+    for shape, cache in zip(trained, (prepared, *prepared.further), strict=False):
+        if cache.shape != shape:
+            sizes = "{} × {} px instead of {} × {}".format(*cache.shape, *shape)
+            warnings.append(f"the brain is larger than training's window: the network saw {sizes}")
     warnings += _identity(card, volume, mask)
     if card.shared_scale and not all(volume.shared_scales):
         warnings.append(
