@@ -79,11 +79,11 @@ def promote(given: argparse.Namespace) -> int:
 
 
 def _describe_promotion(store: Store, promotion: Promotion) -> str:
-    from seglab.studies.report.sections import figure, test_sentence
+    from seglab.studies.report.sections import figure, test_answer
     from seglab.studies.report.tables import difference
 
     results, point = promotion.results, promotion.point
-    lines = [test_sentence(store.get_run(promotion.run_id))]
+    lines = [test_answer(store, store.get_run(promotion.run_id))]
     lines.append(f"test IoU: {figure(vars(results.frozen['iou']))}")
     if results.against_baseline:
         row = results.against_baseline.rows[0]

@@ -40,9 +40,9 @@ from seglab.studies.frozen import (
 from seglab.studies.outputs import log_setting
 from seglab.studies.report.model_card import licence, log_model_card
 from seglab.studies.report.page import log_report
-from seglab.studies.report.sections import test_sentence
+from seglab.studies.report.sections import test_answer
 from seglab.studies.resolve import TrainedRun, load_trained
-from seglab.studies.sealed_test import OpenedTest, check_sealed, open_test
+from seglab.studies.sealed_test import OpenedTest, check_sealed, open_test, warn_of_seen
 from seglab.tracking import tags
 from seglab.tracking.artifacts import CHAMPION, Registered, register_champion
 from seglab.tracking.environment import code_hash
@@ -134,7 +134,9 @@ def promote(
         tags.ENSEMBLE: ",".join(run.run_id for run in candidates.members) or None,
     }
     begun = _find_begun(store, identity)
-    check_sealed(store, trained.data, reopen, begun.run_id if begun else "")
+    own = begun.run_id if begun else ""
+    check_sealed(store, trained.data, reopen, own)
+    warn_of_seen(store, trained.data, own)
     tell(candidates.leaderboard())
     frozen = freeze(trained)
     frozen_rival = None if rival is None else freeze(rival)
@@ -149,7 +151,7 @@ def promote(
         _log_test(log, frozen, cache, results, opened)
         tell("registering the model")
         model = _register(log, frozen, opened, results, onnx)
-        answer = test_sentence(store.get_run(log.run_id))
+        answer = test_answer(store, store.get_run(log.run_id))
         experiment, point = trained.config.name, frozen.bundle.card.point
         log_report(log, experiment, candidates.reason, answer)
         return Promotion(log.run_id, experiment, candidates, point, opened, results, model, onnx)

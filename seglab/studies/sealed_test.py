@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,13 @@ from seglab.data.cache import Cache, CachedPatient, open_cache
 from seglab.data.open import StudyData
 from seglab.data.sealed import SealBroken
 from seglab.tracking import tags
-from seglab.tracking.openings import Opening, openings, record_opening
+from seglab.tracking.openings import (
+    Opening,
+    openings,
+    record_opening,
+    seen_before,
+    seen_text,
+)
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import Store
 
@@ -97,19 +104,27 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
         UserError: it was opened before and no reason is given, another promotion opens it
             now, or there is no test part, or no tumour in it.
     """
-    before = check_sealed(store, data, reopen, log.run_id)
-    patients = _test_patients(data)
-    test_hash = _digest(patients)[:_HASH_DIGITS]
-    digests = {_digest([patient])[:_PATIENT_DIGITS] for patient in patients}
+    before, own = check_sealed(store, data, reopen, log.run_id), _opening_of(data, log.run_id)
     if not any(one.opened_by == log.run_id for one in openings(store)):
-        record_opening(store, test_hash, log.run_id, digests, reopen, len(before))
+        record_opening(store, own.test_hash, log.run_id, own.patients, reopen, len(before))
     # Read again: another promotion may have opened them at the same time.
-    others = [one.patients for one in openings(store) if one.opened_by != log.run_id]
-    # An opening of this very test showed all of them, also one that is on record without names.
-    seen = len(digests if before else digests & frozenset().union(*others))
-    log.tags({tags.TEST_HASH: test_hash, tags.REOPEN_REASON: reopen})
+    seen, _ = seen_before(openings(store), own)
+    log.tags({tags.TEST_HASH: own.test_hash, tags.REOPEN_REASON: reopen})
     log.tags({tags.CONFIRMATORY: str(not seen).lower()})
-    return OpenedTest(data.split.test, test_hash, not seen, len(before), seen)
+    return OpenedTest(data.split.test, own.test_hash, not seen, len(before), seen)
+
+
+def warn_of_seen(store: Store, data: StudyData, own: str) -> None:
+    """Say before the test is opened that it will confirm nothing, and by which promotion."""
+    if told := seen_text(store, openings(store), _opening_of(data, own)):
+        print(f"warning: {told}; this test will not be confirmatory", file=sys.stderr)
+
+
+def _opening_of(data: StudyData, promotion: str) -> Opening:
+    """The opening that a promotion of this data would make."""
+    patients = _test_patients(data)
+    digests = frozenset(_digest([patient])[:_PATIENT_DIGITS] for patient in patients)
+    return Opening(_digest(patients)[:_HASH_DIGITS], promotion, "", digests)
 
 
 def _test_patients(data: StudyData) -> list[CachedPatient]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from seglab.core.errors import UserError
@@ -53,6 +53,32 @@ def openings(store: Store) -> list[Opening]:
         if run.run_id not in own
     ]
     return sorted([*recorded, *earlier], key=lambda opening: opening.opened_at)
+
+
+def seen_before(found: Sequence[Opening], own: Opening) -> tuple[int, list[Opening]]:
+    """How many patients of an opening others of ``found`` showed, and which others did.
+
+    One of this very test showed all of them, also where it is on record without names.
+    """
+    others = [one for one in found if one.opened_by != own.opened_by]
+    same = [one for one in others if one.test_hash == own.test_hash]
+    shared = [one for one in others if one in same or one.patients & own.patients]
+    shown = frozenset().union(*(one.patients for one in shared)) & own.patients
+    return len(own.patients if same else shown), shared
+
+
+def seen_text(store: Store, found: Sequence[Opening], own: Opening) -> str:
+    """Say which promotions of ``found`` showed patients of a test; empty where none did."""
+    seen, shared = seen_before(found, own)
+    runs = {run.run_id: run for run in store.find_runs(tags={tags.KIND: "promotion"}, deleted=True)}
+    names, told = store.experiments(), []
+    for one in shared:
+        known = one.opened_by in runs and names.get(runs[one.opened_by].experiment_id)
+        of = f" of {known}" if known else ""
+        told.append(f"promotion {one.opened_by[:8]}{of} ({one.opened_at[:10]})")
+    count = len(own.patients)
+    by = ", ".join(told)
+    return f"{seen} of the {count} test patients were tested before, by {by}" if told else ""
 
 
 def record_opening(

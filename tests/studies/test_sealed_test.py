@@ -26,7 +26,8 @@ from seglab.data.splits import Split
 from seglab.studies import promotion
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
-from seglab.studies.sealed_test import check_sealed, open_test
+from seglab.studies.report.sections import not_confirmatory
+from seglab.studies.sealed_test import check_sealed, open_test, warn_of_seen
 from seglab.tracking.openings import openings
 from seglab.tracking.run import RunLog, start_run
 from seglab.tracking.store import Store
@@ -132,18 +133,27 @@ def test_the_seal_is_of_patients_slices_and_truth(store: Store, data: StudyData)
             opened.unseal(other)
 
 
-def test_a_patient_of_an_opened_test_confirms_nothing(store: Store, data: StudyData) -> None:
+def test_a_patient_of_an_opened_test_confirms_nothing(
+    store: Store, data: StudyData, capsys: pytest.CaptureFixture[str]
+) -> None:
     train, val, test = data.split.train, data.split.val, data.split.test
     parts = (
         (Split(train=train, val=val, test=test), True, 0),
         (Split(train=train[1:], val=(*val, test[1]), test=(test[0], train[0])), False, 1),
         (Split(train=train[:1], val=test, test=val), True, 0),
     )
+    first = ""
     for split, is_confirmatory, seen in parts:
         with begin(store) as log:
+            warn_of_seen(store, replace(data, split=split), log.run_id)
             opened = open_test(store, log, replace(data, split=split), None)
         assert (opened.confirmatory, opened.openings_before) == (is_confirmatory, 0)
         assert opened.seen_before == seen
+        told = f"{seen} of the 2 test patients were tested before, by promotion {first} of e"
+        for said in (capsys.readouterr().err, not_confirmatory(store, store.get_run(log.run_id))):
+            assert (told in said) is not is_confirmatory
+            assert bool(said) is not is_confirmatory
+        first = first or log.run_id[:8]
 
 
 def test_without_a_test_part_or_a_tumour_in_it_nothing_opens(store: Store, data: StudyData) -> None:

@@ -28,7 +28,7 @@ from seglab.studies.report.tables import (
 )
 from seglab.studies.results import collect
 from seglab.tracking import tags
-from seglab.tracking.openings import openings
+from seglab.tracking.openings import openings, seen_text
 from seglab.tracking.store import RunInfo, Store
 
 KINDS = {
@@ -47,10 +47,6 @@ TARGETS = {
     "core": "the tumour core: enhancing and non-enhancing, without oedema",
     "enhancing": "the enhancing tumour",
 }
-NOT_CONFIRMATORY = (
-    "Patients of this test part were in a test that was opened before. What follows is not "
-    "confirmatory: choices may have been made with these patients in view."
-)
 
 
 def lead(record: Record, result: ComparedAblation | None) -> list[str]:
@@ -105,6 +101,24 @@ def test_sentence(run: RunInfo | None) -> str:
         return "Not tested yet: only a promotion opens the sealed test, and none has finished."
     firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
     return f"Sealed test, {firm}: {_dice_of(run, 'test')}."
+
+
+def test_answer(store: Store, run: RunInfo) -> str:
+    """The result of a promotion's test, with the reason where it confirms nothing."""
+    return " ".join(filter(None, (test_sentence(run), not_confirmatory(store, run))))
+
+
+def not_confirmatory(store: Store, run: RunInfo) -> str:
+    """Say by which earlier promotions the test of ``run`` confirms nothing; empty where it does."""
+    if run.tags.get(tags.CONFIRMATORY) == "true":
+        return ""
+    found = openings(store)
+    own = next((one for one in found if one.opened_by == run.run_id), None)
+    told = ""
+    if own is not None:
+        told = seen_text(store, [one for one in found if one.opened_at <= own.opened_at], own)
+    told = told or "patients of this test were tested before"
+    return f"Not confirmatory: {told}. Choices may have been made with them in view."
 
 
 def external_sentence(run: RunInfo) -> str:
