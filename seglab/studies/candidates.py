@@ -24,6 +24,8 @@ DICE = "val/dice"
 SHOWN = 10
 """Candidates of a leaderboard."""
 TRAINED = ("train", "trial")
+SAME = {"seeds": (tags.ARM, tags.FOLD), "folds": (tags.ARM, tags.SEED)}
+"""What the runs of an ensemble have in common."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Candidates:
             return f"{replace(self, members=()).reason}; an ensemble averages {names}"
         if self.out_of_fold:
             arm, seed = (self.best.tags.get(tag) for tag in (tags.ARM, tags.SEED))
+            count = len({_group(run) for run in self.ranked})
             return (
                 f"{arm} · seed {seed} has a {DICE} of {self.out_of_fold[self.best.run_id]:.4f} "
-                f"out of fold, the highest of {len({_group(run) for run in self.ranked})}; run "
+                f"out of fold{f', the highest of {count}' if count > 1 else ''}; run "
                 f"{self.best.name} is the one of its folds that is furthest above the mean of all "
                 "candidates on the same patients"
             )
@@ -95,9 +98,10 @@ class Candidates:
         }
 
 
-def find_candidates(store: Store, name: str) -> Candidates:
+def find_candidates(store: Store, name: str, ensemble: str | None = None) -> Candidates:
     """Find the runs that ``name`` stands for: an experiment, an ablation or search, or a run.
 
+    With ``ensemble`` ``seeds`` or ``folds`` a run stands for all seeds or folds of its arm.
     Raises UserError where there is none, none of its runs has finished, or they were validated on
     different patients.
     """
@@ -105,14 +109,15 @@ def find_candidates(store: Store, name: str) -> Candidates:
     if found.run is None:
         runs, what = found.runs, f"experiment '{name}'"
     else:
-        runs, what = _of_run(store, found.run), f"run {name} ({found.run.name})"
+        same = SAME.get(ensemble or "", ())
+        runs, what = _of_run(store, found.run, same), f"run {name} ({found.run.name})"
     trained = [run for run in runs if is_candidate(run)]
     finished = [run for run in trained if run.status == "FINISHED"]
     scored = [run for run in finished if math.isfinite(run.metrics.get(DICE, math.nan))]
     if not scored:
         states = ", ".join(sorted({run.status for run in trained})) or "none was started"
         raise UserError(f"{what} has no finished run with a {DICE} to promote ({states})")
-    _refuse_mixed(scored, what)
+    _refuse_mixed(store, scored, what)
     return rank(scored, unfinished=len(trained) - len(finished))
 
 
@@ -121,7 +126,7 @@ def is_candidate(run: RunInfo) -> bool:
     return run.tags.get(tags.KIND) in TRAINED and tags.TUNES not in run.tags
 
 
-def _of_run(store: Store, run: RunInfo) -> Sequence[RunInfo]:
+def _of_run(store: Store, run: RunInfo, same: Sequence[str]) -> Sequence[RunInfo]:
     kind = run.tags.get(tags.KIND, "unknown")
     if kind in COORDINATORS:
         return store.find_runs(parent_run_id=run.run_id)
@@ -131,24 +136,33 @@ def _of_run(store: Store, run: RunInfo) -> Sequence[RunInfo]:
             f"{' or '.join(TRAINED)} are promoted, or the best of an {' or '.join(COORDINATORS)}"
         )
     refuse_unfinished(run)
-    return [run]
+    if not same or run.parent_run_id is None:
+        return [run]
+    common = {tag: run.tags[tag] for tag in (*same, tags.ARM_HASH) if tag in run.tags}
+    return store.find_runs(None, common, parent_run_id=run.parent_run_id)
 
 
-def _refuse_mixed(runs: Sequence[RunInfo], what: str) -> None:
+def _refuse_mixed(store: Store, runs: Sequence[RunInfo], what: str) -> None:
     folds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         folds["targets"][target_of(run)] += 1
         folds[f"{fold_of(run)}"][run.tags.get(tags.SPLIT_HASH, "unknown")[:8]] += 1
     for fold, found in folds.items():
         if len(found) > 1:
+            noun = "targets" if fold == "targets" else "splits"
+            parents = Counter(run.parent_run_id for run in runs if run.parent_run_id)
+            instead = "RUN"
+            if len(parents) > 1:
+                instead, found = "parent run", Counter[str]()
+                for run_id, count in parents.items():
+                    found[f"{store.get_run(run_id).name} {run_id[:8]}"] = count
             told = ", ".join(
                 f"{name} ({count} run{'s' if count > 1 else ''})"
                 for name, count in sorted(found.items())
             )
-            noun = "targets" if fold == "targets" else "splits"
             raise UserError(
-                f"{what} has runs of {len(found)} different {noun}: {told}. Each was validated on "
-                "patients or labels of its own, so none is the best; name a RUN to promote instead"
+                f"{what} has runs of different {noun}: {told}. Each was validated on patients or "
+                f"labels of its own, so none is the best; name a {instead} to promote instead"
             )
 
 

@@ -9,14 +9,12 @@ from dataclasses import replace
 from seglab.core.config import differences, without_local
 from seglab.core.errors import UserError
 from seglab.models.build import Ensemble
-from seglab.studies.candidates import Candidates
+from seglab.studies.candidates import SAME, Candidates
 from seglab.studies.data import SharedData
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.tracking import tags
 from seglab.tracking.store import RunInfo, Store
 
-SAME = {"seeds": (tags.ARM, tags.FOLD), "folds": (tags.ARM, tags.SEED)}
-"""What the runs of an ensemble have in common."""
 MAY_DIFFER = {"seeds": {"seed"}, "folds": {"split.fold"}}
 
 

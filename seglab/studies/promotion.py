@@ -116,7 +116,7 @@ def promote(
         UserError: no finished run, other data than it was trained on, or a test part that
             cannot be opened; see :mod:`seglab.studies.sealed_test`.
     """
-    candidates = find_candidates(store, name)
+    candidates = find_candidates(store, name, ensemble)
     shared = SharedData()
     if ensemble is None:
         trained = load_trained(store, candidates.best, overrides, shared)

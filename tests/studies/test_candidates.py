@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -96,6 +97,38 @@ def test_folds_of_one_split_are_ranked_together_and_of_two_are_not(store: Store)
     finished(store, "folds", 0.95, fold=0, seed=2, arm="a", split_hash="other")
     with pytest.raises(UserError, match=r"fold-0 \(2 runs\), other \(1 run\)"):
         find_candidates(store, "folds")
+
+
+def test_a_run_stands_for_its_siblings_where_an_ensemble_averages_them(store: Store) -> None:
+    parent = begun(store, "siblings", "ablation")
+    made = {
+        (arm, seed, fold): finished(store, "siblings", 0.5, parent, arm=arm, seed=seed, fold=fold)
+        for arm in "ab"
+        for seed in (0, 1)
+        for fold in (0, 1)
+    }
+    for which, keys in {
+        "folds": ("a00", "a01"),
+        "seeds": ("a00", "a10"),
+        "top:2": ("a00",),
+    }.items():
+        found = find_candidates(store, made["a", 0, 0], which).ranked
+        assert {run.run_id for run in found} == {made[a, int(s), int(f)] for a, s, f in keys}
+
+
+def test_parents_of_different_splits_are_named(store: Store) -> None:
+    """An ablation with folds and a search of one name are promoted one by one."""
+    parents = {kind: begun(store, "both", kind) for kind in ("ablation", "sweep")}
+    for fold in (0, 1):
+        finished(store, "both", 0.5, parents["ablation"], fold=fold, split_hash=f"fold-{fold}")
+    finished(store, "both", 0.6, parents["sweep"], split_hash="other")
+    ablation, sweep = (f"parent {run_id[:8]}" for run_id in parents.values())
+    with pytest.raises(UserError, match="name a parent run") as told:
+        find_candidates(store, "both")
+    assert {f"{ablation} (2 runs)", f"{sweep} (1 run)"} <= {
+        *re.findall(r"parent \w{8} \(.*?\)", str(told.value))
+    }
+    assert len(find_candidates(store, parents["ablation"]).ranked) == 2
 
 
 def test_what_is_no_training_run_is_not_promoted(store: Store) -> None:
