@@ -174,13 +174,9 @@ COMMANDS = {
         "Open the sealed test once, for the best run, and register it as champion.\nTakes the best "
         "finished run by validation Dice, and freezes its operating point on validation before.\n"
         "An experiment with an ablation and a search: name the parent run of one of them.",
-        'losses\nlosses --ensemble seeds\nRUN_ID --ensemble folds\nRUN_ID --reopen "the scanner table was wrong"',
+        'losses --ensemble seeds\nRUN_ID --ensemble folds\nRUN_ID --reopen "the table was wrong"',
         _argument("name", metavar="EXPERIMENT|SEARCH|RUN"),
-        _argument(
-            "--ensemble",
-            "average runs: all seeds or folds of the best arm, or of RUN's; top:K, the K best",
-            metavar="KIND",
-        ),
+        _argument("--ensemble", "average all seeds or folds of an arm, or top:K", metavar="KIND"),
         _argument("--reopen", "open a test that was opened before", metavar="REASON"),
         _argument("--baseline", "compare with it under the same seal", metavar="RUN"),
         PATHS,
