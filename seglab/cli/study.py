@@ -196,19 +196,27 @@ def reproduce(given: argparse.Namespace) -> int:
 
 def explain(given: argparse.Namespace) -> int:
     """Say which changes made a search's best trial better."""
+    from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
+    from seglab.studies.report.tables import interval, number, short
     from seglab.studies.search.explain import explain
 
     told = explain(open_store(), given.sweep, given.overrides, workers=given.workers)
-    rows = [
-        {
-            "change": f"{one['key']}: {one['base']} → {one['best']}",
-            "base with it": one["given"]["diff"],
-            "best without it": one["put_back"]["diff"],
-        }
-        for one in told["changes"]
-    ]
-    again = f"run it: python run_experiment.py {shlex.quote(told['config'])}"
-    return answer(given, told, f"{table(rows)}\n\n{told['text']}\n{again}")
+    many, rows = len(told["validation_patients"]) >= FEWEST_WITH_INTERVAL, []
+    for one in told["changes"]:
+        row = {"change": f"{one['key']}: {short(one['base'])} → {short(one['best'])}"}
+        for key, title in (("given", "base with it"), ("put_back", "best without it")):
+            found, confidence = one[key], told["confidence"].get(key)
+            row[title] = number(found["diff"], "+.3f")
+            if many and confidence is not None:
+                row[title] += f" ({interval(found['ci_low'], found['ci_high'], '+.3f')})"
+        rows.append(row)
+    sure = " and ".join({f"{100 * one:.3g} %": "" for one in told["confidence"].values()})
+    limits = f" ({sure} interval)" if many else ""
+    title = f"Difference in Dice to the base config, and to the best trial{limits}:"
+    lines = [title, table(rows), "", told["text"]]
+    if told["config"] is not None:
+        lines.append(f"run it: python run_experiment.py {shlex.quote(told['config'])}")
+    return answer(given, told, "\n".join(lines))
 
 
 def artifacts(given: argparse.Namespace) -> int:

@@ -112,7 +112,7 @@ def make_split(patients: Sequence[SplitPatient], config: SplitConfig) -> Split:
         val, train = _take(_evenly_mixed(rest, stream), counts[1], leave=0)
         train += former
         redrawn = (
-            f"confirmation: {len(_ids(val))} patients of the training part now validate; the "
+            f"fresh patients: {len(_ids(val))} patients of the training part now validate; the "
             f"{len(_ids(former))} who validated the search now train (split.redraw={config.redraw})"
         )
     joined = tuple(

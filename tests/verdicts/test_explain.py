@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from seglab.core.study import Study, load_study, resolve_study
 from seglab.data.open import open_data
 from seglab.evaluation.metrics import PatientScore
 from seglab.studies.experiment import Plan
-from seglab.studies.search.explain import Changes, explain
+from seglab.studies.search.explain import UNDECIDED, Changes, choose, explain
 from seglab.studies.search.run import run_search
 from seglab.studies.search.space import Space
 from seglab.tracking import tags
@@ -140,6 +141,22 @@ def test_a_base_that_failed_is_left_out_and_what_cannot_be_judged_is_refused(
     with pytest.raises(UserError, match=f"run {sweep.run_id} .* is FAILED, not FINISHED"):
         explain(store, "explained 23")
     assert store.get_run(sweep.run_id).status == "FAILED"
+
+
+def test_patients_who_cannot_tell_the_base_from_the_best_mark_nothing(
+    study: Study, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlike = SimpleNamespace(p_equivalence=0.6, verdict="undecided", diff=-0.08, error=0.2)
+    alike = SimpleNamespace(p_equivalence=0.01, verdict="equivalent", diff=0.0, error=0.01)
+    none, every = frozenset[str](), frozenset({"optim.lr"})
+    assert choose({none: unlike, every: unlike}, every) == (UNDECIDED, none)  # type: ignore[dict-item]
+    assert choose({none: alike}, every) == ("equivalent", none)  # type: ignore[dict-item]
+    monkeypatch.setattr("seglab.studies.search.explain.choose", lambda *_: (UNDECIDED, none))
+    two = {key: {"choices": SPACE[key]} for key in MATTER}
+    told = search(study, store, 24, space=two, trials=4)
+    assert (told["needed"], told["dropped"], told["config"]) == ([], [], None)
+    assert "cannot tell it from the base config" in told["text"]
+    assert not (store.folder / "searches" / "explained 24.explained.yaml").exists()
 
 
 def test_a_parameter_that_a_choice_brings_comes_with_it() -> None:

@@ -41,6 +41,8 @@ RULES = {
     "patients cannot show more",
     "all": "no smaller set is within the margin or one standard error of the best trial",
 }
+UNDECIDED = "undecided"
+"""In place of a rule: the patients cannot tell the base config from the best trial."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def explain(
 ) -> dict[str, Any]:
     """Train what lies between the base config and the best trial, and say what is needed.
 
-    Writes the smallest set of changes as a runnable YAML; logs it with the sweep's run, as
-    ``explanation.json`` and a picture. Returns the keys of ``explain --json``.
+    Writes the smallest set of changes, if there is one, as a runnable YAML; logs it with the
+    sweep's run, as ``explanation.json`` and a picture. Returns the keys of ``explain --json``.
 
     Raises:
         UserError: no finished search, one trial, nothing to explain, or no patients to do it on.
@@ -116,20 +118,25 @@ def explain(
     changes = Changes(space, space.base_params, points)
     if not changes.keys:
         raise UserError(f"search '{study.name}': its best trial is the base config")
-    sets = changes.singly
-    order = changes.ordered(_train(study, changes, sets, store, workers))
+    singly = changes.singly
+    result = _train(study, changes, singly, store, workers)
+    order = changes.ordered(result)
     rungs = [frozenset(order[:count]) for count in range(len(order) + 1)]
-    sets = list(dict.fromkeys([*sets, *rungs]))
-    result = _train(study, changes, sets, store, workers)
+    sets = list(dict.fromkeys([*singly, *rungs]))
+    if len(sets) > len(singly):
+        result = _train(study, changes, sets, store, workers)
     told = _tell(changes, order, rungs, sets, result)
     told |= {"experiment": study.name, "trial": best.tags.get(tags.ARM, best.name)}
-    path = store.folder / "searches" / f"{study.name}.explained.yaml"
-    told |= {"config": str(path), "text": text_of(told)}
-    needed, title = space.build(changes.params(told["needed"])), f"{study.name[:80]} explained"
-    write_experiment(path, needed, title, f"Of search '{study.name}': {told['text']}")
+    told |= {"config": None, "text": text_of(told)}
     with resume_run(store, sweep.run_id) as log:
+        if told["rule"] != UNDECIDED:
+            path = store.folder / "searches" / f"{study.name}.explained.yaml"
+            config, title = changes.params(told["needed"]), f"{study.name[:80]} explained"
+            about = f"Of search '{study.name}': {told['text']}"
+            write_experiment(path, space.build(config), title, about)
+            log.text(path.read_text(encoding="utf-8"), "explained.yaml")
+            told["config"] = str(path)
         log.json(told, FILE)
-        log.text(path.read_text(encoding="utf-8"), "explained.yaml")
         log.tags({tags.EXPLANATION_RUN: result.ablation.parent.run_id})
         with as_warning("no ladder is drawn"):
             log.figure(marked(_ladder(changes, rungs, result), result.ablation.notice), LADDER)
@@ -172,10 +179,11 @@ def _tell(
     result: ComparedAblation,
 ) -> dict[str, Any]:
     against_best = {row.arm: row for row in result.comparison.rows}
-    against_base = {}
+    against_base, confidence = {}, {"put_back": result.comparison.confidence}
     if BASE_ARM in {arm.name for arm in result.ablation.arms}:  # else each of its runs failed
-        to_base = compare_ablation(result.ablation, BASE_ARM).comparison.rows
-        against_base = {row.arm: row for row in to_base}
+        to_base = compare_ablation(result.ablation, BASE_ARM).comparison
+        against_base = {row.arm: row for row in to_base.rows}
+        confidence["given"] = to_base.confidence
     every = frozenset(changes.keys)
     rule, chosen = choose(
         {taken: against_best[arm] for taken in sets if (arm := changes.arm(taken)) in against_best},
@@ -186,6 +194,7 @@ def _tell(
         "parent_run_id": result.ablation.parent.run_id,
         "validation_patients": list(result.comparison.patients),
         "margin": result.comparison.margin,
+        "confidence": confidence,
         "changes": [
             {
                 "key": key,
@@ -206,7 +215,7 @@ def _tell(
         ],
         "rule": rule,
         "needed": [key for key in order if key in chosen],
-        "dropped": [key for key in order if key not in chosen],
+        "dropped": [key for key in order if key not in chosen and rule != UNDECIDED],
     }
 
 
@@ -215,7 +224,8 @@ def choose(
 ) -> tuple[str, frozenset[str]]:
     """Choose the smallest set of changes that does as well as every one, and say by which rule.
 
-    ``rows`` compare sets of changes with all of them; higher differences are better.
+    ``rows`` compare sets of changes with all of them; higher differences are better. No change at
+    all is the answer only where it is shown to be equivalent.
     """
     # A set that no test can tell from all of them by one standard error fails the test of
     # equivalence only where the patients are too few for it.
@@ -225,7 +235,8 @@ def choose(
     }
     for rule, holds in rules.items():
         if found := [taken for taken, row in rows.items() if holds(row)]:
-            return rule, min(found, key=lambda taken: (len(taken), -rows[taken].diff))
+            fewest = min(found, key=lambda taken: (len(taken), -rows[taken].diff))
+            return rule if fewest or rule == "equivalent" else UNDECIDED, fewest
     return "all", every
 
 
@@ -250,10 +261,18 @@ def _ladder(changes: Changes, rungs: Sequence[frozenset[str]], result: ComparedA
 def text_of(told: Mapping[str, Any]) -> str:
     """What was found, in words."""
     needed, dropped = told["needed"], told["dropped"]
-    return (
+    count = len(told["validation_patients"])
+    differs = (
         f"{told['trial']} differs from the base config in "
-        f"{', '.join(one['key'] for one in told['changes'])}. Needed: "
-        f"{', '.join(needed) or 'nothing'}; not needed: {', '.join(dropped) or 'nothing'} "
-        f"({RULES[told['rule']]}; {len(told['validation_patients'])} patients who had no part in "
-        "the choice)."
+        f"{', '.join(one['key'] for one in told['changes'])}. "
+    )
+    if told["rule"] == UNDECIDED:
+        return (
+            f"{differs}The {count} patients who had no part in the choice cannot tell it from the "
+            "base config: which of the changes are needed is not known."
+        )
+    return (
+        f"{differs}Needed: {', '.join(needed) or 'nothing'}; not needed: "
+        f"{', '.join(dropped) or 'nothing'} ({RULES[told['rule']]}; {count} patients who had no "
+        "part in the choice)."
     )
