@@ -131,9 +131,12 @@ def explain(
     with resume_run(store, sweep.run_id) as log:
         if told["rule"] != UNDECIDED:
             path = store.folder / "searches" / f"{study.name}.explained.yaml"
-            config, title = changes.params(told["needed"]), f"{study.name[:80]} explained"
+            needed, title = (
+                space.build(changes.params(told["needed"])),
+                f"{study.name[:80]} explained",
+            )
             about = f"Of search '{study.name}': {told['text']}"
-            write_experiment(path, space.build(config), title, about)
+            write_experiment(path, needed, title, about)
             log.text(path.read_text(encoding="utf-8"), "explained.yaml")
             told["config"] = str(path)
         log.json(told, FILE)
