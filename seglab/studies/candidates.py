@@ -43,17 +43,37 @@ class Candidates:
         return self.ranked[0]
 
     @property
+    def name(self) -> str:
+        """What is best: a run, or an arm and seed over its folds."""
+        arm, seed = (self.best.tags.get(tag) for tag in (tags.ARM, tags.SEED))
+        return f"{arm} · seed {seed}" if self.out_of_fold else self.best.name
+
+    @property
+    def dice(self) -> float:
+        """What it is best by: over all folds where there are some."""
+        return self.out_of_fold.get(self.best.run_id, self.best.metrics[DICE])
+
+    @property
+    def compared(self) -> str:
+        """How many were judged on the same patients; empty where it is the only one."""
+        if self.out_of_fold:
+            judged = {_group(run) for run in self.ranked if run.run_id in self.out_of_fold}
+            count, noun = len(judged), "arm and seed pairs"
+        else:
+            splits = [run.tags.get(tags.SPLIT_HASH) for run in self.ranked]
+            count, noun = splits.count(self.best.tags.get(tags.SPLIT_HASH)), "runs"
+        return f"{count} {noun}" if count > 1 else ""
+
+    @property
     def reason(self) -> str:
         """Why it is the one."""
         if self.members:
             names = ", ".join(run.name for run in self.members)
             return f"{replace(self, members=()).reason}; an ensemble averages {names}"
         if self.out_of_fold:
-            arm, seed = (self.best.tags.get(tag) for tag in (tags.ARM, tags.SEED))
-            count = len({_group(run) for run in self.ranked})
+            highest = f", the highest of {self.compared}" if self.compared else ""
             return (
-                f"{arm} · seed {seed} has a {DICE} of {self.out_of_fold[self.best.run_id]:.4f} "
-                f"out of fold{f', the highest of {count}' if count > 1 else ''}; run "
+                f"{self.name} has a {DICE} of {self.dice:.4f} out of fold{highest}; run "
                 f"{self.best.name} is the one of its folds that is furthest above the mean of all "
                 "candidates on the same patients"
             )

@@ -18,6 +18,11 @@ from seglab.tracking.store import RunInfo, Store
 MAY_DIFFER = {"seeds": {"seed"}, "folds": {"split.fold"}}
 
 
+def model_name(run: RunInfo, members: int) -> str:
+    """Name the model of a run, or the ensemble of so many of which it is the best."""
+    return f"ensemble of {members}, best {run.name}" if members else run.name
+
+
 def choose_members(candidates: Candidates, which: str) -> list[RunInfo]:
     """Choose the runs of the ensemble ``seeds``, ``folds`` or ``top:K``, the best run first.
 

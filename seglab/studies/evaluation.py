@@ -26,6 +26,7 @@ from seglab.data.sources.base import Source, open_data_source
 from seglab.data.splits import PARTS
 from seglab.data.volume import Patient, Volume
 from seglab.learning.bundle import CARD, ModelBundle
+from seglab.studies.ensemble import model_name
 from seglab.studies.frozen import (
     FrozenResults,
     evaluate_patient,
@@ -240,7 +241,8 @@ def _log(
         tags.PRECISION: compute.precision,
         tags.SYNTHETIC: "true" if notice else None,
     }
-    with start_run(store, card.name, f"{run.name} on {place}", own_tags) as log:
+    run_name = f"{model_name(run, len(card.members))} on {place}"
+    with start_run(store, card.name, run_name, own_tags) as log:
         about = {"set": place, "model": uri, "run_id": run.run_id, "target": card.target}
         log.params(flatten({"evaluation": about, "operating_point": point}))
         slices = sum(one.slices for one in looked.values())

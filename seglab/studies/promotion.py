@@ -29,7 +29,7 @@ from seglab.learning.onnx import MASK_TOLERANCE, TOLERANCE, check_onnx, export_o
 from seglab.learning.operating_point import OperatingPoint, Selection, score_points, select
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.data import SharedData
-from seglab.studies.ensemble import choose_members, load_ensemble
+from seglab.studies.ensemble import choose_members, load_ensemble, model_name
 from seglab.studies.frozen import (
     FrozenResults,
     evaluate_patient,
@@ -264,7 +264,8 @@ def _open(
         tags.PRECISION: compute.precision,
         tags.NOTE: "\n\n".join(filter(None, (frozen.trained.data.cache.notice, candidates.reason))),
     }
-    return start_run(store, frozen.trained.config.name, f"promotion of {best.name}", own_tags)
+    name = model_name(best, len(candidates.members))
+    return start_run(store, frozen.trained.config.name, f"promotion of {name}", own_tags)
 
 
 def _log_frozen(

@@ -70,7 +70,7 @@ def test_folds_are_ranked_by_all_patients_not_by_the_easiest(store: Store) -> No
     order = [("b", 0), ("b", 1), ("a", 1), ("a", 0), ("lacks", 1)]
     assert [run.run_id for run in found.ranked] == [made[one] for one in order]
     assert found.out_of_fold[found.best.run_id] == pytest.approx(0.825)
-    assert "0.8250 out of fold, the highest of 3" in found.reason
+    assert "0.8250 out of fold, the highest of 2 arm and seed pairs" in found.reason
     assert find_candidates(store, made["a", 1]).best.run_id == made["a", 1]
 
 

@@ -233,6 +233,43 @@ def test_the_run_that_logs_a_report_is_shown_as_finished(store: Store, tmp_path:
         assert tested.run_id == log.run_id
 
 
+def test_folds_are_one_choice_and_an_ensemble_is_no_single_run(store: Store) -> None:
+    made = {}
+    for arm, fold, dice in (("a", 0, 0.9), ("a", 1, 0.5), ("b", 0, 0.8), ("b", 1, 0.7)):
+        tags = {"seglab.kind": "train", "seglab.arm": arm, "seglab.seed": "0"}
+        with start_run(store, "cv", f"{arm} · {fold}", tags | {"seglab.fold": str(fold)}) as run:
+            run.metrics({"val/dice": dice}, step=1)
+            run.params({"split.folds": 2})
+            run.json({"train": ["p"], "val": ["q"], "test": ["r"], "hash": ""}, "split.json")
+        made[arm, fold] = run.run_id
+    with start_run(store, "cv", "trial", {"seglab.kind": "trial"}) as run:
+        run.metrics({"val/dice": 0.95}, step=1)
+    members = f"{made['b', 1]},{made['b', 0]}"
+    model = {"seglab.promoted_run_id": made["b", 1], "seglab.ensemble": members}
+    start_run(store, "cv", "promotion", {"seglab.kind": "promotion"} | model).finish()
+    page = page_of(store, "cv")
+    (best, tested) = page["Result"].items
+    assert best.startswith(
+        "Best on validation: b · seed 0, Dice 0.750 out of fold, the highest of 2"
+    )
+    assert tested.startswith("Sealed test of an ensemble of 2 runs")
+    assert "the first of 2 runs that the promoted ensemble averages" in page["Method"].text
+    assert "each of the 2 in one of the folds" in page["Method"].facts["patients"]
+    assert page["Promotion"].facts["ensemble"].endswith(members.replace(",", ", "))
+    assert "chosen from 2 arm and seed pairs on" in page["Limits"].text
+
+
+def test_an_evaluation_that_was_repeated_is_shown_once(store: Store) -> None:
+    for dice, patients in ((0.1, "x"), (0.2, "y"), (0.3, "x")):
+        tags = {"seglab.kind": "evaluation", "seglab.data_hash": patients}
+        with start_run(store, "e", "e", tags | {"seglab.evaluated_run_id": "m"}) as run:
+            run.metrics({"external/dice": dice}, step=0)
+    page = page_of(store, "e")
+    rows = page["Test in detail"].table("other data set")
+    assert [row["result"][:10] for row in rows] == ["Dice 0.300", "Dice 0.200"]
+    assert len([one for one in page["Result"].items if "nothing was tuned" in one]) == 2
+
+
 def test_every_figure_of_the_test_has_words() -> None:
     assert tables.FIGURES.keys() == scores.FIGURES.keys()
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from seglab.learning.operating_point import PLAIN
-from seglab.studies.candidates import DICE, TRAINED, rank
+from seglab.studies.candidates import DICE, TRAINED, Candidates, rank
 from seglab.studies.resolve import find
 from seglab.studies.results import notice_of
 from seglab.tracking import tags
@@ -33,23 +33,38 @@ class Record:
         return [run for run in self.runs if run.tags.get(tags.KIND) in kinds]
 
     @cached_property
-    def best(self) -> RunInfo | None:
-        """The finished training run of the highest validation Dice, as a promotion ranks them."""
-        return rank(self.scored).best if self.scored else None
+    def ranking(self) -> Candidates | None:
+        """The finished training runs with a validation Dice, as a promotion ranks them."""
+        finished = [run for run in self.of_kind(*TRAINED) if run.status == "FINISHED"]
+        scored = [run for run in finished if math.isfinite(run.metrics.get(DICE, math.nan))]
+        return rank(scored) if scored else None
 
-    @cached_property
-    def scored(self) -> list[RunInfo]:
-        """Finished training runs with a validation Dice."""
-        return [
-            run
-            for run in self.of_kind(*TRAINED)
-            if run.status == "FINISHED" and math.isfinite(run.metrics.get(DICE, math.nan))
-        ]
+    @property
+    def best(self) -> RunInfo | None:
+        """The first of the ranking."""
+        return self.ranking.best if self.ranking else None
 
     @cached_property
     def promotion(self) -> RunInfo | None:
         """The newest promotion that finished."""
         return next((r for r in self.of_kind("promotion") if r.status == "FINISHED"), None)
+
+    @cached_property
+    def members(self) -> list[RunInfo]:
+        """The runs that the promoted model averages; none where it is a single run."""
+        ids = self.promotion.tags.get(tags.ENSEMBLE, "") if self.promotion else ""
+        known = {run.run_id: run for run in self.runs}
+        return [known[one] for one in ids.split(",") if one in known]
+
+    @cached_property
+    def evaluations(self) -> list[RunInfo]:
+        """Finished evaluations, newest first: of the same model on the same patients the newest."""
+        newest: dict[tuple[Any, ...], RunInfo] = {}
+        for run in self.of_kind("evaluation"):
+            if run.status == "FINISHED":
+                data = run.tags.get(tags.DATA_HASH, run.run_id)
+                newest.setdefault((*frozen_model(run), data), run)
+        return list(newest.values())
 
     @cached_property
     def sweep(self) -> RunInfo | None:

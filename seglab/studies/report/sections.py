@@ -52,14 +52,13 @@ TARGETS = {
 def lead(record: Record, result: ComparedAblation | None) -> list[str]:
     """The answers in a few sentences."""
     lines = [sentence(result, row) for row in result.rows] if result else []
-    if record.best is not None:
-        dice, count = number(record.best.metrics[DICE]), len(record.scored)
-        chance = f", the highest of {count} runs, which is partly chance" if count > 1 else ""
-        lines.append(f"Best on validation: {record.best.name}, Dice {dice}{chance}.")
+    if (best := record.ranking) is not None:
+        dice = f"{number(best.dice)}{' out of fold' * bool(best.out_of_fold)}"
+        chance = f", the highest of {best.compared}, which is partly chance"
+        lines.append(f"Best on validation: {best.name}, Dice {dice}{chance * bool(best.compared)}.")
     tested = record.promotion or not openings_without_result(record)
-    external = [run for run in record.of_kind("evaluation") if run.status == "FINISHED"]
     own = [test_sentence(record.promotion)] if tested else []
-    return [*lines, *own, *map(external_sentence, external)]
+    return [*lines, *own, *map(external_sentence, record.evaluations)]
 
 
 def kinds(record: Record) -> str:
@@ -100,7 +99,14 @@ def test_sentence(run: RunInfo | None) -> str:
     if run is None:
         return "Not tested yet: only a promotion opens the sealed test, and none has finished."
     firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
-    return f"Sealed test, {firm}: {_dice_of(run, 'test')}."
+    return f"Sealed test{_of_ensemble(run)}, {firm}: {_dice_of(run, 'test')}."
+
+
+def _of_ensemble(run: RunInfo) -> str:
+    """Name the ensemble that a promotion or an evaluation is of; empty where it is of one run."""
+    members = run.tags.get(tags.ENSEMBLE, "")
+    count = f" of {members.count(',') + 1} runs" if "," in members else ""  # files do not tell it
+    return f" of an ensemble{count}" if members else ""
 
 
 def test_answer(store: Store, run: RunInfo) -> str:
@@ -124,20 +130,21 @@ def not_confirmatory(store: Store, run: RunInfo) -> str:
 def external_sentence(run: RunInfo) -> str:
     """The result of an evaluation on another data set in one sentence."""
     place = run.params.get("evaluation.set", "another data set")
-    return f"On {place}, where nothing was tuned: {_dice_of(run, 'external')}."
+    model = f",{of}" if (of := _of_ensemble(run)) else ""
+    return f"On {place}, where nothing was tuned: {_dice_of(run, 'external')}{model}."
 
 
 def external_rows(record: Record) -> list[tuple[str, ...]]:
     """Evaluations on other data sets, newest first, beside the same model's own test."""
     tested = {frozen_model(run): run for run in record.of_kind("promotion")[::-1]}
     rows = []
-    for run in record.of_kind("evaluation"):
-        if run.status == "FINISHED":
-            model, promotion = run.tags.get(tags.EVALUATED_RUN, NONE), tested.get(frozen_model(run))
-            own = _dice_of(promotion, "test") if promotion else NONE
-            figures = [number(run.metrics.get(f"external/{name}")) for name in EXTERNAL]
-            place = run.params.get("evaluation.set", NONE)
-            rows.append((place, model[:8], _dice_of(run, "external"), *figures, own))
+    for run in record.evaluations:
+        model, promotion = run.tags.get(tags.EVALUATED_RUN, NONE), tested.get(frozen_model(run))
+        own = _dice_of(promotion, "test") if promotion else NONE
+        figures = [number(run.metrics.get(f"external/{name}")) for name in EXTERNAL]
+        place = run.params.get("evaluation.set", NONE)
+        more = " and others, an ensemble" if tags.ENSEMBLE in run.tags else ""
+        rows.append((place, f"{model[:8]}{more}", _dice_of(run, "external"), *figures, own))
     return rows
 
 
