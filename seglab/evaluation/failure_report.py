@@ -33,7 +33,7 @@ CONTRAST: Final = "its contrast to the tissue around it is {contrast:+.1f} stand
 PROBABILITY: Final = "the network's probability there reaches {confidence:.0%}"
 EVIDENCE: Final[Mapping[Cause, str]] = {
     Cause.SMALL: f"{CONTRAST}, and {PROBABILITY}",
-    Cause.FAINT: CONTRAST + ", its difference to the tumour's own brightness {likeness:+.1f}",
+    Cause.FAINT: f"{CONTRAST}, its difference to the tumour's own brightness {{likeness:+.1f}} SD",
     Cause.VISIBLE: f"{CONTRAST}, and {PROBABILITY}",
     Cause.DISTRACTOR: f"{{distance}}, {CONTRAST}, and {PROBABILITY}",
     Cause.WIDE: f"{{distance}}, {CONTRAST}, and {PROBABILITY}",
@@ -71,7 +71,7 @@ def describe(finding: Finding, explanation: Explanation) -> str:
         distance = f"it {verb} {finding.distance:.0f} {explanation.unit} from the tumour"
     figures = vars(explanation) | vars(finding) | {"size": size, "distance": distance}
     text = f"{THINGS[finding.kind]} in {slices}: {EVIDENCE[finding.cause]}."
-    return text.format(**figures)
+    return text.format(**figures).replace(" -", " −")
 
 
 def _result(explanation: Explanation) -> str:
@@ -194,12 +194,14 @@ def _ranked(scores: Sequence[PatientScore]) -> tuple[list[str], list[str]]:
 def best_median_worst(scores: Sequence[PatientScore], count: int) -> dict[str, list[str]]:
     """Name ``count`` patients from each end and from the middle of the Dice ranking, none twice.
 
-    The worst are chosen first, then the best, then the median. Each list starts at its own end.
+    The worst are chosen first, then the best, then the median. The worst start at the lowest Dice,
+    the others at their highest.
     """
     ranked, from_middle = _ranked(scores)
     worst = ranked[:count]
     best = [name for name in reversed(ranked) if name not in worst][:count]
     median = [name for name in from_middle if name not in {*worst, *best}][:count]
+    median.sort(key=ranked.index, reverse=True)
     return {"best": best, "median": median, "worst": worst}
 
 

@@ -65,9 +65,9 @@ def forest(
         limits = "no interval"
         if np.isfinite([row.ci_low, row.ci_high]).all():
             axes.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=2.4)
-            limits = f"[{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+            limits = f"{row.ci_low:+.3f} to {row.ci_high:+.3f}"
         axes.plot(row.diff, place, "o", color=colour, markersize=8)
-        text = f"{row.diff:+.3f}  {limits}   {verdict}"
+        text = f"{row.diff:+.3f}   {limits}   {verdict}".replace("-", "−")
         axes.text(
             1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=colour
         )
@@ -123,7 +123,7 @@ def order_bar(arms: Sequence[ArmSummary]) -> Figure:
     axes.set_yticks([])
     axes.set_xlim(0, 1)
     tidy(axes, x="share of resamples of the patients in which the arm has the highest mean", y="")
-    _arm_legend(figure, [arm.arm for arm in arms])
+    _arm_legend(figure, [arm.arm for arm in arms], bar=True)
     return figure
 
 
@@ -260,11 +260,15 @@ def _arm_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _arm_legend(figure: Figure, names: Sequence[str]) -> None:
+def _arm_legend(figure: Figure, names: Sequence[str], *, bar: bool = False) -> None:
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     styles = [arm_style(number) for number in range(len(names))]
-    handles = [Line2D([], [], color=c, marker=marker, linewidth=1.5) for c, marker in styles]
+    handles = [
+        Patch(color=c) if bar else Line2D([], [], color=c, marker=marker, linewidth=1.5)
+        for c, marker in styles
+    ]
     # A leading underscore would hide the entry.
     labels = [f" {plain(name)}" for name in names]
     figure.legend(handles, labels, loc="outside right upper", frameon=False)

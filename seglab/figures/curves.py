@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITION_BINS = 10
-SCORES = (("dice", "Dice", BLUE, "o"), ("iou", "IoU", ORANGE, "s"))
+SCORES = (
+    ("dice", "Dice", {"color": unit(BLUE), "marker": "o", "markersize": 4.5}),
+    ("iou", "IoU", {"color": unit(ORANGE), "marker": "s", "markersize": 7, "fillstyle": "none"}),
+)
+"""Open squares, so that a point of both at 0 shows."""
+MARGIN = 0.03  # of a score's axis: a point at 0 or 1 is whole
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], kept_epoch: int) -> Figure:
@@ -68,12 +73,12 @@ def patient_plot(scores: Sequence[PatientScore]) -> Figure:
     figure = new_figure(12, 4.2)
     ranked, sized = figure.subplots(1, 2)
     rank = np.arange(1, len(known) + 1)
-    for key, name, colour, marker in SCORES:
+    for key, name, look in SCORES:
         values = [getattr(score, key) for score in known]
         label = f"{name}, mean {mean(values):.3f}"
-        ranked.plot(rank, values, marker, markersize=4.5, color=unit(colour), label=label)
-        ranked.axhline(mean(values), color=unit(colour), linewidth=1, linestyle="--")
-    ranked.set_ylim(0, 1)
+        ranked.plot(rank, values, linestyle="none", label=label, **look)
+        ranked.axhline(mean(values), color=look["color"], linewidth=1, linestyle="--")
+    ranked.set_ylim(-MARGIN, 1 + MARGIN)
     ranked.xaxis.get_major_locator().set_params(integer=True)
     tidy(ranked, x="patients, worst to best", y="score", title="Every test patient")
     ranked.legend(frameon=False, loc="best")  # wherever the fewest patients are
@@ -84,12 +89,12 @@ def patient_plot(scores: Sequence[PatientScore]) -> Figure:
 def _against_size(axes: Axes, scores: Sequence[PatientScore]) -> None:
     in_ml = all(np.isfinite(score.truth_ml) for score in scores)
     sizes = [score.truth_ml if in_ml else score.truth_px for score in scores]
-    for key, name, colour, marker in SCORES:
+    for key, name, look in SCORES:
         values = [getattr(score, key) for score in scores]
-        axes.plot(sizes, values, marker, markersize=4.5, color=unit(colour), label=name)
+        axes.plot(sizes, values, linestyle="none", label=name, **look)
     if sizes:
         log_axis(axes)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-MARGIN, 1 + MARGIN)
     unit_name = "ml" if in_ml else "pixels"
     tidy(axes, x=f"true tumour, {unit_name} (log)", y="score", title="Scores and tumour size")
     axes.legend(frameon=False, loc="best")
@@ -129,8 +134,8 @@ def slice_position_plot(patients: Sequence[NDArray[np.float64]]) -> Figure:
         label="median and quartiles",
     )  # fmt: skip
     axes.set_xlim(0, 1)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylim(-MARGIN, 1 + MARGIN)
     title = "Slices with tumour or a prediction"
     tidy(axes, x="place in the stack (0 first slice, 1 last)", y="Dice of the slice", title=title)
-    axes.legend(frameon=False, loc="best")
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     return figure

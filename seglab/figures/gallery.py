@@ -1,4 +1,4 @@
-"""A self-contained page of the failures: thumbnails, causes, and every slice to leaf through.
+"""A self-contained page of the failures: thumbnails, causes, and the marked slices.
 
 The page loads nothing: pictures are inside as data URIs and the script is inline, so it
 opens from disk and in a sandboxed frame without network, storage or a shared origin.
@@ -18,7 +18,7 @@ from seglab.evaluation.failure_report import MEANINGS, FailureAnalysis, describe
 from seglab.evaluation.failures import Explanation
 from seglab.evaluation.metrics import Case, slice_counts
 from seglab.evaluation.scores import score_rows
-from seglab.figures.sprites import encode, thumbnail, worst_position
+from seglab.figures.sprites import CONTEXT, encode, thumbnail, worst_position
 from seglab.figures.style import AGREEMENT, BLUE, FALSE_ALARM, MISSED, ORANGE, PURPLE, YELLOW
 
 MOST_BYTES: Final = 14_000_000
@@ -56,7 +56,8 @@ def write_gallery(
     chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
     share = MOST_BYTES // max(weights, 1)
-    data, entries = analysis.to_json() | {"rules": MEANINGS, "colours": COLOURS}, {}
+    known = {"rules": MEANINGS, "colours": COLOURS, "context": CONTEXT}
+    data, entries = analysis.to_json() | known, {}
     for case in cases:
         shown = case.patient_id in chosen
         budget = min(MOST_PER_CASE, share * (CHOSEN_WEIGHT if shown else 1))
@@ -64,8 +65,8 @@ def write_gallery(
         explanation = analysis.explanations[case.patient_id]
         entries[case.patient_id] = _entry(case, explanation, slices, budget)
         data |= {"modality": TITLES[case.modality], "ensemble": case.disagreement is not None}
-    known = [one for one in data["cases"] if one["patient_id"] in entries]
-    data["cases"] = [one | entries[one["patient_id"]] for one in known]
+    found = [one for one in data["cases"] if one["patient_id"] in entries]
+    data["cases"] = [one | entries[one["patient_id"]] for one in found]
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {"title": title, "notice": notice, "data": finite(data)}
     page = fill_template("seglab.figures", "gallery.html", **values)
@@ -91,6 +92,7 @@ def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> di
         ],
         "slices": np.stack([case.slice_indices[chosen], tp, fn, fp], axis=1).tolist(),
         "start": int(case.slice_indices[worst_position(case)]),
+        "of": len(case.image),
         "thumbnail": thumbnail(case),
         **vars(sprites),
     }

@@ -43,13 +43,15 @@ SCALE: Final = 3
 COLUMNS, PANELS = 4, 8
 """Of the sheet of a predicted scan."""
 PANEL_INCHES: Final = 3.4
+PAIRS: Final = 3
+"""Slices of a row of overlays, at most."""
 ASPECT: Final = 5 / 6
 """Width over height of a panel of overlays."""
 PARTS: Final[dict[int, tuple[str, style.RGB]]] = {
     OEDEMA: ("oedema", style.ORANGE),
     NON_ENHANCING: ("core without enhancement", style.SKY_BLUE),
     ENHANCING: ("enhancing tumour", style.PURPLE),
-    UNKNOWN_PART: ("tumour", style.ORANGE),
+    UNKNOWN_PART: ("tumour", style.YELLOW),
 }
 COLOURS: Final = {"proven": style.GREEN, "not provable": style.YELLOW, "wrong": style.VERMILLION}
 
@@ -117,35 +119,40 @@ def choose_slices(truth: UInt8, prediction: UInt8) -> dict[int, str]:
 
 
 def overlay_sheet(cases: Sequence[Case], title: str, label: str = "") -> Figure:
-    """Draw a row a case: the image beside its overlay, for each chosen slice.
+    """Draw the chosen slices of cases, each image beside its overlay, at the same size always.
 
-    ``label``, such as "worst", stands above each patient's id.
+    A case has a row; where all have one slice, three share it. ``label``, such as "worst", stands
+    before each patient's id.
     """
     chosen = [choose_slices(case.truth, case.prediction) for case in cases]
-    columns = 2 * max(2, *map(len, chosen))
-    width, height = 2.4 + 3.1 * columns, 3.9 * len(cases)
-    figure, grid = black_grid(len(cases), columns, width, height + 0.9)
-    figure.suptitle(plain(title), color="white", fontsize=12, weight="bold", x=0.01, ha="left")
-    overlay_legend(figure, "right")
+    most = max(map(len, chosen))
+    shared = PAIRS // most  # cases in a row
+    rows, across = math.ceil(len(cases) / shared), max(2, most * min(shared, len(cases)))
+    lines = math.ceil(PAIRS / most)
+    height = rows * (2.75 + 0.17 * lines) + 0.75
+    figure, grid = black_grid(rows, 2 * across, WIDTH * across / PAIRS, height)
+    overlay_legend(figure, "left", plain(title))
     modality = TITLES[cases[0].modality]
     note = f"left: {modality}, right: overlay · R = patient's right, anterior on top"
-    figure.supxlabel(note, color="0.65", fontsize=10)
-    for row, case, slices in zip(grid, cases, chosen, strict=True):
-        name, figures = case.patient_id, score_rows(case.score).items()
-        short = [name[at : at + 22] for at in range(0, min(len(name), 66), 22)]
-        words = "\n".join(filter(None, (label, *short, *map(" ".join, figures))))
-        row[0].text(
-            -0.85, 1, words, transform=row[0].transAxes, va="top", color="white", fontsize=11,
-            linespacing=1.6, parse_math=False,
-        )  # fmt: skip
-        pairs, shown = row.reshape(-1, 2), views(case, slices, ASPECT)
-        scores = dice(slice_counts(case.prediction, case.truth))
-        for pair, seen, (at, rules) in zip(pairs, shown, slices.items(), strict=False):
+    figure.supxlabel(note, color="0.65", fontsize=9)
+    pairs = iter(grid.reshape(-1, 2))
+    for case, slices in zip(cases, chosen, strict=True):
+        row = [next(pairs) for _ in range(most)]
+        figures = ", ".join(map("\N{NO-BREAK SPACE}".join, score_rows(case.score).items()))
+        words = textwrap.fill(f"{label} {case.patient_id}: {figures}".strip(), 48 * most)
+        first = row[0][0]
+        above = first.text(
+            0, 1.02, plain(words), transform=first.transAxes, color="white", fontsize=10
+        )
+        above.set_in_layout(False)  # Its width is not the panel's; the next line keeps its height.
+        first.set_title(" " + "\n" * words.count("\n"), fontsize=10)
+        shown, scores = views(case, slices, ASPECT), dice(slice_counts(case.prediction, case.truth))
+        for pair, seen, (at, rules) in zip(row, shown, slices.items(), strict=False):
             show(pair[0], draw_slice(seen[0], SCALE), "")
             show(pair[1], draw_overlay(*seen, SCALE), "")
             told = f"Dice {scores[at]:.2f}" if math.isfinite(scores[at]) else "no tumour"
-            caption = f"slice {case.slice_indices[at]} · {rules} · {told}"
-            pair[0].set_xlabel(caption, color="0.75", fontsize=9.5, loc="left")
+            caption = f"slice {case.slice_indices[at]} · {told}\n{rules}"
+            pair[0].set_xlabel(caption, color="0.85", fontsize=9, loc="left")
     return figure
 
 
@@ -234,7 +241,7 @@ def identity_sheet(source: Source, report: CheckReport) -> Figure:
         grey = np.interp(image, (low, max(high, low + 1e-6)), (0, 255)).astype(np.uint8)
         drawn = draw_slice(cut(grey, window), SCALE)
         for part, (_, colour) in PARTS.items():
-            outline(drawn, cut(labels, window) == part, colour, SCALE, 1)
+            outline(drawn, cut(labels, window) == part, colour, SCALE, 2)
         one = judged[modality]
         verdict = unit(COLOURS[one.verdict])
         show(axes, drawn, "")

@@ -63,10 +63,12 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
 
 def log_axis(axes: Axes) -> None:
     """Make the x axis logarithmic with plain numbers, also within one decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    narrow = high < 5 * low
+    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -78,8 +80,8 @@ def marked(figure: Figure, notice: str) -> Figure:
     return figure
 
 
-def overlay_legend(figure: Figure, side: str) -> None:
-    """Say above a black figure what the colours of its overlays mean; center or right."""
+def overlay_legend(figure: Figure, side: str, title: str = "") -> None:
+    """Say above a black figure what the colours of its overlays mean; center or left."""
     from matplotlib.patches import Patch
 
     meanings = (
@@ -92,4 +94,7 @@ def overlay_legend(figure: Figure, side: str) -> None:
         for text, colour, fill in meanings
     ]
     text: dict[str, Any] = {"loc": f"outside upper {side}", "labelcolor": "white"}
-    figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, **text)
+    legend = figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, **text)
+    legend.set_title(title, {"size": 11, "weight": "bold"})
+    legend.get_title().set_color("white")
+    legend.set_alignment("left")

@@ -223,7 +223,7 @@ def write_overlays(
         if names:
             title = " · ".join(filter(None, (f"{label} of {len(scores)} patients", notice)))
             sheet = overlay_sheet([case(name) for name in names], title, label)
-            sheet.savefig(folder / f"{label}.png")
+            sheet.savefig(folder / f"{label}.png", dpi=200)
 
 
 def fair_share(patients: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,11 +99,14 @@ def test_the_window_holds_the_brain_and_has_the_shape_asked_for() -> None:
     assert cut(image, brain_window(np.zeros_like(image))).shape[1:] >= (50, 60)
 
 
-def test_a_sheet_has_a_row_a_case(make_case: MakeCase) -> None:
-    one = pixels(overlay_sheet([make_case()], "title"))
-    three = pixels(overlay_sheet([make_case(n) for n in "abc"], "title", "worst"))
-    assert one.dtype == three.dtype == np.uint8
-    assert one.shape[1] == three.shape[1]
-    assert (three.shape[0] - one.shape[0]) / 2 > 300
+def test_patients_of_one_slice_share_a_row_and_others_have_their_own(make_case: MakeCase) -> None:
+    cases = [make_case(name) for name in "abc"]
+    one, shared = pixels(overlay_sheet(cases[:1], "title")), pixels(overlay_sheet(cases, "title"))
+    assert one.shape[0] == shared.shape[0]
+    assert 1.5 * one.shape[1] == pytest.approx(shared.shape[1], abs=2)
+    several = [replace(case, prediction=np.roll(case.prediction, 4, axis=0)) for case in cases]
+    rows = [pixels(overlay_sheet(several[:count], "title", "worst")).shape for count in (1, 3)]
+    assert rows[0][1] == rows[1][1] == shared.shape[1]
+    assert (rows[1][0] - rows[0][0]) / 2 > 300
     for colour in (AGREEMENT, MISSED, FALSE_ALARM):
         assert (np.abs(one.astype(int) - colour).max(axis=-1) < 40).sum() > 50

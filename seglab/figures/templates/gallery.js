@@ -103,11 +103,11 @@
     });
     const mean = data.mean_dice === null ? "" : `, mean Dice ${data.mean_dice.toFixed(3)}`;
     at("modality").textContent = data.modality;
-    at("summary").textContent = `${data.patients} patients${mean}. Select a patient to see every slice.`;
+    at("summary").textContent = `${data.patients} patients${mean}. Select a patient to see its slices.`;
     const names = { agreement: "agreement", missed: "missed", false: "false alarm" };
-    for (const [key, name] of Object.entries(names)) {
-      at("legend").append(make("span", {}, swatch(data.colours[key], key !== "agreement"), name));
-    }
+    for (const legend of document.querySelectorAll(".legend"))
+      for (const [key, name] of Object.entries(names))
+        legend.append(make("span", {}, swatch(data.colours[key], key !== "agreement"), name));
   }
 
   function swatch(colour, filled) {
@@ -178,9 +178,21 @@
       ),
     );
     at("findings").replaceChildren(...entry.findings.map(finding));
+    at("kept").textContent = kept(entry);
     const slider = at("slice");
     slider.max = entry.slices.length - 1;
     slider.value = current.index;
+  }
+
+  function kept({ positions, of }) {
+    const count = positions.length;
+    if (count === of) return `All ${of} slices of the data are in this page.`;
+    const thinned = positions[count - 1] - positions[0] >= count;
+    return (
+      `${count} of the patient's ${of} slices are in this page: from ${data.context} before the first ` +
+      `with tumour or prediction to ${data.context} after the last` +
+      (thinned ? ", thinned out evenly but for those with most tumour, missed and false alarm." : ".")
+    );
   }
 
   function finding(found) {
@@ -223,8 +235,8 @@
     const total = 2 * agreed + missed + wrong;
     const here = total ? `slice Dice ${((2 * agreed) / total).toFixed(2)}` : "nothing marked";
     at("marked-caption").textContent =
-      `${here} · agreed ${agreed} · missed ${missed} · false ${wrong} px`;
-    at("position").textContent = `slice ${slice} (${index + 1} of ${entry.slices.length})`;
+      `${here} · agreed ${agreed} · missed ${missed} · false ${wrong}`;
+    at("position").textContent = `slice ${slice} (${index + 1} of ${entry.slices.length} kept)`;
     drawProfile();
   }
 

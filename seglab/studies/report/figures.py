@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DPI = 150
 SHEET_PATIENTS = 5
+ALWAYS = 0.995
+"""Share of resamples, 100% when rounded: a bar of one arm shows nothing."""
 COST_AXES = {
     "gflops_per_image": "GFLOP an image, forward",
     "train_seconds": "training seconds a run",
@@ -54,8 +56,7 @@ def comparison_figures(result: ComparedAblation, store: Store) -> dict[str, byte
         draw["patients"] = lambda: plots.patient_swarm(differences, sizes, base, margin)
         compared = (result.comparison.baseline, *result.comparison.rows)
         firsts = [one.share_first for one in compared]
-        # Where one arm always comes first, there is nothing to see.
-        if result.budgets.all_equal and np.isfinite(firsts[0]) and max(firsts) < 1:
+        if result.budgets.all_equal and np.isfinite(firsts[0]) and max(firsts) < ALWAYS:
             draw["order"] = lambda: plots.order_bar(compared)
     effects = result.factors
     if effects and effects.interactions:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+import seglab
 from seglab.core import registry
 from seglab.core.documents import fill_template, json_text
 from seglab.core.errors import UserError, as_warning
@@ -49,6 +50,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "figure": sections.figure,
     "from_json": json.loads,
     "data_uri": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}",
+    "pixels_wide": lambda png: int.from_bytes(png[16:20], "big"),  # from the header of a PNG
     "time": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
 }
 
@@ -168,6 +170,7 @@ def render(
         sheet=SHEET,
         dashed=result is not None and has_front(result),
         registry=registry,
+        version=seglab.__version__,
         served=served.rstrip("/"),
         print_script=PRINT,
         print_hash=f"sha256-{digest}",

@@ -23,6 +23,9 @@ COSTS: Final[Mapping[str, str]] = {
 }
 """What the axis of each second objective says."""
 DICE: Final = "validation Dice"
+SCALE: Final = ("rgb(158, 202, 225)", "rgb(8, 48, 107)")
+"""Colours that all show on white; Optuna's own scale starts at white."""
+MARGIN: Final = {"l": 60, "r": 40, "t": 60, "b": 60}
 FEWEST_JUDGED: Final = 4
 """Complete trials below which no importance of a parameter is told."""
 
@@ -50,7 +53,7 @@ def search_page(
     :data:`COSTS` or ``none``, ``notice`` what must be known of the data.
     """
     figures = [
-        figure.update_layout(margin={"l": 60, "r": 40, "t": 60, "b": 60}).to_html(
+        figure.update_layout(margin=MARGIN, template="plotly_white").to_html(
             full_html=False,
             include_plotlyjs=place == 0,
             default_height=460,
@@ -64,23 +67,33 @@ def search_page(
 
 def _interactive(study: optuna.Study, base: float | None, second: str) -> Iterator[Any]:
     from optuna import visualization as draw
+    from plotly.colors import sample_colorscale
 
     target = _target(study)
     history = draw.plot_optimization_history(study, **target)
     if base is not None:
         history.add_hline(base, line_dash="dash", line_color="grey", annotation_text="base config")
-    yield history.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    numbers, values = _pruned(study)
+    if numbers:
+        look = {"symbol": "circle-open", "color": "grey"}
+        history.add_scatter(x=numbers, y=values, mode="markers", marker=look, name="pruned")
+    yield history.update_layout(title="Dice of the trials", showlegend=True)
     if second != "none":
         yield draw.plot_pareto_front(study, target_names=[DICE, COSTS[second]])
     keys = _searched(study)
     if keys:
-        yield draw.plot_parallel_coordinate(study, params=keys, **target)
+        lines = draw.plot_parallel_coordinate(study, params=keys, **target)
+        for line in lines.select_traces({"mode": "lines"}):  # y[0] is the Dice, from 0 to 1
+            line.update(line_color=sample_colorscale(SCALE, line.y[0])[0], opacity=1)
+        marks = {"marker_colorscale": SCALE, "marker_reversescale": False}
+        yield lines.update_traces(marks, {"mode": "markers"})
         for start in range(0, len(keys), 2):
-            yield draw.plot_slice(study, params=keys[start : start + 2], **target)
+            slices = draw.plot_slice(study, params=keys[start : start + 2], **target)
+            yield slices.update_traces(marks)
     if keys and _may_judge(study):
         yield draw.plot_param_importances(study, **_importance())
     yield draw.plot_intermediate_values(study).update_layout(
-        title="Learning curves", xaxis_title="epoch", yaxis_title=DICE
+        title="Learning curves", xaxis_title="epoch", yaxis_title=DICE, showlegend=True
     )
     yield draw.plot_timeline(study)
 
@@ -108,21 +121,26 @@ def pictures(study: optuna.Study, base: float | None) -> Iterator[tuple[str, Fig
 
 
 def _history(study: optuna.Study, base: float | None) -> Any:
-    """Draw the Dice of every trial that ended, those stopped early as rings."""
+    """Draw the Dice of every trial that ended, pruned ones as rings."""
     from optuna.visualization import matplotlib as draw
 
     axes = draw.plot_optimization_history(study, **_target(study))
     axes.collections[0].set_color(unit(BLUE))
     for line in axes.lines:
         line.set(color=unit(VERMILLION), label="best so far")
-    pruned = [one for one in study.trials if one.state == TrialState.PRUNED and one.values]
-    if pruned:
-        at = [one.number for one in pruned], [one.values[0] for one in pruned]
-        axes.scatter(*at, color="none", edgecolor="grey", linewidth=1.5, label="stopped early")
+    pruned = _pruned(study)
+    if pruned[0]:
+        axes.scatter(*pruned, color="none", edgecolor="grey", linewidth=1.5, label="pruned")
     if base is not None:
         axes.axhline(base, color="grey", linestyle="--", label="base config")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, frameon=False)
     return axes
+
+
+def _pruned(study: optuna.Study) -> tuple[list[int], list[float]]:
+    """Number and last Dice of the pruned trials."""
+    pruned = [one for one in study.trials if one.state == TrialState.PRUNED and one.values]
+    return [one.number for one in pruned], [one.values[0] for one in pruned]
 
 
 def _sized(axes: Any, height: float, title: str = "") -> Figure:
