@@ -46,7 +46,7 @@ def data_sheet(examples: Sequence[Example], modalities: Sequence[str], upright: 
         ]
         marked = drawn[0].copy()
         for part, (_, colour) in PARTS.items():
-            outline(marked, labels == part, colour, SCALE, 2)
+            outline(marked, labels == part, colour, SCALE, max(2, len(marked) // 140))
         for axes, picture in zip(row, [*drawn, marked], strict=True):
             show(axes, picture, "")
         row[0].set_xlabel(plain(example.caption), color="0.85", fontsize=9, labelpad=2)
