@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITION_BINS = 10
-SCORES = (
+SCORES: Final[Sequence[tuple[str, str, dict[str, Any]]]] = (
     ("dice", "Dice", {"color": unit(BLUE), "marker": "o", "markersize": 4.5}),
     ("iou", "IoU", {"color": unit(ORANGE), "marker": "s", "markersize": 7, "fillstyle": "none"}),
 )

@@ -95,6 +95,6 @@ def overlay_legend(figure: Figure, side: str, title: str = "") -> None:
     ]
     text: dict[str, Any] = {"loc": f"outside upper {side}", "labelcolor": "white"}
     legend = figure.legend(handles=handles, ncols=3, frameon=False, fontsize=9, **text)
-    legend.set_title(title, {"size": 11, "weight": "bold"})
-    legend.get_title().set_color("white")
+    legend.set_title(title)
+    legend.get_title().set(color="white", fontsize=11, fontweight="bold")
     legend.set_alignment("left")
