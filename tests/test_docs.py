@@ -56,10 +56,12 @@ def write_scan(path: Path, codes: str = "LPS") -> Path:
     return path
 
 
-def of_brain(upright: bool = False, context: int = 0) -> ModelBundle:
+def of_brain(
+    upright: bool = False, context: int = 0, shape: tuple[int, int] = (48, 48)
+) -> ModelBundle:
     """A network of random weights on 48 × 32 px around the brain of a frame of 50."""
     settings = CacheSettings(50, "brain", "zscore", "auto")
-    card = {"settings": settings, "shape": (48, 48), "point": OperatingPoint(0.5)}
+    card = {"settings": settings, "shape": shape, "point": OperatingPoint(0.5)}
     return make_bundle("flair", context=context, upright=upright, target="whole", **card)
 
 
@@ -81,6 +83,24 @@ def test_the_onnx_example_gives_the_mask_of_predict(
     expected, found = in_world(one.mask), in_world(tmp_path / "mask.nii.gz")
     assert 0.02 < expected.mean() < 0.9
     assert np.array_equal(found, expected)
+    assert np.array_equal(nib.load(tmp_path / "mask.nii.gz").affine, nib.load(scan).affine)
+
+
+def test_the_onnx_example_refuses_a_brain_that_does_not_fit(tmp_path: Path) -> None:
+    scan, model = write_scan(tmp_path / "case_flair.nii.gz"), tmp_path / "model.onnx"
+    export_onnx(of_brain(shape=(48, 32)), model)
+    command = [
+        sys.executable,
+        "-c",
+        block("python", "onnxruntime"),
+        model,
+        scan,
+        tmp_path / "m.nii",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    told = f"{scan}: the brain is larger than the 45 pixels that the file takes"
+    assert ended.stderr.splitlines() == [told]
 
 
 @contextmanager
