@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seglab import __version__
 from seglab.cli import data, names, study, train
 from seglab.cli.shell import DONE, PROGRAM, Parser, add_json, output_folder, print_text, run_command
 from seglab.core.errors import UserError, unknown_name
 
 INTRODUCTION = """\
 Find out which choices really make better brain-tumour masks.
-COMMAND --help says more; run_experiment.py is `run`, and sweep.py is `sweep`.
+COMMAND --help says more, --version the version; run_experiment.py is `run`, sweep.py `sweep`.
 """
 SCRIPTS = {"run": "run_experiment.py", "sweep": "sweep.py"}
 """Of a checkout; the same command again continues what these began."""
@@ -35,7 +36,9 @@ class Command:
 
     def run(self, program: str, argv: Sequence[str]) -> int:
         """Read the arguments and do it; returns the exit status."""
-        epilog = "\n".join(["examples:", *(f"  {program} {line}" for line in self.examples)])
+        epilog = "\n".join(
+            ["examples:", *(f"  {program} {line}".rstrip() for line in self.examples)]
+        )
         parser = Parser(prog=program, description=self.text, epilog=epilog)
         for flag, options in self.arguments:
             parser.add_argument(flag, **options)
@@ -48,7 +51,7 @@ def _argument(flag: str, help: str | None = None, **options: Any) -> Argument:
     return flag, {"help": help, **options}
 
 
-def _out(help: str | None = None, **options: Any) -> Argument:
+def _out(help: str, **options: Any) -> Argument:
     return _argument("--out", help, type=output_folder, metavar="DIR", **options)
 
 
@@ -60,7 +63,7 @@ WORKERS = _number("--workers", "processes (default: one a core)", 0)
 MODALITIES = "of flair, t1, t1ce, t2: those that every patient must have (default flair)"
 FILES = (
     _argument("--source", data.SOURCE_HELP, required=True),
-    _argument("--root", type=Path, metavar="DIR", required=True),
+    _argument("--root", "folder of the files", type=Path, metavar="DIR", required=True),
     _argument("--labels", "as data.labels (default auto)", default="auto"),
     _argument("--persons", "as data.persons", type=Path, metavar="CSV"),
 )
@@ -117,7 +120,7 @@ COMMANDS = {
         data.phantom,
         "Write synthetic patients, in the exact layout of the Kaggle or BraTS files.",
         "--out phantoms --patients 12",
-        _out(required=True),
+        _out("folder for the files", required=True),
         _number("--patients", "how many (default 12)", 12),
         _number("--size", "side of a slice (default 240)", 240),
         _number("--slices", "slices a patient (default 155)", 155),
@@ -133,7 +136,7 @@ COMMANDS = {
         "Kaggle wants a token: on kaggle.com, Settings, API, 'Create New Token' gives\n"
         "kaggle.json, which belongs in ~/.kaggle.",
         "--out brats2020",
-        _out(required=True),
+        _out("folder for the files", required=True),
     ),
     "data check": Command(
         data.check,
@@ -208,7 +211,7 @@ COMMANDS = {
         "results/checkpoints/weights.safetensors folder --out masks",
         _argument("model", "name@alias, run id or files", metavar="MODEL"),
         _argument("inputs", "files and folders", metavar="INPUT", nargs="+", type=Path),
-        _out(required=True),
+        _out("folder for masks, pictures and predictions.csv", required=True),
     ),
     "report": Command(
         study.report,
@@ -242,7 +245,7 @@ COMMANDS = {
         "Download what a run logged; the same command again replaces what is there.",
         "RUN_ID --out results",
         _argument("run", "run id, or how it begins"),
-        _out(required=True),
+        _out("folder for the files", required=True),
         _argument("--pattern", "only these, e.g. 'overlays/*.png'"),
     ),
     "ui": Command(
@@ -273,8 +276,11 @@ def _run(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv[:words]):
         shown = {key: one for key, one in COMMANDS.items() if words == 1 or key.startswith("data ")}
         lines = [f"  {key:<14} {one.text.splitlines()[0]}" for key, one in shown.items()]
-        examples = [f"  {PROGRAM} {key} {one.examples[0]}" for key, one in shown.items()]
+        examples = [f"  {PROGRAM} {key} {one.examples[0]}".rstrip() for key, one in shown.items()]
         print_text("\n".join([INTRODUCTION, "commands:", *lines, "\nexamples:", *examples]))
+        return DONE
+    if argv == ["--version"]:
+        print_text(f"seglab {__version__}")
         return DONE
     if not argv:
         raise UserError(f"name a command: {', '.join(COMMANDS)}")

@@ -141,7 +141,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     shared = {key: value for key, value in document.items() if key not in STUDY_KEYS}
     seeds = _seeds(document, shared)
     shared["seed"] = seeds[0]
-    run = validate(RunConfig, shared, also=STUDY_KEYS)
+    run = validate(RunConfig, shared, also=(*STUDY_KEYS, "base"))
     arms = _arms(document.get("arms"), shared, run)
     budget = validate(Budget, document.get("budget") or {}, "budget.")
     search = validate(Search, document["search"], "search.") if document.get("search") else None

@@ -64,7 +64,8 @@ class CheckReport:
         yield counts.format_map(found) + share
         listed = [one for one in found["patient_list"] if one["modalities"]]
         yield f"  modalities: {_counts(' '.join(one['modalities']) for one in listed)}"
-        yield f"  labels: {_counts(one['labels'] for one in listed)}"
+        marked = _counts(one["labels"] for one in listed if one["tumour_slices"])
+        yield f"  labels: {marked or 'none'}"
         lists = {
             "missing files": found["missing_files"],
             "bad files": map("{file}: {reason}".format_map, found["bad_files"]),
@@ -202,7 +203,9 @@ def _search_bad_files(
     start = re.escape(str(source.root))
     for reason in dict.fromkeys(reasons or [str(error)]):  # they begin with the file
         path = re.match(rf"{start}/(.+?\.(h5|tiff?|nii\.gz|nii))[\s:]+", reason)
-        file, rest = (path[1], reason[path.end() :]) if path else (patient.patient_id, reason)
+        name = patient.patient_id
+        file, rest = (path[1], reason[path.end() :]) if path else (name, reason)
+        rest = rest.removeprefix(f"{name} ")
         examined.bad_files.append({"file": file, "reason": rest})
     counts = {"slices": len(has_tumour), "tumour_slices": sum(has_tumour.values())}
     return replace(examined, row=examined.row | counts)
@@ -227,7 +230,8 @@ def _surprises(examined: Sequence[Examined]) -> Iterator[str]:
                 yield f"{one.row['patient']}: {wrong.modality} {wrong.reason}"
     remarks = defaultdict(list)
     for row in rows:
-        for remark in row["remarks"]:
+        empty = row["modalities"] and not row["tumour_slices"]
+        for remark in (*row["remarks"], *["its mask marks no tumour"] * bool(empty)):
             remarks[remark].append(row["patient"])
     for remark, (first, *rest) in remarks.items():
         yield f"{first}{f' and {len(rest)} more' if rest else ''}: {remark}"

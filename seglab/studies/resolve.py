@@ -40,7 +40,7 @@ CHECKPOINTS = "checkpoints"
 SPLIT = "split.json"
 WEIGHTS = f"{CHECKPOINTS}/*.safetensors"
 """The weights that a run kept; earlier versions called them best.safetensors."""
-NEWEST = 3  # runs of an experiment that are named where one run is wanted
+NEWEST = 3  # runs of an experiment or a parent run that are named where one run is wanted
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".bin", ".onnx"}
 
@@ -75,8 +75,8 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
         with suppress(UnknownRun):
             return Found(run=store.find_run(name))
     if "experiment" not in kinds and (runs := store.find_runs(name)):
-        newest = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:NEWEST])
-        raise UserError(f"'{name}' is an experiment, not a {' or '.join(kinds)}; newest: {newest}")
+        newest = _name_newest(runs)
+        raise UserError(f"'{name}' is an experiment, not a {' or '.join(kinds)}; {newest}")
     if "experiment" in kinds:
         experiments = store.experiments()
         names |= {experiments[run.experiment_id] for run in store.find_runs()}
@@ -85,6 +85,11 @@ def find(store: Store, name: str, *kinds: Literal["experiment", "run", "model"])
         done = "run has been trained" if "experiment" in kinds else "model is registered"
         raise UserError(f"no {what} '{name}': no {done} yet")
     raise unknown_name(what, name, names)
+
+
+def _name_newest(runs: Sequence[RunInfo]) -> str:
+    named = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:NEWEST])
+    return f"newest: {named or 'none'}"
 
 
 def find_model(store: Store, name: str) -> tuple[RunInfo, Registered | None]:
@@ -132,7 +137,11 @@ def open_model(name: str, open_store: Callable[[], Store]) -> ModelBundle:
     store = open_store()
     run, _ = find_model(store, name)
     patterns = [f"{FOLDER}/*{CARD}", f"{FOLDER}/*.safetensors"]
-    if run.tags.get(tags.KIND) != "promotion":
+    kind = run.tags.get(tags.KIND)
+    if kind in ("ablation", "sweep"):
+        newest = _name_newest(store.find_runs(parent_run_id=run.run_id))
+        raise UserError(f"run {run.run_id} ({run.name}) is of kind {kind}, not a model; {newest}")
+    if kind != "promotion":
         refuse_unfinished(run)
         patterns = [f"{CHECKPOINTS}/*"]
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:

@@ -52,7 +52,8 @@ class DownloadReport:
 def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -> DownloadReport:
     """Copy the artifacts of a run, or those that match a shell pattern, to ``out``.
 
-    They keep their folders; the pattern is of the whole path or the file's name.
+    They keep their folders; the pattern is of the whole path or the file's name. A name that is
+    one file's whole path is that file only.
 
     Raises:
         UserError: nothing matches, an artifact's name or a link leads out of ``out``, or it cannot
@@ -61,9 +62,10 @@ def download(store: Store, run_id: str, out: Path, pattern: str | None = None) -
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    wanted = [
+    names = list_artifacts(store, run_id)
+    wanted = [name for name in names if name == pattern] or [
         name
-        for name in list_artifacts(store, run_id)
+        for name in names
         if pattern is None or any(fnmatchcase(n, pattern) for n in (name, Path(name).name))
     ]
     if not wanted and pattern is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from seglab import __version__
 from seglab.cli.main import COMMANDS, SCRIPTS, main
 from seglab.cli.shell import run_command
 from seglab.core.errors import UserError
@@ -93,6 +94,11 @@ def test_the_list_of_commands_names_all(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(f"  {name} " in told for name in COMMANDS)
+
+
+def test_the_version_is_told(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"seglab {__version__}\n"
 
 
 @pytest.mark.parametrize("continues", [True, False])

@@ -99,7 +99,7 @@ def test_modalities_with_their_neighbours_are_the_channels_of_the_network(tmp_pa
             "loss: {name: dice, smoth: 1}",
             r"unknown key 'loss\.smoth' \(did you mean 'loss\.smooth'",
         ),
-        ("trian: {}", r"unknown key 'trian' \(did you mean 'train'\?\)"),
+        ("trian: {}", r"unknown key 'trian' \(did you mean 'train'\?\).*: arms, .*base, "),
         ("tune: {space: {optim.lr: {low: 1, high: 2}}}", r"^tune: needs two or more 'arms'"),
         ("train: {epoch: 1}", r"unknown key 'train\.epoch' \(did you mean 'train\.epochs'\?\)"),
         ("epochs: 2", r"unknown key 'epochs' \(did you mean 'train\.epochs'\?\)"),

@@ -180,7 +180,9 @@ def test_patient_without_a_wanted_modality_or_segmentation_is_told(tmp_path: Pat
     report = check(source)
     (first, second) = report.found["bad_files"]
     assert (first["file"], first["reason"]) == ("A_2", "it has no flair")
-    assert "A_3" in second["file"] + second["reason"]
+    assert (second["file"], second["reason"][:20]) == ("A_3", "has no segmentation:")
+    assert "A_1 and 1 more: its mask marks no tumour" in report.found["surprises"]
+    assert "labels: none" in report.to_text()
     assert report.found["slices"] == 8
     assert "flair (1 patients), t1 (1 patients)" in report.to_text()
     assert not any(bad["file"] == "A_2" for bad in check(source, ["t1"]).found["bad_files"])

@@ -165,6 +165,7 @@ def test_a_model_card_is_complete_and_model_hubs_read_it(opened: Opened, store: 
     assert {one.metric_type for one in card.data.eval_results} == {"dice", "iou"}
     assert (card.data.license, card.data.model_name) == ("mit", "small")
     assert "None" not in text
+    assert "False" not in text
     assert "nan" not in text.split()
 
 

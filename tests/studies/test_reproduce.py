@@ -198,6 +198,13 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     for name, reason in ((str(tmp_path), "no model"), ("./absent.safetensors", "no such")):
         with pytest.raises(UserError, match=reason):
             open_model(name, no_store)
+    store = open_store(tmp_path / "mlruns")
+    with start_run(store, "losses", "losses", {"seglab.kind": "ablation"}) as parent:
+        pass
+    with start_run(store, "losses", "dice · seed 0", parent_run_id=parent.run_id) as run:
+        pass
+    with pytest.raises(UserError, match=f"kind ablation, not a model; newest: {run.run_id}"):
+        open_model(parent.run_id, lambda: store)
     (tmp_path / "model.json").write_text('{"format": 1, "model": "__import__"}')
     with pytest.raises(UserError, match=r"model\.json"):
         open_model(str(tmp_path), no_store)

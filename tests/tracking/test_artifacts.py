@@ -69,6 +69,8 @@ def test_a_pattern_takes_a_part(store: Store, run_id: str, tmp_path: Path) -> No
     report = download(store, run_id, tmp_path / "out", "overlays/*")
     assert report.files == ("overlays/best ü.png", "overlays/worst.png")
     assert download(store, run_id, tmp_path / "out", "*.yaml").files == ("config.yaml",)
+    store.client.log_text(run_id, "", "model/code/config.yaml")
+    assert download(store, run_id, tmp_path / "out", "config.yaml").files == ("config.yaml",)
     for pattern in ("*.onnx", "../*", "..", "/etc/passwd"):
         with pytest.raises(UserError, match=f"no artifact .* matches '{re.escape(pattern)}'"):
             download(store, run_id, tmp_path / "out", pattern)

@@ -88,8 +88,8 @@ class BratsNifti(base.Source):
             images,
             self._labels(patient, first) if with_labels else None,
             told,
-            slice_indices=np.arange(first.grid[0], dtype=np.int32),
-            stack_size=first.grid[0],
+            slice_indices=np.arange(first.size[2], dtype=np.int32),
+            stack_size=first.size[2],
             spacing_mm=first.spacing_mm,
         )
 
@@ -138,10 +138,9 @@ class Header:
         return np.asarray(apply_orientation(np.moveaxis(stack, 0, -1), back))
 
     @property
-    def grid(self) -> tuple[int, ...]:
-        """(S, H, W) of the turned volume."""
-        rows, columns, slices = (self.shape[axis] for axis in np.argsort(self.turn[:, 0]))
-        return slices, rows, columns
+    def size(self) -> tuple[int, ...]:
+        """(rows, columns, slices) of the turned volume, as a file of BraTS states its shape."""
+        return tuple(self.shape[axis] for axis in np.argsort(self.turn[:, 0]))
 
     def laid_on(self, other: Header) -> Header:
         """Turn as ``other`` where not both state how they lie, else as stated.
@@ -152,10 +151,10 @@ class Header:
             told = f"{self.path.name} is taken to lie as {other.path.name}"
             more = () if np.array_equal(self.turn, other.turn) else (told,)
             laid = replace(self, turn=other.turn, remarks=(*self.remarks, *more))
-            base.check_same_shape(laid.path, laid.grid, other.grid, other.path.name)
+            base.check_same_shape(laid.path, laid.size, other.size, other.path.name)
             return laid
-        base.check_same_shape(self.path, self.grid, other.grid, other.path.name)
-        corners = _corners((*self.grid[1:], self.grid[0]))
+        base.check_same_shape(self.path, self.size, other.size, other.path.name)
+        corners = _corners(self.size)
         apart = np.abs(np.linalg.solve(other.affine, self.affine @ corners) - corners).max()
         if not apart <= FURTHEST:
             told = f"{self.path} lies elsewhere than {other.path.name}: by their affines"

@@ -22,7 +22,7 @@ FILE = "model_card.md"
 FIGURES = ("dice", "iou", "precision", "recall", "lesion_f1", "hd95_mm", "nsd_2mm",
            "dice_slice_tumour", "empty_slice_fp_rate")  # fmt: skip
 HUB_METRICS = ("dice", "iou")
-OF_THE_DATA = ("other", "terms of the data that it was trained on")
+OF_THE_DATA = ("other", "that of its training data, which seglab does not know: ask its provider")
 LICENCES = {
     "lgg-tif": ("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0, as its training data (Buda et al. 2019)"),
     "brats-h5": ("other", "research use, as its training data (BraTS 2020, Menze et al. 2015)"),
@@ -133,7 +133,8 @@ def _hub_result(name: str, found: Mapping[str, Any], source: str) -> dict[str, A
 def _text(value: object) -> str:
     """A value in a cell of a table."""
     if isinstance(value, Mapping):
-        value = ", ".join(f"{key} {one}" for key, one in value.items())
+        words = {"True": "yes", "False": "no"}
+        value = ", ".join(f"{key} {words.get(str(one), one)}" for key, one in value.items())
     elif isinstance(value, list | tuple):
         sizes = all(isinstance(one, int | float) for one in value)
         value = " × ".join(map(tables.short, value)) if sizes else ", ".join(map(str, value))
