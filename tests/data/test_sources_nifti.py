@@ -266,7 +266,7 @@ BAD_FLAIR: dict[str, tuple[Callable[[Path], object], str]] = {
     "less in the file than declared": (_declare((40, 40, 40)), "cannot be read as NIfTI"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be read as"),
     "wrong checksum": (_wrong_checksum, "cannot be read as NIfTI"),
-    "another shape": (_save(FLAIR[1:]), r"shape \(5, 5, 4\); .* has \(6, 5, 4\)"),
+    "another shape": (_save(FLAIR[1:]), r"shape \(6, 5, 4\); .* has \(5, 5, 4\)"),
     "complex": (_save(FLAIR.astype(np.complex64)), "not plain numbers"),
     "pipe": (pipe, "is not a file"),
 }
