@@ -79,15 +79,16 @@ def promote(given: argparse.Namespace) -> int:
 
 
 def _describe_promotion(store: Store, promotion: Promotion) -> str:
-    from seglab.studies.report.sections import figure, test_answer
+    from seglab.studies.report.sections import figure, rival, test_answer
     from seglab.studies.report.tables import difference
 
     results, point = promotion.results, promotion.point
-    lines = [test_answer(store, store.get_run(promotion.run_id))]
+    run = store.get_run(promotion.run_id)
+    lines = [test_answer(store, run)]
     lines.append(f"test IoU: {figure(vars(results.frozen['iou']))}")
     if results.against_baseline:
         row = results.against_baseline.rows[0]
-        lines.append(f"against the baseline: {row.verdict}, difference in Dice {difference(row)}")
+        lines.append(f"against {rival(run)}: {row.verdict}, difference in Dice {difference(row)}")
     smallest = point.smallest_component_px
     kept = f"components below {smallest} pixels dropped" if smallest else "all components kept"
     lines += [

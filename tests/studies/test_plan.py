@@ -62,7 +62,7 @@ def test_a_plan_is_on_record_before_the_first_run(build: Build, store: Store, ke
     assert kept.outcome.parent_run_id == parent.run_id
     assert parent.tags["seglab.plan_hash"] == kept.written["hash"]
     assert kept.result.to_json()["plan"] == {"hash": kept.written["hash"], "deviations": []}
-    told = f"Done as planned before the first run (plan {kept.written['hash'][:12]})"
+    told = f"Planned before the first run (plan {kept.written['hash'][:12]}), done as planned."
     assert told in scope(kept.result)
     assert "as planned" in Path(str(kept.outcome.report)).read_text()
     assert write_plan(build(name="kept", arms=ARMS), store)["hash"] == kept.written["hash"]
@@ -109,7 +109,7 @@ def test_deviations_are_listed(kept: Kept, planned: dict[str, Any], said: list[s
     result = replace(kept.result, ablation=ablation)
     assert result.deviations == said
     assert f"Not as planned: {said[0]}." in notices(result)
-    assert f"Done with {len(said)} deviation" in scope(result)
+    assert f", done with {len(said)} deviation" in scope(result)
 
 
 def test_another_study_than_was_planned_deviates(build: Build, store: Store) -> None:

@@ -204,6 +204,35 @@ def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) ->
     assert "Not tested yet" not in page.text
 
 
+def test_a_test_that_another_experiment_opened_is_not_sealed(store: Store) -> None:
+    for name, kind, place in (
+        ("first", "promotion", "kaggle"), ("same", "train", "kaggle"), ("other", "train", "there")
+    ):  # fmt: skip
+        with start_run(store, name, name, {"seglab.kind": kind}) as log:
+            log.dataset("brats-h5", name, place)
+            log.json({"train": [], "val": [], "test": ["p"], "hash": ""}, "split.json")
+            if kind == "promotion":
+                record_opening(store, "0123456789abcdef", log.run_id, {"aa"}, None, 0)
+    (by,) = (one.opened_by for one in openings(store))
+    for title in ("Result", "Test in detail"):
+        text = page_of(store, "same")[title].text
+        assert f"by promotion {by} of another experiment" in text
+        assert "sealed." not in text
+        assert by not in page_of(store, "other")[title].text
+    assert "still sealed" in page_of(store, "other")["Test in detail"].text
+
+
+def test_a_single_run_beside_an_ensemble_is_no_baseline(store: Store) -> None:
+    tags = {"seglab.kind": "promotion", "seglab.baseline_run_id": "a" * 32}
+    with start_run(store, "x", "alone", tags) as log:
+        pass
+    assert sections.rival(store.get_run(log.run_id)) == "the baseline aaaaaaaa"
+    with start_run(store, "x", "both", tags | {"seglab.promoted_run_id": "a" * 32}) as log:
+        pass
+    told = sections.rival(store.get_run(log.run_id))
+    assert told == "the best single run of the ensemble aaaaaaaa"
+
+
 def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     with start_run(store, "bare", "lost", {"seglab.kind": "train"}) as lost:
         lost.fail("loss is nan at step 3")
@@ -305,14 +334,27 @@ def test_trials_are_counted_and_the_best_named(store: Store) -> None:
 
 def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
     with start_run(store, "s", "s · sweep", {"seglab.kind": "sweep"}) as sweep:
-        told = {"text": "judged on others", "search_value": 0.8, "search_gain": 0.3}
-        told |= {"confirmed_mean": 0.7, "ci_low": 0.6, "ci_high": 0.75, "confirmed_gain": 0.1}
-        told |= {"gain_ci_low": -0.1, "gain_ci_high": 0.3, "optimism": 0.2, "verdict": "undecided"}
+        told = {"text": "judged on others", "search_value": 0.8, "search_gain": 0.3527}
+        told |= {"confirmed_mean": 0.7, "ci_low": 0.6, "ci_high": 0.75, "confirmed_gain": 0.0794}
+        told |= {"gain_ci_low": -0.1, "gain_ci_high": 0.3, "optimism": 0.2733}
+        told |= {"verdict": "undecided", "validation_patients": [*"abcde"]}
         sweep.json(told, "confirmation.json")
+        row = {"diff": 0.1, "ci_low": -0.2, "ci_high": 0.4}
+        change = {"key": "optim.lr", "base": 0.1, "best": 0.2, "given": row, "put_back": row}
+        explained = {"text": "why", "changes": [change], "confidence": {"given": 0.98333}}
+        sweep.json(explained | {"validation_patients": [*"abcde"]}, "explanation.json")
     search = page_of(store, "s")["Search"]
     assert "Judged on others." in search.text
     assert search.facts["confirmed on other patients"] == "0.700 (0.600 to 0.750)"
-    assert search.facts["optimism of the search"] == "+0.200"
+    assert search.facts["gain confirmed"] == "+0.079 (−0.100 to +0.300)"
+    assert search.facts["optimism of the search"] == "+0.274", "0.353 less 0.079, as printed"
+    assert search.table("parameter")[0]["base with it"] == "+0.100 (−0.200 to +0.400)"
+    assert "with 98.3% intervals" in search.text
+    sweep.json(told | {"validation_patients": [*"abcd"]}, "confirmation.json")
+    sweep.json(explained | {"validation_patients": [*"abcd"]}, "explanation.json")
+    search = page_of(store, "s")["Search"]
+    assert search.facts["gain confirmed"] == "+0.079", "four patients carry no interval"
+    assert search.table("parameter")[0]["base with it"] == "+0.100"
     parent = log_ablation(store, {"base": 0, "trial 001": 0.1})
     older = {"seglab.kind": "sweep", "seglab.confirmation_run_id": parent.run_id}
     start_run(store, "older", "older · sweep", older).finish()

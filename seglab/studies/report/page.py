@@ -45,6 +45,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": tables.number,
     "p_value": tables.p_value,
     "interval": tables.interval,
+    "level": tables.level,
     "short": tables.short,
     "duration": tables.duration,
     "figure": sections.figure,

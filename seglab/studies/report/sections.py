@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from seglab.augment.transform import Frame, Transform, in_share
@@ -28,8 +29,8 @@ from seglab.studies.report.tables import (
 )
 from seglab.studies.results import collect
 from seglab.tracking import tags
-from seglab.tracking.openings import openings, seen_text
-from seglab.tracking.store import RunInfo, Store
+from seglab.tracking.openings import Opening, openings, seen_text
+from seglab.tracking.store import RunInfo, Store, UnknownRun
 
 KINDS = {
     "train": "training",
@@ -56,7 +57,7 @@ def lead(record: Record, result: ComparedAblation | None) -> list[str]:
         dice = f"{number(best.dice)}{' out of fold' * bool(best.out_of_fold)}"
         chance = f", the highest of {best.compared}, which is partly chance"
         lines.append(f"Best on validation: {best.name}, Dice {dice}{chance * bool(best.compared)}.")
-    tested = record.promotion or not openings_without_result(record)
+    tested = record.promotion or not earlier_openings(record)
     own = [test_sentence(record.promotion)] if tested else []
     return [*lines, *own, *map(external_sentence, record.evaluations)]
 
@@ -86,7 +87,7 @@ def _needed(result: ComparedAblation, row: ArmRow) -> str:
     if result.comparison.n_patients < FEWEST_WITH_INTERVAL:
         return ""
     if row.needs_seeds:
-        return "; more seeds would decide, no number of patients would"
+        return "; more seeds may decide, more patients alone would not"
     wanted = {"find it": row.patients_to_find, "call it equivalent": row.patients_to_equate}
     told = [f"{count:,} to {what}" for what, count in wanted.items() if count]
     if told:
@@ -107,6 +108,13 @@ def _of_ensemble(run: RunInfo) -> str:
     members = run.tags.get(tags.ENSEMBLE, "")
     count = f" of {members.count(',') + 1} runs" if "," in members else ""  # files do not tell it
     return f" of an ensemble{count}" if members else ""
+
+
+def rival(run: RunInfo) -> str:
+    """What a promoted model was compared with on the test patients."""
+    known = run.tags.get(tags.BASELINE_RUN, "")
+    own = known == run.tags.get(tags.PROMOTED_RUN)
+    return f"{'the best single run of the ensemble' if own else 'the baseline'} {known[:8]}".strip()
 
 
 def test_answer(store: Store, run: RunInfo) -> str:
@@ -158,18 +166,40 @@ def _dice_of(run: RunInfo, part: str) -> str:
     return f"Dice {dice} over {_count(int(count), 'patient')} ({limits})"
 
 
-def openings_without_result(record: Record) -> list[str]:
-    """Openings of the test by promotions of this experiment that were deleted or did not finish."""
+def earlier_openings(record: Record) -> list[str]:
+    """Openings of the test whose result is not on this page.
+
+    Of promotions of this experiment that were deleted or did not finish and, while it has no
+    result, of other experiments' promotions of the same patients.
+    """
     kind = {tags.KIND: "promotion"}
     promotions = record.store.find_runs(record.experiment, kind, deleted=True)
     finished = {run.run_id for run in record.runs if run.status == "FINISHED"}
     ids = {run.run_id for run in promotions} - finished
-    return [
-        f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}, which was "
-        "deleted or did not finish."
-        for one in openings(record.store)
-        if one.opened_by in ids
-    ]
+    tested = _test_patients(record, record.reference) if record.promotion is None else None
+    told = []
+    for one in openings(record.store):
+        text = f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}"
+        if one.opened_by in ids:
+            told.append(f"{text}, which was deleted or did not finish.")
+        elif tested and tested & _test_patients(record, _opened_by(record.store, one)):
+            told.append(f"{text} of another experiment: a promotion of this one confirms nothing.")
+    return told
+
+
+def _opened_by(store: Store, opening: Opening) -> RunInfo | None:
+    with suppress(UnknownRun):
+        return store.get_run(opening.opened_by)
+    return None
+
+
+def _test_patients(record: Record, run: RunInfo | None) -> set[tuple[str, str]]:
+    """Data set and name of the test patients of a run."""
+    if run is None:
+        return set()
+    sources = [one["source"] for one in record.store.data_inputs(run.run_id)[:1]]
+    names = (record.read_json(run, "split.json") or {}).get("test", ())
+    return {(source, name) for source in sources for name in names}
 
 
 def scope(result: ComparedAblation) -> str:
@@ -181,7 +211,7 @@ def scope(result: ComparedAblation) -> str:
     if plan is not None:
         count = len(result.deviations or ())
         how = f"with {_count(count, 'deviation')}" if count else "as planned"
-        planned = f" Done {how} before the first run (plan {plan.hash[:12]})."
+        planned = f" Planned before the first run (plan {plan.hash[:12]}), done {how}."
     return (
         f"{_count(len(arms), 'arm')} × {_count(len(seeds), 'seed')}"
         + (f" × {len(folds)} folds" if len(folds) > 1 else "")
@@ -250,6 +280,13 @@ def trials(record: Record, sweep: RunInfo) -> dict[str, Any]:
         "counts": told or f"{len(found)} begun",
         "names": list(json.loads(sweep.params.get("search.space", "{}"))),
     }
+
+
+def shown_optimism(told: Mapping[str, Any]) -> float | None:
+    """A confirmation's optimism: the difference of the gains as they are printed beside it."""
+    if told.get("optimism") is None:
+        return None
+    return round(float(told["search_gain"]), 3) - round(float(told["confirmed_gain"]), 3)
 
 
 def compare(store: Store, run_id: str) -> ComparedAblation | str:

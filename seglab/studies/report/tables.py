@@ -108,6 +108,11 @@ def interval(low: float | None, high: float | None, spec: str = ".3f") -> str:
     return f"{number(low, spec)} to {number(high, spec)}"
 
 
+def level(confidence: float) -> str:
+    """Format the confidence of intervals."""
+    return f"{100 * confidence:.3g}%"
+
+
 def difference(row: ArmRow) -> str:
     """An arm's difference to the baseline, with its interval if it has one."""
     limits = interval(row.ci_low, row.ci_high, "+.3f")
@@ -160,8 +165,8 @@ def _cell(row: Mapping[str, Any], keys: str, spec: str) -> str:
 
 def verdict_table(result: ComparedAblation) -> pd.DataFrame:
     """The answer: each arm's difference to the baseline and the one word for it."""
-    level = f"{100 * result.comparison.confidence:.3g}% interval"
-    return arm_table(result, VERDICTS).rename(columns={"interval": level})
+    title = f"{level(result.comparison.confidence)} interval"
+    return arm_table(result, VERDICTS).rename(columns={"interval": title})
 
 
 def cost_table(result: ComparedAblation) -> pd.DataFrame:

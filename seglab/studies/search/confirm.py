@@ -15,7 +15,7 @@ from typing import Any
 from seglab.core.documents import merge, nested
 from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import CONFIRMATION, run_study
-from seglab.studies.report.sections import compare
+from seglab.studies.report.sections import compare, shown_optimism
 from seglab.studies.search.results import SearchOutcome
 from seglab.studies.search.space import Space
 from seglab.tracking import tags
@@ -143,4 +143,5 @@ def sentence(told: Mapping[str, Any]) -> str:
     )
     if told["optimism"] is None:
         return text
-    return f"{text} (in the search {told['search_gain']:+.3f}: optimism {told['optimism']:+.3f})"
+    gain = told["search_gain"]
+    return f"{text} (in the search {gain:+.3f}: optimism {shown_optimism(told):+.3f})"
