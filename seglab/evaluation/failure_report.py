@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,11 +15,10 @@ from seglab.evaluation.regions import SMALL_LESION
 from seglab.evaluation.scores import size_text
 
 SHOWN_PER_RULE: Final = 5
-FEWEST_WORST: Final = 3  # shown even in a small set, where they may be the best too
 ONLY_BOUNDARY: Final = 0.8
 OVER, UNDER = 1.25, 0.8  # predicted over true volume: over- and under-segmented beyond
-FEWEST_TOLD: Final = 0.5  # below this recall most of the tumour was missed
-LEAST_SHARE: Final = 0.05  # of the wrong voxels: causes below it are left out of a sentence
+ABOUT_RIGHT: Final = 0.1  # of the true volume
+LEAST_SHARE: Final = 0.05  # of wrong or missed voxels: what is below it is left out of a sentence
 
 THINGS: Final[Mapping[str, str]] = {
     "false lesion": "A false alarm of {size}",
@@ -59,9 +59,8 @@ def told_finding(explanation: Explanation) -> Finding | None:
 
 def describe(finding: Finding, explanation: Explanation) -> str:
     """Describe one region in a sentence with the measurements its cause rests on."""
-    size = f"{finding.voxels:,} pixels"
-    if explanation.unit == "mm":
-        size = f"{finding.volume / 1000:.1f} ml" if finding.volume >= 100 else "less than 0.1 ml"
+    ml = finding.volume / 1000 if explanation.unit == "mm" else math.nan
+    size = size_text(ml, finding.voxels)
     slices = f"slices {finding.first_slice} to {finding.last_slice}"
     if finding.first_slice == finding.last_slice:
         slices = f"slice {finding.first_slice}"
@@ -86,14 +85,18 @@ def _result(explanation: Explanation) -> str:
     if not score.pred_px:
         highest = f"the highest probability is {explanation.highest_probability:.0%}"
         return f"{opening}; nothing was predicted: {highest} (Dice 0.00)."
-    verdict = "the size is about right"
-    if _size_ratio(explanation) > OVER:
-        verdict = "too much was outlined"
-    elif score.recall < FEWEST_TOLD:
-        verdict = "most of it was missed"
-    elif _size_ratio(explanation) < UNDER:
-        verdict = "too little was outlined"
-    return f"{opening}; {verdict} ({predicted} predicted, Dice {score.dice:.2f})."
+    if not score.tp:
+        return (
+            f"{opening}; all of it was missed, and {predicted} were marked elsewhere (Dice 0.00)."
+        )
+    ratio, missed = _size_ratio(explanation), min(1 - score.recall, 0.99)
+    size = f"{min(abs(ratio - 1), 0.99):.0%} too {'large' if ratio > 1 else 'small'}"
+    if ratio >= 2:
+        size = f"{ratio:.1f} times its size"
+    elif abs(ratio - 1) <= ABOUT_RIGHT:
+        size = "of about the right size"
+    misses = f" and misses {missed:.0%} of it" if missed >= LEAST_SHARE else ""
+    return f"{opening}; the prediction of {predicted} is {size}{misses} (Dice {score.dice:.2f})."
 
 
 def _causes(explanation: Explanation) -> str:
@@ -170,34 +173,24 @@ def _costs(explanations: Sequence[Explanation]) -> tuple[CauseCost, ...]:
 
 
 def _select(explanations: Sequence[Explanation], count: int) -> dict[str, tuple[str, ...]]:
-    ranked, from_middle = _ranked([e.score for e in explanations])
-    third = min(count, -(-len(ranked) // 3))
-    chosen = {
-        "worst": tuple(ranked[: max(third, FEWEST_WORST)]),
-        "best": tuple(reversed(ranked))[:third],
-        "median": tuple(from_middle[:third]),
-    }
+    ranking = best_median_worst([e.score for e in explanations], count)
+    chosen = {rule: tuple(names) for rule, names in ranking.items()}
     for rule, measure in MEASURES.items():
         highest = sorted(explanations, key=lambda e: -measure(e))[:count]
         chosen[rule] = tuple(e.score.patient_id for e in highest if measure(e) > 0)
     return {rule: chosen[rule] for rule in MEANINGS}
 
 
-def _ranked(scores: Sequence[PatientScore]) -> tuple[list[str], list[str]]:
-    """Ids of the patients with a Dice: lowest first, and nearest the median first."""
-    known = sorted((s for s in scores if np.isfinite(s.dice)), key=lambda s: s.dice)
-    ids = [score.patient_id for score in known]
-    middle = (len(ids) - 1) / 2
-    return ids, [ids[rank] for rank in sorted(range(len(ids)), key=lambda r: abs(r - middle))]
-
-
 def best_median_worst(scores: Sequence[PatientScore], count: int) -> dict[str, list[str]]:
-    """Name ``count`` patients from each end and from the middle of the Dice ranking, none twice.
+    """Name up to ``count`` patients from each end and from the middle of the Dice ranking.
 
-    The worst are chosen first, then the best, then the median. The worst start at the lowest Dice,
-    the others at their highest.
+    None is named twice, and of three and more patients no list is empty. The worst start at the
+    lowest Dice, the others at their highest.
     """
-    ranked, from_middle = _ranked(scores)
+    known = sorted((s for s in scores if np.isfinite(s.dice)), key=lambda s: s.dice)
+    ranked, middle = [score.patient_id for score in known], (len(known) - 1) / 2
+    from_middle = [ranked[at] for at in sorted(range(len(known)), key=lambda r: abs(r - middle))]
+    count = min(count, -(-len(known) // 3), max(1, (len(known) - 1) // 2))
     worst = ranked[:count]
     best = [name for name in reversed(ranked) if name not in worst][:count]
     median = [name for name in from_middle if name not in {*worst, *best}][:count]

@@ -27,8 +27,8 @@ class Cause(StrEnum):
 
 
 RULES: Final[Mapping[Cause, str]] = {
-    Cause.SMALL: "A lesion below 1 ml was missed or outlined poorly. Where the whole tumour is "
-    "below 1 ml it is named first: each wrong voxel then weighs heavily.",
+    Cause.SMALL: "A lesion below 1 ml was missed or outlined poorly: each wrong voxel weighs "
+    "heavily. Where the whole tumour is below 1 ml, its rim and stray specks count too.",
     Cause.FAINT: "What was missed is less than 1.25 standard deviations brighter than the "
     "tissue around it, or what was added is within one of the tumour's own brightness.",
     Cause.VISIBLE: "What was missed is 1.25 standard deviations or more brighter than the tissue "
@@ -50,7 +50,6 @@ ALIKE: Final = 1.0  # standard deviations, as the next
 BRIGHT: Final = 0.5
 FAR: Final = 5.0  # mm or px
 CONFIDENT: Final = 0.8
-NOTABLE: Final = 0.2  # a cause of this share of the lost Dice is named before the boundary
 RING: Final = (2.0, 7.0)  # mm or px: nearer is blurred into the region, beyond is elsewhere
 MOST_SLICES: Final = 7  # spread evenly over a region's; more would not change the contrast
 FEWEST_RING_VOXELS: Final = 30
@@ -88,7 +87,11 @@ class Explanation:
     highest_probability: float
     findings: tuple[Finding, ...]  # costliest first
     shares: Mapping[Cause, float]  # of the wrong voxels, largest first; 1 in all, or empty
-    cause: Cause | None  # to be named first; None where nothing is wrong
+
+    @property
+    def cause(self) -> Cause | None:
+        """The one of the largest share; None where nothing is wrong."""
+        return next(iter(self.shares), None)
 
     @property
     def lost_dice(self) -> float:
@@ -106,37 +109,21 @@ def explain(case: Case) -> Explanation:
     shares: dict[Cause, float] = {}
     for finding in findings:
         shares[finding.cause] = shares.get(finding.cause, 0.0) + finding.share
-    volume = case.score.truth_px * space.voxel
     return Explanation(
         score=case.score,
         unit=space.unit,
         rim=space.rim,
         lesions=partition.lesions,
-        tumour_volume=volume,
+        tumour_volume=tissue.tumour_volume,
         tumour_contrast=tissue.tumour_contrast,
         highest_probability=float(case.probability.max(initial=0)) / 255,
         findings=tuple(findings),
         shares=dict(sorted(shares.items(), key=lambda item: -item[1])),
-        cause=_first_cause(shares, volume) if shares else None,
     )
 
 
 def _lost(score: PatientScore) -> float:
     return 1 - score.dice if np.isfinite(score.dice) else 0.0
-
-
-def _first_cause(shares: Mapping[Cause, float], volume: float) -> Cause:
-    """Choose the cause to name first, from the share each explains.
-
-    Experts disagree at the boundary too: it comes first only where no other explains a fifth.
-    """
-    if 0 < volume < SMALL_LESION:
-        return Cause.SMALL
-    ordinary = (Cause.BOUNDARY, Cause.OTHER)
-    best = max(set(shares) - set(ordinary), key=shares.__getitem__, default=None)
-    if best is not None and shares[best] >= NOTABLE:
-        return best
-    return max(ordinary, key=lambda cause: shares.get(cause, 0.0))
 
 
 class _Tissue:
@@ -154,6 +141,7 @@ class _Tissue:
         self.image, self.probability = case.image[box], case.probability[box]
         self.truth, self.prediction, self.healthy = truth[box], prediction[box], healthy[box]
         self.slice_indices = case.slice_indices[box[0]]
+        self.tumour_volume = float(np.count_nonzero(truth)) * space.voxel
         everything = (slice(None),) * 3
         self.tumour_contrast = self.contrast(self.truth, everything) if truth.any() else np.nan
 
@@ -215,15 +203,17 @@ def _findings(tissue: _Tissue, partition: Partition, lost: float) -> Iterator[Fi
             cause=Cause.OTHER,
             lost_dice=lost * voxels / wrong,
         )
-        yield replace(found, cause=_cause(found, tissue.tumour_contrast))
+        yield replace(found, cause=_cause(found, tissue))
 
 
-def _cause(region: Finding, tumour_contrast: float) -> Cause:
+def _cause(region: Finding, tissue: _Tissue) -> Cause:
     is_small = region.kind == "missed lesion" and region.volume < SMALL_LESION
-    if region.kind == "boundary":
-        return Cause.BOUNDARY
+    if region.kind in ("boundary", "scattered"):
+        is_small = 0 < tissue.tumour_volume < SMALL_LESION
     if region.kind == "small lesion" or is_small:
         return Cause.SMALL
+    if region.kind == "boundary":
+        return Cause.BOUNDARY
     if region.kind in ("missed lesion", "missed part"):
         return Cause.FAINT if region.contrast < FAINT else Cause.VISIBLE
     far, confident = region.distance > FAR, region.confidence >= CONFIDENT
@@ -232,6 +222,6 @@ def _cause(region: Finding, tumour_contrast: float) -> Cause:
     if region.kind == "false part":
         if far and confident and region.contrast >= FAINT:
             return Cause.DISTRACTOR
-        alike = abs(region.likeness) < ALIKE or tumour_contrast < FAINT
+        alike = abs(region.likeness) < ALIKE or tissue.tumour_contrast < FAINT
         return Cause.FAINT if alike else Cause.WIDE
     return Cause.OTHER

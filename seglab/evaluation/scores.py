@@ -41,6 +41,8 @@ class Interval:
 
 def size_text(ml: float, px: int) -> str:
     """A volume in millilitres where the spacing is known, else in pixels."""
+    if 0 < ml < 0.1:
+        return "less than 0.1 ml"
     return f"{ml:.1f} ml" if math.isfinite(ml) else f"{px:,} px"
 
 

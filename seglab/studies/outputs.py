@@ -218,17 +218,12 @@ def write_overlays(
 ) -> None:
     """Draw up to ``count`` of the best, median and worst patients, a sheet each."""
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = best_median_worst(scores, min(count, fair_share(len(scores))))
+    chosen = best_median_worst(scores, count)
     for label, names in chosen.items():
         if names:
             title = " · ".join(filter(None, (f"{label} of {len(scores)} patients", notice)))
             sheet = overlay_sheet([case(name) for name in names], title, label)
             sheet.savefig(folder / f"{label}.png", dpi=200)
-
-
-def fair_share(patients: int) -> int:
-    """Patients a sheet, so that with three and more patients no sheet is empty."""
-    return min(-(-patients // 3), max(1, (patients - 1) // 2))
 
 
 def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:

@@ -17,13 +17,10 @@
 
   // ---- overview -------------------------------------------------------------------------
 
-  // A tumour below 1 ml is itself the cause, also where no wrong voxel is put down to it.
-  const carries = (c, cause) => c.cause === cause || cause in c.causes;
-
   function chosenCases() {
     const found = data.cases.filter(
       (c) =>
-        (filter.cause === null || carries(c, filter.cause)) &&
+        (filter.cause === null || filter.cause in c.causes) &&
         (filter.rule === null || c.rules.includes(filter.rule)),
     );
     const order = at("order").value;
@@ -81,7 +78,7 @@
     for (const c of data.causes) {
       const bar = make("i");
       bar.style.width = `${100 * (c.share ?? 0)}%`;
-      const patients = data.cases.filter((one) => carries(one, c.cause)).length;
+      const patients = data.cases.filter((one) => c.cause in one.causes).length;
       const button = filterButton(
         "cause", c.cause, `${c.rule} Named first for ${c.patients}.`, make("span", {}, c.cause), make("span", { class: "track" }, bar),
         make("b", {}, percent(c.share)),
