@@ -86,9 +86,10 @@ def _describe_promotion(store: Store, promotion: Promotion) -> str:
     run = store.get_run(promotion.run_id)
     lines = [test_answer(store, run)]
     lines.append(f"test IoU: {figure(vars(results.frozen['iou']))}")
-    if results.against_baseline:
-        row = results.against_baseline.rows[0]
+    if compared := results.against_baseline:
+        row = compared.rows[0]
         lines.append(f"against {rival(run)}: {row.verdict}, difference in Dice {difference(row)}")
+        lines += [f"warning: {text}" for text in compared.warnings]
     smallest = point.smallest_component_px
     kept = f"components below {smallest} pixels dropped" if smallest else "all components kept"
     lines += [
