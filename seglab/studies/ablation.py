@@ -28,6 +28,7 @@ from seglab.studies.experiment import (
     Outcome,
     Plan,
     finished_twin,
+    tell_other_code,
     train,
     train_one,
 )
@@ -208,6 +209,8 @@ def open_parent(
         # Processes that share a queue share the parent too, also those of several machines.
         if study.storage or store.in_use(run.run_id) or store.may_continue(run):
             return resume_run(store, run.run_id)
+    if not fresh:
+        tell_other_code(store, study.name, identity)
     name = f"{study.name} · ablation"
     if is_confirmation:
         name = f"{study.name.removesuffix(CONFIRMATION)} · confirmation"

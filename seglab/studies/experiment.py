@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.config import RunConfig, flatten
-from seglab.core.errors import TrainingDiverged
+from seglab.core.errors import TrainingDiverged, UserError
 from seglab.core.machine import tell
 from seglab.data.open import StudyData, open_data
 from seglab.data.splits import training_patients
@@ -19,11 +20,13 @@ from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
 from seglab.models.build import loaded_weights
 from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_setting, log_validation
 from seglab.tracking import tags
-from seglab.tracking.environment import code_hash, environment_report
+from seglab.tracking.artifacts import read_artifact
+from seglab.tracking.environment import changed_packages, code_hash, environment_report
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import RunInfo, RunInUse, Store
 
 FINISHED, FAILED = "FINISHED", "FAILED"
+ENVIRONMENT = "environment.json"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -172,7 +175,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
         if not trainer.resume(log.state):
             # What was logged before the first checkpoint stays as the first process wrote it.
             log.params({"arm": plan.arm, **flatten(config.to_dict())})
-            log.json(environment_report(str(compute.device)), "environment.json")
+            log.json(environment_report(str(compute.device)), ENVIRONMENT)
             log_setting(log, config, data, "training")
     except BaseException:
         run.__exit__(*sys.exc_info())
@@ -209,6 +212,27 @@ def finished_twin(plan: Plan, store: Store, data: StudyData) -> Outcome | None:
     return None
 
 
+def made_with(store: Store, run: RunInfo) -> str:
+    """Say whether code or packages gave a run another code hash than this process has."""
+    what = "other code or packages"
+    with suppress(UserError, ValueError, KeyError):
+        versions = json.loads(read_artifact(store, run, ENVIRONMENT))["versions"]
+        what = ", ".join(changed_packages(versions)) or "other code"
+    return f"{what} (code hash {run.tags.get(tags.CODE_HASH, 'unknown')}, here {code_hash()})"
+
+
+def tell_other_code(store: Store, experiment: str, identity: Mapping[str, str]) -> None:
+    """Say where the same was trained before, but with other code, and so is trained again."""
+    same = {key: value for key, value in identity.items() if key != tags.CODE_HASH}
+    runs = [run for run in store.find_runs(experiment, same) if run.parent_run_id is None]
+    if not runs or any(run.tags.get(tags.CODE_HASH) == code_hash() for run in runs):
+        return
+    run = min(runs, key=lambda run: run.status != FINISHED)  # the newest that finished, if any did
+    word = "a finished" if run.status == FINISHED else "an unfinished"
+    made = made_with(store, next(iter(store.find_runs(parent_run_id=run.run_id)), run))
+    tell(f"{word} run exists ({run.run_id}), made with {made}: training again")
+
+
 def _reopen(plan: Plan, store: Store, data: StudyData) -> RunLog | None:
     for run in find_twins(plan, store, data):
         # An error of the machine, such as no space or no memory, need not come again.
@@ -228,6 +252,8 @@ def train_one(
     data = data or open_data(plan.config)
     if not fresh and (twin := finished_twin(plan, store, data)) is not None:
         return twin
+    if not fresh:
+        tell_other_code(store, plan.config.name, identity_tags(plan, data))
     tell(f"run 1 of 1: {plan.run_name}")
     return train(plan, store, data, fresh=fresh)
 

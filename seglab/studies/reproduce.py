@@ -15,7 +15,7 @@ from seglab.core.config import differences
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
-from seglab.studies.experiment import Plan, train_one
+from seglab.studies.experiment import ENVIRONMENT, Plan, train_one
 from seglab.studies.resolve import (
     WEIGHTS,
     fetch,
@@ -31,7 +31,6 @@ from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.environment import environment_report
 from seglab.tracking.store import RunInfo, Store
 
-ENVIRONMENT = "environment.json"
 RESULTS = ("train/", "val/", "lr")
 """Metrics that a rerun must give again; times and memory need not."""
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -93,6 +94,16 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def changed_packages(versions: Mapping[str, str]) -> list[str]:
+    """Say which packages that can change a result are not those of ``versions`` here."""
+    here, told = _versions(RESULT_PACKAGES), []
+    for name in RESULT_PACKAGES:
+        old, new = (found.get(name, "none") for found in (versions, here))
+        if old.partition("+")[0] != new.partition("+")[0]:
+            told.append(f"{name} {old} instead of {new}")
+    return told
 
 
 def machine(device: str = "cpu") -> dict[str, str | int]:

@@ -14,8 +14,8 @@ import pytest
 from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.open import open_data
-from seglab.studies import workers
-from seglab.studies.ablation import run_study
+from seglab.studies import ablation, experiment, workers
+from seglab.studies.ablation import open_parent, run_study
 from seglab.studies.comparison import Budgets
 from seglab.studies.plan import make_plan, write_plan
 from seglab.studies.queue import DONE, SPENT, Queue
@@ -31,7 +31,9 @@ ARMS = {"base": {}, "bce": {"loss": {"name": "bce"}}}
 BROKEN = {"name": "smp-unet", "encoder_weights": "/absent.safetensors"}
 
 
-def test_arms_by_seeds_are_children_of_one_run(build: Build, store: Store, capsys: Capture) -> None:
+def test_arms_by_seeds_are_children_of_one_run(
+    build: Build, store: Store, capsys: Capture, monkeypatch: Patch
+) -> None:
     arms: dict[str, Any] = {**ARMS, "broken": {"model": BROKEN}}
     study = build(name="arms", arms=arms, seeds=[0, 1], baseline="base")
     first = run_study(study, store)
@@ -51,6 +53,13 @@ def test_arms_by_seeds_are_children_of_one_run(build: Build, store: Store, capsy
     done = {run.run_id for run in first.runs if run.status == "FINISHED"}
     assert again.parent_run_id == first.parent_run_id
     assert {run.run_id for run in again.runs if run.reused} == done
+
+    with monkeypatch.context() as patch:
+        for module in (ablation, experiment):
+            patch.setattr(module, "code_hash", lambda: "changed")
+        with open_parent(study, store, open_data(study.run), fresh=False) as other:
+            assert other.run_id != first.parent_run_id
+    assert f"a finished run exists ({first.parent_run_id}), made with" in capsys.readouterr().err
 
     more = run_study(build(name="arms", arms=ARMS | {"dice": {"loss": "dice"}}, seeds=[0]), store)
     assert more.parent_run_id == first.parent_run_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from seglab.data.open import open_data
 from seglab.learning.training import LAST, WEIGHTS
 from seglab.studies import experiment, outputs
 from seglab.studies.experiment import OpenRun, Plan, open_run, train_one
+from seglab.tracking import environment
 from seglab.tracking.artifacts import list_artifacts
 from seglab.tracking.errors import StoreUnavailable
 from seglab.tracking.store import RunInfo, RunInUse, Store
@@ -35,6 +37,21 @@ def plan(small_config: Build) -> Planned:
 @pytest.fixture(scope="module")
 def undisturbed(plan: Planned, store: Store) -> RunInfo:
     return store.get_run(train_one(plan("whole"), store).run_id)
+
+
+def test_a_result_of_other_code_or_packages_is_named_before_it_is_trained_again(
+    plan: Planned, store: Store, undisturbed: RunInfo, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: None)
+    monkeypatch.setattr(experiment, "code_hash", lambda: "changed")
+    told = f"a finished run exists ({undisturbed.run_id}), made with other code (code hash "
+    train_one(plan("whole"), store)
+    assert told in capsys.readouterr().err
+    monkeypatch.setattr(environment, "_versions", lambda names: {"torch": "0.1+cpu"})
+    train_one(plan("whole"), store)
+    assert re.search("made with torch .* instead of 0.1.*, here changed", capsys.readouterr().err)
+    train_one(plan("new"), store)
+    assert "made with" not in capsys.readouterr().err
 
 
 def begin(plan: Plan, store: Store) -> OpenRun:

@@ -13,12 +13,13 @@ import yaml
 
 from seglab.core.config import differences, flatten, without_local
 from seglab.core.errors import UserError
+from seglab.core.machine import tell
 from seglab.core.study import Study
 from seglab.data.open import StudyData
 from seglab.models.build import build_model
 from seglab.studies.ablation import find_finished
 from seglab.studies.data import SharedData, share_patients
-from seglab.studies.experiment import Interrupted
+from seglab.studies.experiment import Interrupted, made_with
 from seglab.studies.queue import Queue, one_at_a_time, open_queue
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm, confirmation_study
@@ -28,6 +29,7 @@ from seglab.studies.search.space import Space, make_space
 from seglab.studies.search.trials import TrialItems, trial_keys
 from seglab.studies.workers import run_items
 from seglab.tracking import tags
+from seglab.tracking.environment import code_hash
 from seglab.tracking.errors import redact
 from seglab.tracking.run import RunLog, resume_run, start_run
 from seglab.tracking.store import Store, UnknownRun
@@ -144,11 +146,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _warn_of_other_code(study: Study, store: Store, parent_run_id: str) -> None:
+    trials = store.find_runs(parent_run_id=parent_run_id)
+    others = [run for run in trials if run.tags.get(tags.CODE_HASH) != code_hash()]
+    if others:
+        made = f"{len(others)} of {len(trials)} trials were made with {made_with(store, others[0])}"
+        tell(f"warning: search '{study.name}': {made}: the same parameters may give another Dice")
+
+
 def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData) -> RunLog:
     """Open the parent run of a search, shared by every process that works on it."""
     known = begun.user_attrs.get(PARENT)
     if known is not None:
         try:
+            _warn_of_other_code(study, store, known)
             return resume_run(store, known)
         except UnknownRun:
             raise UserError(
