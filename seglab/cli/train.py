@@ -152,4 +152,6 @@ def describe_search(outcome: SearchOutcome) -> str:
         lines.append(f"on the front: trial {row.number:03d}, val Dice {dice:.4f}, {words}")
     if outcome.confirmation is not None:
         lines.append(f"confirmation on other patients and seeds: {outcome.confirmation}")
+    if outcome.best is not None:
+        lines.append(f"next: {PROGRAM} promote {shlex.quote(outcome.experiment)}")
     return "\n".join(lines)

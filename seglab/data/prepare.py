@@ -64,7 +64,7 @@ def prepare(source: Source, data: Data, patients: Sequence[Patient]) -> tuple[Ca
                 reused = not lacking
                 if lacking:
                     what = f"{', '.join(lacking)} of {len(patients)} patients"
-                    tell(f"reading {what}: once, then they are kept in {data.cache}")
+                    tell(f"reading {what}: not yet in {data.cache} with these settings")
                     filler.fill(path, lacking)
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error

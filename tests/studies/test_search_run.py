@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from seglab.core.registry import LOSSES
 from seglab.core.study import load_study
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import ERROR, ITEM, SURPLUS, open_storage
+from seglab.studies.search import run as search_run
 from seglab.studies.search.confirm import confirm, confirmation_study
 from seglab.studies.search.results import SearchOutcome, write_experiment
 from seglab.studies.search.run import run_search
@@ -105,11 +107,15 @@ def assert_runs_equal_trials(count: int) -> None:
 
 
 def test_a_search_trains_what_is_asked_once(
-    write: Write, content: Content, capsys: Capture
+    write: Write, content: Content, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(confirm={"top": 2, "seeds": [100]})
     store = open_store()
     outcome = run_search(load_study(path), store)
+    told = capsys.readouterr().err
+    for line in (r"trial 001: optim\.lr=", r"trial 001 · seed 0  epoch .*dice", "2 of 2 trials"):
+        assert re.search(line, told), line
+    assert describe_search(outcome).endswith("promote tiny")
     assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0}
     assert_runs_equal_trials(2)
     assert outcome.rows[0].params == {"optim.lr": load_study(path).run.optim.lr}
@@ -133,6 +139,10 @@ def test_a_search_trains_what_is_asked_once(
     assert main(["sweep", str(path), "search.space.optim.lr.high=0.01"]) == 2
     assert "optim.lr" in capsys.readouterr().err
     assert content(store) == before, "neither changes anything"
+
+    monkeypatch.setattr(search_run, "code_hash", lambda: "changed")
+    assert main(["sweep", str(path), "--trials", "3", "--timeout", "1e-6"]) == 0
+    assert re.search("2 of 2 trials were made with other code", capsys.readouterr().err)
 
 
 def test_the_base_config_is_not_confirmed_against_itself(write: Write) -> None:

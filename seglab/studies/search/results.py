@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import as_warning
+from seglab.core.machine import tell
 from seglab.core.study import Study
 from seglab.figures.style import marked
 from seglab.studies.queue import DIED, ERROR, OWNER, Queue
 from seglab.studies.results import notice_of
 from seglab.studies.search.figures import ended_study, ended_trials, pictures, search_page
 from seglab.studies.search.space import Space
-from seglab.studies.search.trials import RUN, THREADS
+from seglab.studies.search.trials import RUN, THREADS, params_text
 from seglab.studies.workers import with_threads
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import Store
@@ -105,16 +105,12 @@ class SearchOutcome:
 
 def trial_line(trial: FrozenTrial) -> str:
     """A line about a trial that ended."""
-    params = " ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in trial.params.items()
-    )
     said = f"after {len(trial.intermediate_values)} epochs"
     if trial.state == TrialState.FAIL:
         said = trial.user_attrs.get(ERROR, DIED)
     elif trial.values:
         said = f"Dice {trial.values[0]:.4f}"
-    return f"trial {trial.number:03d} {WORDS[trial.state]:<8} {said}  {params}"
+    return f"trial {trial.number:03d} {WORDS[trial.state]:<8} {said}  {params_text(trial.params)}"
 
 
 def summarise(study: Study, queue: Queue, parent_run_id: str) -> SearchOutcome:
@@ -178,7 +174,7 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
 
 
 def show_progress(study: Study, queue: Queue, log: RunLog, told: set[int]) -> None:
-    """Print a line a trial that ended and is not ``told`` of, and the best so far.
+    """Print a line a trial that ended and is not ``told`` of, after the last the best so far.
 
     The numbers of those that are printed join ``told``. Counts and the best Dice become metrics of
     the sweep's run.
@@ -189,13 +185,14 @@ def show_progress(study: Study, queue: Queue, log: RunLog, told: set[int]) -> No
     outcome = summarise(study, queue, log.run_id)
     best, counts = outcome.best, outcome.trials
     leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
-    leader += f", {len(outcome.rows) - counts['failed']} of {study.search.trials}"
+    counted = f"{len(outcome.rows) - counts['failed']} of {study.search.trials} trials"
     values = {f"search/{word}": float(count) for word, count in counts.items()}
     if best:
         values["search/best_dice"] = best.values[0]
-    for row in outcome.rows:
-        if row.number not in told:
-            told.add(row.number)
-            print(f"{trial_line(row)}  |  {leader}", file=sys.stderr, flush=True)
-            if queue.worker.is_here(row.user_attrs.get(OWNER, "")):
-                log.metrics(values, step=len(outcome.rows))  # each machine those of its own
+    new = [row for row in outcome.rows if row.number not in told]
+    for row in new:
+        told.add(row.number)
+        so_far = f"  |  {leader}, {counted}" if row is new[-1] else ""
+        tell(trial_line(row) + so_far)
+        if queue.worker.is_here(row.user_attrs.get(OWNER, "")):
+            log.metrics(values, step=len(outcome.rows))  # each machine those of its own

@@ -13,9 +13,18 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seglab.core.errors import UserError
+from seglab.core.machine import tell
 from seglab.core.search import Pruner, Range, Search, Value
 from seglab.studies.candidates import DICE
-from seglab.studies.experiment import FINISHED, Interrupted, OpenRun, Plan, find_twins, open_run
+from seglab.studies.experiment import (
+    FINISHED,
+    Interrupted,
+    OpenRun,
+    Plan,
+    find_twins,
+    open_run,
+    show,
+)
 from seglab.studies.queue import Params, State
 from seglab.studies.search.space import Space
 from seglab.studies.workers import Context, with_threads
@@ -72,6 +81,7 @@ class TrialItems:
                 if twin.status == FINISHED:
                     return self._values(twin.metrics)
                 raise optuna.TrialPruned
+        tell(f"{plan.arm}: {params_text(trial.params)}")
         with open_run(plan, store, opened) as run:
             trial.set_user_attr(RUN, run.log.run_id)
             for epoch in self._epochs(trial, run):
@@ -98,6 +108,7 @@ class TrialItems:
         if history:
             yield int(history[-1]["epoch"])
         for result in run.epochs():
+            show(run.plan, result)
             self._report(trial, result.epoch, result.metrics[DICE])
             yield result.epoch
             if self.context.stop() and not result.is_last:
@@ -122,6 +133,12 @@ class TrialItems:
         if any(math.isnan(value) for value in values):
             raise UserError("val/dice is not a number: no validation patient has a tumour")
         return values
+
+
+def params_text(params: Params) -> str:
+    """The params of a trial in a line."""
+    short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in params.items()}
+    return " ".join(f"{key}={value}" for key, value in short.items())
 
 
 def trial_keys(search: Search, space: Space, states: Mapping[str, State]) -> Iterable[str]:
