@@ -239,7 +239,7 @@ def arms_learning(curves: Mapping[str, Sequence[Curve]]) -> Figure:
         for curve in of_arm:
             axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=1)
         axes.plot(mean_curve(of_arm), color=colour, marker=marker, markersize=4, linewidth=2)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     tidy(axes, x="epoch", y="validation Dice")
     _arm_legend(figure, list(curves))
     return figure

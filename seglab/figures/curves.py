@@ -63,7 +63,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], kept_epoch: int) -> 
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, loc="best")
     for axes in panels:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
 
 
@@ -79,7 +79,7 @@ def patient_plot(scores: Sequence[PatientScore]) -> Figure:
         ranked.plot(rank, values, linestyle="none", label=label, **look)
         ranked.axhline(mean(values), color=look["color"], linewidth=1, linestyle="--")
     ranked.set_ylim(-MARGIN, 1 + MARGIN)
-    ranked.xaxis.get_major_locator().set_params(integer=True)
+    ranked.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     tidy(ranked, x="patients, worst to best", y="score", title="Every test patient")
     ranked.legend(frameon=False, loc="best")  # wherever the fewest patients are
     _against_size(sized, known)

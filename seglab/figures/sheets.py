@@ -92,7 +92,7 @@ def arm_sheet(arms: Mapping[str, Iterable[Case]], patients: int) -> Figure:
                 short = name if len(name) <= 24 else f"…{name[-23:]}"
                 top.set_title(plain(short), color="white", fontsize=9, pad=3)
                 show(top, draw_slice(seen[0], SCALE), f"slice {case.slice_indices[at]}")
-                grid[0, 0].set_ylabel(TITLES[case.modality], color="white", fontsize=10)
+                grid[0, 0].set_ylabel(f"{TITLES[case.modality]} image", color="white", fontsize=10)
     overlay_legend(figure, "center")
     return figure
 
