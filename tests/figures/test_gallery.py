@@ -200,6 +200,10 @@ def test_it_works_in_a_sandboxed_frame(make_case: MakeCase, tmp_path: Path, brow
     position = browser.find_element(By.ID, "position")
     WebDriverWait(browser, 20).until(lambda _: position.text.startswith("slice "))
     assert HOSTILE in browser.find_element(By.ID, "case-name").text
+    marked = np.flatnonzero((cases[0].truth | cases[0].prediction).any(axis=(1, 2)))
+    count = marked[-1] - marked[0] + 7  # three more on both sides
+    kept = browser.find_element(By.ID, "kept").text
+    assert kept.startswith(f"{count} of the patient's {len(cases[0].truth)} slices")
     keys = browser.switch_to.active_element
     before, drawn = position.text, _marked(browser)
     keys.send_keys(Keys.ARROW_RIGHT)
