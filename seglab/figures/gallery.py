@@ -56,8 +56,8 @@ def write_gallery(
     chosen = set().union(*analysis.selection.values())
     weights = len(analysis.explanations) + (CHOSEN_WEIGHT - 1) * len(chosen)
     share = MOST_BYTES // max(weights, 1)
-    known = {"rules": MEANINGS, "colours": COLOURS, "context": CONTEXT}
-    data, entries = analysis.to_json() | known, {}
+    data = analysis.to_json() | {"rules": MEANINGS, "colours": COLOURS, "context": CONTEXT}
+    entries: dict[str, Any] = {}
     for case in cases:
         shown = case.patient_id in chosen
         budget = min(MOST_PER_CASE, share * (CHOSEN_WEIGHT if shown else 1))
@@ -65,8 +65,8 @@ def write_gallery(
         explanation = analysis.explanations[case.patient_id]
         entries[case.patient_id] = _entry(case, explanation, slices, budget)
         data |= {"modality": TITLES[case.modality], "ensemble": case.disagreement is not None}
-    found = [one for one in data["cases"] if one["patient_id"] in entries]
-    data["cases"] = [one | entries[one["patient_id"]] for one in found]
+    known = [one for one in data["cases"] if one["patient_id"] in entries]
+    data["cases"] = [one | entries[one["patient_id"]] for one in known]
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {"title": title, "notice": notice, "data": finite(data)}
     page = fill_template("seglab.figures", "gallery.html", **values)
