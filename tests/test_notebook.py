@@ -57,6 +57,23 @@ def test_no_output_is_stored() -> None:
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
 
 
+def test_the_runs_of_all_sessions_are_copied_and_not_the_empty_folder_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGLAB_INPUT", "input")
+    sizes = {"a/mlruns/.gitkeep": 0, "b/mlruns/mlflow.db": 5, "c/mlruns/mlflow.db": 9}
+    for name, size in {**sizes, "brats2020-training-data/x.h5": 1}.items():
+        (path := tmp_path / "input" / name).parent.mkdir(parents=True)
+        path.write_bytes(bytes(size))
+    (code,) = ("".join(cell["source"]) for cell in CELLS if "def find" in "".join(cell["source"]))
+    found = {"os": os, "shutil": shutil, "Path": Path}
+    exec(code.replace("!{", "pass # {"), found)
+    assert found["saved"] == Path("input/c/mlruns")
+    assert found["ROOT"] == Path("input/brats2020-training-data")
+    assert Path("mlruns/mlflow.db").stat().st_size == 9
+
+
 @pytest.mark.slow
 def test_from_top_to_bottom_and_after_the_end_of_the_session(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

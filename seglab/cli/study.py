@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 DEMO = {
     "data phantom --out data/demo --patients 40 --size 80 --slices 32":
-        "40 synthetic patients: 10 to 30 seconds",
+        "40 synthetic patients: 5 to 15 seconds",
     "run experiments/demo.yaml":
-        "which of 3 arms is better? 6 runs, judged on 12 patients: 2 to 6 minutes",
+        "which of 3 arms is better? 6 runs, judged on 12 patients: 1 to 5 minutes",
     "sweep experiments/sweeps/demo.yaml":
         "a search of 8 trials; hopeless ones are pruned, the best is confirmed: 1 to 4 minutes",
     "promote demo":
-        "the best run is frozen and opens the sealed test of 12 patients, once: 1 to 2 minutes",
+        "the best run is frozen and opens the sealed test of 12 patients, once: 10 to 60 seconds",
     "report demo":
-        "everything on one page: seconds",
+        "everything on one page: 5 to 15 seconds",
 }  # fmt: skip
 """Command → what it is for, and how long it takes on two cores, idle to busy."""
 NEXT = f"""\
@@ -36,6 +37,10 @@ Your own data, here Kaggle's slices of BraTS 2020 (`{PROGRAM} list sources` name
   {PROGRAM} run experiments/baseline.yaml data.root=path/to/your/data
 Look at the runs:
   {PROGRAM} ui"""
+NEXT_OF_MAKE = NEXT.replace(f"{PROGRAM} ui", "make ui").replace(
+    f"  {PROGRAM} run", f"  . .venv/bin/activate\n  {PROGRAM} run"
+)
+"""Make uses the environment itself; other commands need it to be activated."""
 
 
 def compare(given: argparse.Namespace) -> int:
@@ -260,7 +265,8 @@ def demo(given: argparse.Namespace) -> int:
         if (status := main(argv)) != DONE:
             return status
     findings = "\n".join(_findings("demo"))
-    print_text(f"\nThe demo took {time.perf_counter() - started:.0f} s.\n{findings}\n\n{NEXT}")
+    steps = NEXT_OF_MAKE if "MAKELEVEL" in os.environ else NEXT
+    print_text(f"\nThe demo took {time.perf_counter() - started:.0f} s.\n{findings}\n\n{steps}")
     return DONE
 
 

@@ -99,10 +99,7 @@ def describe_study(outcome: StudyOutcome) -> str:
     if outcome.report is not None:
         lines.append(f"report: {outcome.report}")
     if any(run.status == "FINISHED" for run in outcome.runs):
-        one_arm = len({run.arm for run in outcome.runs}) == 1
-        steps = ["promote"] if one_arm else ["compare", "promote"]
-        name = shlex.quote(outcome.experiment)
-        lines.append(f"next: {', then '.join(f'{PROGRAM} {step} {name}' for step in steps)}")
+        lines.append(f"next: {PROGRAM} promote {shlex.quote(outcome.experiment)}")
     return "\n".join(lines)
 
 

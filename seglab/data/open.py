@@ -119,7 +119,7 @@ def lacks(absent: Mapping[str, Sequence[str]]) -> UserError:
     """Build the error for patients that lack modalities."""
     told = some_names([f"{name} ({', '.join(modalities)})" for name, modalities in absent.items()])
     wanted = ", ".join(dict.fromkeys(name for names in absent.values() for name in names))
-    remedy = f"data.require=[{wanted}] or data.on_bad_file=skip leaves them out"
+    remedy = f"'data.require=[{wanted}]' or data.on_bad_file=skip leaves them out"
     who = "1 patient lacks" if len(absent) == 1 else f"{len(absent)} patients lack"
     return UserError(f"{who} a modality: {told}; {remedy}")
 

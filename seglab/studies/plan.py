@@ -162,7 +162,9 @@ def plan_text(plan: Mapping[str, Any]) -> str:
             f"{arm['steps_per_epoch']} steps = {arm['images']} images, "
             f"{_span(arm)} a run"
         )
-    lines.append(f"in all {_span(plan)}, one run after the other on this machine")
+    lines.append(
+        f"in all {_span(plan)}, one run after the other, if this machine stays as busy as it is now"
+    )
     return "\n".join([*lines, *(f"warning: {told}" for told in plan["warnings"])])
 
 

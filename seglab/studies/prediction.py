@@ -30,10 +30,11 @@ from seglab.learning.bundle import ModelBundle, ModelCard
 
 TABLE = "predictions.csv"
 TOLD = {
+    "test": "is in the test part of this model, which no choice may use",
     "val": "validated this model, whose threshold was chosen on it: the mask is no test of it",
     "train": "trained this model: the mask is better than a new patient's would be",
 }
-"""Part of the split → what to know of a mask; of a person in both, the last counts."""
+"""Part of the split → what to know of a mask; of a person in several, the last counts."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def predict(
 
 
 def _known_patients(scans: Sequence[Scan], parts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Scan → the warning that its patient, told by name, helped to make the model."""
+    """Scan → the warning that its patient, told by name, is of the model's own split."""
     people = NameMapping().people({*parts, *(name for scan in scans for name in scan.names)})
     owners = {people[name].name: name for part in TOLD for name in parts if parts[name] == part}
     found: dict[str, tuple[str, ...]] = {}
@@ -229,5 +230,6 @@ def _identity(card: ModelCard, volume: Volume, mask: NDArray[np.bool_]) -> list[
         return []
     labels = UNKNOWN_PART * mask.astype(np.uint8)
     outlined = measure(images, names, labels, mirror_axis=axis)["flair"]
-    faint = card.reference.faint(outlined.oedema_z)
+    of_flair = next(one for one in found.modalities if one.modality == "flair")
+    faint = card.reference.faint(outlined.oedema_z, may_be_t1="t1" in of_flair.looks_like)
     return [] if faint is None else [faint]

@@ -17,6 +17,7 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MAKELEVEL", raising=False)
     promotes = {line: text for line, text in DEMO.items() if "promote" in line}
     monkeypatch.setattr("seglab.cli.study.DEMO", promotes)
     store = open_store()
@@ -32,4 +33,10 @@ def test_a_test_that_an_earlier_demo_opened_is_not_opened_again(
     assert "Dice 0.812" in printed.err
     assert "Dice 0.812" in printed.out
     assert "data.root=path/to/your/data" in printed.out
+    assert "seglab ui" in printed.out
+    monkeypatch.setenv("MAKELEVEL", "1")
+    assert main(["demo"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.endswith("  make ui\n")
+    assert "  . .venv/bin/activate\n" in printed.out
     assert len(store.find_runs("demo")) == before

@@ -137,6 +137,6 @@ def test_what_to_do_next_is_told() -> None:
     alone = describe_study(StudyOutcome("my study", None, done[:1]))
     assert alone.endswith("seglab promote 'my study'")
     both = describe_study(StudyOutcome("losses", "parent", done))
-    assert re.search(r"next: .*seglab compare losses, then .*seglab promote losses$", both)
+    assert re.search(r"next: .*seglab promote losses$", both)
     failed = StudyOutcome("losses", "parent", [replace(one, status="FAILED") for one in done])
     assert "next:" not in describe_study(failed)

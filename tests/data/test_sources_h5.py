@@ -119,10 +119,15 @@ def test_stated_spacing_is_plausible_or_unknown(
 
 
 def test_wrong_folders_and_two_files_of_one_slice_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(UserError, match=r"nowhere does not exist.*data\.root=DIR.*data download"):
         read(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=f"{tmp_path} holds no file named volume_"):
+    with pytest.raises(UserError, match=f"^{tmp_path} holds no file named volume_[^;]*$"):
         read(tmp_path)
+    for name, source in (("A_flair.nii.gz", "brats-nifti"), ("TCGA_CS_1.tif", "lgg-tif")):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=rf"\{Path(name).suffix} files: add data.source={source}"):
+            read(tmp_path)
+        (tmp_path / name).unlink()
     for folder in "ab":
         write_slice(tmp_path / folder, 1, 0)
     with pytest.raises(UserError, match=r"a/volume_1_slice_0\.h5 and .*b/volume_1_slice_0\.h5"):

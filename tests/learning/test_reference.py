@@ -38,7 +38,7 @@ def test_training_s_own_kind_is_silent(reference: Reference) -> None:
     assert reference.differences(volume(), LEVELS) == []
     assert reference.differences(volume(spacing_mm=None), LEVELS) == []
     assert reference.differences(volume(250, (1.05, 1, 1)), LEVELS) == []
-    assert reference.faint(1.7) is None
+    assert reference.faint(1.7, may_be_t1=True) is None
 
 
 def test_frame_spacing_and_intensity_are_told_with_their_figures(reference: Reference) -> None:
@@ -68,9 +68,10 @@ def test_a_skull_is_told_where_training_had_none_and_the_other_way(reference: Re
 
 
 def test_a_faint_prediction_is_no_flair_tumour(reference: Reference) -> None:
-    told = str(reference.faint(1.5))
+    told = str(reference.faint(1.5, may_be_t1=True))
     assert told.startswith("the image may be T1 instead of FLAIR, or the mask may be wrong: ")
     assert "+1.5" in told
+    assert str(reference.faint(1.5, may_be_t1=False)).startswith("the mask may be wrong: ")
 
 
 def test_brain_quantiles_are_numpys() -> None:

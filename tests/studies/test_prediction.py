@@ -165,7 +165,7 @@ def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_pa
     ((path, reason),) = found.failed
     assert path == other
     assert "other has no flair" in reason
-    assert reason.endswith("has: t2")
+    assert reason.endswith("this patient has: t2")
 
 
 def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Path) -> None:
@@ -212,7 +212,8 @@ def test_a_patient_of_the_models_own_training_is_told(tmp_path: Path) -> None:
     found = predict(make_bundle(), [tmp_path / "in"], tmp_path / "out", parts)
     told = [text for one in found.outputs for text in one.warnings if "this model" in text]
     assert [re.split("[,:]", text)[0] for text in told] == [
-        "anna trained this model", "bert validated this model", "dora_ses-2 trained this model"
+        "anna trained this model", "bert validated this model",
+        "cora is in the test part of this model", "dora_ses-2 trained this model",
     ]  # fmt: skip
 
 

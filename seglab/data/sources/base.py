@@ -92,6 +92,20 @@ class Source(ABC):
         """Names of files that a listing or a numbering announces but that are absent."""
         return []
 
+    def no_file(self, example: str) -> UserError:
+        """Build the error for a root without a file of this source: which source reads what it has.
+
+        Judged by the suffixes of the names.
+        """
+        names = [path.name.lower() for path in self._paths]
+        told = f"{self.root} holds no file named {example}"
+        for other in SOURCES:
+            for suffix in {*getattr(other.build, "suffixes", ())}.difference(self.suffixes):
+                if any(name.endswith(suffix) for name in names):
+                    add = f"data.source={other.name} (or --source {other.name})"
+                    return UserError(f"{told}; it holds {suffix} files: add {add}")
+        return UserError(told)
+
     @cached_property
     def names(self) -> NameMapping:
         """Other names, persons and grades of the patients."""
@@ -136,7 +150,7 @@ class SliceFiles(Source):
             elif not strict:
                 stacks[path.stem, str(path)] = {0: path}
         if strict and not stacks:
-            raise UserError(f"{self.root} holds no file named {self.example}")
+            raise self.no_file(self.example)
         found = sorted(stacks.items(), key=lambda item: (natural_key(item[0][0]), item[0][1]))
         return [
             self.patient(case, tuple(path for _, path in sorted(stack.items())))
@@ -189,8 +203,8 @@ def image_files(patient: Patient, modalities: Sequence[str]) -> tuple[list[Path]
     lacking = [modality for modality in modalities if modality not in patient.images]
     if lacking:
         has = ", ".join(filter(None, patient.images)) or "none whose name tells it"
-        where = f"{patient.patient_id} has no {' and no '.join(lacking)}; "
-        raise UserError(f"{where}{patient.files[0].parent} has: {has}")
+        where = f"in {patient.files[0].parent} this patient has: {has}"
+        raise UserError(f"{patient.patient_id} has no {' and no '.join(lacking)}; {where}")
     return [patient.images[modality][0] for modality in modalities], ()
 
 
@@ -253,7 +267,10 @@ def walk(root: Path) -> Iterator[Path]:
         what = "is not a folder" if root.exists() else "does not exist"
         where = "" if root.is_absolute() else f" (it was looked for in {Path.cwd()})"
         beside = [one.name for one in root.parent.glob("*") if one.is_dir()]
-        raise UserError(f"data root {root} {what}{where}{nearest(root.name, beside)}")
+        near = nearest(root.name, beside)
+        fetch = "python -m seglab data download --out DIR fetches one"
+        more = f"; data.root=DIR names your folder, {fetch}" * (not near)
+        raise UserError(f"data root {root} {what}{where}{near}{more}")
     seen: set[str] = set()
     for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):
         is_new = (real := os.path.realpath(folder)) not in seen

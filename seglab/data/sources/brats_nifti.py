@@ -60,7 +60,7 @@ class BratsNifti(base.Source):
         ]
         found = nifti_patients(paths, strict=strict)
         if strict and not found:
-            raise UserError(f"{self.root} holds no file named <patient>_flair.nii or .nii.gz")
+            raise self.no_file("<patient>_flair.nii or .nii.gz")
         above = max(0, len(self.root.parts) - 1)
         for patient in found:
             folders = {name.upper() for name in patient.files[0].parts[above:]}
