@@ -42,6 +42,13 @@ def _registries_restored() -> Iterator[None]:
             del registered[key]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_was_said() -> None:
+    """Let each test hear what a process says only once."""
+    if machine := sys.modules.get("seglab.core.machine"):
+        machine.tell_once.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real MRI, or a skip that says where it was looked for."""

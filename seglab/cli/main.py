@@ -77,10 +77,13 @@ PATHS = _argument(
     "overrides",
     "paths as they are on this machine, and train.device, train.threads",
     nargs="*",
+    default=[],
     metavar="data.root=DIR",
 )
 ONE_WORKER = _number("--workers", "processes (default 1)", 1, metavar="N")
-OVERRIDES = _argument("overrides", "laid over the file", nargs="*", metavar="key.sub=value")
+OVERRIDES = _argument(
+    "overrides", "laid over the file", nargs="*", default=[], metavar="key.sub=value"
+)
 COMMANDS = {
     "run": Command(
         train.run,
@@ -243,8 +246,8 @@ COMMANDS = {
     "artifacts": Command(
         study.artifacts,
         "Download what a run logged; the same command again replaces what is there.",
-        "RUN_ID --out results",
-        _argument("run", "run id, or how it begins"),
+        "RUN_ID --out results\nlosses@champion --out results",
+        _argument("run", "run id, how it begins, or name@alias of a promoted model"),
         _out("folder for the files", required=True),
         _argument("--pattern", "only these, e.g. 'overlays/*.png'"),
     ),

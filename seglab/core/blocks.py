@@ -122,6 +122,8 @@ def explain(
     elif kind == "literal_error":
         allowed = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         message += nearest(first["input"], allowed)
+    if kind == "value_error" and isinstance(first["input"], dict):
+        return UserError(f"{path or 'config'}: {message}")
     return UserError(f"{path or 'config'}: {given} is not allowed: {message}")
 
 

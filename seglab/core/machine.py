@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,6 +143,12 @@ def is_locked(path: Path) -> bool:
 def tell(what: str) -> None:
     """Say on stderr what is done now."""
     print(what, file=sys.stderr, flush=True)
+
+
+@cache
+def tell_once(what: str) -> None:
+    """Say on stderr what this process has not said yet: the data of every stage are the same."""
+    tell(what)
 
 
 def progress(

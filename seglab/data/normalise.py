@@ -239,7 +239,7 @@ def one_scale(slices: Sequence[Values] | Values) -> tuple[NDArray[np.float32], b
     for index in unsure.tolist():
         near = levels[sure[np.abs(sure - index).argmin()]]
         levels[index] *= _factor(_brightness(near) / _brightness(levels[index]), distinct[index])
-    count = f"{len(unsure)} slice{'s' * (len(unsure) > 1)}"
+    count = f"{len(unsure)} slice{'s' * (len(unsure) > 1)} of the patient"
     told = "slices with too few grey values to tell their intensity scale take it from a neighbour"
     told = f"{told} ({count})"
     return levels, True, told if len(unsure) else ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
-from seglab.core.machine import progress
+from seglab.core.machine import progress, tell_once
 from seglab.data.cache import Cache, open_cache
 from seglab.data.duplicates import SAME, Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Identity, identify, measure
@@ -59,14 +59,14 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     missing = source.missing_files()
     if warn and missing:
         lost = f"{source.root} lacks {len(missing):,} files of its set, {missing[0]} the first"
-        print(f"warning: {lost}: the rest is used (data check lists them)", file=sys.stderr)
+        tell_once(f"warning: {lost}: the rest is used (data check lists them)")
     split = make_split(split_patients(cache, source), config.split)
     for part, names in (("training", split.train), ("validation", split.val)):
         if not any(cache.by_id[name].tumour_px.any() for name in names):
             few = f"none of the {len(names)} {part} patients has a pixel of {what}"
             raise UserError(f"{few}: set another split.seed or split.fractions")
     if warn and split.redrawn:
-        print(split.redrawn, file=sys.stderr)
+        tell_once(split.redrawn)
     sealed = SealedCache(cache, split)
     identity = judge_channel(sealed, warn=warn)
     return StudyData(sealed, split, identity, len(missing))
@@ -81,7 +81,8 @@ def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache,
         for name, reason in left_out.items():
             noted.setdefault(f"left out, {reason}", []).append(name)
         for text, names in noted.items():
-            print(f"{text}: {some_names(names)}", file=sys.stderr)
+            limit = 3 if text in cache.remarks else 8  # who is left out matters more
+            tell_once(f"{text}: {some_names(names, limit)}")
         for name, reason in cache.skipped:
             print(f"warning: {name} is left out: {reason}", file=sys.stderr)
     return cache, reused

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
-from seglab.core.machine import progress
+from seglab.core.machine import progress, tell
 from seglab.data.identity import identify, measure
 from seglab.data.labels import UNKNOWN_PART
 from seglab.data.names import SYNTHETIC, NameMapping
@@ -95,6 +95,7 @@ def predict(
         mask.partition("_pred.")[0]: os.path.normpath(row["input"]) for mask, row in rows.items()
     }
     known = _known_patients(scans, parts or {})
+    tell(f"predicting {len(scans)} scan{'s' * (len(scans) != 1)}")
     outputs = []
     try:
         for scan in progress(scans, "predict", unit="scan"):

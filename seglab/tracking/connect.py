@@ -203,6 +203,8 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
     inherited = {key: value for key, value in os.environ.items() if key not in of_clients}
     given = {
         "MLFLOW_BACKEND_STORE_URI": store.uri,
+        "MLFLOW_REGISTRY_STORE_URI": store.uri,
+        "PYTHONWARNINGS": "ignore",  # of MLflow's own imports
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(store.folder / ARTIFACTS),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -223,15 +225,19 @@ def serve_ui(store: Store, host: str = "127.0.0.1", port: int = 5000) -> int:
 
 
 def newest_runs_link(store: Store, address: str) -> str:
-    """Return the link to the runs of the newest experiment, whose parent runs are open there.
+    """Return the link to the experiment whose run began last; its parent runs are open there.
 
     A search stands for its confirmation too. Without any run it is the UI itself.
     """
-    parents = [run for run in store.find_runs() if run.parent_run_id is None]
-    newest = next((run for run in parents if tags.CONFIRMS not in run.tags), None)
+    runs = store.find_runs()  # newest first
+    confirming = {run.run_id for run in runs if tags.CONFIRMS in run.tags}
+    newest = next(
+        (run for run in runs if (run.parent_run_id or run.run_id) not in confirming), None
+    )
     if newest is None:
         return address
-    found = [one.run_id for one in parents if one.experiment_id == newest.experiment_id]
+    of_newest = (run for run in runs if run.experiment_id == newest.experiment_id)
+    found = [run.run_id for run in of_newest if run.parent_run_id is None]
     state, set_tag = tags.view_state(found), store.client.set_experiment_tag
     store.call(lambda: set_tag(newest.experiment_id, tags.VIEW_TAG, state))
     return runs_link(address, newest.experiment_id)

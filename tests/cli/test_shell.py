@@ -62,6 +62,7 @@ def test_a_script_calls_itself_by_its_name(
         ("data chek", "did you mean 'data check'"),
         ("", "name a command: "),
         ("list loses", "did you mean 'losses'"),
+        ("run", "error: the following arguments are required: file (see"),
         ("run a.yaml --dryrun", "did you mean '--dry-run'"),
         ("run a.yaml --worker 2", "did you mean '--workers'"),
         ("data phantom --out x --patient 3", "did you mean '--patients'"),

@@ -114,7 +114,7 @@ def test_modalities_with_their_neighbours_are_the_channels_of_the_network(tmp_pa
         ("split: {fractions: [0.8, 0.2]}", r"split\.fractions: too few values: \[0\.8, 0\.2\]"),
         ("split: {fractions: 0.7}", r"split\.fractions: 0\.7 is not allowed: it is a list"),
         ("seedz: [1]", r"unknown key 'seedz' \(did you mean 'seed'\?\).*arms, .*seeds, .*train"),
-        ("split: {fractions: [1, 1, 1]}", "must add up to 1"),
+        ("split: {fractions: [1, 1, 1]}", "^split: fractions must add up to 1, these give 3$"),
         ("split: {folds: 3, fold: 3}", "fold 3 does not exist"),
         ("seeds: [0, 0]", "seeds: 0 is given twice"),
         ("seeds: []", "seeds: .* at least one"),

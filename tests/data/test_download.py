@@ -123,7 +123,9 @@ def test_files_arrive_byte_for_byte(
     assert not download(out)["reused"]
 
 
-def test_a_broken_connection_is_resumed_where_it_broke(stand: Stand, out: Path) -> None:
+def test_a_broken_connection_is_told_and_resumed_where_it_broke(
+    stand: Stand, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stand.breaks = [130_000] * 9  # of which every second answers without a range, and is dropped
     assert download(out, wait_s=0)["slices"] == 6
     assert len(ranges(stand)) >= 4

@@ -174,7 +174,7 @@ def test_a_slice_of_a_few_pixels_takes_its_scale_from_the_gaps_and_its_neighbour
     image[-1, 20, 20] = 777  # one value: nothing but its neighbours tells
     restored, shared, told = one_scale(z_scored(image))
     assert shared
-    assert told.endswith("take it from a neighbour (2 slices)")
+    assert told.endswith("take it from a neighbour (2 slices of the patient)")
     np.testing.assert_array_equal(restored[:-1], image[:-1])
     brain = restored[1][restored[1] > 0]
     assert np.median(brain) / 2 < restored[-1].max() < 2 * np.median(brain)

@@ -125,7 +125,7 @@ def test_wrong_folders_and_two_files_of_one_slice_are_named(tmp_path: Path) -> N
         read(tmp_path)
     for name, source in (("A_flair.nii.gz", "brats-nifti"), ("TCGA_CS_1.tif", "lgg-tif")):
         (tmp_path / name).touch()
-        with pytest.raises(UserError, match=rf"\{Path(name).suffix} files: add data.source={source}"):
+        with pytest.raises(UserError, match=f"{Path(name).suffix} files: add data.source={source}"):
             read(tmp_path)
         (tmp_path / name).unlink()
     for folder in "ab":

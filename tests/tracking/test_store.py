@@ -260,3 +260,6 @@ def test_the_ui_opens_on_the_newest_experiment_and_not_on_a_confirmation(store: 
     state = json.loads(store.client.get_experiment(newest).tags["mlflow.sharedViewState.seglab"])
     assert state["runsExpanded"] == {started["search"]: True}
     assert state["orderByKey"] == "metrics.`val/dice`"
+    continued = store.get_run(started["old"])
+    start_run(store, "old", "another seed", parent_run_id=continued.run_id).finish()
+    assert f"/{continued.experiment_id}/runs?" in newest_runs_link(store, "http://here")
