@@ -74,7 +74,7 @@ def _fetch(cache: Path, wait_s: float) -> Path:
             if 400 <= status < 500 and status != 429:
                 raise UserError(f"Kaggle refuses {DATASET} (HTTP {status}): {ACCESS}") from None
             reason = f"HTTP {status}" if status else type(error).__name__
-            tell(f"no answer from Kaggle ({reason}): attempt {attempt} of {ATTEMPTS}")
+            tell(f"no download from Kaggle yet ({reason}): attempt {attempt} of {ATTEMPTS}")
             time.sleep(wait_s * attempt)
         except (DataCorruptionError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             if "credentials" in str(error):  # names the file and the missing key, never a value

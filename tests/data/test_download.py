@@ -123,21 +123,22 @@ def test_files_arrive_byte_for_byte(
     assert not download(out)["reused"]
 
 
-def test_a_broken_connection_is_told_and_resumed_where_it_broke(
-    stand: Stand, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_connection_is_resumed_where_it_broke(stand: Stand, out: Path) -> None:
     stand.breaks = [130_000] * 9  # of which every second answers without a range, and is dropped
     assert download(out, wait_s=0)["slices"] == 6
     assert len(ranges(stand)) >= 4
     assert ranges(stand) == sorted(set(ranges(stand)))
 
 
-def test_the_next_call_resumes(stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_call_resumes(
+    stand: Stand, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     stand.breaks = [130_000]
     monkeypatch.setattr(module, "ATTEMPTS", 3)
     monkeypatch.setattr(module.time, "sleep", lambda _: setattr(stand, "status", 503))
     with pytest.raises(UserError, match=r"HTTP 503.*run this again, which resumes"):
         download(out)
+    assert "(HTTP 503): attempt 2 of 3" in capsys.readouterr().err
     stand.status = 200
     assert download(out)["slices"] == 6
     assert 100_000 < ranges(stand)[-1] <= 130_000

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from seglab.evaluation.scores import from_csv
 from seglab.studies import promotion
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import Promotion, promote
-from seglab.studies.report.model_card import update_model_cards
+from seglab.studies.report.model_card import model_card, update_model_cards
 from seglab.studies.report.record import read_record
 from seglab.studies.report.sections import external_rows
 from seglab.studies.resolve import open_model
@@ -154,7 +155,13 @@ def test_a_model_card_is_complete_and_model_hubs_read_it(opened: Opened, store: 
     text = read_artifact(store, store.get_run(opened.again.run_id), "model_card.md").decode()
     description = store.client.get_model_version_by_alias("small", "champion").description
     assert f"Dice {opened.again.to_json()['test/dice']:.3f}" in description
-    told = ("Synthetic data", "Not a medical device", "small@champion", "threshold", "licence")
+    told = (
+        "Synthetic data",
+        "Not a medical device",
+        "small@champion scan_flair.nii.gz",
+        "threshold",
+        "licence",
+    )
     parts = ("How to use", "Figures", "Data and split", "Recipe", "Failures", "Limits")
     for word in (*told, *(f"## {part}" for part in parts), "unet: base", "not confirmatory"):
         assert word in text
@@ -164,6 +171,12 @@ def test_a_model_card_is_complete_and_model_hubs_read_it(opened: Opened, store: 
     card = ModelCard(text)
     assert {one.metric_type for one in card.data.eval_results} == {"dice", "iou"}
     assert (card.data.license, card.data.model_name) == ("mit", "small")
+    two = replace(open_model("small@champion", lambda: store).card, modalities=("flair", "t1ce"))
+    _, card_of_two = model_card(
+        read_record(store, "small"), store.get_run(opened.again.run_id), two
+    )
+    assert "small@champion new_scans --out masks" in card_of_two
+    assert "`anna_flair.nii.gz` and `anna_t1ce.nii.gz`" in card_of_two
     assert "None" not in text
     assert "False" not in text
     assert "nan" not in text.split()
