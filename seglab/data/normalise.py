@@ -106,7 +106,8 @@ def quantise(
     ends = range_ends(method, modality)
     per_volume = scope == "volume"
     whole = _range(image, brain, method, ends) if per_volume else None
-    deciles = _deciles(image, brain) if method == "histogram" and per_volume else None
+    is_common = method == "histogram" and per_volume and brain.any()
+    deciles = _deciles(image, brain) if is_common else None
     q = np.zeros(image.shape, np.uint8)
     scale = np.empty((len(image), 2), np.float32)
     for index, (values, inside) in enumerate(zip(image, brain, strict=True)):
