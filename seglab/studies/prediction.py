@@ -157,13 +157,14 @@ def predict_scan(
     notice = f"model of {card.notice}" if card.notice else ""
     notice = SYNTHETIC if scan.source.phantom else notice
     subtitle = " · ".join(filter(None, (f"model {card.name}, for research only", notice)))
+    first = [f"warning 1 of {len(told)} ({TABLE}): {text}" for text in (*unlike, *told)[:1]]
     overlay = out / f"{scan.name}_overlay.png"
     sheet = prediction_sheet(
         prepared.native_image(prepared.patient),
         marked,
         read.slice_indices,
         upright=card.upright,
-        title=[title, subtitle, *[f"warning: {text}" for text in (*unlike, *told)[:1]]],
+        title=[title, subtitle, *first],
         doubt=doubt,
     )
     path, map_path = scan.write(mask, read, out), None

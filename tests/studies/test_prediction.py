@@ -262,8 +262,8 @@ def test_the_picture_says_what_it_is_of_and_the_first_warning(
     first, model, warning = titles[0].splitlines()
     assert first == "case_flair: 0.0 ml"
     assert model.endswith("for research only")
-    assert warning.startswith("warning: no tumour was found: ")
-    assert len(warning) < len(f"warning: {one.warnings[0]}")
+    assert warning.startswith("warning 1 of 1 (predictions.csv): no tumour was found: ")
+    assert warning.endswith(" …")
 
 
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
