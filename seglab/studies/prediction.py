@@ -152,11 +152,6 @@ def predict_scan(
     ml, doubt_ml = (_millilitres(one, read) for one in (marked, doubt))
     unlike = scan_warnings(card, volume.of(card.modalities), prepared, marked)
     told = (*warnings, *read.remarks, *unlike)
-    title = f"{scan.name}: " + ("volume unknown" if ml is None else f"{ml:.1f} ml")
-    title += "" if doubt_ml is None else f", {doubt_ml:.1f} ml in doubt (blue)"
-    notice = f"model of {card.notice}" if card.notice else ""
-    notice = SYNTHETIC if scan.source.phantom else notice
-    subtitle = " · ".join(filter(None, (f"model {card.name}, for research only", notice)))
     first = [f"warning 1 of {len(told)} ({TABLE}): {text}" for text in (*unlike, *told)[:1]]
     overlay = out / f"{scan.name}_overlay.png"
     sheet = prediction_sheet(
@@ -164,7 +159,7 @@ def predict_scan(
         marked,
         read.slice_indices,
         upright=card.upright,
-        title=[title, subtitle, *first],
+        title=[*_title(scan, card, ml, doubt_ml), *first],
         doubt=doubt,
     )
     path, map_path = scan.write(mask, read, out), None
@@ -177,6 +172,17 @@ def predict_scan(
         raise UserError(f"cannot write {overlay}: {error}") from error
     name = scan.patient.patient_id
     return Predicted(name, scan.path, path, overlay, ml, told, scan.seen, map_path, doubt_ml)
+
+
+def _title(
+    scan: Scan, card: ModelCard, ml: float | None, doubt_ml: float | None
+) -> tuple[str, str]:
+    """Two lines above a picture: the scan with its volume, and the model."""
+    volume = "volume unknown" if ml is None else f"{ml:.1f} ml"
+    doubt = "" if doubt_ml is None else f", {doubt_ml:.1f} ml in doubt (blue)"
+    notice = f" · model of {card.notice}" if card.notice else ""
+    notice = f" · {SYNTHETIC}" if scan.source.phantom else notice
+    return f"{scan.name}: {volume}{doubt}", f"model {card.name}, for research only{notice}"
 
 
 def _as_stored(stack: NDArray[Any], turned: bool) -> NDArray[Any]:

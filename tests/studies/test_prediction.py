@@ -258,7 +258,7 @@ def test_the_picture_says_what_it_is_of_and_the_first_warning(
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
-    one = only(predict(make_bundle(smallest_component_px=10**6), [scan], tmp_path / "out"))
+    only(predict(make_bundle(smallest_component_px=10**6), [scan], tmp_path / "out"))
     first, model, warning = titles[0].splitlines()
     assert first == "case_flair: 0.0 ml"
     assert model.endswith("for research only")
