@@ -25,7 +25,7 @@ DEMO = {
     "run experiments/demo.yaml":
         "which of 3 arms is better? 6 runs, judged on 12 patients: 1 to 5 minutes",
     "sweep experiments/sweeps/demo.yaml":
-        "a search of 8 trials; hopeless ones are pruned, the best is confirmed: 1 to 4 minutes",
+        "a search of 8 trials; those of low Dice are pruned, the best is confirmed: 1 to 4 minutes",
     "promote demo":
         "the best run is frozen and opens the sealed test of 12 patients, once: 10 to 60 seconds",
     "report demo":

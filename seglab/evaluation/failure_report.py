@@ -81,7 +81,8 @@ def _result(explanation: Explanation) -> str:
         outcome = f"but {predicted} were predicted" if score.pred_px else "and none was predicted"
         return f"{score.patient_id} has no tumour, {outcome}."
     several = f" in {explanation.lesions} separate lesions" if explanation.lesions > 1 else ""
-    opening = f"{score.patient_id} has a tumour of {true}{several}"
+    there = "" if explanation.is_volume else f" in the slices that are there ({score.slices})"
+    opening = f"{score.patient_id} has a tumour of {true}{several}{there}"
     if not score.pred_px:
         highest = f"the highest probability is {explanation.highest_probability:.0%}"
         return f"{opening}; nothing was predicted: {highest} (Dice 0.00)."
@@ -103,7 +104,7 @@ def _causes(explanation: Explanation) -> str:
     lost = f"lost Dice of {explanation.lost_dice:.2f}" if explanation.lost_dice else "wrong area"
     told = [f"{c} {share:.0%}" for c, share in explanation.shares.items() if share >= LEAST_SHARE]
     tiny = ""
-    if 0 < explanation.tumour_volume < SMALL_LESION:
+    if explanation.is_volume and 0 < explanation.tumour_volume < SMALL_LESION:
         tiny = "The whole tumour is so small that each wrong voxel weighs heavily. "
     return f"{tiny}Of the {lost}: {', '.join(told)}."
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from seglab.core.arrays import bounding_box
 from seglab.evaluation.metrics import Case, PatientScore
-from seglab.evaluation.regions import SMALL_LESION, Bool, Kind, Partition, Space, divide
+from seglab.evaluation.regions import Bool, Kind, Partition, Space, divide
 
 
 class Cause(StrEnum):
@@ -28,7 +28,8 @@ class Cause(StrEnum):
 
 RULES: Final[Mapping[Cause, str]] = {
     Cause.SMALL: "A lesion below 1 ml was missed or outlined poorly: each wrong voxel weighs "
-    "heavily. Where the whole tumour is below 1 ml, its rim and stray specks count too.",
+    "heavily. Where the whole tumour is below 1 ml, its rim and stray specks count too. Scattered "
+    "slices tell no volume: none of their lesions is called small.",
     Cause.FAINT: "What was missed is less than 1.25 standard deviations brighter than the "
     "tissue around it, or what was added is within one of the tumour's own brightness.",
     Cause.VISIBLE: "What was missed is 1.25 standard deviations or more brighter than the tissue "
@@ -80,6 +81,7 @@ class Explanation:
 
     score: PatientScore
     unit: str  # mm or px
+    is_volume: bool  # False where only scattered slices of it are there
     rim: float  # depth of the boundary
     lesions: int  # separate ones in the truth, specks left out
     tumour_volume: float  # mm³ or px³
@@ -112,6 +114,7 @@ def explain(case: Case) -> Explanation:
     return Explanation(
         score=case.score,
         unit=space.unit,
+        is_volume=space.is_volume,
         rim=space.rim,
         lesions=partition.lesions,
         tumour_volume=tissue.tumour_volume,
@@ -207,9 +210,9 @@ def _findings(tissue: _Tissue, partition: Partition, lost: float) -> Iterator[Fi
 
 
 def _cause(region: Finding, tissue: _Tissue) -> Cause:
-    is_small = region.kind == "missed lesion" and region.volume < SMALL_LESION
+    is_small = region.kind == "missed lesion" and region.volume < tissue.space.small_lesion
     if region.kind in ("boundary", "scattered"):
-        is_small = 0 < tissue.tumour_volume < SMALL_LESION
+        is_small = 0 < tissue.tumour_volume < tissue.space.small_lesion
     if region.kind == "small lesion" or is_small:
         return Cause.SMALL
     if region.kind == "boundary":

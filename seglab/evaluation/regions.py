@@ -41,19 +41,26 @@ class Space:
     step: tuple[float, float, float]  # (slice, row, column) size of a voxel, in ``unit``
     unit: Literal["mm", "px"]
     contiguous: bool  # False where slices are missing: each is then looked at by itself
+    is_volume: bool = True  # False too of a single slice: it tells no volume
 
     @classmethod
     def of(cls, case: Case) -> Space:
         """Describe the grid of ``case``."""
         contiguous = bool((np.diff(case.slice_indices) == 1).all())
+        is_volume = contiguous and len(case.slice_indices) > 1
         if case.spacing_mm is None:
-            return cls((UNKNOWN_SLICE_STEP_PX, 1.0, 1.0), "px", contiguous)
-        return cls(case.spacing_mm, "mm", contiguous)
+            return cls((UNKNOWN_SLICE_STEP_PX, 1.0, 1.0), "px", contiguous, is_volume)
+        return cls(case.spacing_mm, "mm", contiguous, is_volume)
 
     @property
     def voxel(self) -> float:
         """Volume of a voxel in cubic ``unit``."""
         return float(np.prod(self.step))
+
+    @property
+    def small_lesion(self) -> float:
+        """Volume below which a lesion is small, in cubic ``unit``; 0 where none is known."""
+        return SMALL_LESION if self.is_volume else 0.0
 
     @property
     def rim(self) -> float:
@@ -128,7 +135,7 @@ def _take_lesions(found: Partition, truth: Bool, pieces: Labels, space: Space) -
     sizes = np.bincount(lesions.ravel(), minlength=count + 1)
     hits = np.bincount(lesions[pieces > 0], minlength=count + 1)
     found.lesions = int(np.count_nonzero(sizes[1:] >= SPECK))
-    small = sizes * space.voxel < SMALL_LESION
+    small = sizes * space.voxel < space.small_lesion
     for number in 1 + np.argsort(-sizes[1:], kind="stable")[:MOST_PIECES]:
         lesion = lesions == number
         if hits[number] < MISSED_RECALL * sizes[number]:

@@ -123,13 +123,8 @@ class ComparedAblation:
 
     @property
     def summaries(self) -> Sequence[ArmSummary]:
-        """Every arm: best first if the budgets allow a ranking, else as in the file.
-
-        Arms of another target come last.
-        """
+        """Every arm in the order of the file; those of another target come last."""
         every = {row.arm: row for row in (self.comparison.baseline, *self.comparison.rows)}
-        if self.budgets.all_equal:
-            return [*sorted(every.values(), key=lambda row: -row.mean), *self.others]
         ordered = [every[arm.name] for arm in self.ablation.arms if arm.name in every]
         return [*ordered, *self.others]
 

@@ -196,6 +196,15 @@ def test_a_perfect_prediction_has_no_cause_and_the_contrast_of_the_tumour() -> N
     assert contrast == pytest.approx((TUMOUR - TISSUE) / NOISE, rel=0.1)
 
 
+def test_scattered_slices_tell_no_volume_and_so_no_small_lesion() -> None:
+    whole = explain(case(LARGE | SMALL, LARGE))
+    assert Cause.SMALL in whole.shares
+    scattered = explain(case(LARGE | SMALL, LARGE, step=3))
+    assert Cause.SMALL not in scattered.shares
+    assert "in the slices that are there (40)" in paragraph(scattered)
+    assert "slices that are there" not in paragraph(whole)
+
+
 def test_without_spacing_everything_is_in_pixels_and_gaps_part_slices() -> None:
     explained = explain(case(LARGE | SMALL, LARGE, spacing=None, step=3))
     assert explained.unit == "px"

@@ -303,13 +303,21 @@ def test_every_figure_of_the_test_has_words() -> None:
     assert tables.FIGURES.keys() == scores.FIGURES.keys()
 
 
-def test_sizes_of_few_patients_are_left_out_and_told_in_ml_where_known() -> None:
+def test_sizes_of_few_patients_have_no_figure_and_are_told_in_ml_where_known() -> None:
     dice = {"value": 0.8, "low": 0.7, "high": 0.9, "patients": 5}
     few = {"name": "small", "smallest": 1, "largest": 2, "dice": dice | {"patients": 4}}
     old = {"name": "medium", "smallest": 1000, "largest": 2000, "dice": dice}
     new = old | {"name": "large", "smallest_ml": 1.0, "largest_ml": 2.04}
     shown = sections.tumour_sizes({"strata": [few, old, new]})
-    assert [row[1] for row in shown] == ["1,000 to 2,000 px", "1.0 to 2.0 ml"]
+    assert [row[1] for row in shown] == ["1 to 2 px", "1,000 to 2,000 px", "1.0 to 2.0 ml"]
+    assert [row[3] == "–" for row in shown] == [True, False, False]
+    assert sections.tumour_sizes({"strata": [few]}) == []
+
+
+def test_numbers_of_patients_have_two_digits() -> None:
+    assert [tables.planned(count) for count in (130_043, 23, 0, None)] == [
+        *("130,000", "23", "enough", "none"),
+    ]
 
 
 def test_trials_are_counted_and_the_best_named(store: Store) -> None:
@@ -325,7 +333,7 @@ def test_trials_are_counted_and_the_best_named(store: Store) -> None:
             trial.prune(1) if number == 2 else trial.finish()
     page = page_of(store, "s")
     facts = page["Search"].facts
-    assert facts["trials"] == "2 complete, 1 pruned, 0 failed"
+    assert facts["trials"] == "2 finished, 1 pruned, 0 failed"
     assert facts["best trial"].startswith("trial 001"), "a pruned trial is not the best"
     assert facts["its values"] == "optim.lr = 0.002", "only values that this trial has"
     assert "no confirmation" in page["Search"].text

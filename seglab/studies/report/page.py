@@ -80,7 +80,7 @@ def report_experiment(
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
     """
     record, name = read_record(store, experiment, ending), _folder(experiment)
-    reason, gallery = "", None
+    reason, gallery, arms_only = "", None, result is not None
     if result is None:
         found = [sections.compare(store, parent.run_id) for parent in record.ablations]
         result = next((one for one in found if isinstance(one, ComparedAblation)), None)
@@ -95,7 +95,8 @@ def report_experiment(
     shown = result.as_shown() if result else None
     tell(f"writing the report of '{record.experiment}'")
     pictures = comparison_figures(shown, store) if shown else {}
-    text = render(record, shown, pictures, reason, gallery=gallery is not None)
+    beside = gallery is not None
+    text = render(record, shown, pictures, reason, gallery=beside, arms_only=arms_only)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         (folder / "report.html").write_text(text, encoding="utf-8")
@@ -149,11 +150,12 @@ def render(
     reason: str,
     *,
     gallery: bool = False,
+    arms_only: bool = False,
 ) -> str:
     """Render the page, which loads nothing from anywhere.
 
     ``pictures`` are PNG by name. ``reason`` says why an ablation has no arms to show, ``gallery``
-    whether gallery.html lies beside the page.
+    whether gallery.html lies beside the page, ``arms_only`` that another page has all there is.
     """
     served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
     digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
@@ -167,6 +169,8 @@ def render(
         pictures=pictures,
         reason=reason,
         gallery=gallery,
+        arms_only=arms_only,
+        title=f"{record.experiment}: {'comparison of arms' if arms_only else 'report'}",
         titles=SECTIONS,
         sheet=SHEET,
         dashed=result is not None and has_front(result),

@@ -20,6 +20,7 @@ from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_abla
 from seglab.studies.report.record import Record, frozen_model
 from seglab.studies.report.tables import (
     NONE,
+    about,
     difference,
     interval,
     number,
@@ -89,7 +90,7 @@ def _needed(result: ComparedAblation, row: ArmRow) -> str:
     if row.needs_seeds:
         return "; more seeds may decide, more patients alone would not"
     wanted = {"find it": row.patients_to_find, "call it equivalent": row.patients_to_equate}
-    told = [f"{count:,} to {what}" for what, count in wanted.items() if count]
+    told = [f"{about(count)} to {what}" for what, count in wanted.items() if count]
     if told:
         return f"; patients it would take: about {' or '.join(told)}"
     return "; more seeds would help more than more patients" if row.seeds > 1 else ""
@@ -271,8 +272,8 @@ def by_dice(runs: Sequence[RunInfo]) -> list[RunInfo]:
 def trials(record: Record, sweep: RunInfo) -> dict[str, Any]:
     """Trials of a search, best first, and the names of what it searched."""
     found = by_dice([run for run in record.of_kind("trial") if run.parent_run_id == sweep.run_id])
-    states = ("complete", "pruned", "failed")
-    counts = {state: sweep.metrics.get(f"search/{state}") for state in states}
+    states = {"complete": "finished", "pruned": "pruned", "failed": "failed"}
+    counts = {word: sweep.metrics.get(f"search/{state}") for state, word in states.items()}
     told = ", ".join(f"{count:.0f} {key}" for key, count in counts.items() if count is not None)
     return {
         "runs": found,
@@ -308,16 +309,17 @@ def figure(one: Mapping[str, Any] | None, spec: str = ".3f") -> str:
 
 
 def tumour_sizes(test: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Dice by tumour size, without sizes of too few patients; in ml where it is known."""
+    """Dice by tumour size, in ml where it is known; a dash over few, no row if all are few."""
     rows: list[tuple[str, ...]] = []
     for one in test["strata"]:
         low, high = one.get("smallest_ml"), one.get("largest_ml")  # older tests have none
         size = f"{number(low, '.1f')} to {number(high, '.1f')} ml"
         if low is None or high is None:
             size = f"{one['smallest']:,.0f} to {one['largest']:,.0f} px"
-        if one["dice"]["patients"] >= FEWEST_WITH_INTERVAL:
-            rows.append((one["name"], size, str(one["dice"]["patients"]), figure(one["dice"])))
-    return rows
+        count = one["dice"]["patients"]
+        dice = figure(one["dice"]) if count >= FEWEST_WITH_INTERVAL else NONE
+        rows.append((one["name"], size, str(count), dice))
+    return rows if any(row[-1] != NONE for row in rows) else []
 
 
 def data(record: Record, run: RunInfo) -> dict[str, str]:

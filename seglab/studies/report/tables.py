@@ -96,9 +96,14 @@ def p_value(value: float | None) -> str:
     return "< 0.0001" if value is not None and value < 1e-4 else number(value, ".4f")
 
 
+def about(count: int) -> str:
+    """Two digits of a number that is no better known, as in 130,000."""
+    return f"{float(f'{count:.2g}'):,.0f}"
+
+
 def planned(count: int | None) -> str:
     """Format a number of patients that a larger study would need."""
-    return "none" if count is None else f"{count:,}" if count else "enough"
+    return "none" if count is None else about(count) if count else "enough"
 
 
 def interval(low: float | None, high: float | None, spec: str = ".3f") -> str:
