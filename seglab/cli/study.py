@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
 import time
@@ -112,7 +111,7 @@ def _describe_promotion(store: Store, promotion: Promotion) -> str:
 def evaluate(given: argparse.Namespace) -> int:
     """Score a frozen model on another data set."""
     from seglab.studies.evaluation import evaluate
-    from seglab.studies.report.sections import external_sentence
+    from seglab.studies.report.sections import external_sentence, external_warnings
 
     store = open_store()
     files = {name: getattr(given, name) for name in ("source", "root", "labels", "persons")}
@@ -120,7 +119,7 @@ def evaluate(given: argparse.Namespace) -> int:
         store, given.model, files, leave_out=given.leave_out, overrides=given.overrides
     )
     lines = [f"left out: {name}: {reason}" for name, reason in found["left_out"].items()]
-    lines += [f"warning: {text}" for text in found["warnings"]]
+    lines += external_warnings(found["warnings"], found["patients"])
     lines.append(external_sentence(store.get_run(found["run_id"])))
     lines.append(f"evaluation run {found['run_id']}; look: {PROGRAM} ui")
     return answer(given, found, "\n".join(lines))
@@ -152,7 +151,11 @@ def predict(given: argparse.Namespace) -> int:
 
 def _describe_predictions(outputs: Sequence[Predicted]) -> str:
     """What is to be known of each scan, and a table of all."""
-    lines, rows = _describe_warnings(outputs), []
+    from seglab.studies.prediction import TABLE
+    from seglab.studies.report.tables import by_cause
+
+    warnings = [(one.patient, text) for one in outputs for text in one.warnings]
+    lines, rows = by_cause(warnings, len(outputs), TABLE), []
     if seen := [path.name for one in outputs for path in one.seen]:
         names = seen[0] if len(seen) == 1 else f"{len(seen)} files, the first {seen[0]}"
         lines.append(f"seen, not predicted: {names}")
@@ -163,30 +166,6 @@ def _describe_predictions(outputs: Sequence[Predicted]) -> str:
         row = {"patient": one.patient, "mask": one.mask, "ml": ml, "ml in doubt": doubt}
         rows.append({**row, "warnings": told})
     return "\n".join([*lines, table(rows)])
-
-
-def _describe_warnings(outputs: Sequence[Predicted]) -> list[str]:
-    """Each kind of warning once: those that differ in figures and names only are of one kind."""
-    from seglab.studies.prediction import TABLE
-
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for one in outputs:
-        for text in one.warnings:
-            varying = rf"\b{re.escape(one.patient)}\b|[-+]?\d[\d.]*"
-            kind = re.sub(varying, "#", text)
-            kinds.setdefault(kind, []).append((one.patient, text))
-    lines = []
-    for found in kinds.values():
-        (who, text), count = found[0], len(found)
-        without_names = {text.removeprefix(f"{who} ") for who, text in found}
-        if len(without_names) == 1:
-            text = without_names.pop()
-        else:
-            text += f" (this is {who}; the others: {TABLE})"
-        if count > 1:
-            who = f"{'all' if count == len(outputs) else f'{count} of'} {len(outputs)} patients"
-        lines.append(f"{who}: warning: {text}")
-    return lines
 
 
 def reproduce(given: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from seglab.data.phantom.write import write_phantom
 from seglab.data.sources.base import open_source
 from seglab.evaluation.scores import from_csv
 from seglab.studies.evaluation import Training, evaluate
+from seglab.studies.report.sections import external_warnings
 from seglab.studies.resolve import open_model
 from seglab.tracking import openings
 from seglab.tracking.artifacts import download
@@ -55,6 +56,19 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def external(store: Store, run_id: str, root: Path, *leave_out: str) -> dict[str, Any]:
     data = {"source": "brats-nifti", "root": root}
     return evaluate(store, run_id, data, leave_out=leave_out, overrides=["data.workers=1"])
+
+
+def test_a_warning_of_many_patients_is_one_line() -> None:
+    skull = "the skull is on: by {} of the brain's"
+    warnings = [f"p_{n}: {skull.format(n / 10)}" for n in (1, 2, 3)]
+    warnings += ["p_1: the brightness of t1 is 2.8", "p_2: the brightness of t2 is 2.8"]
+    assert external_warnings(["only names are compared: no data", *warnings], 3) == [
+        "warning: only names are compared: no data",
+        f"all 3 patients: warning: {skull.format(0.1)} (this is p_1; the others: "
+        "external_results.json)",
+        "p_1: warning: the brightness of t1 is 2.8",
+        "p_2: warning: the brightness of t2 is 2.8",
+    ]
 
 
 def test_a_model_is_scored_as_it_predicts(

@@ -21,6 +21,7 @@ from seglab.studies.report.record import Record, frozen_model
 from seglab.studies.report.tables import (
     NONE,
     about,
+    by_cause,
     difference,
     interval,
     number,
@@ -41,6 +42,7 @@ KINDS = {
     "promotion": "promotion",
     "evaluation": "evaluation",
 }
+EXTERNAL_FILE = "external_results.json"
 EXTERNAL = ("iou", "lesions_found", "lesions_missed", "lesions_false")
 FEWEST_FOR_IMPORTANCE = 30
 """Complete trials below which the importance of parameters is called a hint."""
@@ -155,6 +157,24 @@ def external_rows(record: Record) -> list[tuple[str, ...]]:
         more = " and others, an ensemble" if tags.ENSEMBLE in run.tags else ""
         rows.append((place, f"{model[:8]}{more}", _dice_of(run, "external"), *figures, own))
     return rows
+
+
+def external_warnings(warnings: Sequence[str], count: int) -> list[str]:
+    """What an evaluation warned of, each cause once with the number of its patients."""
+    split = [text.partition(": ") for text in warnings]
+    of_patients = [(who, text) for who, _, text in split if " " not in who]
+    lines = [f"warning: {''.join(parts)}" for parts in split if " " in parts[0]]
+    return [*lines, *by_cause(of_patients, count, EXTERNAL_FILE)]
+
+
+def external_notes(record: Record) -> list[str]:
+    """Of each other data set, what the evaluations there warned of."""
+    lines = []
+    for run in record.of_kind("evaluation"):
+        if run.status == "FINISHED" and (found := record.read_json(run, EXTERNAL_FILE)):
+            told = external_warnings(found["warnings"], found["patients"])
+            lines += [f"{found['set']}: {text}" for text in told]
+    return list(dict.fromkeys(lines))
 
 
 def _dice_of(run: RunInfo, part: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
@@ -122,6 +123,29 @@ def difference(row: ArmRow) -> str:
     """An arm's difference to the baseline, with its interval if it has one."""
     limits = interval(row.ci_low, row.ci_high, "+.3f")
     return number(row.diff, "+.3f") + ("" if limits == NONE else f" ({limits})")
+
+
+def by_cause(warnings: Sequence[tuple[str, str]], count: int, file: str) -> list[str]:
+    """Each cause of warnings of some of ``count`` patients once, with an example.
+
+    Warnings that differ in figures and names only have one cause; ``file`` has all of them.
+    """
+    causes: dict[str, list[tuple[str, str]]] = {}
+    for who, text in warnings:
+        varying = rf"\b{re.escape(who)}\b|(?<!\w)[-+]?\d[\d.]*"
+        causes.setdefault(re.sub(varying, "#", text), []).append((who, text))
+    lines = []
+    for found in causes.values():
+        (who, text), times = found[0], len(found)
+        without_names = {text.removeprefix(f"{who} ") for who, text in found}
+        if len(without_names) == 1:
+            text = without_names.pop()
+        else:
+            text += f" (this is {who}; the others: {file})"
+        if times > 1:
+            who = f"{'all' if times == count else f'{times} of'} {count} patients"
+        lines.append(f"{who}: warning: {text}")
+    return lines
 
 
 def short(value: object) -> str:
