@@ -79,10 +79,11 @@ def promote(given: argparse.Namespace) -> int:
         baseline=given.baseline,
         overrides=given.overrides,
     )
-    return answer(given, promotion.to_json(), _describe_promotion(store, promotion))
+    return answer(given, promotion.to_json(), describe_promotion(store, promotion))
 
 
-def _describe_promotion(store: Store, promotion: Promotion) -> str:
+def describe_promotion(store: Store, promotion: Promotion) -> str:
+    """What a promotion came to, for a person."""
     from seglab.studies.report.sections import figure, rival, test_answer
     from seglab.studies.report.tables import difference
 

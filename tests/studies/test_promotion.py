@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from seglab.cli.study import describe_promotion
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
 from seglab.data.labels import target_mask
@@ -87,6 +88,7 @@ def test_the_first_opening_confirms_and_tells_every_stage(opened: Opened, store:
     figures = ("dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled")
     assert {f"test/{name}" for name in figures} <= record.metrics.keys()
     assert "test_vs_baseline/diff" in record.metrics
+    assert "\nwarning: one seed only: " in describe_promotion(store, opened.first)
 
 
 def test_a_second_opening_needs_a_reason(opened: Opened, store: Store, capsys: Capture) -> None:
