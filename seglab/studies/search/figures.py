@@ -79,7 +79,8 @@ def _interactive(study: optuna.Study, base: float | None, second: str) -> Iterat
         history.add_scatter(x=numbers, y=values, mode="markers", marker=look, name="pruned")
     yield history.update_layout(title="Dice of the trials", showlegend=True)
     if second != "none":
-        yield draw.plot_pareto_front(study, target_names=[DICE, COSTS[second]])
+        front = draw.plot_pareto_front(study, target_names=[DICE, COSTS[second]])
+        yield front.update_traces(marker_line={"width": 1.5, "color": "grey"})
     keys = _searched(study)
     if keys:
         lines = draw.plot_parallel_coordinate(study, params=keys, **target)
