@@ -180,7 +180,7 @@ def leaf_through(browser: Any) -> None:
         (slider, Keys.END, count),
     ):
         control.send_keys(key)
-        pictures.append(drawn(browser, f"({place} of {count})"))
+        pictures.append(drawn(browser, f"({place} of {count} kept)"))
     assert len(set(pictures)) == len(pictures)
 
 
