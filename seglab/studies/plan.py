@@ -96,6 +96,8 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
     study = share_patients(study)
     tuning_plans(study, "")
     data = SharedData().of(study.reference)
+    split, folded = data.split, len(study.folds) > 1
+    both = sorted(split.train + split.val)  # in one of the folds each of them validates
     content = {
         "experiment": study.name,
         "arms": {arm: arm_hash(config) for arm, config in study.arms.items()},
@@ -108,12 +110,12 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         "design": asdict(study.design) if study.design else None,
         "budget": study.budget.model_dump(),
         "tune": study.tune.model_dump(exclude_defaults=True) if study.tune else None,
-        "train_patients": list(data.split.train),
-        "validation_patients": list(data.split.val),
-        "test_patients": list(data.split.test),
+        "train_patients": both if folded else list(split.train),
+        "validation_patients": both if folded else list(split.val),
+        "test_patients": list(split.test),
         "shared_config_hash": shared_hash(study),
         "code_hash": code_hash(),
-        "split_hash": data.split.hash,
+        "split_hash": split.hash,
         "data_hash": data.cache.data_hash,
     }
     text = f"{json_text(content)}\n"

@@ -53,6 +53,8 @@ class RunLog:
         self._known_params: frozenset[str] = frozenset()
         self._resumed = resumed
         self._ended = False
+        self._end_time: float | None = None
+        self._keeps_end_time = False
         self._monitor: Any = None
 
     def _start_monitor(self) -> None:
@@ -152,6 +154,10 @@ class RunLog:
         call = getattr(self.store.client, method)
         self.store.call(lambda: call(self.run_id, *arguments, **options))
 
+    def keep_end_time(self) -> None:
+        """Let a run that had finished end when it did: it was only looked at again."""
+        self._keeps_end_time = True
+
     def finish(self) -> None:
         """End the run as FINISHED."""
         self._end("FINISHED", {})
@@ -181,7 +187,8 @@ class RunLog:
                 self.tags(tags)
             if status == "FINISHED":  # a run that several machines share may carry it from before
                 self._remove_tag(names.INTERRUPTED)
-            self._call("set_terminated", status)
+            kept = self._end_time if self._keeps_end_time and status == "FINISHED" else None
+            self._call("set_terminated", status, kept and round(1000 * kept))
         except BaseException:
             # The lock file stays, unlocked: the run ended here and its end is not on record.
             if self._lock is not None:
@@ -219,6 +226,7 @@ class RunLog:
     def _reopen(self) -> None:
         """Set a run that exists to running, and forget how it ended."""
         run = self.store.get_run(self.run_id)
+        self._end_time = run.end_time if run.status == "FINISHED" else None
         for key in set(names.END_TAGS) & run.tags.keys():
             self._remove_tag(key)
         self._call("update_run", status="RUNNING")

@@ -68,6 +68,9 @@ def test_a_plan_is_on_record_before_the_first_run(build: Build, store: Store, ke
     assert write_plan(build(name="kept", arms=ARMS), store)["hash"] == kept.written["hash"]
     with pytest.raises(UserError, match="'kept' has another plan"):
         write_plan(build(name="kept", arms=ARMS, seeds=[0, 1]), store)
+    plan = write_plan(build(name="folded", arms=ARMS, split={"folds": 2}), store)["plan"]
+    folded = json.loads(plan.read_text())
+    assert folded["train_patients"] == folded["validation_patients"], "of both folds"
 
 
 def test_a_plan_that_was_changed_later_is_told(store: Store, kept: Kept, tmp_path: Path) -> None:
@@ -84,6 +87,18 @@ def test_a_plan_that_was_changed_later_is_told(store: Store, kept: Kept, tmp_pat
     told, margin = compared(copy, kept.outcome).deviations or ()
     assert f"plan.json of run {kept.outcome.parent_run_id} was changed" in told
     assert "margin" in margin
+
+
+def test_an_ablation_that_is_only_compared_anew_keeps_its_duration(
+    build: Build, store: Store, kept: Kept, tmp_path: Path
+) -> None:
+    shutil.copytree(store.folder, tmp_path / "mlruns")
+    copy, parent = open_store(tmp_path / "mlruns"), str(kept.outcome.parent_run_id)
+    before = copy.get_run(parent)
+    run_study(build(name="kept", arms=ARMS, margin=0.02), copy)
+    after = copy.get_run(parent)
+    assert after.tags["seglab.margin"] == "0.02"
+    assert (after.status, after.end_time) == ("FINISHED", before.end_time)
 
 
 @pytest.mark.parametrize(

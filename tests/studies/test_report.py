@@ -366,7 +366,11 @@ def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
     parent = log_ablation(store, {"base": 0, "trial 001": 0.1})
     older = {"seglab.kind": "sweep", "seglab.confirmation_run_id": parent.run_id}
     start_run(store, "older", "older · sweep", older).finish()
-    search = page_of(store, "older")["Search"]
+    page = page_of(store, "older")
+    (counted,) = page["Record"].table("runs")[:1]
+    assert (counted["runs"], counted["number"]) == ("confirmation of the search", "4")
+    assert any("Obuchowski" in item for item in page["References"].items)
+    search = page["Search"]
     assert "patients that chose the best trials: its verdicts are optimistic" in search.text
     assert {row["arm"] for row in search.table("arm")} == {"base", "trial 001"}
 

@@ -164,6 +164,17 @@ def test_two_machines_log_a_step_of_their_parent_once(store: Store, tmp_path: Pa
     assert store.metric_history(one.run_id, "val/dice") == [(1, 0.5), (2, 0.6)]
 
 
+def test_a_finished_run_that_is_looked_at_again_can_keep_its_end_time(store: Store) -> None:
+    start_run(store, "again", "a").finish()
+    (ended,) = store.find_runs("again")
+    with resume_run(store, ended.run_id) as run:
+        run.keep_end_time()
+    assert store.get_run(ended.run_id).end_time == ended.end_time
+    with resume_run(store, ended.run_id):
+        pass
+    assert store.get_run(ended.run_id).end_time != ended.end_time
+
+
 def test_resuming_clears_how_the_run_ended(any_store: Store) -> None:
     run = start_run(any_store, "ends", "run")
     run.interrupt("Ctrl-C")

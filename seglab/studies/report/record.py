@@ -77,6 +77,14 @@ class Record:
         found = self.of_kind("ablation")
         return [run for run in found if self.sweep is None or tags.CONFIRMS not in run.tags]
 
+    @cached_property
+    def follow_ups(self) -> dict[str, list[RunInfo]]:
+        """Runs that confirm and explain the search: they are in experiments of their own."""
+        parents = {"confirmation": tags.CONFIRMATION_RUN, "explanation": tags.EXPLANATION_RUN}
+        known = self.sweep.tags if self.sweep else {}
+        ids = {word: known[tag] for word, tag in parents.items() if tag in known}
+        return {word: self.store.find_runs(parent_run_id=one) for word, one in ids.items()}
+
     @property
     def notice(self) -> str:
         """What must be said of the data: that they are synthetic."""

@@ -129,6 +129,7 @@ def explain(
     told |= {"experiment": study.name, "trial": best.tags.get(tags.ARM, best.name)}
     told |= {"config": None, "text": text_of(told)}
     with resume_run(store, sweep.run_id) as log:
+        log.keep_end_time()
         if told["rule"] != UNDECIDED:
             path = store.folder / "searches" / f"{study.name}.explained.yaml"
             needed, title = (
