@@ -74,11 +74,13 @@ def describe_study(outcome: StudyOutcome) -> str:
     """What the runs of a study came to, for a person."""
     from seglab.studies.report.tables import number
 
+    folds = 1 + max((run.fold or 0 for run in outcome.runs), default=0)
     rows = [
         {
             "run": run.arm,
             "seed": run.seed,
-            "split.fold": run.fold,
+            "fold": None if run.fold is None else f"{run.fold + 1}/{folds}",
+            "id": run.run_id[:8] or "–",
             "val Dice": _with_spread(run.metrics, "val/dice"),
             "val IoU": _with_spread(run.metrics, "val/iou"),
             "HD95 mm": number(run.metrics.get("val/hd95_mm"), ".1f"),

@@ -138,5 +138,10 @@ def test_what_to_do_next_is_told() -> None:
     assert alone.endswith("seglab promote 'my study'")
     both = describe_study(StudyOutcome("losses", "parent", done))
     assert re.search(r"next: .*seglab promote losses$", both)
+    folds = [replace(one, run_id="f" * 32, fold=fold) for fold, one in enumerate(done)]
+    rows = describe_study(StudyOutcome("losses", "parent", folds)).splitlines()
+    assert [row.split()[:4] for row in rows[1:3]] == [
+        ["a", "0", "1/2", "ffffffff"], ["b", "0", "2/2", "ffffffff"]
+    ]  # fmt: skip
     failed = StudyOutcome("losses", "parent", [replace(one, status="FAILED") for one in done])
     assert "next:" not in describe_study(failed)
