@@ -70,7 +70,6 @@ def run_search(
     with one_at_a_time(study, store.folder):
         parent = open_sweep(study, store, queue.study, data)
     with parent:
-        tell(f"search of {study.search.trials} trials: a line as each ends")
         look = partial(show_progress, study, queue, parent, {*ended_trials(queue)})
         run_items(TrialItems, study, parent, queue, shared, workers, look=look, deadline=deadline)
         with one_at_a_time(study, store.folder):
