@@ -157,8 +157,7 @@ def _run_ablation(
             report = _report(store, parent.run_id, parent)
         if not finished:
             parent.fail("no arm finished")
-        if all(run.reused for run in runs):
-            parent.keep_end_time()
+        parent.finish(only_looked=all(run.reused for run in runs))
         return StudyOutcome(study.name, parent.run_id, runs, report)
 
 

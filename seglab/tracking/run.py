@@ -53,8 +53,7 @@ class RunLog:
         self._known_params: frozenset[str] = frozenset()
         self._resumed = resumed
         self._ended = False
-        self._end_time: float | None = None
-        self._keeps_end_time = False
+        self._ended_at: float | None = None  # before it was opened again
         self._monitor: Any = None
 
     def _start_monitor(self) -> None:
@@ -154,13 +153,9 @@ class RunLog:
         call = getattr(self.store.client, method)
         self.store.call(lambda: call(self.run_id, *arguments, **options))
 
-    def keep_end_time(self) -> None:
-        """Let a run that had finished end when it did: it was only looked at again."""
-        self._keeps_end_time = True
-
-    def finish(self) -> None:
-        """End the run as FINISHED."""
-        self._end("FINISHED", {})
+    def finish(self, *, only_looked: bool = False) -> None:
+        """End the run as FINISHED; one that was ``only_looked`` at again ended when it had."""
+        self._end("FINISHED", {}, self._ended_at if only_looked else None)
 
     def fail(self, error: BaseException | str) -> None:
         """End the run as FAILED, with the error as a tag."""
@@ -176,7 +171,7 @@ class RunLog:
         """End the run as KILLED because it was stopped from outside; it can be resumed."""
         self._end("KILLED", {names.INTERRUPTED: redact(reason)[:_MAX_ERROR]})
 
-    def _end(self, status: str, tags: dict[str, str]) -> None:
+    def _end(self, status: str, tags: dict[str, str], at: float | None = None) -> None:
         if self._ended:
             return
         self._ended = True
@@ -187,8 +182,7 @@ class RunLog:
                 self.tags(tags)
             if status == "FINISHED":  # a run that several machines share may carry it from before
                 self._remove_tag(names.INTERRUPTED)
-            kept = self._end_time if self._keeps_end_time and status == "FINISHED" else None
-            self._call("set_terminated", status, kept and round(1000 * kept))
+            self._call("set_terminated", status, at and round(1000 * at))
         except BaseException:
             # The lock file stays, unlocked: the run ended here and its end is not on record.
             if self._lock is not None:
@@ -226,7 +220,7 @@ class RunLog:
     def _reopen(self) -> None:
         """Set a run that exists to running, and forget how it ended."""
         run = self.store.get_run(self.run_id)
-        self._end_time = run.end_time if run.status == "FINISHED" else None
+        self._ended_at = run.end_time if run.status == "FINISHED" else None
         for key in set(names.END_TAGS) & run.tags.keys():
             self._remove_tag(key)
         self._call("update_run", status="RUNNING")

@@ -167,11 +167,9 @@ def test_two_machines_log_a_step_of_their_parent_once(store: Store, tmp_path: Pa
 def test_a_finished_run_that_is_looked_at_again_can_keep_its_end_time(store: Store) -> None:
     start_run(store, "again", "a").finish()
     (ended,) = store.find_runs("again")
-    with resume_run(store, ended.run_id) as run:
-        run.keep_end_time()
+    resume_run(store, ended.run_id).finish(only_looked=True)
     assert store.get_run(ended.run_id).end_time == ended.end_time
-    with resume_run(store, ended.run_id):
-        pass
+    resume_run(store, ended.run_id).finish()
     assert store.get_run(ended.run_id).end_time != ended.end_time
 
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from seglab.augment.transform import Frame, Transform, in_share
@@ -31,8 +30,8 @@ from seglab.studies.report.tables import (
 )
 from seglab.studies.results import collect
 from seglab.tracking import tags
-from seglab.tracking.openings import Opening, openings, seen_text
-from seglab.tracking.store import RunInfo, Store, UnknownRun
+from seglab.tracking.openings import openings, seen_text
+from seglab.tracking.store import RunInfo, Store
 
 KINDS = {
     "train": "training",
@@ -63,13 +62,6 @@ def lead(record: Record, result: ComparedAblation | None) -> list[str]:
     tested = record.promotion or not earlier_openings(record)
     own = [test_sentence(record.promotion)] if tested else []
     return [*lines, *own, *map(external_sentence, record.evaluations)]
-
-
-def kinds(record: Record) -> str:
-    """How many runs of which kind there are."""
-    found = Counter(run.tags.get(tags.KIND, "other") for run in record.runs)
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
-    return f"{_count(len(record.runs), 'run')}: {counted}."
 
 
 def sentence(result: ComparedAblation, row: ArmRow) -> str:
@@ -193,25 +185,21 @@ def earlier_openings(record: Record) -> list[str]:
     Of promotions of this experiment that were deleted or did not finish and, while it has no
     result, of other experiments' promotions of the same patients.
     """
-    kind = {tags.KIND: "promotion"}
-    promotions = record.store.find_runs(record.experiment, kind, deleted=True)
-    finished = {run.run_id for run in record.runs if run.status == "FINISHED"}
-    ids = {run.run_id for run in promotions} - finished
-    tested = _test_patients(record, record.reference) if record.promotion is None else None
+    kind, here = {tags.KIND: "promotion"}, {run.experiment_id for run in record.runs}
+    promotions = {run.run_id: run for run in record.store.find_runs(tags=kind, deleted=True)}
+    for run in record.runs:
+        if run.status == "FINISHED":
+            promotions.pop(run.run_id, None)
+    tested = set() if record.promotion else _test_patients(record, record.reference)
     told = []
     for one in openings(record.store):
         text = f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}"
-        if one.opened_by in ids:
+        by = promotions.get(one.opened_by)
+        if by and by.experiment_id in here:
             told.append(f"{text}, which was deleted or did not finish.")
-        elif tested and tested & _test_patients(record, _opened_by(record.store, one)):
+        elif by and tested & _test_patients(record, by):
             told.append(f"{text} of another experiment: a promotion of this one confirms nothing.")
     return told
-
-
-def _opened_by(store: Store, opening: Opening) -> RunInfo | None:
-    with suppress(UnknownRun):
-        return store.get_run(opening.opened_by)
-    return None
 
 
 def _test_patients(record: Record, run: RunInfo | None) -> set[tuple[str, str]]:

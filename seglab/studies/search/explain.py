@@ -129,7 +129,6 @@ def explain(
     told |= {"experiment": study.name, "trial": best.tags.get(tags.ARM, best.name)}
     told |= {"config": None, "text": text_of(told)}
     with resume_run(store, sweep.run_id) as log:
-        log.keep_end_time()
         if told["rule"] != UNDECIDED:
             path = store.folder / "searches" / f"{study.name}.explained.yaml"
             needed, title = (
@@ -144,6 +143,7 @@ def explain(
         log.tags({tags.EXPLANATION_RUN: result.ablation.parent.run_id})
         with as_warning("no ladder is drawn"):
             log.figure(marked(_ladder(changes, rungs, result), result.ablation.notice), LADDER)
+        log.finish(only_looked=True)
     return told
 
 
