@@ -126,6 +126,21 @@ def test_the_method_of_the_promoted_run_can_be_repeated_from_the_page(told: Told
     assert any(link.endswith(f"runs/{run.run_id}") for link in told.page.links)
 
 
+def test_every_arm_and_its_loss_is_described_and_cited(told: Told) -> None:
+    compared = told.page["Comparison"]
+    (table,) = (table for table in compared.tables if table[0][-1] == "what it is")
+    assert [row[:2] for row in table[1:]] == [
+        ["bce", "loss.name = bce"],
+        ["dice", "loss.name = dice"],
+    ]
+    assert "L = 1 − (2·Σpm + s)" in table[2][2]
+    assert "Σp" in compared.text.split("In the formulas")[0]
+    assert "s: a constant that keeps an empty slice" in compared.text
+    references = " ".join(told.page["References"].items)
+    assert "Sudre et al." in references
+    assert "Tversky" not in references
+
+
 def test_only_the_script_that_prints_may_run(told: Told) -> None:
     (script,) = told.page.scripts
     assert told.page.loads == []

@@ -28,7 +28,7 @@ from seglab.studies.report.tables import (
     short,
     verdict_table,
 )
-from seglab.studies.results import collect
+from seglab.studies.results import LOCAL_KEYS, collect
 from seglab.tracking import tags
 from seglab.tracking.openings import openings, seen_text
 from seglab.tracking.store import RunInfo, Store
@@ -356,6 +356,24 @@ def modalities(run: RunInfo) -> list[str]:
     except (KeyError, ValueError):
         names = ["flair"]
     return [TITLES.get(name, name) for name in names]
+
+
+def arm_settings(result: ComparedAblation) -> dict[str, dict[str, str]]:
+    """What each arm sets otherwise than the baseline, and the baseline's own values of that."""
+    arms = {arm.name: arm.runs[0].run.params for arm in result.ablation.arms}
+    base = arms[result.baseline]
+    same = {"arm", "name", "seed", "split.fold", "train.device", "train.threads", *LOCAL_KEYS}
+    changed = {
+        name: {k: short(v) for k, v in own.items() if v != base.get(k) and k not in same}
+        for name, own in arms.items()
+    }
+    keys = set().union(*changed.values())
+    return changed | {result.baseline: {k: short(v) for k, v in base.items() if k in keys}}
+
+
+def used(record: Record, key: str) -> set[str]:
+    """The values that training runs and trials have of a key."""
+    return {run.params[key] for run in record.of_kind("train", "trial") if key in run.params}
 
 
 def options(run: RunInfo, block: str) -> defaultdict[str, str]:
