@@ -376,7 +376,8 @@ def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
     search = page_of(store, "s")["Search"]
     assert search.facts["gain confirmed"] == "+0.079", "four patients carry no interval"
     assert search.table("parameter")[0]["base with it"] == "+0.100"
-    parent = log_ablation(store, {"base": 0, "trial 001": 0.1})
+    params = {"base": {"optim.lr": 0.1}, "trial 001": {"optim.lr": 0.2}}
+    parent = log_ablation(store, {"base": 0, "trial 001": 0.1}, params=params)
     older = {"seglab.kind": "sweep", "seglab.confirmation_run_id": parent.run_id}
     start_run(store, "older", "older · sweep", older).finish()
     page = page_of(store, "older")
@@ -386,6 +387,7 @@ def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
     search = page["Search"]
     assert "patients that chose the best trials: its verdicts are optimistic" in search.text
     assert {row["arm"] for row in search.table("arm")} == {"base", "trial 001"}
+    assert search.facts["trial 001"] == "optim.lr = 0.2"
 
 
 def test_files_that_older_versions_did_not_log_are_named(store: Store) -> None:
