@@ -121,8 +121,10 @@ def evaluate(given: argparse.Namespace) -> int:
     )
     lines = [f"left out: {name}: {reason}" for name, reason in found["left_out"].items()]
     lines += external_warnings(found["warnings"], found["patients"])
-    lines.append(external_sentence(store.get_run(found["run_id"])))
-    lines.append(f"evaluation run {found['run_id']}; look: {PROGRAM} ui")
+    run = store.get_run(found["run_id"])
+    lines += [external_sentence(run), f"evaluation run {run.run_id}; look: {PROGRAM} ui"]
+    experiment = store.experiments()[run.experiment_id]
+    lines.append(f"next: {PROGRAM} report {shlex.quote(experiment)}")
     return answer(given, found, "\n".join(lines))
 
 

@@ -238,7 +238,9 @@ def _surprises(examined: Sequence[Examined]) -> Iterator[str]:
 
 
 def _counts(words: Iterable[str]) -> str:
-    return ", ".join(f"{word} ({n} patients)" for word, n in Counter(words).most_common())
+    return ", ".join(
+        f"{word} ({n} patient{'s' * (n > 1)})" for word, n in Counter(words).most_common()
+    )
 
 
 def _duplicate_line(one: dict[str, Any]) -> str:

@@ -124,11 +124,13 @@ def evaluate(
     if shared and SHARED not in leave_out:
         raise UserError(
             f"the model was trained, validated or tested on {len(shared)} of the {len(wanted)} "
-            f"patients in {external.source.root}: "
-            f"{some_names([' = '.join(pair) for pair in shared.items()])}; "
+            f"patients with {', '.join(card.modalities)} in {external.source.root}: "
+            f"{some_names([_same(*pair) for pair in shared.items()])}; "
             f"--leave-out {SHARED} takes them out"
         )
     names = [one for one in wanted if one not in shared]
+    if not names:
+        raise UserError(f"--leave-out leaves no patient of {external.source.root} to score")
     if not any(looked[one].tumour_px for one in names):
         what = "tumour" if card.target == "whole" else f"{card.target} of a tumour"
         left = f"none of the {len(names)} patients left in {external.source.root}"
@@ -138,6 +140,10 @@ def evaluate(
     left_out = {**external.lacking, **asked, **shared}
     scored = {one: looked[one] for one in names}
     return _log(store, run, external, name, scored, left_out, [*training.warnings, *warnings])
+
+
+def _same(name: str, twin: str) -> str:
+    return twin if twin.startswith(f"{name} (") else f"{name} = {twin}"
 
 
 def open_set(bundle: ModelBundle, given: Mapping[str, Any]) -> ExternalSet:

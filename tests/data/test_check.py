@@ -184,7 +184,7 @@ def test_patient_without_a_wanted_modality_or_segmentation_is_told(tmp_path: Pat
     assert "A_1 and 1 more: its mask marks no tumour" in report.found["surprises"]
     assert "labels: none" in report.to_text()
     assert report.found["slices"] == 8
-    assert "flair (1 patients), t1 (1 patients)" in report.to_text()
+    assert "flair (1 patient), t1 (1 patient)" in report.to_text()
     assert not any(bad["file"] == "A_2" for bad in check(source, ["t1"]).found["bad_files"])
 
 

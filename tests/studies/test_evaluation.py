@@ -107,7 +107,9 @@ def test_training_patients_are_refused(
     small_config: Build, store: Store, run_id: str, tmp_path: Path
 ) -> None:
     own = small_config().data
-    with pytest.raises(UserError, match=r"9 of the 9 patients.*the same name"):
+    with pytest.raises(
+        UserError, match=r"9 of the 9 patients with flair in .*: Phantom_001 \(the same name\)"
+    ):
         evaluate(store, run_id, {"source": own.source, "root": own.root})
     root = other_set(tmp_path / "copies", seed=3, patients=2)
     other_set(root / "more", seed=8, patients=1, prefix="new")
@@ -119,7 +121,7 @@ def test_training_patients_are_refused(
     assert found["patients"] == 1
     left_out = {f"site_00{n}": f"Phantom_00{n} (the same volume)" for n in (1, 2)}
     assert found["left_out"] == left_out
-    with pytest.raises(UserError, match="none of the 0 patients left"):
+    with pytest.raises(UserError, match="--leave-out leaves no patient of"):
         external(store, run_id, root, "shared", "new_001")
 
 
