@@ -116,7 +116,8 @@ def test_training_patients_are_refused(
     same = "site_001 = Phantom_001 (the same volume), site_002 = Phantom_002 (the same volume); "
     with pytest.raises(UserError) as refused:
         external(store, run_id, root)
-    assert f"2 of the 3 patients in {root}: {same}--leave-out shared" in str(refused.value)
+    told = f"2 of the 3 patients with flair in {root}: {same}--leave-out shared"
+    assert told in str(refused.value)
     found = external(store, run_id, root, "shared")
     assert found["patients"] == 1
     left_out = {f"site_00{n}": f"Phantom_00{n} (the same volume)" for n in (1, 2)}
