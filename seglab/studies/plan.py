@@ -149,6 +149,9 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
 def plan_text(plan: Mapping[str, Any]) -> str:
     """A page for a person."""
     counts = ", ".join(f"{count} {part}" for part, count in plan["patients"].items())
+    if plan["folds"] > 1:
+        scored = plan["patients"]["train"] + plan["patients"]["validation"]
+        counts += f" in the first fold; each of {scored} is validated in one fold"
     seeds = plan["seeds"]
     which = f" ({', '.join(map(str, seeds))})" if len(seeds) <= MOST_SEEDS_NAMED else ""
     lines = [

@@ -159,6 +159,12 @@ def test_what_a_comparison_could_not_show_is_told_before_it(build: Build) -> Non
     assert make_plan(build(seeds=[0]))["warnings"] == []
 
 
+def test_folds_validate_every_patient_outside_the_test(build: Build) -> None:
+    plan = make_plan(build(arms=ARMS, seeds=[0], split={"folds": 2}))
+    scored = plan["patients"]["train"] + plan["patients"]["validation"]
+    assert f"in the first fold; each of {scored} is validated in one fold" in plan_text(plan)
+
+
 def test_a_network_of_several_scales_is_planned(build: Build) -> None:
     (arm,) = make_plan(build(model={"deep_supervision": True}))["arms"]
     assert arm["estimated_seconds"] > 0
