@@ -15,7 +15,7 @@ from seglab.core.errors import UserError, unknown_name
 
 INTRODUCTION = """\
 Find out which choices really make better brain-tumour masks.
-COMMAND --help says more, --version the version; run_experiment.py is `run`, sweep.py `sweep`.
+COMMAND --help says more; run_experiment.py is `run`, sweep.py is `sweep`; --version.
 """
 SCRIPTS = {"run": "run_experiment.py", "sweep": "sweep.py"}
 """Of a checkout; the same command again continues what these began."""
@@ -179,7 +179,7 @@ COMMANDS = {
         study.promote,
         "Open the sealed test once, for the best run, and register it as champion.\nTakes the best "
         "finished run by validation Dice, and freezes its operating point on validation before.\n"
-        "An experiment with an ablation and a search: name the parent run of one of them.",
+        "Where the runs of an experiment have different splits, name the parent run of one study.",
         'losses --ensemble seeds\nRUN_ID --ensemble folds\nRUN_ID --reopen "the table was wrong"',
         _argument("name", metavar="EXPERIMENT|SEARCH|RUN"),
         _argument("--ensemble", "average all seeds or folds of an arm, or top:K", metavar="KIND"),

@@ -186,7 +186,7 @@ def reproduce(given: argparse.Namespace) -> int:
 def explain(given: argparse.Namespace) -> int:
     """Say which changes made a search's best trial better."""
     from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
-    from seglab.studies.report.tables import interval, number, short
+    from seglab.studies.report.tables import interval, level, number, short
     from seglab.studies.search.explain import explain
 
     told = explain(open_store(), given.sweep, given.overrides, workers=given.workers)
@@ -199,7 +199,7 @@ def explain(given: argparse.Namespace) -> int:
             if many and confidence is not None:
                 row[title] += f" ({interval(found['ci_low'], found['ci_high'], '+.3f')})"
         rows.append(row)
-    sure = " and ".join({f"{100 * one:.3g} %": "" for one in told["confidence"].values()})
+    sure = " and ".join(dict.fromkeys(map(level, told["confidence"].values())))
     limits = f" ({sure} interval)" if many else ""
     title = f"Difference in Dice to the base config, and to the best trial{limits}:"
     lines = [title, table(rows), "", told["text"]]

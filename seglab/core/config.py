@@ -292,7 +292,7 @@ class RunConfig(Block):
     @model_validator(mode="after")
     def _loss_of_shares(self) -> RunConfig:
         if self.train.soft_targets and self.loss.name not in Loss.of_shares:
-            told = f"loss.name={self.loss.name} needs masks of 0 and 1"
+            told = f"loss.name={self.loss.name} is not known to take shares"
             choices = ", ".join(Loss.of_shares)
             raise UserError(f"train.soft_targets: {told}; choose one of: {choices}")
         return self

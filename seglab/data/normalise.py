@@ -190,7 +190,9 @@ def _deciles(image: Values, brain: Bool) -> Values:
 def _median_and_width(image: Values, brain: Bool) -> Range:
     """Of a normal distribution with the outer deciles of the brain."""
     found = _deciles(image, brain)
-    return float(found[4]), float((found[-1] - found[0]) / (STANDARD[-1] - STANDARD[0]))
+    width = float((found[-1] - found[0]) / (STANDARD[-1] - STANDARD[0]))
+    # It is 0 where most of the brain has one value.
+    return (float(found[4]), width) if width else _mean_and_deviation(image, brain)
 
 
 def _standardise(values: Values, deciles: Values) -> Values:

@@ -163,27 +163,35 @@ def _of_run(store: Store, run: RunInfo, same: Sequence[str]) -> Sequence[RunInfo
 
 
 def _refuse_mixed(store: Store, runs: Sequence[RunInfo], what: str) -> None:
+    noun, found = _mixed(runs)
+    if not found:
+        return
+    studies: defaultdict[str, list[RunInfo]] = defaultdict(list)
+    for run in runs:
+        if run.parent_run_id:
+            studies[run.parent_run_id].append(run)
+    instead = "RUN"
+    if len(studies) > 1 and not any(_mixed(of_one)[1] for of_one in studies.values()):
+        instead = "parent run"
+        found = {f"{store.get_run(one).name} {one[:8]}": len(of) for one, of in studies.items()}
+    told = ", ".join(
+        f"{name} ({count} run{'s' if count > 1 else ''})" for name, count in sorted(found.items())
+    )
+    raise UserError(
+        f"{what} has runs of different {noun}: {told}. Each was validated on patients or labels "
+        f"of its own, so none is the best; name a {instead} to promote instead"
+    )
+
+
+def _mixed(runs: Sequence[RunInfo]) -> tuple[str, dict[str, int]]:
+    """Of what runs differ, and how many have each; none where all can be compared."""
     folds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         folds["targets"][target_of(run)] += 1
         folds[f"{fold_of(run)}"][run.tags.get(tags.SPLIT_HASH, "unknown")[:8]] += 1
-    for fold, found in folds.items():
-        if len(found) > 1:
-            noun = "targets" if fold == "targets" else "splits"
-            parents = Counter(run.parent_run_id for run in runs if run.parent_run_id)
-            instead = "RUN"
-            if len(parents) > 1:
-                instead, found = "parent run", Counter[str]()
-                for run_id, count in parents.items():
-                    found[f"{store.get_run(run_id).name} {run_id[:8]}"] = count
-            told = ", ".join(
-                f"{name} ({count} run{'s' if count > 1 else ''})"
-                for name, count in sorted(found.items())
-            )
-            raise UserError(
-                f"{what} has runs of different {noun}: {told}. Each was validated on patients or "
-                f"labels of its own, so none is the best; name a {instead} to promote instead"
-            )
+    mixed = ((fold, found) for fold, found in folds.items() if len(found) > 1)
+    fold, found = next(mixed, ("", Counter[str]()))
+    return "targets" if fold == "targets" else "splits", dict(found)
 
 
 def rank(runs: Sequence[RunInfo], unfinished: int = 0) -> Candidates:

@@ -87,7 +87,7 @@ def predict(
             files.extend(walk(folder))
     used = {path for scan in scans for path in scan.patient.files}
     images = (path for path in files if path.name.lower().endswith(SUFFIXES))
-    unused = [path for path in images if path not in used]
+    unused = [] if failed else [path for path in images if path not in used]
     out.mkdir(parents=True, exist_ok=True)
     table = out / TABLE
     rows = {row["mask"]: row for row in read_rows(table, "mask")} if table.exists() else {}

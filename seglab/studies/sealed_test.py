@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from seglab.core.errors import UserError
+from seglab.core.machine import tell
 from seglab.data.cache import Cache, CachedPatient, open_cache
 from seglab.data.open import StudyData
 from seglab.data.sealed import SealBroken
@@ -117,7 +117,7 @@ def open_test(store: Store, log: RunLog, data: StudyData, reopen: str | None) ->
 def warn_of_seen(store: Store, data: StudyData, own: str) -> None:
     """Say before the test is opened that it will confirm nothing, and by which promotion."""
     if told := seen_text(store, openings(store), _opening_of(data, own)):
-        print(f"warning: {told}; this test will not be confirmatory", file=sys.stderr)
+        tell(f"warning: {told}; this test will not be confirmatory")
 
 
 def _opening_of(data: StudyData, promotion: str) -> Opening:

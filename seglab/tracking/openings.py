@@ -70,6 +70,8 @@ def seen_before(found: Sequence[Opening], own: Opening) -> tuple[int, list[Openi
 def seen_text(store: Store, found: Sequence[Opening], own: Opening) -> str:
     """Say which promotions of ``found`` showed patients of a test; empty where none did."""
     seen, shared = seen_before(found, own)
+    if not shared:
+        return ""
     runs = {run.run_id: run for run in store.find_runs(tags={tags.KIND: "promotion"}, deleted=True)}
     names, told = store.experiments(), []
     for one in shared:
@@ -77,8 +79,8 @@ def seen_text(store: Store, found: Sequence[Opening], own: Opening) -> str:
         of = f" of {known}" if known else ""
         told.append(f"promotion {one.opened_by[:8]}{of} ({one.opened_at[:10]})")
     count = len(own.patients)
-    by = ", ".join(told)
-    return f"{seen} of the {count} test patients were tested before, by {by}" if told else ""
+    who = f"{seen} of the {count} test patients" if count else "the test patients"
+    return f"{who} were tested before, by {', '.join(told)}"
 
 
 def record_opening(

@@ -219,7 +219,7 @@ def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
     result = logged(store, {"base": 0, "up": 0.05}, change={"up": shifted})
     assert result.verdicts == {"up": "undecided"}
     page = page_of(store, result)
-    assert "more seeds may decide, more patients alone would not" in page.text
+    assert "more seeds may decide, more patients without more seeds would not" in page.text
     rows = page["Comparison"].table("arm")
     assert {row["patients to find it"] for row in rows} == {"–", "none"}
 

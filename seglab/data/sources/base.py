@@ -100,8 +100,8 @@ class Source(ABC):
         names = [path.name.lower() for path in self._paths]
         told = f"{self.root} holds no file named {example}"
         for other in SOURCES:
-            for suffix in {*getattr(other.build, "suffixes", ())}.difference(self.suffixes):
-                if any(name.endswith(suffix) for name in names):
+            for suffix in getattr(other.build, "suffixes", ()):
+                if suffix not in self.suffixes and any(one.endswith(suffix) for one in names):
                     add = f"data.source={other.name} (or --source {other.name})"
                     return UserError(f"{told}; it holds {suffix} files: add {add}")
         return UserError(told)
@@ -269,7 +269,7 @@ def walk(root: Path) -> Iterator[Path]:
         beside = [one.name for one in root.parent.glob("*") if one.is_dir()]
         near = nearest(root.name, beside)
         fetch = "python -m seglab data download --out DIR fetches one"
-        more = f"; data.root=DIR names your folder, {fetch}" * (not near)
+        more = f"; data.root=DIR (or --root DIR) names your folder, {fetch}" * (not near)
         raise UserError(f"data root {root} {what}{where}{near}{more}")
     seen: set[str] = set()
     for folder, below, names in os.walk(root, onerror=_cannot_list, followlinks=True):

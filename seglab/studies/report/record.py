@@ -16,6 +16,7 @@ from seglab.studies.resolve import find
 from seglab.studies.results import notice_of
 from seglab.tracking import tags
 from seglab.tracking.artifacts import list_artifacts, read_artifact
+from seglab.tracking.openings import openings
 from seglab.tracking.store import RunInfo, Store
 
 
@@ -49,12 +50,11 @@ class Record:
         """The newest promotion that finished."""
         return next((r for r in self.of_kind("promotion") if r.status == "FINISHED"), None)
 
-    @cached_property
-    def members(self) -> list[RunInfo]:
-        """The runs that the promoted model averages; none where it is a single run."""
+    @property
+    def members(self) -> list[str]:
+        """Ids of the runs that the promoted model averages; none where it is a single run."""
         ids = self.promotion.tags.get(tags.ENSEMBLE, "") if self.promotion else ""
-        known = {run.run_id: run for run in self.runs}
-        return [known[one] for one in ids.split(",") if one in known]
+        return [one for one in ids.split(",") if one]
 
     @cached_property
     def evaluations(self) -> list[RunInfo]:
@@ -104,6 +104,38 @@ class Record:
         trained = self.of_kind(*TRAINED)
         known = next((run for run in trained if run.run_id == promoted), None)
         return known or self.best or next(iter(trained), None)
+
+    @cached_property
+    def earlier_openings(self) -> list[str]:
+        """Openings of the test whose result is not on this page.
+
+        Of promotions of this experiment that were deleted or did not finish and, while it has no
+        result, of other experiments' promotions of the same patients.
+        """
+        kind, here = {tags.KIND: "promotion"}, {run.experiment_id for run in self.runs}
+        promotions = {run.run_id: run for run in self.store.find_runs(tags=kind, deleted=True)}
+        for run in self.runs:
+            if run.status == "FINISHED":
+                promotions.pop(run.run_id, None)
+        tested = set() if self.promotion else self._test_patients(self.reference)
+        told = []
+        for one in openings(self.store):
+            text = f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}"
+            by = promotions.get(one.opened_by)
+            if by and by.experiment_id in here:
+                told.append(f"{text}, which was deleted or did not finish.")
+            elif by and tested and tested & self._test_patients(by):
+                other = "of another experiment: a promotion of this one confirms nothing."
+                told.append(f"{text} {other}")
+        return told
+
+    def _test_patients(self, run: RunInfo | None) -> set[tuple[str, str]]:
+        """Data set and name of the test patients of a run."""
+        if run is None:
+            return set()
+        sources = [one["source"] for one in self.store.data_inputs(run.run_id)[:1]]
+        names = (self.read_json(run, "split.json") or {}).get("test", ())
+        return {(source, name) for source in sources for name in names}
 
     def files(self, run: RunInfo) -> Sequence[str]:
         """Return the path of every file that ``run`` logged; the store is asked once."""

@@ -59,7 +59,7 @@ def lead(record: Record, result: ComparedAblation | None) -> list[str]:
         dice = f"{number(best.dice)}{' out of fold' * bool(best.out_of_fold)}"
         chance = f", the highest of {best.compared}, which is partly chance"
         lines.append(f"Best on validation: {best.name}, Dice {dice}{chance * bool(best.compared)}.")
-    tested = record.promotion or not earlier_openings(record)
+    tested = record.promotion or not record.earlier_openings
     own = [test_sentence(record.promotion)] if tested else []
     return [*lines, *own, *map(external_sentence, record.evaluations)]
 
@@ -82,7 +82,7 @@ def _needed(result: ComparedAblation, row: ArmRow) -> str:
     if result.comparison.n_patients < FEWEST_WITH_INTERVAL:
         return ""
     if row.needs_seeds:
-        return "; more seeds may decide, more patients alone would not"
+        return "; more seeds may decide, more patients without more seeds would not"
     wanted = {"find it": row.patients_to_find, "call it equivalent": row.patients_to_equate}
     told = [f"{about(count)} to {what}" for what, count in wanted.items() if count]
     if told:
@@ -162,8 +162,8 @@ def external_warnings(warnings: Sequence[str], count: int) -> list[str]:
 def external_notes(record: Record) -> list[str]:
     """Of each other data set, what the evaluations there warned of."""
     lines = []
-    for run in record.of_kind("evaluation"):
-        if run.status == "FINISHED" and (found := record.read_json(run, EXTERNAL_FILE)):
+    for run in record.evaluations:
+        if found := record.read_json(run, EXTERNAL_FILE):
             told = external_warnings(found["warnings"], found["patients"])
             lines += [f"{found['set']}: {text}" for text in told]
     return list(dict.fromkeys(lines))
@@ -177,38 +177,6 @@ def _dice_of(run: RunInfo, part: str) -> str:
     limits = "too few for an interval" if few else f"95 % interval {limits}"
     dice = number(run.metrics.get(f"{part}/dice"))
     return f"Dice {dice} over {_count(int(count), 'patient')} ({limits})"
-
-
-def earlier_openings(record: Record) -> list[str]:
-    """Openings of the test whose result is not on this page.
-
-    Of promotions of this experiment that were deleted or did not finish and, while it has no
-    result, of other experiments' promotions of the same patients.
-    """
-    kind, here = {tags.KIND: "promotion"}, {run.experiment_id for run in record.runs}
-    promotions = {run.run_id: run for run in record.store.find_runs(tags=kind, deleted=True)}
-    for run in record.runs:
-        if run.status == "FINISHED":
-            promotions.pop(run.run_id, None)
-    tested = set() if record.promotion else _test_patients(record, record.reference)
-    told = []
-    for one in openings(record.store):
-        text = f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}"
-        by = promotions.get(one.opened_by)
-        if by and by.experiment_id in here:
-            told.append(f"{text}, which was deleted or did not finish.")
-        elif by and tested & _test_patients(record, by):
-            told.append(f"{text} of another experiment: a promotion of this one confirms nothing.")
-    return told
-
-
-def _test_patients(record: Record, run: RunInfo | None) -> set[tuple[str, str]]:
-    """Data set and name of the test patients of a run."""
-    if run is None:
-        return set()
-    sources = [one["source"] for one in record.store.data_inputs(run.run_id)[:1]]
-    names = (record.read_json(run, "split.json") or {}).get("test", ())
-    return {(source, name) for source in sources for name in names}
 
 
 def scope(result: ComparedAblation) -> str:
@@ -363,12 +331,13 @@ def arm_settings(result: ComparedAblation) -> dict[str, dict[str, str]]:
     arms = {arm.name: arm.runs[0].run.params for arm in result.ablation.arms}
     base = arms[result.baseline]
     same = {"arm", "name", "seed", "split.fold", "train.device", "train.threads", *LOCAL_KEYS}
-    changed = {
-        name: {k: short(v) for k, v in own.items() if v != base.get(k) and k not in same}
+    keys = {k for own in arms.values() for k in {*own, *base} - same if own.get(k) != base.get(k)}
+    return {
+        name: {
+            k: short(v) for k, v in own.items() if k in keys and (own is base or v != base.get(k))
+        }
         for name, own in arms.items()
     }
-    keys = set().union(*changed.values())
-    return changed | {result.baseline: {k: short(v) for k, v in base.items() if k in keys}}
 
 
 def used(record: Record, key: str) -> set[str]:

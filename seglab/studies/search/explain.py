@@ -128,15 +128,14 @@ def explain(
     told = _tell(changes, order, rungs, sets, result)
     told |= {"experiment": study.name, "trial": best.tags.get(tags.ARM, best.name)}
     told |= {"config": None, "text": text_of(told)}
+    path = store.folder / "searches" / f"{study.name}.explained.yaml"
     with resume_run(store, sweep.run_id) as log:
-        if told["rule"] != UNDECIDED:
-            path = store.folder / "searches" / f"{study.name}.explained.yaml"
-            needed, title = (
-                space.build(changes.params(told["needed"])),
-                f"{study.name[:80]} explained",
-            )
+        if told["rule"] == UNDECIDED:
+            path.unlink(missing_ok=True)
+        else:
+            needed, title = changes.params(told["needed"]), f"{study.name[:80]} explained"
             about = f"Of search '{study.name}': {told['text']}"
-            write_experiment(path, needed, title, about)
+            write_experiment(path, space.build(needed), title, about)
             log.text(path.read_text(encoding="utf-8"), "explained.yaml")
             told["config"] = str(path)
         log.json(told, FILE)

@@ -148,7 +148,7 @@ def _short(value: Any) -> str:
 
 def _warn_of_other_code(study: Study, store: Store, parent_run_id: str) -> None:
     trials = store.find_runs(parent_run_id=parent_run_id)
-    others = [run for run in trials if run.tags.get(tags.CODE_HASH) != code_hash()]
+    others = [run for run in trials if run.tags.get(tags.CODE_HASH, code_hash()) != code_hash()]
     if others:
         made = f"{len(others)} of {len(trials)} trials were made with {made_with(store, others[0])}"
         tell(f"warning: search '{study.name}': {made}: the same parameters may give another Dice")
