@@ -35,8 +35,8 @@ def runs() -> list[RunInfo]:
 
 
 def lasting(metrics: dict[str, float]) -> dict[str, float]:
-    """The figures that must repeat; seconds and megabytes do not."""
-    moving = ("time/", "cost/train_seconds", "cost/images_per_second", "cost/peak")
+    """The figures that must repeat; seconds, megabytes and the machine's load do not."""
+    moving = ("time/", "system/", "cost/train_seconds", "cost/images_per_second", "cost/peak")
     return {key: value for key, value in metrics.items() if not key.startswith(moving)}
 
 
