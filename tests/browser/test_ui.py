@@ -120,7 +120,7 @@ def test_the_report_fits_the_window_and_loads_nothing(
     browser.set_window_size(width, 1000)
     severe(browser)
     browser.get(next(folder.rglob("report/report.html")).as_uri())
-    shows(browser, "seen: report", "Failures", "Terms", "References")
+    shows(browser, "seen: comparison of arms", "Failures", "Terms", "References")
     cut = """return [...document.querySelectorAll('.wide, main')]
         .filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
     assert browser.execute_script(cut) == []
