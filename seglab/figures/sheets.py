@@ -62,7 +62,7 @@ def black_grid(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     figure.set_facecolor("black")
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
-        axes.set(xticks=[], yticks=[], facecolor="black")
+        axes.set(xticks=[], yticks=[], facecolor="none")
         axes.spines[:].set_visible(False)
     return figure, grid
 

@@ -110,3 +110,17 @@ def test_patients_of_one_slice_share_a_row_and_others_have_their_own(make_case: 
     assert (rows[1][0] - rows[0][0]) / 2 > 300
     for colour in (AGREEMENT, MISSED, FALSE_ALARM):
         assert (np.abs(one.astype(int) - colour).max(axis=-1) < 40).sum() > 50
+
+
+def test_figures_beside_a_patient_are_read_to_their_end(make_case: MakeCase) -> None:
+    """A row of fewer slices has empty panels, above which the text of the first one goes on."""
+    case = make_case("a patient")
+    several = replace(case, prediction=np.roll(case.prediction, 4, axis=0))
+    sheet = overlay_sheet([several, case], "title", "worst")
+    picture = pixels(sheet)
+    (text,) = sheet.axes[6].texts
+    box = text.get_window_extent()
+    rows = slice(round(len(picture) - box.y1), round(len(picture) - box.y0))
+    last = picture[rows, round(box.x1 - 20) : round(box.x1)]
+    assert box.width > 2 * sheet.axes[6].bbox.width
+    assert (last > 128).any()
