@@ -84,7 +84,8 @@ def promote(given: argparse.Namespace) -> int:
 
 def describe_promotion(store: Store, promotion: Promotion) -> str:
     """What a promotion came to, for a person."""
-    from seglab.studies.report.sections import figure, rival, test_answer
+    from seglab.studies.report.outcomes import rival, test_answer
+    from seglab.studies.report.sections import figure
     from seglab.studies.report.tables import difference
 
     results, point = promotion.results, promotion.point
@@ -112,7 +113,7 @@ def describe_promotion(store: Store, promotion: Promotion) -> str:
 def evaluate(given: argparse.Namespace) -> int:
     """Score a frozen model on another data set."""
     from seglab.studies.evaluation import evaluate
-    from seglab.studies.report.sections import external_sentence, external_warnings
+    from seglab.studies.report.outcomes import external_sentence, external_warnings
 
     store = open_store()
     files = {name: getattr(given, name) for name in ("source", "root", "labels", "persons")}
@@ -231,8 +232,8 @@ def demo(given: argparse.Namespace) -> int:
     """Go through everything on phantoms, in minutes, without account or download."""
     from seglab.cli.main import main
     from seglab.core.machine import available_cores
+    from seglab.studies.report.outcomes import test_sentence
     from seglab.studies.report.record import read_record
-    from seglab.studies.report.sections import test_sentence
 
     started = time.perf_counter()
     for number, (line, purpose) in enumerate(DEMO.items(), start=1):
@@ -254,7 +255,7 @@ def demo(given: argparse.Namespace) -> int:
 
 def _findings(experiment: str) -> list[str]:
     """What an ablation, a search and the sealed test of one experiment found, a sentence each."""
-    from seglab.studies.report import sections
+    from seglab.studies.report import outcomes, sections
     from seglab.studies.report.record import read_record
 
     record = read_record(open_store(), experiment)
@@ -270,4 +271,4 @@ def _findings(experiment: str) -> list[str]:
         if best := trials["best"]:
             told += f"; the best has a validation Dice of {best.metrics['val/dice']:.3f}"
         found.append(f"{told}.")
-    return [*found, sections.test_sentence(record.promotion)]
+    return [*found, outcomes.test_sentence(record.promotion)]

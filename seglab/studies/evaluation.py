@@ -36,8 +36,8 @@ from seglab.studies.frozen import (
 )
 from seglab.studies.prediction import scan_warnings
 from seglab.studies.report.model_card import update_model_cards
+from seglab.studies.report.outcomes import external_sentence
 from seglab.studies.report.page import log_report
-from seglab.studies.report.sections import external_sentence
 from seglab.studies.resolve import find_file, find_model, open_model, open_trained_data, read_config
 from seglab.tracking import tags
 from seglab.tracking.artifacts import read_artifact

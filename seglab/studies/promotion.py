@@ -39,8 +39,8 @@ from seglab.studies.frozen import (
 )
 from seglab.studies.outputs import log_setting
 from seglab.studies.report.model_card import licence, log_model_card
+from seglab.studies.report.outcomes import test_answer
 from seglab.studies.report.page import log_report
-from seglab.studies.report.sections import test_answer
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.sealed_test import OpenedTest, check_sealed, open_test, warn_of_seen
 from seglab.tracking import tags

@@ -20,7 +20,7 @@ from seglab.data.phantom.write import write_phantom
 from seglab.data.sources.base import open_source
 from seglab.evaluation.scores import from_csv
 from seglab.studies.evaluation import Training, evaluate
-from seglab.studies.report.sections import external_warnings
+from seglab.studies.report.outcomes import external_warnings
 from seglab.studies.resolve import open_model
 from seglab.tracking import openings
 from seglab.tracking.artifacts import download

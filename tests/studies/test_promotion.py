@@ -28,8 +28,8 @@ from seglab.studies import promotion
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import Promotion, promote
 from seglab.studies.report.model_card import model_card, update_model_cards
+from seglab.studies.report.outcomes import external_rows
 from seglab.studies.report.record import read_record
-from seglab.studies.report.sections import external_rows
 from seglab.studies.resolve import open_model
 from seglab.tracking.artifacts import download, read_artifact
 from seglab.tracking.run import start_run

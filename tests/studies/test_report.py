@@ -19,7 +19,7 @@ from seglab.core.study import resolve_study
 from seglab.evaluation import scores
 from seglab.studies.ablation import run_study
 from seglab.studies.promotion import promote
-from seglab.studies.report import sections, tables
+from seglab.studies.report import outcomes, sections, tables
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.report.record import read_record
 from seglab.studies.results import find_parent
@@ -239,10 +239,10 @@ def test_a_single_run_beside_an_ensemble_is_no_baseline(store: Store) -> None:
     tags = {"seglab.kind": "promotion", "seglab.baseline_run_id": "a" * 32}
     with start_run(store, "x", "alone", tags) as log:
         pass
-    assert sections.rival(store.get_run(log.run_id)) == "the baseline aaaaaaaa"
+    assert outcomes.rival(store.get_run(log.run_id)) == "the baseline aaaaaaaa"
     with start_run(store, "x", "both", tags | {"seglab.promoted_run_id": "a" * 32}) as log:
         pass
-    told = sections.rival(store.get_run(log.run_id))
+    told = outcomes.rival(store.get_run(log.run_id))
     assert told == "the best single run of the ensemble aaaaaaaa"
 
 

@@ -26,7 +26,7 @@ from seglab.data.splits import Split
 from seglab.studies import promotion
 from seglab.studies.experiment import Plan, train_one
 from seglab.studies.promotion import promote
-from seglab.studies.report.sections import not_confirmatory
+from seglab.studies.report.outcomes import not_confirmatory
 from seglab.studies.sealed_test import check_sealed, open_test, warn_of_seen
 from seglab.tracking.openings import openings
 from seglab.tracking.run import RunLog, start_run

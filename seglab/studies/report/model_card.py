@@ -10,7 +10,7 @@ import yaml
 
 from seglab.core.documents import fill_template
 from seglab.learning.bundle import CARD, ModelCard
-from seglab.studies.report import sections, tables
+from seglab.studies.report import outcomes, sections, tables
 from seglab.studies.report.page import MAX_NOTE, escape_markdown
 from seglab.studies.report.record import Record, frozen_model, read_record
 from seglab.tracking import tags
@@ -88,6 +88,7 @@ def model_card(record: Record, run: RunInfo, card: ModelCard) -> tuple[dict[str,
         "seglab.studies.report",
         FILE,
         {"number": tables.number, "figure": sections.figure, "text": _text},
+        outcomes=outcomes,
         sections=sections,
         tags=tags,
         figures=FIGURES,

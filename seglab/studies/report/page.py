@@ -22,7 +22,7 @@ from seglab.core.machine import tell
 from seglab.evaluation import scores
 from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation
-from seglab.studies.report import sections, tables
+from seglab.studies.report import outcomes, sections, tables
 from seglab.studies.report.figures import comparison_figures, draw_sheet, has_front
 from seglab.studies.report.record import Record, read_record
 from seglab.tracking import tags
@@ -159,7 +159,13 @@ def render(
     """
     served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
     digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
-    modules = {"sections": sections, "tables": tables, "scores": scores, "tags": tags}
+    modules = {
+        "outcomes": outcomes,
+        "sections": sections,
+        "tables": tables,
+        "scores": scores,
+        "tags": tags,
+    }
     return fill_template(
         "seglab.studies.report",
         "report.html",

@@ -16,11 +16,12 @@ from seglab.evaluation.comparison import ArmRow
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
 from seglab.studies.candidates import DICE
 from seglab.studies.comparison import NOT_RANKED, ComparedAblation, compare_ablation
-from seglab.studies.report.record import Record, frozen_model
+from seglab.studies.report.outcomes import external_sentence, test_sentence
+from seglab.studies.report.record import Record
 from seglab.studies.report.tables import (
     NONE,
     about,
-    by_cause,
+    counted,
     difference,
     interval,
     number,
@@ -30,7 +31,6 @@ from seglab.studies.report.tables import (
 )
 from seglab.studies.results import LOCAL_KEYS, collect
 from seglab.tracking import tags
-from seglab.tracking.openings import openings, seen_text
 from seglab.tracking.store import RunInfo, Store
 
 KINDS = {
@@ -41,8 +41,6 @@ KINDS = {
     "promotion": "promotion",
     "evaluation": "evaluation",
 }
-EXTERNAL_FILE = "external_results.json"
-EXTERNAL = ("iou", "lesions_found", "lesions_missed", "lesions_false")
 FEWEST_FOR_IMPORTANCE = 30
 """Complete trials below which the importance of parameters is called a hint."""
 TARGETS = {
@@ -90,95 +88,6 @@ def _needed(result: ComparedAblation, row: ArmRow) -> str:
     return "; more seeds would help more than more patients" if row.seeds > 1 else ""
 
 
-def test_sentence(run: RunInfo | None) -> str:
-    """The result of the sealed test in one sentence."""
-    if run is None:
-        return "Not tested yet: only a promotion opens the sealed test, and none has finished."
-    firm = "confirmatory" if run.tags.get(tags.CONFIRMATORY) == "true" else "not confirmatory"
-    return f"Sealed test{_of_ensemble(run)}, {firm}: {_dice_of(run, 'test')}."
-
-
-def _of_ensemble(run: RunInfo) -> str:
-    """Name the ensemble that a promotion or an evaluation is of; empty where it is of one run."""
-    members = run.tags.get(tags.ENSEMBLE, "")
-    count = f" of {members.count(',') + 1} runs" if "," in members else ""  # files do not tell it
-    return f" of an ensemble{count}" if members else ""
-
-
-def rival(run: RunInfo) -> str:
-    """What a promoted model was compared with on the test patients."""
-    known = run.tags.get(tags.BASELINE_RUN, "")
-    own = known == run.tags.get(tags.PROMOTED_RUN)
-    return f"{'the best single run of the ensemble' if own else 'the baseline'} {known[:8]}".strip()
-
-
-def test_answer(store: Store, run: RunInfo) -> str:
-    """The result of a promotion's test, with the reason where it confirms nothing."""
-    return " ".join(filter(None, (test_sentence(run), not_confirmatory(store, run))))
-
-
-def not_confirmatory(store: Store, run: RunInfo) -> str:
-    """Say by which earlier promotions the test of ``run`` confirms nothing; empty where it does."""
-    if run.tags.get(tags.CONFIRMATORY) == "true":
-        return ""
-    found = openings(store)
-    own = next((one for one in found if one.opened_by == run.run_id), None)
-    told = ""
-    if own is not None:
-        told = seen_text(store, [one for one in found if one.opened_at <= own.opened_at], own)
-    told = told or "patients of this test were tested before"
-    return f"Not confirmatory: {told}. Choices may have been made with them in view."
-
-
-def external_sentence(run: RunInfo) -> str:
-    """The result of an evaluation on another data set in one sentence."""
-    place = run.params.get("evaluation.set", "another data set")
-    model = f",{of}" if (of := _of_ensemble(run)) else ""
-    return f"On {place}, where nothing was tuned: {_dice_of(run, 'external')}{model}."
-
-
-def external_rows(record: Record) -> list[tuple[str, ...]]:
-    """Evaluations on other data sets, newest first, beside the same model's own test."""
-    tested = {frozen_model(run): run for run in record.of_kind("promotion")[::-1]}
-    rows = []
-    for run in record.evaluations:
-        model, promotion = run.tags.get(tags.EVALUATED_RUN, NONE), tested.get(frozen_model(run))
-        own = _dice_of(promotion, "test") if promotion else NONE
-        figures = [number(run.metrics.get(f"external/{name}")) for name in EXTERNAL]
-        place = run.params.get("evaluation.set", NONE)
-        more = " and others, an ensemble" if tags.ENSEMBLE in run.tags else ""
-        rows.append((place, f"{model[:8]}{more}", _dice_of(run, "external"), *figures, own))
-    return rows
-
-
-def external_warnings(warnings: Sequence[str], count: int) -> list[str]:
-    """What an evaluation warned of, each cause once with the number of its patients."""
-    split = [text.partition(": ") for text in warnings]
-    of_patients = [(who, text) for who, _, text in split if " " not in who]
-    lines = [f"warning: {''.join(parts)}" for parts in split if " " in parts[0]]
-    return [*lines, *by_cause(of_patients, count, EXTERNAL_FILE)]
-
-
-def external_notes(record: Record) -> list[str]:
-    """Of each other data set, what the evaluations there warned of."""
-    lines = []
-    for run in record.evaluations:
-        if found := record.read_json(run, EXTERNAL_FILE):
-            told = external_warnings(found["warnings"], found["patients"])
-            lines += [f"{found['set']}: {text}" for text in told]
-    return list(dict.fromkeys(lines))
-
-
-def _dice_of(run: RunInfo, part: str) -> str:
-    """Dice with its interval and the number of patients of one part."""
-    low, high = (run.metrics.get(f"{part}/dice_ci_{end}") for end in ("low", "high"))
-    limits, count = interval(low, high), run.metrics.get(f"{part}/patients") or 0
-    few = limits == NONE or count < FEWEST_WITH_INTERVAL
-    limits = "too few for an interval" if few else f"95 % interval {limits}"
-    dice = number(run.metrics.get(f"{part}/dice"))
-    return f"Dice {dice} over {_count(int(count), 'patient')} ({limits})"
-
-
 def scope(result: ComparedAblation) -> str:
     """Say what was compared, and how."""
     arms = result.ablation.arms
@@ -187,21 +96,17 @@ def scope(result: ComparedAblation) -> str:
     plan, planned = result.ablation.plan, ""
     if plan is not None:
         count = len(result.deviations or ())
-        how = f"with {_count(count, 'deviation')}" if count else "as planned"
+        how = f"with {counted(count, 'deviation')}" if count else "as planned"
         planned = f" Planned before the first run (plan {plan.hash[:12]}), done {how}."
     return (
-        f"{_count(len(arms), 'arm')} × {_count(len(seeds), 'seed')}"
+        f"{counted(len(arms), 'arm')} × {counted(len(seeds), 'seed')}"
         + (f" × {len(folds)} folds" if len(folds) > 1 else "")
-        + f", {_count(result.comparison.n_patients, 'patient')}"
+        + f", {counted(result.comparison.n_patients, 'patient')}"
         + (" out of fold" if len(folds) > 1 else " of the validation part")
         + f". Baseline: {result.baseline}, Dice {result.comparison.baseline.mean:.3f}. "
         + kept_weights([one.run for arm in arms for one in arm.runs])
         + planned
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def notices(result: ComparedAblation) -> list[str]:
@@ -210,7 +115,7 @@ def notices(result: ComparedAblation) -> list[str]:
     told = [*([refusal] if refusal else []), *result.warnings]
     if count < FEWEST_WITH_INTERVAL:
         told.append(
-            f"{_count(count, 'patient')} cannot carry an interval, nor say how many more patients "
+            f"{counted(count, 'patient')} cannot carry an interval, nor say how many more patients "
             "would decide: neither is shown"
         )
     return [f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" for text in told]

@@ -119,6 +119,11 @@ def level(confidence: float) -> str:
     return f"{100 * confidence:.3g}%"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural if it is not one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def difference(row: ArmRow) -> str:
     """An arm's difference to the baseline, with its interval if it has one."""
     limits = interval(row.ci_low, row.ci_high, "+.3f")
