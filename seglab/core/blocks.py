@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -141,6 +141,7 @@ def _block_at(schema: type[BaseModel], location: Sequence[Any]) -> type[BaseMode
     for part in location:
         field = schema.model_fields.get(str(part))
         inner = field.annotation if field else None
+        inner = get_args(inner)[-1] if get_origin(inner) is dict else inner
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
         schema = inner

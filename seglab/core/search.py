@@ -143,8 +143,7 @@ def _flat_domains(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in given.items():
         path = f"{prefix}{key}"
-        is_block = (
-            isinstance(value, dict) and value and not value.keys() & Range.model_fields.keys()
-        )
+        is_domain = not isinstance(value, dict) or value.keys() & Range.model_fields.keys()
+        is_block = not is_domain and any(isinstance(one, dict) for one in value.values())
         flat = merge(flat, _flat_domains(value, f"{path}.") if is_block else {path: value})
     return flat

@@ -130,6 +130,10 @@ def test_modalities_with_their_neighbours_are_the_channels_of_the_network(tmp_pa
         ("loss: {name: tversky, alpha: .nan}", r"loss\.alpha: nan is not allowed"),
         ("search: {space: {}}", "search.space"),
         ("search: {space: {optm.lr: {low: 1, high: 2}}}", r"unknown key 'optm\.lr'.*optim\.lr"),
+        (
+            "search: {space: {optim: {lr: {lo: 1, high: 2}}}}",
+            r"'search\.space\.optim\.lr\.lo' \(did you mean '.*\.low'\?\).*: choices, high, .*when",
+        ),
         ("search: {trials: 0, space: {optim.lr: {low: 1, high: 2}}}", r"search\.trials: 0"),
     ],
 )
