@@ -11,7 +11,15 @@ from typing import Any
 
 from seglab.cli.shell import DONE, USER_ERROR, answer
 
-SOURCE_HELP = "brats-h5, brats-nifti, lgg-tif or another of: python -m seglab list sources"
+
+def source_name(text: str) -> str:
+    """Type of ``--source``."""
+    from seglab.core.registry import SOURCES
+
+    if text not in SOURCES:
+        allowed = ", ".join(sorted(source.name for source in SOURCES))
+        raise argparse.ArgumentTypeError(f"unknown data source '{text}'; allowed: {allowed}")
+    return text
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:

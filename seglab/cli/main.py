@@ -62,7 +62,9 @@ def _number(flag: str, help: str, default: int, **options: Any) -> Argument:
 WORKERS = _number("--workers", "processes (default: one a core)", 0)
 MODALITIES = "of flair, t1, t1ce, t2: those that every patient must have (default flair)"
 FILES = (
-    _argument("--source", data.SOURCE_HELP, required=True),
+    _argument(
+        "--source", "one of: python -m seglab list sources", type=data.source_name, required=True
+    ),
     _argument("--root", "folder of the files", type=Path, metavar="DIR", required=True),
     _argument("--labels", "as data.labels (default auto)", default="auto"),
     _argument("--persons", "as data.persons", type=Path, metavar="CSV"),
@@ -81,6 +83,7 @@ PATHS = _argument(
     metavar="data.root=DIR",
 )
 ONE_WORKER = _number("--workers", "processes (default 1)", 1, metavar="N")
+DRY_RUN = _argument("--dry-run", "print the cost, train nothing", action="store_true")
 OVERRIDES = _argument(
     "overrides", "laid over the file", nargs="*", default=[], metavar="key.sub=value"
 )
@@ -98,7 +101,7 @@ COMMANDS = {
         ONE_WORKER,
         _argument("--arms", "only these arms, beside those of earlier commands", metavar="A,B"),
         _argument("--fresh", "train again, even if it is finished", action="store_true"),
-        _argument("--dry-run", "print the cost, train nothing", action="store_true"),
+        DRY_RUN,
         _argument(
             "--plan", "put on record what will be compared; train nothing", action="store_true"
         ),
@@ -117,6 +120,7 @@ COMMANDS = {
         _argument(
             "--trials", "complete and pruned trials at which the search ends", type=int, metavar="N"
         ),
+        DRY_RUN,
         _argument("--timeout", "minutes after which the search stops", type=float, metavar="MIN"),
     ),
     "data phantom": Command(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from seglab.cli.shell import DONE, OUR_FAULT, PROGRAM, USER_ERROR, answer, table
 from seglab.core.errors import UserError
-from seglab.tracking.connect import open_store
+from seglab.tracking.connect import find_store, open_store
 
 if TYPE_CHECKING:
+    from seglab.core.study import Study
     from seglab.studies.ablation import StudyOutcome
     from seglab.studies.search.results import SearchOutcome
+    from seglab.tracking.store import Store
 
 PACKAGE = Path(__file__).resolve().parents[1]
 EXPERIMENTS = next(
@@ -55,23 +57,31 @@ def run(arguments: argparse.Namespace) -> int:
         lines += [f"warning: {told}" for told in written["warnings"]]
         return answer(arguments, written, "\n".join(lines))
     if arguments.dry_run:
-        from seglab.studies.plan import make_plan, plan_text
-
-        plan = make_plan(study)
-        return answer(arguments, plan, plan_text(plan))
+        return _show_plan(arguments, study, None if arguments.fresh else find_store())
     from seglab.data.open import check_files
     from seglab.studies.ablation import run_study
+    from seglab.studies.candidates import to_promote
 
     check_files(study.reference.data)
-    outcome = run_study(study, open_store(), fresh=arguments.fresh, workers=arguments.workers)
-    answer(arguments, outcome.to_json(), describe_study(outcome))
+    store = open_store()
+    outcome = run_study(study, store, fresh=arguments.fresh, workers=arguments.workers)
+    made = outcome.parent_run_id or outcome.runs[0].run_id
+    name = to_promote(store, outcome.experiment, made)
+    answer(arguments, outcome.to_json(), describe_study(outcome, name))
     if any(run.our_fault for run in outcome.runs):
         return OUR_FAULT
     return DONE if any(run.status == "FINISHED" for run in outcome.runs) else USER_ERROR
 
 
-def describe_study(outcome: StudyOutcome) -> str:
-    """What the runs of a study came to, for a person."""
+def _show_plan(arguments: argparse.Namespace, study: Study, store: Store | None) -> int:
+    from seglab.studies.plan import make_plan, plan_text
+
+    plan = make_plan(study, store)
+    return answer(arguments, plan, plan_text(plan))
+
+
+def describe_study(outcome: StudyOutcome, to_promote: str) -> str:
+    """What the runs of a study came to, for a person, and the name under which it is promoted."""
     from seglab.studies.report.tables import number
 
     folds = 1 + max((run.fold or 0 for run in outcome.runs), default=0)
@@ -101,7 +111,7 @@ def describe_study(outcome: StudyOutcome) -> str:
     if outcome.report is not None:
         lines.append(f"report: {outcome.report}")
     if any(run.status == "FINISHED" for run in outcome.runs):
-        lines.append(f"next: {PROGRAM} promote {shlex.quote(outcome.experiment)}")
+        lines.append(f"next: {PROGRAM} promote {shlex.quote(to_promote)}")
     return "\n".join(lines)
 
 
@@ -121,17 +131,22 @@ def sweep(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.file, [*arguments.overrides, *trials])
     if study.search is None:
         raise UserError(f"{arguments.file}: this is no search; run it with run_experiment.py")
+    if arguments.dry_run:
+        return _show_plan(arguments, study, None)
     from seglab.data.open import check_files
+    from seglab.studies.candidates import to_promote
     from seglab.studies.search.run import run_search
 
     check_files(study.run.data)
     timeout_s = None if arguments.timeout is None else 60 * arguments.timeout
-    outcome = run_search(study, open_store(), workers=arguments.workers, timeout_s=timeout_s)
-    return answer(arguments, outcome.to_json(), describe_search(outcome))
+    store = open_store()
+    outcome = run_search(study, store, workers=arguments.workers, timeout_s=timeout_s)
+    name = to_promote(store, outcome.experiment, outcome.parent_run_id)
+    return answer(arguments, outcome.to_json(), describe_search(outcome, name))
 
 
-def describe_search(outcome: SearchOutcome) -> str:
-    """What a search came to, for a person."""
+def describe_search(outcome: SearchOutcome, to_promote: str) -> str:
+    """What a search came to, for a person, and the name under which it is promoted."""
     from seglab.studies.search.figures import COSTS
 
     counts = ", ".join(f"{count} {word}" for word, count in outcome.trials.items())
@@ -152,5 +167,5 @@ def describe_search(outcome: SearchOutcome) -> str:
     if outcome.confirmation is not None:
         lines.append(f"confirmation on other patients and seeds: {outcome.confirmation}")
     if outcome.best is not None:
-        lines.append(f"next: {PROGRAM} promote {shlex.quote(outcome.experiment)}")
+        lines.append(f"next: {PROGRAM} promote {shlex.quote(to_promote)}")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ from seglab.studies.workers import Context, run_items, with_threads
 from seglab.tracking import tags
 from seglab.tracking.environment import code_hash
 from seglab.tracking.run import RunLog, resume_run, start_run
-from seglab.tracking.store import Store
+from seglab.tracking.store import RunInfo, Store
 
 MAX_REASON = 300
 CONFIRMATION = "-confirmation"
@@ -175,7 +175,7 @@ def find_finished(study: Study, store: Store, data: SharedData) -> StudyOutcome 
             continue
         values = json.loads(parent.tags.get(tags.TUNED, "{}"))
         plans = plans_of(study, parent.run_id, values)
-        found = (_find_twin(plan, store, data) for plan in plans.values())
+        found = (find_twin(plan, store, data) for plan in plans.values())
         runs = [one for one in found if one is not None]
         if len(runs) == len(plans):
             report = _report(store, parent.run_id)
@@ -183,7 +183,8 @@ def find_finished(study: Study, store: Store, data: SharedData) -> StudyOutcome 
     return None
 
 
-def _find_twin(plan: Plan, store: Store, data: SharedData) -> Outcome | None:
+def find_twin(plan: Plan, store: Store, data: SharedData) -> Outcome | None:
+    """The finished run that this plan would only repeat, if there is one."""
     with suppress(UserError):  # an arm whose data cannot be opened has no run either
         return finished_twin(plan, store, data.of(plan.config))
     return None
@@ -206,16 +207,23 @@ def open_parent(
     for config in study.arms.values():  # refuses more training patients than there are
         training_patients(data.split, config)
     identity = _identity(study, data)
-    for run in [] if fresh else store.find_runs(study.name, identity):
-        # Processes that share a queue share the parent too, also those of several machines.
-        if study.storage or store.in_use(run.run_id) or store.may_continue(run):
-            return resume_run(store, run.run_id)
     if not fresh:
+        if (found := find_shared_parent(study, store, data)) is not None:
+            return resume_run(store, found.run_id)
         tell_other_code(store, study.name, identity)
     name = f"{study.name} · ablation"
     if is_confirmation:
         name = f"{study.name.removesuffix(CONFIRMATION)} · confirmation"
     return start_run(store, study.name, name, identity)
+
+
+def find_shared_parent(study: Study, store: Store, data: StudyData) -> RunInfo | None:
+    """Find the parent run that this ablation joins, if there is one."""
+    for run in store.find_runs(study.name, _identity(study, data)):
+        # Processes that share a queue share the parent too, also those of several machines.
+        if study.storage or store.in_use(run.run_id) or store.may_continue(run):
+            return run
+    return None
 
 
 def _identity(study: Study, data: StudyData) -> dict[str, str]:
@@ -278,7 +286,7 @@ def _carry_out(
 
 
 def _outcome(plan: Plan, state: State | None, context: Context) -> Outcome:
-    if (twin := _find_twin(plan, context.store, context.data)) is not None:
+    if (twin := find_twin(plan, context.store, context.data)) is not None:
         return replace(twin, reused=state is None or state.last.number in context.queue.before)
     if state is None:
         return plan.outcome("", FAILED, {}, error="not done")

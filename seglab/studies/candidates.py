@@ -141,6 +141,15 @@ def find_candidates(store: Store, name: str, ensemble: str | None = None) -> Can
     return rank(scored, unfinished=len(trained) - len(finished))
 
 
+def to_promote(store: Store, experiment: str, run_id: str) -> str:
+    """The experiment, or the run or study of it where runs of the experiment cannot be ranked."""
+    try:
+        find_candidates(store, experiment)
+    except UserError:
+        return run_id
+    return experiment
+
+
 def is_candidate(run: RunInfo) -> bool:
     """Whether a run may be promoted; tuning runs were of a trial's kind in earlier versions."""
     return run.tags.get(tags.KIND) in TRAINED and tags.TUNES not in run.tags

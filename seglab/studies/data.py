@@ -62,8 +62,6 @@ def share_patients(study: Study) -> Study:
         if lacking:
             raise lacks(lacking)
         return study
-    for name, modalities in lacking.items():
-        print(f"{name} is left out of every run: no {', '.join(modalities)}", file=sys.stderr)
     require = [name for name in MODALITIES if name in named | {*data.require}]
     return resolve_study(merge(study.document, {"data": {"require": require}}))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -21,13 +23,15 @@ from seglab.evaluation.comparison import FEWEST_WITH_VERDICT, limits
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models.build import count_parameters, gflops_per_image
-from seglab.studies.ablation import open_parent, shared_hash
+from seglab.studies.ablation import find_shared_parent, find_twin, open_parent, shared_hash
 from seglab.studies.candidates import TRAINED
 from seglab.studies.data import SharedData, share_patients
+from seglab.studies.experiment import Plan
 from seglab.studies.preregistration import ANALYSIS, FILE, find_plan, plan_file
 from seglab.studies.queue import one_at_a_time
 from seglab.studies.results import arm_hash
-from seglab.studies.tuning import tuning_plans
+from seglab.studies.search.space import make_space
+from seglab.studies.tuning import plans_of, tuning_plans
 from seglab.tracking import tags
 from seglab.tracking.environment import code_hash
 from seglab.tracking.store import Store
@@ -39,23 +43,30 @@ SLOWEST = 2.0
 """Times the steps, at most, with batches, augmentation, scores and pictures between them."""
 
 
-def make_plan(study: Study) -> dict[str, Any]:
+def make_plan(study: Study, store: Store | None = None) -> dict[str, Any]:
     """Open the data, build every network, time a few steps of each; train and log nothing.
+
+    Of a search the trials are taken to be as long as its base config. Runs that have finished in
+    ``store`` are not trained again.
 
     Returns the keys of ``--dry-run --json``; raises what would stop the study before its first
     step.
     """
     study = share_patients(study)
     tuning_plans(study, "")  # refuses a space that an arm does not fit
+    if study.search:
+        make_space(study)
     shared = SharedData()
+    runs = _runs(study, store, shared)
+    left = Counter(arm for arm, is_finished in runs if not is_finished)
     timed: dict[str, float] = {}
     arms = [_plan_arm(arm, config, shared.of(config), timed) for arm, config in study.arms.items()]
     split = shared.of(study.reference).split
     parts = {"train": split.train, "validation": split.val, "test": split.test}
     folds, tries = len(study.folds), study.tune.trials if study.tune else 0
-    runs = len(study.seeds) * folds + tries
     low, high = (
-        sum(arm[key] for arm in arms) * runs for key in ("estimated_seconds", "at_most_seconds")
+        sum(arm[key] * left[arm["arm"]] for arm in arms)
+        for key in ("estimated_seconds", "at_most_seconds")
     )
     return {
         "experiment": study.name,
@@ -64,6 +75,8 @@ def make_plan(study: Study) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "folds": folds,
         "tuning_trials": tries,
+        "runs": len(runs),
+        "left": dict(left),
         "arms": arms,
         "estimated_seconds": low,
         "at_most_seconds": high,
@@ -71,8 +84,30 @@ def make_plan(study: Study) -> dict[str, Any]:
     }
 
 
+def _runs(study: Study, store: Store | None, data: SharedData) -> list[tuple[str, bool]]:
+    """The arm of every run of a study, and whether the run is finished."""
+    if study.search:
+        return [(next(iter(study.arms)), False)] * study.search.trials
+    if not study.is_ablation and len(study.folds) == 1:
+        plans = [Plan(config, arm) for arm, config in study.arms.items()]
+    else:
+        found = find_shared_parent(study, store, data.of(study.reference)) if store else None
+        run_id, tuned = (found.run_id, found.tags.get(tags.TUNED)) if found else ("", None)
+        values = json.loads(tuned or "{}")
+        plans = [one for v in (None, values) for one in plans_of(study, run_id, v).values()]
+    return [
+        (plan.tags.get(tags.TUNES, plan.arm), bool(store and find_twin(plan, store, data)))
+        for plan in plans
+    ]
+
+
 def _warnings(study: Study, split: Split) -> list[str]:
     """What the comparison could not show, known before the first run."""
+    if study.search:
+        return [
+            f"all {study.search.trials} trials are taken for as long as the base config: an upper "
+            "bound unless networks are larger, since pruned trials end early; confirmation follows"
+        ]
     if len(study.arms) < 2:
         return []
     patients = len(split.val) + (len(split.train) if len(study.folds) > 1 else 0)
@@ -151,7 +186,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} {part}" for part, count in plan["patients"].items())
     if plan["folds"] > 1:
         scored = plan["patients"]["train"] + plan["patients"]["validation"]
-        counts += f" in the first fold; each of {scored} is validated in one fold"
+        counts += f" in the first fold; all {scored} outside the test are validated, once each"
     seeds = plan["seeds"]
     which = f" ({', '.join(map(str, seeds))})" if len(seeds) <= MOST_SEEDS_NAMED else ""
     lines = [
@@ -167,9 +202,17 @@ def plan_text(plan: Mapping[str, Any]) -> str:
             f"{arm['steps_per_epoch']} steps = {arm['images']} images, "
             f"{_span(arm)} a run"
         )
-    lines.append(
-        f"in all {_span(plan)}, one run after the other, if this machine stays as busy as it is now"
-    )
+    runs, left = plan["runs"], plan["left"]
+    if finished := runs - sum(left.values()):
+        told = "left: " + ", ".join(f"{arm} ({count})" for arm, count in left.items())
+        lines.append(f"{finished} of {runs} runs are finished; {told}")
+    if not left:
+        lines[-1] = f"all {runs} runs are finished: nothing is left to train"
+    else:
+        lines.append(
+            f"{sum(left.values())} trainings in all {_span(plan)} with one worker, one run after "
+            "the other, if this machine stays as busy as it is now"
+        )
     return "\n".join([*lines, *(f"warning: {told}" for told in plan["warnings"])])
 
 

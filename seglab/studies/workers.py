@@ -17,7 +17,7 @@ from typing import Any
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import UserError
-from seglab.core.machine import available_cores, end_with_parent, starting_workers
+from seglab.core.machine import available_cores, end_with_parent, starting_workers, tell
 from seglab.core.study import Study, resolve_study
 from seglab.learning.batches import WORKERS_PER_GPU
 from seglab.studies.data import SharedData
@@ -137,7 +137,8 @@ def run_items(
     context = Context(task, study, store, queue, data, stop)
     with queue.worker, stop.listening():
         try:
-            is_spent = workers > 1
+            if is_spent := workers > 1:
+                tell(f"starting {workers} workers …")
             with suppress(Interrupted):
                 is_spent = is_spent or queue.run(items(context), stop, look) == SPENT
             if is_spent:

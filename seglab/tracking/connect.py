@@ -82,6 +82,13 @@ def open_store(folder: Path = Path("mlruns")) -> Store:
     return Store(uri, folder.resolve(), _client(uri, where))
 
 
+def find_store() -> Store | None:
+    """Open the store as :func:`open_store` does; None where it would have to be made."""
+    uri = default_uri()
+    absent = uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
+    return None if absent else open_store()
+
+
 def _open_local(database: Path) -> Store:
     folder = database.parent.resolve()
     database = folder / database.name

@@ -76,6 +76,10 @@ def test_a_script_calls_itself_by_its_name(
         ("run mine.yaml --arms dice", "unknown arm 'dice': there is none"),
         ("data check --source brats-h5 --root phantoms --out mine.yaml", "is no folder"),
         (
+            "evaluate x --source brats23 --root phantoms",
+            "--source: unknown data source 'brats23'; allowed: brats-h5, brats-nifti, lgg-tif",
+        ),
+        (
             "data check --source brats-h5 --root phantoms --out mine.yaml/x",
             "mine.yaml is no folder",
         ),

@@ -132,16 +132,27 @@ def test_the_installed_command_knows_the_experiments_that_come_along(
     assert "data root nowhere does not exist" in capsys.readouterr().err
 
 
+def test_a_dry_run_of_a_search_tells_its_hours_and_leaves_no_store(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ("search.trials=3", "search.space.optim.lr={low: 1e-4, high: 1e-2}", "--dry-run")
+    assert main(["sweep", str(tiny), *search]) == 0
+    told = capsys.readouterr().out
+    for part in ("3 trainings in all", "pruned trials end early", "validation", "(split "):
+        assert part in told
+    assert not Path("mlruns").exists()
+
+
 def test_what_to_do_next_is_told() -> None:
     done = [Outcome(arm, arm, 0, "FINISHED", {"val/dice": 0.5}) for arm in "ab"]
-    alone = describe_study(StudyOutcome("my study", None, done[:1]))
+    alone = describe_study(StudyOutcome("my study", None, done[:1]), "my study")
     assert alone.endswith("seglab promote 'my study'")
-    both = describe_study(StudyOutcome("losses", "parent", done))
+    both = describe_study(StudyOutcome("losses", "parent", done), "losses")
     assert re.search(r"next: .*seglab promote losses$", both)
     folds = [replace(one, run_id="f" * 32, fold=fold) for fold, one in enumerate(done)]
-    rows = describe_study(StudyOutcome("losses", "parent", folds)).splitlines()
+    rows = describe_study(StudyOutcome("losses", "parent", folds), "parent").splitlines()
     assert [row.split()[:4] for row in rows[1:3]] == [
         ["a", "0", "1/2", "ffffffff"], ["b", "0", "2/2", "ffffffff"]
     ]  # fmt: skip
     failed = StudyOutcome("losses", "parent", [replace(one, status="FAILED") for one in done])
-    assert "next:" not in describe_study(failed)
+    assert "next:" not in describe_study(failed, "losses")

@@ -9,7 +9,7 @@ import pytest
 
 from seglab.cli.main import main
 from seglab.core.errors import UserError
-from seglab.studies.candidates import find_baseline, find_candidates
+from seglab.studies.candidates import find_baseline, find_candidates, to_promote
 from seglab.tracking.run import start_run
 from seglab.tracking.store import Store
 
@@ -49,6 +49,7 @@ def test_candidates_are_ranked_and_the_baseline_is_the_same_seed(store: Store) -
         assert found.best.run_id == made["x", 0]
         assert found.unfinished == 1
         assert "highest of 4" in found.reason
+        assert to_promote(store, name, "another") == name
         assert found.leaderboard().startswith(f"0.9, run {made['x', 0][:8]}: val/dice 0.9000\n")
     base = find_baseline(store, found.best)
     assert base is not None
@@ -82,6 +83,7 @@ def test_runs_of_different_splits_are_not_ranked(store: Store, capsys: Capture) 
     easiest = finished(store, "splits", 0.9, split_hash=easy)
     with pytest.raises(UserError, match=r"1111aaaa \(2 runs\), 3333bbbb \(1 run\).*name a RUN"):
         find_candidates(store, "splits")
+    assert to_promote(store, "splits", best) == best
     assert main(["promote", "splits"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     for run_id in (best, easiest):

@@ -162,7 +162,21 @@ def test_what_a_comparison_could_not_show_is_told_before_it(build: Build) -> Non
 def test_folds_validate_every_patient_outside_the_test(build: Build) -> None:
     plan = make_plan(build(arms=ARMS, seeds=[0], split={"folds": 2}))
     scored = plan["patients"]["train"] + plan["patients"]["validation"]
-    assert f"in the first fold; each of {scored} is validated in one fold" in plan_text(plan)
+    assert (
+        f"in the first fold; all {scored} outside the test are validated, once each"
+        in plan_text(plan)
+    )
+
+
+def test_runs_that_are_finished_are_not_counted_again(
+    build: Build, store: Store, kept: Kept
+) -> None:
+    done = make_plan(build(name="kept", arms=ARMS), store)
+    assert done["estimated_seconds"] == 0
+    assert "all 2 runs are finished: nothing is left to train" in plan_text(done)
+    more = make_plan(build(name="kept", arms=ARMS, seeds=[0, 1]), store)
+    assert "2 of 4 runs are finished; left: base (1), bce (1)" in plan_text(more)
+    assert more["estimated_seconds"] == sum(arm["estimated_seconds"] for arm in more["arms"])
 
 
 def test_a_network_of_several_scales_is_planned(build: Build) -> None:

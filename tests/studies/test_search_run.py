@@ -115,7 +115,7 @@ def test_a_search_trains_what_is_asked_once(
     told = capsys.readouterr().err
     for line in (r"trial 001: optim\.lr=", r"trial 001 · seed 0  epoch .*dice", "2 of 2 trials"):
         assert re.search(line, told), line
-    assert describe_search(outcome).endswith("promote tiny")
+    assert describe_search(outcome, "tiny").endswith("promote tiny")
     assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0}
     assert_runs_equal_trials(2)
     assert outcome.rows[0].params == {"optim.lr": load_study(path).run.optim.lr}
@@ -164,7 +164,7 @@ def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Write) -> 
     run, path = load_study(write()).run, Path("two words.best.yaml").absolute()
     write_experiment(path, run, "two words best")
     outcome = replace(ended((0.5, 0.001), name="two words"), best_config=path)
-    for text in (path.read_text(), describe_search(outcome)):
+    for text in (path.read_text(), describe_search(outcome, "tiny")):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]
