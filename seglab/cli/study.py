@@ -84,13 +84,13 @@ def promote(given: argparse.Namespace) -> int:
 
 def describe_promotion(store: Store, promotion: Promotion) -> str:
     """What a promotion came to, for a person."""
-    from seglab.studies.report.outcomes import rival, test_answer
+    from seglab.studies.report.outcomes import not_confirmatory, rival, test_sentence
     from seglab.studies.report.sections import figure
     from seglab.studies.report.tables import difference
 
     results, point = promotion.results, promotion.point
     run = store.get_run(promotion.run_id)
-    lines = [test_answer(store, run)]
+    lines = [f"{test_sentence(run)} {not_confirmatory(store, run)}".strip()]
     lines.append(f"test IoU: {figure(vars(results.frozen['iou']))}")
     if compared := results.against_baseline:
         row = compared.rows[0]

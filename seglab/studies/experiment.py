@@ -48,7 +48,8 @@ class Plan:
         """As the table of runs shows it."""
         split = self.config.split
         fold = f" · fold {split.fold + 1}/{split.folds}" if split.folds else ""
-        return f"{self.arm} · seed {self.config.seed}{fold}"
+        again = "reproduction of " if self.kind == "reproduction" else ""
+        return f"{again}{self.arm} · seed {self.config.seed}{fold}"
 
     def outcome(self, run_id: str, status: str, metrics: dict[str, float], **more: Any) -> Outcome:
         """Say what became of it."""

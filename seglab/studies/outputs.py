@@ -240,7 +240,7 @@ def log_note(log: RunLog, scores: Mapping[str, float], page: str) -> None:
     """Describe a run for the UI: its scores, and a link to what shows them."""
     dice, iou = (f"{scores[f'val/{name}']:.3f}" for name in ("dice", "iou"))
     link = artifact_link(log.store.get_run(log.run_id), page)
-    log.tags({tags.NOTE: f"Validation Dice {dice}, IoU {iou}: [{page}]({link})"})
+    log.tags({tags.NOTE: f"Validation Dice {dice}, IoU {iou}.\n\n[{page}]({link})"})
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

@@ -39,7 +39,7 @@ from seglab.studies.frozen import (
 )
 from seglab.studies.outputs import log_setting
 from seglab.studies.report.model_card import licence, log_model_card
-from seglab.studies.report.outcomes import test_answer
+from seglab.studies.report.outcomes import not_confirmatory, test_sentence
 from seglab.studies.report.page import log_report
 from seglab.studies.resolve import TrainedRun, load_trained
 from seglab.studies.sealed_test import OpenedTest, check_sealed, open_test, warn_of_seen
@@ -151,9 +151,9 @@ def promote(
         _log_test(log, frozen, cache, results, opened)
         tell("registering the model")
         model = _register(log, frozen, opened, results, onnx)
-        answer = test_answer(store, store.get_run(log.run_id))
-        experiment, point = trained.config.name, frozen.bundle.card.point
-        log_report(log, experiment, candidates.reason, answer)
+        run, experiment = store.get_run(log.run_id), trained.config.name
+        why, point = not_confirmatory(store, run), frozen.bundle.card.point
+        log_report(log, experiment, test_sentence(run), why, candidates.reason)
         return Promotion(log.run_id, experiment, candidates, point, opened, results, model, onnx)
 
 

@@ -16,6 +16,8 @@ from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
 from seglab.studies.candidates import TRAINED
 from seglab.studies.experiment import ENVIRONMENT, Plan, train_one
+from seglab.studies.report.page import escape_markdown
+from seglab.studies.report.tables import counted
 from seglab.studies.resolve import (
     WEIGHTS,
     fetch,
@@ -64,7 +66,11 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> dict[st
         print(f"warning: another environment may change the result: {text}", file=sys.stderr)
     arm, repeats = run.tags.get(tags.ARM, config.name), {tags.REPRODUCES: run.run_id}
     outcome = train_one(Plan(config, arm, "reproduction", tags=repeats), store, data, fresh=True)
-    differences = compare_results(store, run, store.get_run(outcome.run_id))
+    rerun = store.get_run(outcome.run_id)
+    differences = compare_results(store, run, rerun)
+    how = counted(len(differences), "difference") if differences else "Equal to the bit"
+    told = f"{how} to run {run.run_id}.", *map(escape_markdown, differences), rerun.tags[tags.NOTE]
+    store.set_tag(rerun.run_id, tags.NOTE, "\n\n".join(told))
     return {
         "run_id": run.run_id,
         "new_run_id": outcome.run_id,

@@ -103,6 +103,7 @@ COLUMNS = (
     "params.`data.modalities`",
     "metrics.`val/hd95_mm`",
     "metrics.`test/dice`",
+    "metrics.`external/dice`",
     "metrics.`cost/train_seconds`",
     "tags.`seglab.kind`",
     "attributes.`Description`",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,11 @@ def test_tuning_tries_the_same_in_every_arm(build: Build, store: Store, content:
     assert "tuning runs" in Path(str(outcome.report)).read_text()
     notes = [run.tags["mlflow.note.content"] for run in store.find_runs("tuned")]
     assert all("artifacts/" in note for note in notes)
+    for note in notes:
+        line, blank, *_ = note.splitlines()
+        assert not blank
+        assert len(line) <= 90
+        assert not re.search(r"[*_`\[\]\\|<>]", line), line
     assert sum("The baseline of the comparison" in note for note in notes) == 1
     assert sum("undecided" in note or "than base" in note for note in notes) == 2
 

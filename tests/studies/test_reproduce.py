@@ -47,7 +47,11 @@ def run_id(small_config: Build, train: Train) -> str:
 def test_a_rerun_is_equal_to_the_bit(store: Store, run_id: str) -> None:
     found = reproduce(store, run_id)
     assert found["equal"], found["differences"]
-    assert found["new_run_id"] != run_id
+    first, rerun = (store.get_run(found[key]) for key in ("run_id", "new_run_id"))
+    assert rerun.name == f"reproduction of {first.name}"
+    told, *_, link = rerun.tags["mlflow.note.content"].split("\n\n")
+    assert told == f"Equal to the bit to run {run_id}."
+    assert rerun.run_id in link
     assert found["new_run_id"] not in {run.run_id for run in find_candidates(store, "small").ranked}
 
 

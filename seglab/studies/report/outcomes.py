@@ -37,11 +37,6 @@ def rival(run: RunInfo) -> str:
     return f"{'the best single run of the ensemble' if own else 'the baseline'} {known[:8]}".strip()
 
 
-def test_answer(store: Store, run: RunInfo) -> str:
-    """The result of a promotion's test, with the reason where it confirms nothing."""
-    return " ".join(filter(None, (test_sentence(run), not_confirmatory(store, run))))
-
-
 def not_confirmatory(store: Store, run: RunInfo) -> str:
     """Say by which earlier promotions the test of ``run`` confirms nothing; empty where it does."""
     if run.tags.get(tags.CONFIRMATORY) == "true":

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,17 +129,18 @@ def log_ablation_report(log: RunLog, result: ComparedAblation) -> Path:
     for arm in shown.ablation.arms:
         row = next((row for row in shown.rows if row.arm == arm.name), None)
         verdict = sections.sentence(shown, row) if row else "The baseline of the comparison."
+        verdict = verdict.partition(";")[0]  # the rest is in the parent's note
         for one in arm.runs:
-            own = one.run.tags.get(tags.NOTE, "").rpartition("\n\n")[2]
-            text = f"{escape_markdown(verdict)} {_link(shown.ablation.parent)}\n\n{own}"
-            store.set_tag(one.run.run_id, tags.NOTE, text)
+            own = one.run.tags.get(tags.NOTE, "").rpartition("\n\n")[2]  # its link
+            parts = escape_markdown(verdict), _link(shown.ablation.parent), own
+            store.set_tag(one.run.run_id, tags.NOTE, "\n\n".join(parts))
     return page
 
 
-def log_report(log: RunLog, experiment: str, *answers: str) -> None:
+def log_report(log: RunLog, experiment: str, *answers: str | None) -> None:
     """Log the report of an experiment with a run that ends next, and answers as its note."""
     link = _link(log.store.get_run(log.run_id))
-    log.tags({tags.NOTE: "\n\n".join([*map(escape_markdown, answers), link])})
+    log.tags({tags.NOTE: "\n\n".join([*map(escape_markdown, filter(None, answers)), link])})
     with as_warning("no report is logged"):
         log.artifact(report_experiment(log.store, experiment, ending=log.run_id), "report")
 
@@ -203,10 +205,16 @@ def summary_metrics(result: ComparedAblation) -> dict[str, float]:
 
 
 def note(result: ComparedAblation) -> str:
-    """The answer in Markdown, as the MLflow UI shows it with the parent run."""
+    """The answer in Markdown; its first line is plain, for the table of runs."""
     shown = result.as_shown()
     is_confirmation = tags.CONFIRMS in shown.ablation.parent.tags
+    told = [
+        f"{row.arm} {shown.verdicts[row.arm]} ({tables.number(row.diff, '+.3f')})"
+        for row in shown.rows
+    ]
+    first = textwrap.shorten(f"Against {shown.baseline}: {', '.join(told)}.", 90, placeholder=" …")
     parts = [
+        escape_markdown(first) * bool(shown.rows),
         "\n".join(f"- {escape_markdown(sections.sentence(shown, row))}" for row in shown.rows),
         "Confirms the best trials of a search against its base config." * is_confirmation,
         shown.ablation.notice,
@@ -224,7 +232,8 @@ def _link(run: RunInfo) -> str:
 
 def escape_markdown(text: str) -> str:
     """Escape what Markdown or the HTML inside it would read as markup; one line."""
-    escaped = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
+    marks = r"([\\`*\[\]|#~$]|(?<!\w)_|_(?!\w))"  # an underscore inside a word is none
+    escaped = re.sub(marks, r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -82,8 +82,8 @@ def run_search(
         except Interrupted:
             parent.interrupt("the time was up")
             return outcome
-        best = [trial_line(outcome.best)] if outcome.best else []
-        log_report(parent, study.name, *best, *filter(None, [told]))
+        best = trial_line(outcome.best) if outcome.best else None
+        log_report(parent, study.name, best, told)
         return replace(outcome, confirmation=report)
 
 
