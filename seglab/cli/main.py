@@ -228,6 +228,7 @@ COMMANDS = {
         "losses\nlosses --out handed-in --json",
         _argument("experiment", "name of the experiment"),
         _out("default: beside the runs"),
+        _argument("--author", "name below the title", metavar="NAME", default=""),
     ),
     "reproduce": Command(
         study.reproduce,

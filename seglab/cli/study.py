@@ -61,7 +61,7 @@ def report(given: argparse.Namespace) -> int:
     """Write the page of a whole experiment."""
     from seglab.studies.report.page import SECTIONS, report_experiment
 
-    page = report_experiment(open_store(), given.experiment, out=given.out)
+    page = report_experiment(open_store(), given.experiment, out=given.out, author=given.author)
     values = {"experiment": given.experiment, "report": page, "sections": SECTIONS}
     return answer(given, values, f"report: {page}")
 

@@ -249,9 +249,10 @@ def test_a_single_run_beside_an_ensemble_is_no_baseline(store: Store) -> None:
 def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     with start_run(store, "bare", "lost", {"seglab.kind": "train"}) as lost:
         lost.fail("loss is nan at step 3")
-    written = report_experiment(store, "bare", out=tmp_path / "out")
+    written = report_experiment(store, "bare", out=tmp_path / "out", author="A & B")
     assert written.parent == tmp_path / "out"
     page = Page(written.read_text())
+    assert "Author: A & B" in page.text
     assert list(page.sections) == list(SECTIONS)
     for title, words in {
         "Search": "No search",

@@ -64,6 +64,7 @@ def report_experiment(
     out: Path | None = None,
     *,
     ending: str = "",
+    author: str = "",
 ) -> Path:
     """Write ``report.html`` of everything that ran under an experiment's name; the store stays.
 
@@ -76,6 +77,7 @@ def report_experiment(
             lays the gallery of failures beside the page.
         out: folder to write to; None takes one beside the store's database.
         ending: id of the run that logs the report at its end; it is shown as finished.
+        author: whose report it is, below the title.
 
     Raises:
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
@@ -96,8 +98,8 @@ def report_experiment(
     shown = result.as_shown() if result else None
     tell(f"writing the report of '{record.experiment}'")
     pictures = comparison_figures(shown, store) if shown else {}
-    beside = gallery is not None
-    text = render(record, shown, pictures, reason, gallery=beside, arms_only=arms_only)
+    more = {"gallery": gallery is not None, "arms_only": arms_only}
+    text = render(record, shown, pictures, reason, author=author, **more)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         (folder / "report.html").write_text(text, encoding="utf-8")
@@ -153,6 +155,7 @@ def render(
     *,
     gallery: bool = False,
     arms_only: bool = False,
+    author: str = "",
 ) -> str:
     """Render the page, which loads nothing from anywhere.
 
@@ -161,13 +164,6 @@ def render(
     """
     served = record.store.uri if record.store.uri.startswith("http") else LOCAL_UI
     digest = base64.b64encode(hashlib.sha256(PRINT.encode()).digest()).decode("ascii")
-    modules = {
-        "outcomes": outcomes,
-        "sections": sections,
-        "tables": tables,
-        "scores": scores,
-        "tags": tags,
-    }
     return fill_template(
         "seglab.studies.report",
         "report.html",
@@ -178,6 +174,7 @@ def render(
         reason=reason,
         gallery=gallery,
         arms_only=arms_only,
+        author=author,
         title=f"{record.experiment}: {'comparison of arms' if arms_only else 'report'}",
         titles=SECTIONS,
         sheet=SHEET,
@@ -187,7 +184,11 @@ def render(
         served=served.rstrip("/"),
         print_script=PRINT,
         print_hash=f"sha256-{digest}",
-        **modules,
+        outcomes=outcomes,
+        sections=sections,
+        tables=tables,
+        scores=scores,
+        tags=tags,
     )
 
 
