@@ -62,9 +62,7 @@ def _number(flag: str, help: str, default: int, **options: Any) -> Argument:
 WORKERS = _number("--workers", "processes (default: one a core)", 0)
 MODALITIES = "of flair, t1, t1ce, t2: those that every patient must have (default flair)"
 FILES = (
-    _argument(
-        "--source", "one of: python -m seglab list sources", type=data.source_name, required=True
-    ),
+    _argument("--source", "e.g. brats-h5; see: list sources", type=data.source_name, required=True),
     _argument("--root", "folder of the files", type=Path, metavar="DIR", required=True),
     _argument("--labels", "as data.labels (default auto)", default="auto"),
     _argument("--persons", "as data.persons", type=Path, metavar="CSV"),

@@ -143,7 +143,9 @@ def _flat_domains(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in given.items():
         path = f"{prefix}{key}"
-        is_domain = not isinstance(value, dict) or value.keys() & Range.model_fields.keys()
-        is_block = not is_domain and any(isinstance(one, dict) for one in value.values())
+        is_domain = not isinstance(value, dict) or bool(value.keys() & Range.model_fields.keys())
+        if not is_domain and "." in path:  # a domain of wrong keys holds no blocks
+            is_domain = not any(isinstance(one, dict) for one in value.values())
+        is_block = value and not is_domain
         flat = merge(flat, _flat_domains(value, f"{path}.") if is_block else {path: value})
     return flat

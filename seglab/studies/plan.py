@@ -202,16 +202,16 @@ def plan_text(plan: Mapping[str, Any]) -> str:
             f"{arm['steps_per_epoch']} steps = {arm['images']} images, "
             f"{_span(arm)} a run"
         )
-    runs, left = plan["runs"], plan["left"]
-    if finished := runs - sum(left.values()):
-        told = "left: " + ", ".join(f"{arm} ({count})" for arm, count in left.items())
-        lines.append(f"{finished} of {runs} runs are finished; {told}")
+    runs, left = plan["runs"], sum(plan["left"].values())
     if not left:
-        lines[-1] = f"all {runs} runs are finished: nothing is left to train"
-    else:
+        lines.append(f"all {runs} runs are finished: nothing is left to train")
+    elif left < runs:
+        told = ", ".join(f"{arm} ({count})" for arm, count in plan["left"].items())
+        lines.append(f"{runs - left} of {runs} runs are finished; left: {told}")
+    if left:
         lines.append(
-            f"{sum(left.values())} trainings in all {_span(plan)} with one worker, one run after "
-            "the other, if this machine stays as busy as it is now"
+            f"{left} trainings: in all {_span(plan)} with one worker, one run after the other, if "
+            "this machine stays as busy as it is now"
         )
     return "\n".join([*lines, *(f"warning: {told}" for told in plan["warnings"])])
 

@@ -138,7 +138,7 @@ def test_a_dry_run_of_a_search_tells_its_hours_and_leaves_no_store(
     search = ("search.trials=3", "search.space.optim.lr={low: 1e-4, high: 1e-2}", "--dry-run")
     assert main(["sweep", str(tiny), *search]) == 0
     told = capsys.readouterr().out
-    for part in ("3 trainings in all", "pruned trials end early", "validation", "(split "):
+    for part in ("3 trainings: in all", "pruned trials end early", "validation", "(split "):
         assert part in told
     assert not Path("mlruns").exists()
 

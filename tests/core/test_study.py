@@ -134,6 +134,10 @@ def test_modalities_with_their_neighbours_are_the_channels_of_the_network(tmp_pa
             "search: {space: {optim: {lr: {lo: 1, high: 2}}}}",
             r"'search\.space\.optim\.lr\.lo' \(did you mean '.*\.low'\?\).*: choices, high, .*when",
         ),
+        (
+            "search: {space: {optim: {lr: 5}}}",
+            r"^search\.space\.optim\.lr: 5 is not allowed: it is a block of keys: choices, high",
+        ),
         ("search: {trials: 0, space: {optim.lr: {low: 1, high: 2}}}", r"search\.trials: 0"),
     ],
 )

@@ -137,13 +137,18 @@ def test_no_arm_finished_is_told_by_the_parent(build: Build, store: Store, capsy
     assert store.get_run(str(outcome.parent_run_id)).status == "FAILED"
 
 
-def test_one_spent_worker_is_replaced_too(build: Build, store: Store, monkeypatch: Patch) -> None:
+def test_one_spent_worker_is_replaced_too_and_several_are_told(
+    build: Build, store: Store, monkeypatch: Patch, capsys: Capture
+) -> None:
     ends, pool = [SPENT, DONE], Mock()
     monkeypatch.setattr(Queue, "run", lambda *_: ends.pop(0))
     monkeypatch.setattr(workers, "_Pool", pool)
     run_study(build(name="spent", seeds=[0, 1]), store)
     assert pool.call_args.args[1] == 1
     assert ends == [DONE]
+    assert "starting" not in capsys.readouterr().err
+    run_study(build(name="two", seeds=[0, 1]), store, workers=2)
+    assert capsys.readouterr().err.startswith("starting 2 workers …\n")
 
 
 def tuned(key: str, **space: Any) -> dict[str, Any]:
