@@ -30,8 +30,6 @@ from seglab.evaluation.statistics import (
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 LEVEL = 0.05
-FEWEST_WITH_VERDICT = 4
-"""Of fewer patients, more than one resample in twenty is one patient several times over."""
 FEWEST_PATIENTS = 6  # fewer all have one sign by chance in 2 ** (1 - n) of cases, more than 5 %
 
 
@@ -132,7 +130,9 @@ def compare_arms(
         ArmRow(
             **vars(summaries[i]),
             **figures[k],
-            **_of_patients(differences[k], margin, len(others), float(of_seeds[k])),
+            **_of_patients(
+                differences[k], margin, len(others), (float(of_seeds[k]), noise.degrees)
+            ),
         )
         for k, i in enumerate(others)
     ]
@@ -193,12 +193,12 @@ def _judge(test: PairedTest, margin: float) -> tuple[float, list[dict[str, Any]]
 
 
 def _of_patients(
-    differences: FloatArray, margin: float, arms: int, of_seeds: float
+    differences: FloatArray, margin: float, arms: int, seeds: tuple[float, int]
 ) -> dict[str, Any]:
     from scipy.stats import wilcoxon
 
     diff, sd = float(differences.mean()), spread(differences)
-    find, equate = patients_to_decide(diff, sd, margin, LEVEL, arms, of_seeds)
+    find, equate = patients_to_decide(diff, sd, margin, LEVEL, arms, seeds)
     return {
         "sd_diff": sd,
         "p_wilcoxon": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,

@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 RESAMPLES = 9_999
 POWER = 0.80
 MOST_PATIENTS = 10_000_000
+FEWEST_WITH_VERDICT = 4
+"""Of fewer patients, more than one resample in twenty is one patient several times over."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def paired_test(
     from scipy.special import stdtrit
 
     count, diff = differences.shape[1], differences.mean(axis=1)
-    if count < 2:
+    if count < FEWEST_WITH_VERDICT:
         return PairedTest(diff, np.full_like(diff, np.nan), np.full((len(diff), resamples), np.inf))
     of_patients, of_seeds = differences.var(axis=1, ddof=1) / count, np.zeros_like(diff)
     if seeds.degrees:
@@ -174,28 +176,39 @@ def share_first(values: FloatArray, rng: np.random.Generator, resamples: int) ->
 
 
 def patients_to_decide(
-    difference: float, sd: float, margin: float, level: float, arms: int, of_seeds: float
+    difference: float, sd: float, margin: float, level: float, arms: int, seeds: tuple[float, int]
 ) -> tuple[int | None, int | None]:
     """Patients that give 80 % power to find the difference, and to show equivalence.
 
-    Takes the observed figures for the truth: a guide for planning. The difference needs a standard
-    error of |difference| / (z(1 - level/2) + z(0.8)) (Guenther 1981), equivalence one of
-    (margin - |difference|) / (z(1 - level) + z(0.9)) (Chow, Shao and Wang 2008).
+    Takes the observed figures for the truth: a guide for planning. The difference must exceed
+    c + z(0.8) standard errors (Guenther 1981), where c is the critical value of the test; for
+    equivalence margin - |difference| must exceed c + z(0.9) (Chow, Shao and Wang 2008).
 
     ``difference`` is the mean paired difference, of either sign, planned for Holm's strictest step
-    of so many ``arms`` beside the baseline; seeds add ``of_seeds`` to the squared error sd²/n.
-    Returns two numbers of at least 2, each None where no number of patients is enough.
+    of so many ``arms`` beside the baseline. The squared error is sd²/n, and what ``seeds`` add to
+    it whatever n, with their degrees of freedom. Returns two numbers of at least 2, each None where
+    no number of patients is enough.
     """
     z = NormalDist().inv_cdf
-    strictest = z(1 - level / arms / 2)
-    errors = (
-        (abs(difference) / (strictest + z(POWER)), strictest),
-        (max(margin - abs(difference), 0.0) / (z(1 - level) + z((1 + POWER) / 2)), z(1 - level)),
-    )
-    needed: list[int | None] = []
-    for error, quantile in errors:
-        left = error**2 - of_seeds
-        # A squared quantile over 2 for the estimated spread.
-        count = sd**2 / left + quantile**2 / 2 if left > 0 else math.inf
-        needed.append(max(2, math.ceil(count)) if count < MOST_PATIENTS else None)
-    return needed[0], needed[1]
+    find = _fewest(abs(difference), sd, level / arms / 2, z(POWER), seeds)
+    return find, _fewest(margin - abs(difference), sd, level, z((1 + POWER) / 2), seeds)
+
+
+def _fewest(
+    distance: float, sd: float, tail: float, beyond: float, seeds: tuple[float, int]
+) -> int | None:
+    """Patients whose one-sided critical value, and ``beyond``, are no more errors than distance."""
+    from scipy.special import stdtrit
+
+    quantile, (of_seeds, degrees) = NormalDist().inv_cdf(1 - tail), seeds
+    counts = np.unique(np.geomspace(2, MOST_PATIENTS, 40_000).astype(int))
+    # A squared quantile over 2 for the estimated spread.
+    counts = counts[counts > quantile**2 / 2]
+    of_patients = sd**2 / (counts - quantile**2 / 2)
+    error = np.sqrt(of_patients + of_seeds)
+    weighted = quantile * of_patients
+    if degrees:
+        weighted += stdtrit(degrees, 1 - tail) * of_seeds
+    critical = np.divide(weighted, error**2, out=np.zeros_like(error), where=error > 0)
+    enough = (critical + beyond) * error <= distance
+    return int(counts[enough.argmax()]) if enough.any() else None

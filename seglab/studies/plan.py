@@ -19,7 +19,8 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.open import StudyData
 from seglab.data.splits import Split, training_patients
-from seglab.evaluation.comparison import FEWEST_WITH_VERDICT, limits
+from seglab.evaluation.comparison import limits
+from seglab.evaluation.statistics import FEWEST_WITH_VERDICT
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models.build import count_parameters, gflops_per_image

@@ -108,9 +108,10 @@ def test_agreeing_seeds_change_nothing_and_others_weaken_a_claim() -> None:
 
 def test_few_patients_and_none_that_differ_bound_what_they_can() -> None:
     assert judge(np.array([0.3])).p[0] == 1
-    three = judge(np.array([0.050, 0.051, 0.049]))
-    assert three.p[0] > 0.05  # one resample in nine is one patient three times
-    assert math.isnan(three.half_width(0.05)[0])
+    for seeds in (NO_SEEDS, SeedVariance(np.array(1e-6), np.array(1e-3), 3)):
+        three = judge(np.array([0.050, 0.051, 0.049]), seeds)
+        assert three.p[0] > 0.05  # one resample in nine is one patient three times
+        assert math.isnan(three.half_width(0.05)[0])
     alike = judge(np.zeros(20))
     assert (alike.p[0], alike.half_width(0.05)[0]) == (1, 0)
     assert alike.p_equivalence(0.01)[0] < 0.001
@@ -122,19 +123,28 @@ def test_few_patients_and_none_that_differ_bound_what_they_can() -> None:
 @pytest.mark.parametrize(("effect", "arms"), [(0.4, 1), (0.8, 1), (0.4, 4), (1.5, 4)])
 def test_patients_to_find_a_difference_are_statsmodels(effect: float, arms: int) -> None:
     exact = math.ceil(TTestPower().solve_power(effect, power=0.8, alpha=0.05 / arms))
-    needed, _ = patients_to_decide(-effect * 0.05, 0.05, 0.01, 0.05, arms, 0.0)
+    needed, _ = patients_to_decide(-effect * 0.05, 0.05, 0.01, 0.05, arms, (0.0, 0))
     assert needed is not None
     assert abs(needed - exact) <= 1
 
 
 def test_no_number_of_patients_outweighs_what_seeds_do() -> None:
-    assert patients_to_decide(0.02, 0.05, 0.01, 0.05, 1, 0.008**2) == (None, None)
-    assert patients_to_decide(0.01, math.nan, 0.01, 0.05, 1, 0.0) == (None, None)
-    assert patients_to_decide(0.5, 0.0, 0.01, 0.05, 1, 0.0) == (2, None)
+    assert patients_to_decide(0.02, 0.05, 0.01, 0.05, 1, (0.008**2, 1000)) == (None, None)
+    assert patients_to_decide(0.01, math.nan, 0.01, 0.05, 1, (0.0, 0)) == (None, None)
+    assert patients_to_decide(0.5, 0.0, 0.01, 0.05, 1, (0.0, 0)) == (2, None)
+
+
+def test_few_seeds_need_a_larger_difference_than_any_number_of_patients_shows() -> None:
+    # The critical value of three degrees of freedom is 3.18: with endless patients the test finds
+    # 4.02 errors with 80 % power, not 2.80.
+    for errors, found in ((3.5, False), (4.1, True)):
+        find, _ = patients_to_decide(errors * 0.1, 0.2, 0.01, 0.05, 1, (0.1**2, 3))
+        assert (find is not None) == found
+        assert patients_to_decide(errors * 0.1, 0.2, 0.01, 0.05, 1, (0.1**2, 10**6))[0] is not None
 
 
 def test_a_difference_near_zero_is_sooner_called_equivalent_than_found() -> None:
-    find, equate = patients_to_decide(0.001, 0.05, 0.01, 0.05, 1, 0.0)
+    find, equate = patients_to_decide(0.001, 0.05, 0.01, 0.05, 1, (0.0, 0))
     exact = TTestPower().solve_power(0.001 / 0.05, power=0.8, alpha=0.05)
     assert find == pytest.approx(exact, rel=1e-3)
     assert equate is not None
