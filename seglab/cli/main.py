@@ -270,7 +270,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m seglab`` with these arguments; returns the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
-    return run_command(_run, given, continues=bool(SCRIPTS.keys() & given[:1]))
+    return run_command(_run, given, continues=bool({*SCRIPTS, "promote"} & {*given[:1]}))
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -128,6 +128,8 @@ def _select_arms(
     """Keep some of the arms; where the baseline is not among them, the first takes its place."""
     known = {str(name): override for name, override in (document.get("arms") or {}).items()}
     for name in (*wanted, *removed):
+        if not known:
+            raise UserError(f"the file has no arms, so none is named '{name}'")
         if name not in known:
             raise unknown_name("arm", name, known)
     kept = {name: known[name] for name in wanted or known if name not in removed}

@@ -182,19 +182,19 @@ def prediction_sheet(
 ) -> Figure:
     """Draw up to eight slices spread over the prediction, or over the brain where there is none.
 
-    Lines of ``title`` after the first are cut to the width. Image (0 is background), mask and
-    ``doubt``, where an ensemble's networks disagree, are (S, H, W); ``slice_indices``
-    (S,) are as each slice is called. ``upright`` is False where slices lie on their side.
+    Lines of ``title`` after the first are wrapped to the width, to two at most. Image (0 is
+    background), mask and ``doubt``, where an ensemble's networks disagree, are (S, H, W);
+    ``slice_indices`` (S,) are as each slice is called. ``upright`` is False where slices lie on
+    their side.
     """
     shown = _spread(mask if mask.any() else image > 0)
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     width = 2.7 * max(columns, 2)
-    figure, grid = black_grid(rows, columns, width, 3 * rows + 0.2 * len(title) + 0.2)
-    cut_lines = (textwrap.shorten(line, int(10 * width), placeholder=" …") for line in title[1:])
-    figure.suptitle(
-        plain("\n".join((title[0], *cut_lines))), color="0.85", fontsize=11, x=0.01, ha="left"
-    )
+    fitting = textwrap.TextWrapper(int(10 * width), max_lines=2, placeholder=" …")
+    lines = [title[0], *(part for line in title[1:] for part in fitting.wrap(line))]
+    figure, grid = black_grid(rows, columns, width, 3 * rows + 0.2 * len(lines) + 0.2)
+    figure.suptitle(plain("\n".join(lines)), color="0.85", fontsize=11, x=0.01, ha="left")
     window = brain_window(radiological(image, upright))
     for axes, index in zip(grid.flat, shown, strict=False):
         grey, predicted = (cut(radiological(one[index], upright), window) for one in (image, mask))

@@ -31,7 +31,7 @@ NEW_RUN_S = 60
 """A run without a lock that is younger than this is just being created."""
 ACQUIRE_S = 2.0
 """How long a run's lock is waited for: others hold it for a moment only to see if it is free."""
-_SHORT_ID = re.compile("[0-9a-f]{6,31}")
+_SHORT_ID = re.compile("[0-9a-f]{4,31}")
 
 
 class UnknownRun(UserError):

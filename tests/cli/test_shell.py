@@ -73,7 +73,7 @@ def test_a_script_calls_itself_by_its_name(
         ("run unet.yaml", "did you mean 'experiments/sweeps/unet.yaml'"),
         ("run min.yaml", "did you mean 'mine.yaml'"),
         ("run mine.yaml data.root=phantms", "did you mean 'phantoms'"),
-        ("run mine.yaml --arms dice", "unknown arm 'dice': there is none"),
+        ("run mine.yaml --arms dice", "the file has no arms, so none is named 'dice'"),
         ("data check --source brats-h5 --root phantoms --out mine.yaml", "is no folder"),
         (
             "evaluate x --source brats23 --root phantoms",

@@ -123,7 +123,8 @@ class Record:
             text = f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}"
             by = promotions.get(one.opened_by)
             if by and by.experiment_id in here:
-                told.append(f"{text}, which was deleted or did not finish.")
+                ended = "was deleted, or interrupted: the same command continues it."
+                told.append(f"{text}, which {ended}")
             elif by and tested and tested & self._test_patients(by):
                 other = "of another experiment: a promotion of this one confirms nothing."
                 told.append(f"{text} {other}")

@@ -113,11 +113,13 @@ def explain(
         raise UserError(f"search '{study.name}': {NO_PATIENTS}")
     best = _best_trial(store, sweep)
     config, space = read_config(store, best, overrides), Space.of(study)
-    open_trained_data(best, config)
     points = replace(space, base=config).base_params
     changes = Changes(space, space.base_params, points)
     if not changes.keys:
-        raise UserError(f"search '{study.name}': its best trial is the base config")
+        raise UserError(
+            f"search '{study.name}' found nothing better than its base config: nothing to explain"
+        )
+    open_trained_data(best, config)
     singly = changes.singly
     result = _train(study, changes, singly, store, workers)
     order = changes.ordered(result)

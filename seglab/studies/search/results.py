@@ -184,7 +184,7 @@ def show_progress(study: Study, queue: Queue, log: RunLog, told: set[int]) -> No
     assert study.search is not None
     outcome = summarise(study, queue, log.run_id)
     best, counts = outcome.best, outcome.trials
-    leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "no Dice yet"
+    leader = f"best {best.values[0]:.4f} (trial {best.number:03d})" if best else "none complete"
     counted = f"{len(outcome.rows) - counts['failed']} of {study.search.trials} trials"
     values = {f"search/{word}": float(count) for word, count in counts.items()}
     if best:
