@@ -18,7 +18,9 @@ Find out which choices really make better brain-tumour masks.
 COMMAND --help says more; run_experiment.py is `run`, sweep.py is `sweep`; --version.
 """
 SCRIPTS = {"run": "run_experiment.py", "sweep": "sweep.py"}
-"""Of a checkout; the same command again continues what these began."""
+"""Of a checkout."""
+CONTINUED = {*SCRIPTS, "promote"}
+"""The same command again continues what was interrupted."""
 Argument = tuple[str, dict[str, Any]]
 
 
@@ -270,7 +272,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m seglab`` with these arguments; returns the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
-    return run_command(_run, given, continues=bool({*SCRIPTS, "promote"} & {*given[:1]}))
+    return run_command(_run, given, continues=not CONTINUED.isdisjoint(given[:1]))
 
 
 def _run(argv: Sequence[str]) -> int:

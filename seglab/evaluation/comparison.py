@@ -130,9 +130,7 @@ def compare_arms(
         ArmRow(
             **vars(summaries[i]),
             **figures[k],
-            **_of_patients(
-                differences[k], margin, len(others), (float(of_seeds[k]), noise.degrees)
-            ),
+            **_of_patients(differences[k], margin, len(others), float(of_seeds[k]), noise.degrees),
         )
         for k, i in enumerate(others)
     ]
@@ -193,12 +191,12 @@ def _judge(test: PairedTest, margin: float) -> tuple[float, list[dict[str, Any]]
 
 
 def _of_patients(
-    differences: FloatArray, margin: float, arms: int, seeds: tuple[float, int]
+    differences: FloatArray, margin: float, arms: int, of_seeds: float, degrees: int
 ) -> dict[str, Any]:
     from scipy.stats import wilcoxon
 
     diff, sd = float(differences.mean()), spread(differences)
-    find, equate = patients_to_decide(diff, sd, margin, LEVEL, arms, seeds)
+    find, equate = patients_to_decide(diff, sd, margin, LEVEL, arms, of_seeds, degrees)
     return {
         "sd_diff": sd,
         "p_wilcoxon": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,

@@ -176,7 +176,13 @@ def share_first(values: FloatArray, rng: np.random.Generator, resamples: int) ->
 
 
 def patients_to_decide(
-    difference: float, sd: float, margin: float, level: float, arms: int, seeds: tuple[float, int]
+    difference: float,
+    sd: float,
+    margin: float,
+    level: float,
+    arms: int,
+    of_seeds: float,
+    degrees: int,
 ) -> tuple[int | None, int | None]:
     """Patients that give 80 % power to find the difference, and to show equivalence.
 
@@ -185,30 +191,32 @@ def patients_to_decide(
     equivalence margin - |difference| must exceed c + z(0.9) (Chow, Shao and Wang 2008).
 
     ``difference`` is the mean paired difference, of either sign, planned for Holm's strictest step
-    of so many ``arms`` beside the baseline. The squared error is sd²/n, and what ``seeds`` add to
-    it whatever n, with their degrees of freedom. Returns two numbers of at least 2, each None where
-    no number of patients is enough.
+    of so many ``arms`` beside the baseline; seeds, with ``degrees`` of freedom, add ``of_seeds`` to
+    the squared error sd²/n. Returns two numbers of at least 2, each None where no number of
+    patients is enough.
     """
     z = NormalDist().inv_cdf
-    find = _fewest(abs(difference), sd, level / arms / 2, z(POWER), seeds)
-    return find, _fewest(margin - abs(difference), sd, level, z((1 + POWER) / 2), seeds)
+    apart, seeds = abs(difference), (of_seeds, degrees)
+    find = _fewest(apart, sd, level / arms / 2, z(POWER), *seeds)
+    return find, _fewest(margin - apart, sd, level, z((1 + POWER) / 2), *seeds)
 
 
 def _fewest(
-    distance: float, sd: float, tail: float, beyond: float, seeds: tuple[float, int]
+    distance: float, sd: float, tail: float, beyond: float, of_seeds: float, degrees: int
 ) -> int | None:
-    """Patients whose one-sided critical value, and ``beyond``, are no more errors than distance."""
+    """Patients whose one-sided critical value, and ``beyond``, are no more errors than distance.
+
+    Cochran and Cox's value is quantile + excess · of_seeds / error²: a quadratic in the error.
+    """
     from scipy.special import stdtrit
 
-    quantile, (of_seeds, degrees) = NormalDist().inv_cdf(1 - tail), seeds
-    counts = np.unique(np.geomspace(2, MOST_PATIENTS, 40_000).astype(int))
+    quantile = NormalDist().inv_cdf(1 - tail)
+    excess = float(stdtrit(degrees, 1 - tail)) - quantile if degrees else 0.0
+    both = quantile + beyond
+    root = distance**2 - 4 * both * excess * of_seeds
+    if distance <= 0 or root < 0:
+        return None
+    left = ((distance + math.sqrt(root)) / (2 * both)) ** 2 - of_seeds
     # A squared quantile over 2 for the estimated spread.
-    counts = counts[counts > quantile**2 / 2]
-    of_patients = sd**2 / (counts - quantile**2 / 2)
-    error = np.sqrt(of_patients + of_seeds)
-    weighted = quantile * of_patients
-    if degrees:
-        weighted += stdtrit(degrees, 1 - tail) * of_seeds
-    critical = np.divide(weighted, error**2, out=np.zeros_like(error), where=error > 0)
-    enough = (critical + beyond) * error <= distance
-    return int(counts[enough.argmax()]) if enough.any() else None
+    count = sd**2 / left + quantile**2 / 2 if left > 0 else math.inf
+    return max(2, math.ceil(count)) if count < MOST_PATIENTS else None

@@ -123,28 +123,28 @@ def test_few_patients_and_none_that_differ_bound_what_they_can() -> None:
 @pytest.mark.parametrize(("effect", "arms"), [(0.4, 1), (0.8, 1), (0.4, 4), (1.5, 4)])
 def test_patients_to_find_a_difference_are_statsmodels(effect: float, arms: int) -> None:
     exact = math.ceil(TTestPower().solve_power(effect, power=0.8, alpha=0.05 / arms))
-    needed, _ = patients_to_decide(-effect * 0.05, 0.05, 0.01, 0.05, arms, (0.0, 0))
+    needed, _ = patients_to_decide(-effect * 0.05, 0.05, 0.01, 0.05, arms, 0.0, 0)
     assert needed is not None
     assert abs(needed - exact) <= 1
 
 
 def test_no_number_of_patients_outweighs_what_seeds_do() -> None:
-    assert patients_to_decide(0.02, 0.05, 0.01, 0.05, 1, (0.008**2, 1000)) == (None, None)
-    assert patients_to_decide(0.01, math.nan, 0.01, 0.05, 1, (0.0, 0)) == (None, None)
-    assert patients_to_decide(0.5, 0.0, 0.01, 0.05, 1, (0.0, 0)) == (2, None)
+    assert patients_to_decide(0.02, 0.05, 0.01, 0.05, 1, 0.008**2, 1000) == (None, None)
+    assert patients_to_decide(0.01, math.nan, 0.01, 0.05, 1, 0.0, 0) == (None, None)
+    assert patients_to_decide(0.5, 0.0, 0.01, 0.05, 1, 0.0, 0) == (2, None)
 
 
 def test_few_seeds_need_a_larger_difference_than_any_number_of_patients_shows() -> None:
     # The critical value of three degrees of freedom is 3.18: with endless patients the test finds
     # 4.02 errors with 80 % power, not 2.80.
     for errors, found in ((3.5, False), (4.1, True)):
-        find, _ = patients_to_decide(errors * 0.1, 0.2, 0.01, 0.05, 1, (0.1**2, 3))
+        find, _ = patients_to_decide(errors * 0.1, 0.2, 0.01, 0.05, 1, 0.1**2, 3)
         assert (find is not None) == found
-        assert patients_to_decide(errors * 0.1, 0.2, 0.01, 0.05, 1, (0.1**2, 10**6))[0] is not None
+        assert patients_to_decide(errors * 0.1, 0.2, 0.01, 0.05, 1, 0.1**2, 10**6)[0] is not None
 
 
 def test_a_difference_near_zero_is_sooner_called_equivalent_than_found() -> None:
-    find, equate = patients_to_decide(0.001, 0.05, 0.01, 0.05, 1, (0.0, 0))
+    find, equate = patients_to_decide(0.001, 0.05, 0.01, 0.05, 1, 0.0, 0)
     exact = TTestPower().solve_power(0.001 / 0.05, power=0.8, alpha=0.05)
     assert find == pytest.approx(exact, rel=1e-3)
     assert equate is not None

@@ -123,7 +123,7 @@ class Record:
             text = f"The sealed test was opened at {one.opened_at} by promotion {one.opened_by}"
             by = promotions.get(one.opened_by)
             if by and by.experiment_id in here:
-                ended = "was deleted, or interrupted: the same command continues it."
+                ended = "was deleted or interrupted: the same command continues an interrupted one."
                 told.append(f"{text}, which {ended}")
             elif by and tested and tested & self._test_patients(by):
                 other = "of another experiment: a promotion of this one confirms nothing."
