@@ -6,6 +6,9 @@ import re
 from html.parser import HTMLParser
 from xml.etree.ElementTree import Element, TreeBuilder
 
+from seglab.studies.report.page import report_experiment
+from seglab.tracking.store import Store
+
 VOID, RUNS = {"meta", "img"}, {"script", "link", "iframe", "object", "embed"}
 
 
@@ -72,3 +75,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self._builder.data(data)
+
+
+def page_of(store: Store, name: str) -> Page:
+    return Page(report_experiment(store, name).read_text())
