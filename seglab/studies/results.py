@@ -133,7 +133,8 @@ def find_parent(store: Store, name: str, kind: Literal["ablation", "sweep"]) -> 
     parents = [run for run in runs if run.tags.get(tags.KIND) == kind]
     if not parents:
         word = "search" if kind == "sweep" else kind
-        raise UserError(f"'{name}' holds no {word}: name another experiment")
+        says = "holds" if found.run is None else "is"
+        raise UserError(f"'{name}' {says} no {word}: name another")
     return min(parents, key=lambda run: tags.CONFIRMS in run.tags)  # they are newest first
 
 

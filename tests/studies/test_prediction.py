@@ -258,12 +258,13 @@ def test_the_picture_says_what_it_is_of_and_the_first_warning(
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
-    only(predict(make_bundle(smallest_component_px=10**6), [scan], tmp_path / "out"))
-    first, model, warning = titles[0].splitlines()
+    one = only(predict(make_bundle(smallest_component_px=10**6), [scan], tmp_path / "out"))
+    first, model, *warning = titles[0].splitlines()
     assert first == "case_flair: 0.0 ml"
     assert model.endswith("for research only")
-    assert warning.startswith("warning 1 of 1 (predictions.csv): no tumour was found: ")
-    assert warning.endswith(" …")
+    assert one.warnings[0].startswith("no tumour was found: ")
+    assert " ".join(warning) == f"warning 1 of 1 (predictions.csv): {one.warnings[0]}"
+    assert len(warning) == 2, "wrapped, not cut"
 
 
 def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: Path) -> None:
