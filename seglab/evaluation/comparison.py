@@ -18,6 +18,7 @@ from seglab.core.errors import UserError, unknown_name
 from seglab.core.study import MARGIN
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, half_widths, spread
 from seglab.evaluation.statistics import (
+    FEWEST_WITH_VERDICT,
     RESAMPLES,
     FloatArray,
     PairedTest,
@@ -147,9 +148,17 @@ def compare_arms(
     )
 
 
+def not_carried(patients: int) -> dict[str, Any]:
+    """Figures that so few patients do not carry, as NaN: limits below five, p below four."""
+    limits = ("ci_low", "ci_high") if patients < FEWEST_WITH_INTERVAL else ()
+    p = ("p", "p_holm") if patients < FEWEST_WITH_VERDICT else ()
+    return dict.fromkeys((*limits, *p), np.nan)
+
+
 def as_shown(found: Comparison) -> Comparison:
     """Leave out what fewer than five patients cannot carry: intervals, shares, numbers of patients.
 
+    Below four patients there is no p either.
     A number of patients that there were already becomes 0: it was not they that lacked.
     """
     if found.n_patients >= FEWEST_WITH_INTERVAL:
@@ -157,8 +166,10 @@ def as_shown(found: Comparison) -> Comparison:
             found, rows=tuple(_still_needed(row, found.n_patients) for row in found.rows)
         )
     unknown: dict[str, Any] = dict.fromkeys(("mean_low", "mean_high", "share_first"), np.nan)
-    of_rows: dict[str, Any] = {"ci_low": np.nan, "ci_high": np.nan, "p_equivalence": np.nan}
+    of_rows = not_carried(found.n_patients) | {"p_equivalence": np.nan}
     of_rows |= {"patients_to_find": None, "patients_to_equate": None}
+    if "p" in of_rows:
+        of_rows["p_wilcoxon"] = np.nan
     rows = tuple(replace(row, **unknown, **of_rows) for row in found.rows)
     return replace(found, baseline=replace(found.baseline, **unknown), rows=rows)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seglab.core.factors import Design
-from seglab.evaluation.comparison import LEVEL, pair_patients
+from seglab.evaluation.comparison import LEVEL, not_carried, pair_patients
 from seglab.evaluation.statistics import (
     RESAMPLES,
     FloatArray,
@@ -70,6 +70,11 @@ class FactorEffects:
         by_cell = pd.Series(self.means).groupby([levels[:, first], levels[:, second]])
         means: FloatArray = by_cell.mean().unstack().to_numpy()
         return means
+
+    def as_shown(self) -> FactorEffects:
+        """As a page shows it: without what so few patients do not carry."""
+        unknown = not_carried(self.patients)
+        return replace(self, effects=[replace(one, **unknown) for one in self.effects])
 
     def to_json(self) -> dict[str, Any]:
         """As ``comparison.json`` holds it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,11 @@ class LearningCurve:
         more = 2 * self.points[-1].patients
         dice, low, high = self.predict(np.array([float(more)]))[:, 0]
         return CurvePoint(more, 0, float(dice), float(low), float(high))
+
+    def without_intervals(self) -> LearningCurve:
+        """As a page shows it over few patients: NaN for every limit."""
+        points = tuple(replace(point, low=np.nan, high=np.nan) for point in self.points)
+        return replace(self, points=points, refits=self.refits * np.nan)
 
     def to_json(self) -> dict[str, Any]:
         """As ``comparison.json`` holds it."""

@@ -59,6 +59,7 @@ def forest(
     figure = new_figure(WIDTH, 1.5 + ROW * len(rows))
     axes = figure.subplots()
     _zero_and_margin(axes, margin)
+    confidence = ""
     for place, row in enumerate(rows):
         verdict = verdicts[row.arm]
         colour = unit(VERDICT_COLOURS.get(verdict, GREY))
@@ -66,6 +67,7 @@ def forest(
         if np.isfinite([row.ci_low, row.ci_high]).all():
             axes.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=2.4)
             limits = f"{row.ci_low:+.3f} to {row.ci_high:+.3f}"
+            confidence = f", {100 * level:.3g} % interval"
         axes.plot(row.diff, place, "o", color=colour, markersize=8)
         text = f"{row.diff:+.3f}   {limits}   {verdict}".replace("-", "−")
         axes.text(
@@ -74,7 +76,7 @@ def forest(
     _arm_rows(axes, [row.arm for row in rows])
     tidy(
         axes,
-        x=f"difference in patient Dice to {plain(baseline)}, {100 * level:.3g}% interval "
+        x=f"difference in patient Dice to {plain(baseline)}{confidence} "
         f"(shaded: ±{margin:g}, too small to matter)",
         y="",
     )

@@ -14,7 +14,7 @@ from seglab.evaluation.comparison import ArmRow, ArmSummary, Comparison, as_show
 from seglab.evaluation.factors import FactorEffects, factor_effects
 from seglab.evaluation.learning_curve import LearningCurve, learning_curve
 from seglab.evaluation.metrics import PatientScore
-from seglab.evaluation.scores import SIZES, size_text, stratify, summarise
+from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, SIZES, size_text, stratify, summarise
 from seglab.studies.results import Ablation, Arm, Unit
 from seglab.tracking.tags import ARM, ERROR, VALUES
 
@@ -136,7 +136,18 @@ class ComparedAblation:
     def as_shown(self) -> ComparedAblation:
         """As a page shows it: without intervals where there are fewer than five patients."""
         strata = [replace(one, comparison=as_shown(one.comparison)) for one in self.strata]
-        return replace(self, comparison=as_shown(self.comparison), strata=strata)
+        found, learning = self.comparison, self.learning
+        others = [as_shown(replace(found, baseline=one, rows=())).baseline for one in self.others]
+        if learning and found.n_patients < FEWEST_WITH_INTERVAL:
+            learning = learning.without_intervals()
+        return replace(
+            self,
+            comparison=as_shown(found),
+            strata=strata,
+            others=others,
+            factors=self.factors and self.factors.as_shown(),
+            learning=learning,
+        )
 
     @cached_property
     def deviations(self) -> list[str] | None:

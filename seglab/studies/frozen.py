@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from seglab.core.documents import finite
 from seglab.core.errors import as_warning
 from seglab.data.cache import Cache, CachedPatient
-from seglab.evaluation.comparison import Comparison, compare_arms
+from seglab.evaluation.comparison import Comparison, as_shown, compare_arms
 from seglab.evaluation.failures import Explanation, explain
 from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import (
     CAVEAT,
+    FEWEST_WITH_INTERVAL,
     PUBLISHED,
     SIZES,
     Interval,
@@ -149,18 +150,22 @@ class FrozenResults:
         return compare_arms(arms, BASELINE)
 
     def metrics(self, part: str) -> dict[str, float]:
-        """The names of training under ``part``, ``test`` or ``external``, with intervals."""
+        """The names of training under ``part``, ``test`` or ``external``.
+
+        With the intervals and p that so many patients carry.
+        """
         found = {f"{part}/{name}": value for name, value in summarise(self.scores).items()}
         for prefix, figures in ((part, self.frozen), (f"{part}_plain", self.plain)):
             for name, figure in figures.items():
                 key = f"{prefix}/{name}"
-                found |= {key: figure.value, f"{key}_ci_low": figure.low}
-                found[f"{key}_ci_high"] = figure.high
+                found[key] = figure.value
+                if figure.patients >= FEWEST_WITH_INTERVAL:
+                    found |= {f"{key}_ci_low": figure.low, f"{key}_ci_high": figure.high}
         found[f"{part}/calibration_error"] = calibration(self.reliability)[2]
         if self.baseline is not None:
             summary = summarise(self.baseline)
             found |= {f"{part}_baseline/{name}": summary[name] for name in ("dice", "iou")}
-        for row in self.against_baseline.rows if self.against_baseline else ():
+        for row in as_shown(self.against_baseline).rows if self.against_baseline else ():
             for name in ("diff", "ci_low", "ci_high", "p", "p_wilcoxon"):
                 found[f"{part}_vs_baseline/{name}"] = float(getattr(row, name))
         return found

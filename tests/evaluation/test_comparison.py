@@ -121,17 +121,19 @@ def test_one_seed_and_few_patients_are_warned_of_and_one_patient_decides_nothing
     assert compare(dice(8, arms=2, patients=8, seeds=2)).warnings == ()
 
 
-@pytest.mark.parametrize("patients", [4, 5])
-def test_no_interval_is_shown_over_fewer_than_five_patients(patients: int) -> None:
+@pytest.mark.parametrize("patients", [3, 4, 5])
+def test_no_interval_is_shown_over_fewer_than_five_patients_and_no_p_over_fewer_than_four(
+    patients: int,
+) -> None:
     found = compare(dice(9, arms=2, patients=patients, seeds=2))
     shown = as_shown(found)
     (row,) = shown.rows
     shares = [one.share_first for one in (shown.baseline, row)]
     gone = [*map(math.isnan, (row.ci_low, row.ci_high, shown.baseline.mean_low, *shares))]
     assert gone == [patients < 5] * 5
-    assert [(one.diff, one.p, one.verdict) for one in (row, *found.rows)] == [
-        (row.diff, row.p, row.verdict)
-    ] * 2
+    tests = [row.p, row.p_holm, row.p_wilcoxon]
+    assert [*map(math.isnan, tests)] == [patients < 4] * 3
+    assert [(one.diff, one.verdict) for one in found.rows] == [(row.diff, row.verdict)]
 
 
 BASE = {"base": np.ones((2, 3))}

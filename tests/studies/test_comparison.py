@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from seglab.cli.main import main
 from seglab.core.errors import UserError
 from seglab.evaluation.metrics import PatientScore
+from seglab.figures.comparison import forest
 from seglab.studies.candidates import find_candidates
 from seglab.studies.comparison import ComparedAblation, compare_ablation, compare_strata
 from seglab.studies.report.page import note, render, report_experiment
@@ -222,6 +223,16 @@ def test_what_only_seeds_would_decide_is_said(store: Store) -> None:
     assert "more seeds may decide, more patients without more seeds would not" in page.text
     rows = page["Comparison"].table("arm")
     assert {row["patients to find it"] for row in rows} == {"–", "none"}
+
+
+def test_three_patients_show_neither_interval_nor_p(store: Store) -> None:
+    few = {arm: lambda scores: scores[:3] for arm in ("base", "up")}
+    result = logged(store, {"base": 0, "up": 0.05}, change=few).as_shown()
+    up = page_of(store, result)["Comparison"].table("arm")[1]
+    shown = [up[heading] for heading in ("interval", "p", "p (Holm)", "p (Wilcoxon)")]
+    assert (up["arm"], shown) == ("up", ["–"] * 4)
+    (axes,) = forest(result.rows, result.verdicts, "base", 0.01, 0.95).axes
+    assert "interval" not in axes.get_xlabel()
 
 
 def test_the_margin_is_that_of_the_ablation(store: Store) -> None:

@@ -88,6 +88,8 @@ def test_the_first_opening_confirms_and_tells_every_stage(opened: Opened, store:
     figures = ("dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled")
     assert {f"test/{name}" for name in figures} <= record.metrics.keys()
     assert "test_vs_baseline/diff" in record.metrics
+    unsaid = ("ci_low", "ci_high", "/p", "/p_wilcoxon")
+    assert not any(name.endswith(unsaid) for name in record.metrics), "so few patients"
     assert "\nwarning: one seed only: " in describe_promotion(store, opened.first)
 
 

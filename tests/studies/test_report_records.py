@@ -212,7 +212,7 @@ def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
     assert search.facts["gain confirmed"] == "+0.079 (−0.100 to +0.300)"
     assert search.facts["optimism of the search"] == "+0.274", "0.353 less 0.079, as printed"
     assert search.table("parameter")[0]["base with it"] == "+0.100 (−0.200 to +0.400)"
-    assert "with 98.3% intervals" in search.text
+    assert "with 98.3 % intervals" in search.text
     sweep.json(told | {"validation_patients": [*"abcd"]}, "confirmation.json")
     sweep.json(explained | {"validation_patients": [*"abcd"]}, "explanation.json")
     search = page_of(store, "s")["Search"]

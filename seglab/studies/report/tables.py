@@ -116,7 +116,7 @@ def interval(low: float | None, high: float | None, spec: str = ".3f") -> str:
 
 def level(confidence: float) -> str:
     """Format the confidence of intervals."""
-    return f"{100 * confidence:.3g}%"
+    return f"{100 * confidence:.3g} %"
 
 
 def counted(number: int, noun: str) -> str:
@@ -199,8 +199,11 @@ def _cell(row: Mapping[str, Any], keys: str, spec: str) -> str:
 
 def verdict_table(result: ComparedAblation) -> pd.DataFrame:
     """The answer: each arm's difference to the baseline and the one word for it."""
+    table = arm_table(result, VERDICTS)
+    if (table["interval"] == NONE).all():
+        return table
     title = f"{level(result.comparison.confidence)} interval"
-    return arm_table(result, VERDICTS).rename(columns={"interval": title})
+    return table.rename(columns={"interval": title})
 
 
 def cost_table(result: ComparedAblation) -> pd.DataFrame:

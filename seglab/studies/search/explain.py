@@ -252,7 +252,7 @@ def _figures(row: ArmRow | None) -> dict[str, Any]:
 
 def _ladder(changes: Changes, rungs: Sequence[frozenset[str]], result: ComparedAblation) -> Figure:
     """Draw each rung's difference to the best trial."""
-    by_arm, rows, below = {row.arm: row for row in result.rows}, [], frozenset[str]()
+    by_arm, rows, below = {row.arm: row for row in result.as_shown().rows}, [], frozenset[str]()
     for taken in rungs[:-1]:
         label = f"+ {min(taken - below)}" if taken else BASE_ARM
         if row := by_arm.get(changes.arm(taken)):
