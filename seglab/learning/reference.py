@@ -73,9 +73,8 @@ class Reference:
         """Say that a predicted tumour stands out less than training tumours; None if it does."""
         if self.lesion_z is None or not lesion_z < LESION_MARGIN * self.lesion_z:
             return None
-        why = "the image may be T1 instead of FLAIR, or the mask may be wrong"
         return (
-            f"{why if may_be_t1 else 'the mask may be wrong'}: the tumour is "
+            f"{'perhaps T1, not FLAIR; ' * may_be_t1}check the mask: the tumour is "
             f"{lesion_z:+.1f} σ brighter than the brain, {100 - LESION_SHARE} % of training's are "
             f"more than {self.lesion_z:+.1f} σ"
         )

@@ -15,7 +15,7 @@ from optuna.trial import Trial
 
 from seglab.core.config import RunConfig
 from seglab.core.errors import TrainingDiverged, UserError, as_warning
-from seglab.core.machine import is_locked
+from seglab.core.machine import is_locked, tell
 from seglab.core.study import MARGIN, Study
 from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
@@ -250,6 +250,7 @@ def shared_hash(study: Study) -> str:
 
 def _report(store: Store, parent: str, log: RunLog | None = None) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
+    tell("comparing the arms")
     with as_warning("there is no report"):
         result = compare_ablation(collect(store, store.get_run(parent)))
         page = (

@@ -16,7 +16,7 @@ from seglab.core.blocks import validate
 from seglab.core.config import Data, flatten
 from seglab.core.documents import digest
 from seglab.core.errors import UserError, as_warning, unknown_name
-from seglab.core.machine import progress
+from seglab.core.machine import progress, tell
 from seglab.data.cache import Cache, CachedPatient, open_cache
 from seglab.data.duplicates import Fingerprint, duplicates, fingerprint
 from seglab.data.names import SYNTHETIC, NameMapping
@@ -38,6 +38,7 @@ from seglab.studies.prediction import scan_warnings
 from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.outcomes import external_sentence
 from seglab.studies.report.page import log_report
+from seglab.studies.report.tables import counted
 from seglab.studies.resolve import find_file, find_model, open_model, open_trained_data, read_config
 from seglab.tracking import tags
 from seglab.tracking.artifacts import read_artifact
@@ -118,6 +119,7 @@ def evaluate(
     training = open_training(store, run, overrides)
     shared = training.same_person(wanted, external.source.names)
     rest = [one for one in wanted if one not in shared]
+    tell(f"reading {counted(len(rest), 'patient')}")
     looked = {one: look(external, one) for one in progress(rest, "reading", unit="patient")}
     shared |= training.same_volume([one.fingerprint for one in looked.values()])
     shared = {one: shared[one] for one in wanted if one in shared}
@@ -254,6 +256,7 @@ def _log(
         slices = sum(one.slices for one in looked.values())
         profile = {"patients": len(looked), "slices": slices}
         log.dataset(source.name, data_hash, place, "external", profile)
+        tell(f"evaluating {counted(len(looked), 'patient')}")
         named = progress(list(looked), "evaluating", unit="patient")
         patients = [evaluate_patient(bundle, *external.prepare(one)) for one in named]
         results = FrozenResults(patients, None, notice)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seglab.core.documents import finite
 from seglab.core.errors import as_warning
+from seglab.core.machine import tell
 from seglab.data.cache import Cache, CachedPatient
 from seglab.evaluation.comparison import Comparison, as_shown, compare_arms
 from seglab.evaluation.failures import Explanation, explain
@@ -193,6 +194,7 @@ def log_results(log: RunLog, results: FrozenResults, part: str, about: Mapping[s
     ``part``, ``test`` or ``external``, is in the names of metrics and files; ``about`` is what
     else the JSON says.
     """
+    tell("drawing pictures and the gallery")
     log.metrics(results.metrics(part), step=0)
     log.json(results.to_json(about), f"{part}_results.json")
     tables = {part: results.scores, f"{part}_plain": results.plain_scores}

@@ -214,7 +214,8 @@ def scan_warnings(
     for shape, cache in zip(trained, (prepared, *prepared.further), strict=False):
         if cache.shape != shape:
             sizes = "{} × {} px instead of {} × {}".format(*cache.shape, *shape)
-            warnings.append(f"the brain is larger than training's window: the network saw {sizes}")
+            told = f"the brain is larger than training's window: the network saw {sizes}"
+            warnings.append(f"{told}; check the mask")
     warnings += _identity(card, volume, mask)
     if card.shared_scale and not all(volume.shared_scales):
         warnings.append(
@@ -227,9 +228,12 @@ def scan_warnings(
 
 
 def _identity(card: ModelCard, volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
-    """Warn of images that are not what they are called; some are told only by their tumour."""
+    """Warn of images that are not what they are called; some are told only by their tumour.
+
+    That is the one of ``volume.labels`` where they are read, else ``mask`` of the model.
+    """
     images, names, axis = volume.images, volume.modalities, card.mirror_axis
-    found = identify([measure(images, names, mirror_axis=axis)], names)
+    found = identify([measure(images, names, volume.labels, mirror_axis=axis)], names)
     if found.wrong:
         return [one.reason for one in found.wrong]
     if not mask.any():

@@ -334,7 +334,6 @@ def _log_test(
 ) -> None:
     """Log the figures and pictures of the opened patients."""
     config = frozen.trained.config
-    tell("drawing pictures and the gallery")
     log_results(log, results, "test", opened.to_json())
     log_pictures(
         log,

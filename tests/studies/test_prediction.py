@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from PIL import Image, ImageSequence
 
 from seglab.cli.main import main
 from seglab.data.cache import CacheSettings
+from seglab.data.labels import UNKNOWN_PART
 from seglab.data.scans import find_scans
 from seglab.data.sources.base import open_source
-from seglab.studies.prediction import Predictions, predict
+from seglab.learning.bundle import as_volume
+from seglab.learning.reference import Reference
+from seglab.studies.prediction import Predictions, predict, scan_warnings
 from tests.data.memory import prepare
 from tests.learning.bundles import make_bundle as make_network
 from tests.studies.bright_front import make_bundle
@@ -247,10 +251,28 @@ def test_the_command_tells_a_warning_once(scan: Path, tmp_path: Path, capsys: Ca
 
 def test_a_window_larger_than_the_trainings_is_told(scan: Path, tmp_path: Path) -> None:
     settings = CacheSettings(64, "brain", "zscore", "auto")
-    for shape, told in (((64, 64), []), ((64, 48), ["64 × 64 px instead of 64 × 48"])):
+    for shape, told in (
+        ((64, 64), []),
+        ((64, 48), ["64 × 64 px instead of 64 × 48; check the mask"]),
+    ):
         one = only(predict(make_network("flair", settings=settings, shape=shape), [scan], tmp_path))
         found = [text for text in one.warnings if "training's window" in text]
         assert [text.partition("saw ")[2] for text in found] == told
+
+
+def test_flair_proven_by_labels_is_not_taken_for_t1() -> None:
+    """Those of ``evaluate``; the mask of a prediction proves nothing."""
+    z_first = np.moveaxis(np.clip(head(), 0, 530), -1, 0)[None].astype(np.float32)
+    volume = as_volume(z_first, ["flair"], shared_scale=True)
+    marked = np.moveaxis(head() == 1500, -1, 0)
+    bundle = make_bundle()
+    usual = Reference(5, [[64, 64], [64, 64]], None, lesion_z=9.0, skull_fall=None)
+    card, prepared = replace(bundle.card, reference=usual), bundle.prepare(volume)
+    (told,) = scan_warnings(card, volume, prepared, marked)
+    assert told.startswith("perhaps T1, not FLAIR; check the mask: ")
+    labelled = replace(volume, labels=UNKNOWN_PART * marked.astype(np.uint8))
+    (told,) = scan_warnings(card, labelled, prepared, marked)
+    assert told.startswith("check the mask: ")
 
 
 def test_the_picture_says_what_it_is_of_and_the_first_warning(

@@ -114,7 +114,12 @@ def test_the_two_are_named_in_nine_of_ten_searches(study: Study, store: Store) -
     ("number", "loss", "block", "said"),
     [
         (21, "dice", {"trials": 1}, "has 1 finished trial: nothing was chosen"),
-        (22, "dice", {"space": {"loss.name": {"choices": SPACE["loss.name"]}}}, "better than its base"),
+        (
+            22,
+            "dice",
+            {"space": {"loss.name": {"choices": SPACE["loss.name"]}}},
+            "better than its base",
+        ),
     ],
 )
 def test_nothing_to_explain_is_told(

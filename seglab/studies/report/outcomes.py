@@ -85,7 +85,7 @@ def external_notes(record: Record) -> list[str]:
     for run in record.evaluations:
         if found := record.read_json(run, EXTERNAL_FILE):
             told = external_warnings(found["warnings"], found["patients"])
-            lines += [f"{found['set']}: {text}" for text in told]
+            lines += [f"{found['set']}: {text.replace('warning: ', '', 1)}" for text in told]
     return list(dict.fromkeys(lines))
 
 

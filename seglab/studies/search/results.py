@@ -156,6 +156,7 @@ def publish(study: Study, queue: Queue, parent: RunLog) -> SearchOutcome:
     outcome = on_disk(study, queue, parent.store, parent.run_id)
     if outcome.best is None or outcome.best_config is None:
         return outcome
+    tell("drawing the figures of the search")
     parent.metrics({"val/dice": outcome.best.values[0]}, step=len(outcome.rows))
     parent.text(outcome.best_config.read_text(encoding="utf-8"), "best.yaml")
     report = outcome.best_config.with_name(f"{study.name}.html")
