@@ -266,9 +266,5 @@ def _findings(experiment: str) -> list[str]:
             clearest = min(result.rows, key=lambda row: row.p_holm)
             found.append(sections.sentence(result, clearest))
     if record.sweep is not None:
-        trials = sections.trials(record, record.sweep)
-        told = f"Trials of the search: {trials['counts']}"
-        if best := trials["best"]:
-            told += f"; the best has a validation Dice of {best.metrics['val/dice']:.3f}"
-        found.append(f"{told}.")
+        found.append(sections.search_sentence(record))
     return [*found, outcomes.test_sentence(record.promotion)]

@@ -135,6 +135,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         return _show_plan(arguments, study, None)
     from seglab.data.open import check_files
     from seglab.studies.candidates import to_promote
+    from seglab.studies.report.page import report_folder
     from seglab.studies.search.run import run_search
 
     check_files(study.run.data)
@@ -142,11 +143,12 @@ def sweep(arguments: argparse.Namespace) -> int:
     store = open_store()
     outcome = run_search(study, store, workers=arguments.workers, timeout_s=timeout_s)
     name = to_promote(store, outcome.experiment, outcome.parent_run_id)
-    return answer(arguments, outcome.to_json(), describe_search(outcome, name))
+    page = report_folder(store, outcome.experiment) / "report.html"
+    return answer(arguments, outcome.to_json(), describe_search(outcome, name, page))
 
 
-def describe_search(outcome: SearchOutcome, to_promote: str) -> str:
-    """What a search came to, for a person, and the name under which it is promoted."""
+def describe_search(outcome: SearchOutcome, to_promote: str, page: Path) -> str:
+    """What a search came to, for a person, the name under which it is promoted, and its page."""
     from seglab.studies.search.figures import COSTS
 
     counts = ", ".join(f"{count} {word}" for word, count in outcome.trials.items())
@@ -154,10 +156,10 @@ def describe_search(outcome: SearchOutcome, to_promote: str) -> str:
     if outcome.best is not None:
         params = " ".join(f"{key}={value}" for key, value in outcome.best.params.items())
         number, dice = outcome.best.number, outcome.best.values[0]
-        again = shlex.quote(str(outcome.best_config))
+        again = f"run it again: python run_experiment.py {shlex.quote(str(outcome.best_config))}"
         lines += [
             f"best: trial {number:03d}, val Dice {dice:.4f}  {params}",
-            f"run it again: python run_experiment.py {again}",
+            again if number else "that is the base config: no other trial was better",
             f"figures: {outcome.report}",
         ]
     for row in outcome.front:
@@ -166,6 +168,8 @@ def describe_search(outcome: SearchOutcome, to_promote: str) -> str:
         lines.append(f"on the front: trial {row.number:03d}, val Dice {dice:.4f}, {words}")
     if outcome.confirmation is not None:
         lines.append(f"confirmation on other patients and seeds: {outcome.confirmation}")
+    if page.is_file():
+        lines.append(f"report: {page}")
     if outcome.best is not None:
         lines.append(f"next: {PROGRAM} promote {shlex.quote(to_promote)}")
     return "\n".join(lines)

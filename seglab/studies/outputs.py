@@ -51,6 +51,11 @@ def log_setting(log: RunLog, config: RunConfig, data: StudyData, context: str) -
     document = yaml.safe_dump(config.to_dict(), sort_keys=False)
     log.text("# python run_experiment.py config.yaml\n" + document, "config.yaml")
     log.json(data.split.to_json(), "split.json")
+    log_data(log, config, data, context)
+
+
+def log_data(log: RunLog, config: RunConfig, data: StudyData, context: str) -> None:
+    """Log the data set with its size; ``context`` is what it is used for."""
     cache = data.cache
     log.dataset(
         name=cache.source,

@@ -25,6 +25,7 @@ from seglab.core.registry import LOSSES
 from seglab.core.study import load_study
 from seglab.studies.experiment import Interrupted
 from seglab.studies.queue import ERROR, ITEM, SURPLUS, open_storage
+from seglab.studies.report.page import report_folder
 from seglab.studies.search import run as search_run
 from seglab.studies.search.confirm import confirm, confirmation_study
 from seglab.studies.search.results import SearchOutcome, write_experiment
@@ -115,11 +116,21 @@ def test_a_search_trains_what_is_asked_once(
     told = capsys.readouterr().err
     for line in (r"trial 001: optim\.lr=", r"trial 001 · seed 0  epoch .*dice", "2 of 2 trials"):
         assert re.search(line, told), line
-    assert describe_search(outcome, "tiny").endswith("promote tiny")
+    (parent,) = runs("sweep")
+    page = report_folder(store, "tiny") / "report.html"
+    said = describe_search(outcome, "tiny", page).splitlines()
+    assert said[-2:] == [f"report: {page}", "next: python -m seglab promote tiny"]
+    result = page.read_text().partition("<h2>Method</h2>")[0]
+    (slices,) = {
+        one["profile"]["slices"] for run in runs() for one in store.data_inputs(run.run_id)
+    }
+    assert slices == store.data_inputs(outcome.parent_run_id)[0]["profile"]["slices"] > 0
+    is_base = outcome.best is outcome.base
+    assert ("it is the base config, and no other was better" in result) == is_base
+    assert ("that is the base config: no other trial was better" in said) == is_base
     assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0}
     assert_runs_equal_trials(2)
     assert outcome.rows[0].params == {"optim.lr": load_study(path).run.optim.lr}
-    (parent,) = runs("sweep")
     assert outcome.best is not None
     assert parent.metrics["val/dice"] == outcome.best.values[0]
     assert f"Dice {outcome.best.values[0]:.4f}" in parent.tags["mlflow.note.content"]
@@ -160,11 +171,14 @@ def test_the_time_of_a_search_is_up_for_its_confirmation_too(write: Write) -> No
     assert ablation.status == "KILLED"
 
 
-def test_the_command_of_the_best_can_be_typed_as_it_is_printed(write: Write) -> None:
+def test_the_command_of_the_best_can_be_typed_as_it_is_printed(
+    write: Write, tmp_path: Path
+) -> None:
     run, path = load_study(write()).run, Path("two words.best.yaml").absolute()
     write_experiment(path, run, "two words best")
-    outcome = replace(ended((0.5, 0.001), name="two words"), best_config=path)
-    for text in (path.read_text(), describe_search(outcome, "tiny")):
+    outcome = ended((0.4, 0.002), (0.5, 0.001), name="two words")
+    outcome = replace(outcome, best_config=path)
+    for text in (path.read_text(), describe_search(outcome, "tiny", tmp_path / "absent.html")):
         (line,) = [line for line in text.splitlines() if "run_experiment.py" in line]
         words = shlex.split(line[line.index("python") :])
         assert words[:2] == ["python", "run_experiment.py"]

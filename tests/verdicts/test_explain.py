@@ -118,7 +118,7 @@ def test_the_two_are_named_in_nine_of_ten_searches(study: Study, store: Store) -
             22,
             "dice",
             {"space": {"loss.name": {"choices": SPACE["loss.name"]}}},
-            "better than its base",
+            "nothing better than",
         ),
     ],
 )

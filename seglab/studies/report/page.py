@@ -82,7 +82,7 @@ def report_experiment(
     Raises:
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
     """
-    record, name = read_record(store, experiment, ending), _folder(experiment)
+    record, folder = read_record(store, experiment, ending), report_folder(store, experiment)
     reason, gallery, arms_only = "", None, result is not None
     if result is None:
         found = [sections.compare(store, parent.run_id) for parent in record.ablations]
@@ -91,10 +91,11 @@ def report_experiment(
         told = record.promotion or record.best
         gallery = record.read(told, "gallery/index.html") if told else None
     else:
-        name += f"-{result.ablation.parent.run_id[:8]}"
+        name = f"{folder.name}-{result.ablation.parent.run_id[:8]}"
         if result.baseline != result.ablation.baseline:  # the experiment's own page stays
-            name += f"-{_folder(result.baseline)}"
-    folder = out or store.folder / "reports" / name
+            name += f"-{_file_name(result.baseline)}"
+        folder = folder.with_name(name)
+    folder = out or folder
     shown = result.as_shown() if result else None
     tell(f"writing the report of '{record.experiment}'")
     pictures = comparison_figures(shown, store) if shown else {}
@@ -238,6 +239,11 @@ def escape_markdown(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _folder(experiment: str) -> str:
-    """The experiment's name, unless it would lead out of the folder."""
-    return re.sub(r"[^\w .-]+", "_", experiment).strip(". ") or "experiment"
+def report_folder(store: Store, experiment: str) -> Path:
+    """Where the page of a whole experiment is written."""
+    return store.folder / "reports" / _file_name(experiment)
+
+
+def _file_name(name: str) -> str:
+    """The name, unless it would lead out of the folder."""
+    return re.sub(r"[^\w .-]+", "_", name).strip(". ") or "experiment"

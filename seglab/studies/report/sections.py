@@ -53,6 +53,7 @@ TARGETS = {
 def lead(record: Record, result: ComparedAblation | None) -> list[str]:
     """The answers in a few sentences."""
     lines = [sentence(result, row) for row in result.rows] if result else []
+    lines += [search_sentence(record)] if record.sweep else []
     if (best := record.ranking) is not None:
         dice = f"{number(best.dice)}{' out of fold' * bool(best.out_of_fold)}"
         chance = f", the highest of {best.compared}, which is partly chance"
@@ -162,6 +163,18 @@ def trials(record: Record, sweep: RunInfo) -> dict[str, Any]:
         "counts": told or f"{len(found)} begun",
         "names": list(json.loads(sweep.params.get("search.space", "{}"))),
     }
+
+
+def search_sentence(record: Record) -> str:
+    """How the trials of the search ended, and whether one was better than the base config."""
+    assert record.sweep is not None
+    found = trials(record, record.sweep)
+    told = f"Trials of the search: {found['counts']}"
+    if best := found["best"]:
+        is_base = best.tags.get(tags.TRIAL) == tags.BASE_TRIAL
+        more = ": it is the base config, and no other was better" if is_base else ""
+        told += f"; the best has a validation Dice of {best.metrics[DICE]:.3f}{more}"
+    return f"{told}."
 
 
 def shown_optimism(told: Mapping[str, Any]) -> float | None:

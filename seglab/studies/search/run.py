@@ -20,6 +20,7 @@ from seglab.models.build import build_model
 from seglab.studies.ablation import find_finished
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import Interrupted, made_with
+from seglab.studies.outputs import log_data
 from seglab.studies.queue import Queue, one_at_a_time, open_queue
 from seglab.studies.report.page import log_report
 from seglab.studies.search.confirm import confirm, confirmation_study
@@ -176,7 +177,7 @@ def open_sweep(study: Study, store: Store, begun: optuna.Study, data: StudyData)
     log = start_run(store, study.name, f"{study.name} · sweep", identity)
     begun.set_user_attr(PARENT, log.run_id)
     log.text(redact(yaml.safe_dump(dict(study.document), sort_keys=False)), "sweep.yaml")
-    log.dataset(data.cache.source, data.cache.data_hash, f"{data.cache.source}:{study.name}")
+    log_data(log, study.run, data, "training")
     space = {key: r.model_dump(exclude_defaults=True) for key, r in study.search.space.items()}
     log.params({"search.sampler": study.search.sampler, "search.space": json.dumps(space)})
     return log
