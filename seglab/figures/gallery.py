@@ -76,7 +76,7 @@ def write_gallery(
 def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> dict[str, Any]:
     """What the page shows of a case beside its words."""
     sprites = encode(case, slices, budget)
-    chosen = list(sprites.positions)
+    chosen = list(sprites["positions"])
     tp, fp, fn = slice_counts(case.prediction[chosen], case.truth[chosen])
     return {
         "figures": _figures(explanation),
@@ -94,7 +94,7 @@ def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> di
         "start": int(case.slice_indices[worst_position(case)]),
         "of": len(case.image),
         "thumbnail": thumbnail(case),
-        **vars(sprites),
+        **sprites,
     }
 
 

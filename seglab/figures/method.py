@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,40 +20,36 @@ PANEL: Final = 2.3  # inches
 MOST_STAGES: Final = 17
 
 
-@dataclass(frozen=True)
-class Example:
-    """One slice of a patient."""
+def data_sheet(
+    examples: Sequence[tuple[str, UInt8, UInt8]], modalities: Sequence[str], upright: bool
+) -> Figure:
+    """Draw a row a slice: every modality, then the first one with the parts of its tumour.
 
-    caption: str
-    images: UInt8  # (M, H, W) as stored in the source, 0 is background
-    labels: UInt8  # (H, W), see :mod:`seglab.data.labels`
-
-
-def data_sheet(examples: Sequence[Example], modalities: Sequence[str], upright: bool) -> Figure:
-    """Draw a row a slice: every modality, then the first one with the parts of its tumour."""
+    An example has a caption, images (M, H, W) as stored in the source, where 0 is background, and
+    labels (H, W), see :mod:`seglab.data.labels`.
+    """
     from matplotlib.lines import Line2D
 
     columns = len(modalities) + 1
     figure, grid = black_grid(
         len(examples), columns, PANEL * max(columns, 3), PANEL * len(examples) + 0.6
     )
-    for row, example in zip(grid, examples, strict=True):
-        window = brain_window(radiological(example.images, upright), 1.0)
-        labels = cut(radiological(example.labels, upright), window)
-        drawn = [
-            draw_slice(cut(radiological(one, upright), window), SCALE) for one in example.images
-        ]
+    for row, (caption, stored, parts) in zip(grid, examples, strict=True):
+        images = radiological(stored, upright)
+        window = brain_window(images, 1.0)
+        labels = cut(radiological(parts, upright), window)
+        drawn = [draw_slice(one, SCALE) for one in cut(images, window)]
         marked = drawn[0].copy()
         for part, (_, colour) in PARTS.items():
             outline(marked, labels == part, colour, SCALE, max(2, len(marked) // 140))
         for axes, picture in zip(row, [*drawn, marked], strict=True):
             show(axes, picture, "")
-        row[0].set_xlabel(plain(example.caption), color="0.85", fontsize=9, labelpad=2)
+        row[0].set_xlabel(plain(caption), color="0.85", fontsize=9, labelpad=2)
     for axes, name in zip(grid[0], [*(TITLES[one] for one in modalities), "tumour"], strict=True):
         axes.set_title(name, color="white", fontsize=10)
-    present = np.unique(np.concatenate([one.labels.ravel() for one in examples]))
-    parts = [PARTS[part] for part in PARTS if part in present]
-    handles = [Line2D([], [], color=unit(colour), label=word) for word, colour in parts]
+    present = np.unique(np.concatenate([labels.ravel() for _, _, labels in examples]))
+    shown = [PARTS[part] for part in PARTS if part in present]
+    handles = [Line2D([], [], color=unit(colour), label=word) for word, colour in shown]
     text: dict[str, Any] = {"labelcolor": "white", "fontsize": 9, "frameon": False}
     figure.legend(handles=handles, loc="outside upper center", ncols=3, **text)
     return figure

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass
 from typing import Any, Final
 
 import cv2
@@ -31,36 +30,22 @@ FEWEST_SLICES: Final = 8
 DISAGREEMENT_STEP: Final = 51  # an SD of 0.1, of 255 for 0.5
 
 
-@dataclass(frozen=True)
-class Sprites:
-    """The slices of one case, side by side, row after row."""
-
-    positions: tuple[int, ...]  # which slices of the case, ascending
-    width: int  # of one slice, in pixels of the sprite
-    height: int
-    columns: int
-    flair: str  # data URIs
-    labels: str
-
-    @property
-    def size(self) -> int:
-        """Bytes in the page."""
-        return len(self.flair) + len(self.labels)
-
-
-def encode(case: Case, most_slices: int, budget: int) -> Sprites:
+def encode(case: Case, most_slices: int, budget: int) -> dict[str, Any]:
     """Encode up to ``most_slices`` marked slices of ``case`` in ``budget`` bytes of page.
 
     Where they do not fit, slices are thinned out, down to a few: those cost what they cost.
+    Returns which slices they are, the size of one in pixels, and data URIs of the image and of the
+    labels, in which the slices stand in so many columns, row after row.
     """
     window = brain_window(radiological(case.image, case.upright))
     count = most_slices
     while True:
         positions = choose_positions(case, count)
         sprites = _encode(case, positions, window)
-        if sprites.size <= budget or count <= FEWEST_SLICES:
+        size = len(sprites["flair"]) + len(sprites["labels"])
+        if size <= budget or count <= FEWEST_SLICES:
             return sprites
-        fitting = int(len(positions) * budget / sprites.size * 0.95)
+        fitting = int(len(positions) * budget / size * 0.95)
         count = max(FEWEST_SLICES, min(fitting, len(positions) - 1))
 
 
@@ -103,7 +88,7 @@ def worst_position(case: Case) -> int:
     return int(wrong.argmax() if wrong.any() else case.truth.sum(axis=(1, 2)).argmax())
 
 
-def _encode(case: Case, positions: tuple[int, ...], window: Window) -> Sprites:
+def _encode(case: Case, positions: tuple[int, ...], window: Window) -> dict[str, Any]:
     chosen = list(positions)
     truth = (case.truth[chosen] != 0).astype(np.uint8) << 7
     prediction = (case.prediction[chosen] != 0).astype(np.uint8) << 6
@@ -114,14 +99,14 @@ def _encode(case: Case, positions: tuple[int, ...], window: Window) -> Sprites:
     labels = _shown(packed, case.upright, window, cv2.INTER_NEAREST)
     count, height, width = flair.shape
     columns = max(1, round(math.sqrt(count * height / width)))
-    return Sprites(
-        positions=positions,
-        width=width,
-        height=height,
-        columns=columns,
-        flair=_uri(_tile(flair, columns), QUALITY),
-        labels=_uri(_tile(labels, columns), LOSSLESS),
-    )
+    return {
+        "positions": positions,
+        "width": width,
+        "height": height,
+        "columns": columns,
+        "flair": _uri(_tile(flair, columns), QUALITY),
+        "labels": _uri(_tile(labels, columns), LOSSLESS),
+    }
 
 
 def _shown(slices: UInt8, upright: bool, window: Window, interpolation: int) -> UInt8:

@@ -25,7 +25,7 @@ from seglab.evaluation.metrics import Case, PatientScore
 from seglab.evaluation.scores import summarise, to_csv
 from seglab.figures.curves import learning_curves
 from seglab.figures.gallery import write_gallery
-from seglab.figures.method import Example, augmentation_sheet, data_sheet, network_drawing
+from seglab.figures.method import augmentation_sheet, data_sheet, network_drawing
 from seglab.figures.sheets import failure_sheet, overlay_sheet
 from seglab.figures.style import marked
 from seglab.learning.bundle import CARD, make_card
@@ -149,7 +149,7 @@ def write_method(folder: Path, data: StudyData, trainer: Trainer) -> None:
     shown = [train[place] for place in sorted(places)]
     largest = {one: int(cache.native_mask(one).sum(axis=(1, 2)).argmax()) for one in shown}
     examples = [
-        Example(
+        (
             f"{patient.patient_id}, slice {patient.slice_indices[at]}",
             np.stack([cache.native_image(patient, m)[at] for m in range(len(cache.modalities))]),
             cache.native_labels(patient)[at],

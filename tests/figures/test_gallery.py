@@ -49,13 +49,13 @@ def picture(uri: str) -> np.ndarray:
 def test_labels_travel_without_loss(make_case: MakeCase, upright: bool) -> None:
     case = make_case(upright=upright, off=5)
     sprites = encode(case, 100, 10**9)
-    sheet, flair = picture(sprites.labels), picture(sprites.flair)
+    sheet, flair = picture(sprites["labels"]), picture(sprites["flair"])
     truth = predicted = 0
-    for place, position in enumerate(sprites.positions):
-        row, column = divmod(place, sprites.columns)
+    for place, position in enumerate(sprites["positions"]):
+        row, column = divmod(place, sprites["columns"])
         box = np.s_[
-            row * sprites.height : (row + 1) * sprites.height,
-            column * sprites.width : (column + 1) * sprites.width,
+            row * sprites["height"] : (row + 1) * sprites["height"],
+            column * sprites["width"] : (column + 1) * sprites["width"],
         ]
         packed = sheet[box]
         turn = (lambda a: a) if upright else np.transpose
