@@ -47,8 +47,7 @@ class LearningCurve:
         assert self.law is not None
         curves = _curve(np.vstack([self.law, self.refits]), patients)
         limits = np.quantile(curves[1:], [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-        found: FloatArray = np.vstack([curves[:1], limits])
-        return found
+        return np.vstack([curves[:1], limits])
 
     @property
     def doubled(self) -> CurvePoint | None:

@@ -1,4 +1,4 @@
-"""Training as a generator: one ``EpochResult`` an epoch, and a state that can be resumed."""
+"""Training as a generator of each epoch's metrics, and a state that can be resumed."""
 
 from __future__ import annotations
 
@@ -31,16 +31,6 @@ from seglab.models.build import build_model
 LAST, WEIGHTS = "last.pt", "weights.safetensors"
 """Files of a run in training: all that resuming needs, and the weights of the best epoch."""
 GPU_READ_EVERY = 50  # Steps. Reading a loss waits for a GPU, so several are read at once.
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch came to; ``metrics`` carries the names that are logged."""
-
-    epoch: int
-    metrics: dict[str, float]
-    is_best: bool
-    is_last: bool
 
 
 @dataclass
@@ -112,8 +102,7 @@ class Trainer:
     @property
     def judged(self) -> nn.Module:
         """The network that is judged and kept: as it is now, or its moving average."""
-        judged: nn.Module = self.network if self.average is None else self.average.module
-        return judged
+        return self.network if self.average is None else self.average.module
 
     @property
     def predictor(self) -> Predictor:
@@ -191,10 +180,11 @@ class Trainer:
             load_weights(folder / WEIGHTS, self.judged)
 
 
-def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
+def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[dict[str, float]]:
     """Train on from ``trainer.progress`` until epochs, patience or seconds are used up.
 
-    Yields one result an epoch; the caller logs and saves it before it asks for the next.
+    Yields the metrics of each epoch, by the names that are logged; the caller logs and saves them
+    before it asks for the next.
     Raises TrainingDiverged where a loss is not finite; UserError where nothing can be compiled.
     """
     progress, threshold = trainer.progress, trainer.config.evaluation.threshold
@@ -217,8 +207,7 @@ def fit(trainer: Trainer, validation: Sequence[str]) -> Iterator[EpochResult]:
             "time/val_seconds": time.perf_counter() - trained,
         }
         progress.history.append({"epoch": progress.epoch + 1, **metrics})
-        is_best = progress.best_epoch == progress.epoch
-        yield EpochResult(progress.epoch, metrics, is_best, trainer.is_over)
+        yield metrics
 
 
 def train_epoch(trainer: Trainer) -> float:

@@ -16,7 +16,7 @@ from seglab.core.machine import tell
 from seglab.data.open import StudyData, open_data
 from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute, restart_peak
-from seglab.learning.training import LAST, WEIGHTS, EpochResult, Trainer, fit
+from seglab.learning.training import LAST, WEIGHTS, Trainer, fit
 from seglab.models.build import loaded_weights
 from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_setting, log_validation
 from seglab.tracking import tags
@@ -104,12 +104,14 @@ class OpenRun:
             drop_training_state(self.log.state)
         self.log.__exit__(kind, error, trace)
 
-    def epochs(self) -> Iterator[EpochResult]:
-        """Train; each result is logged and saved before it is yielded."""
-        for result in fit(self.trainer, self.data.split.val):
-            self.log.metrics(result.metrics, step=result.epoch)
+    def epochs(self) -> Iterator[int]:
+        """Train; yields the number of each epoch once it is logged, saved and printed."""
+        for metrics in fit(self.trainer, self.data.split.val):
+            epoch = self.trainer.progress.epoch
+            self.log.metrics(metrics, step=epoch)
             self.trainer.save(self.log.state)
-            yield result
+            show(self.plan, self.trainer)
+            yield epoch
 
     def prune(self, epoch: int) -> None:
         """End the run at ``epoch``; what it has is logged."""
@@ -272,20 +274,20 @@ def train(
     Raises Interrupted then, and what :func:`train_one` raises.
     """
     with open_run(plan, store, data, fresh=fresh) as run:
-        for result in run.epochs():
-            show(plan, result)
-            if stop() and not result.is_last:
+        for _ in run.epochs():
+            if stop() and not run.trainer.is_over:
                 raise Interrupted
         return run.conclude()
 
 
-def show(plan: Plan, result: EpochResult) -> None:
-    """Print one line of an epoch on stderr."""
-    metrics, train = result.metrics, plan.config.train
+def show(plan: Plan, trainer: Trainer) -> None:
+    """Print one line of the last epoch on stderr."""
+    progress, train = trainer.progress, plan.config.train
+    metrics = progress.history[-1]
     is_told = train.keep == "best" or train.patience is not None  # else the last epoch is kept
-    mark = "  best so far" if is_told and result.is_best else ""
+    mark = "  best so far" if is_told and progress.best_epoch == progress.epoch else ""
     print(
-        f"{plan.run_name}  epoch {result.epoch:3d}/{train.epochs}"
+        f"{plan.run_name}  epoch {progress.epoch:3d}/{train.epochs}"
         f"  loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"
         f"  dice {metrics['val/dice']:.4f}  iou {metrics['val/iou']:.4f}"
         f"  {metrics['time/train_seconds'] + metrics['time/val_seconds']:.1f} s{mark}\n",

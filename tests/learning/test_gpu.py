@@ -31,7 +31,7 @@ def test_without_a_flag_the_gpu_does_everything(small_config: Build) -> None:
     assert trainer.batches.augmented_on == "cuda"
     assert trainer.optimizer.defaults["fused"]
     assert all(p.is_cuda for p in trainer.network.parameters())
-    assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
+    assert results[-1]["train/loss"] < results[0]["train/loss"]
 
 
 def test_slices_that_do_not_fit_stay_with_the_host(

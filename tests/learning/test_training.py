@@ -94,7 +94,7 @@ def test_soft_targets_are_the_masks_at_full_size_and_shares_below(small_config: 
     assert same_weights(train(config(64, soft=False)), train(config(64, soft=True)))
     (hard, data), (soft, _) = (trainer_of(config(32, soft=each)) for each in (False, True))
     assert val_loss(soft, data.split.val) == val_loss(hard, data.split.val)
-    trained = [next(fit(each, data.split.val)).metrics["train/loss"] for each in (hard, soft)]
+    trained = [next(fit(each, data.split.val))["train/loss"] for each in (hard, soft)]
     assert 0 < trained[0] != trained[1] > 0
     assert not same_weights(hard, soft)
 
@@ -177,10 +177,10 @@ def test_the_weights_kept_are_those_of_the_epoch_named(
     config = small_config(train={"epochs": 6, "keep": keep, "patience": patience})
     trainer, data = trainer_of(config)
     weights = {}
-    for result in fit(trainer, data.split.val):
+    for _ in fit(trainer, data.split.val):
         trainer.save(tmp_path)
         state = trainer.network.state_dict()
-        weights[result.epoch] = {key: value.clone() for key, value in state.items()}
+        weights[trainer.progress.epoch] = {key: value.clone() for key, value in state.items()}
     again, _ = trainer_of(config)
     assert again.resume(tmp_path)
     again.load_kept(tmp_path)
@@ -226,10 +226,10 @@ def test_a_budget_of_seconds_ends_within_an_epoch_and_anneals_the_rate(small_con
         schedule={"name": "one_cycle"},
     )
     trainer, data = trainer_of(config)
-    (result,) = fit(trainer, data.split.val)
-    assert result.is_last
+    (metrics,) = fit(trainer, data.split.val)
+    assert trainer.is_over
     assert 8 <= trainer.progress.images < 10**6
-    assert result.metrics["lr"] < config.optim.lr / 2
+    assert metrics["lr"] < config.optim.lr / 2
 
 
 def test_training_patients_without_tumour_are_refused(small_config: Build) -> None:

@@ -16,15 +16,7 @@ from seglab.core.errors import UserError
 from seglab.core.machine import tell
 from seglab.core.search import Pruner, Range, Search, Value
 from seglab.studies.candidates import DICE
-from seglab.studies.experiment import (
-    FINISHED,
-    Interrupted,
-    OpenRun,
-    Plan,
-    find_twins,
-    open_run,
-    show,
-)
+from seglab.studies.experiment import FINISHED, Interrupted, OpenRun, Plan, find_twins, open_run
 from seglab.studies.queue import Params, State
 from seglab.studies.search.space import Space
 from seglab.studies.workers import Context, with_threads
@@ -107,11 +99,10 @@ class TrialItems:
             self._report(trial, int(row["epoch"]), row[DICE])
         if history:
             yield int(history[-1]["epoch"])
-        for result in run.epochs():
-            show(run.plan, result)
-            self._report(trial, result.epoch, result.metrics[DICE])
-            yield result.epoch
-            if self.context.stop() and not result.is_last:
+        for epoch in run.epochs():
+            self._report(trial, epoch, history[-1][DICE])
+            yield epoch
+            if self.context.stop() and not run.trainer.is_over:
                 raise Interrupted
 
     def _report(self, trial: Trial, epoch: int, dice: float) -> None:
