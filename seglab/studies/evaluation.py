@@ -27,13 +27,7 @@ from seglab.data.splits import PARTS
 from seglab.data.volume import Patient, Volume
 from seglab.learning.bundle import CARD, ModelBundle
 from seglab.studies.ensemble import model_name
-from seglab.studies.frozen import (
-    FrozenResults,
-    evaluate_patient,
-    log_pictures,
-    log_results,
-    predict_patient,
-)
+from seglab.studies.frozen import FrozenResults, evaluate_patient, log_results, predict_patient
 from seglab.studies.prediction import scan_warnings
 from seglab.studies.report.model_card import update_model_cards
 from seglab.studies.report.outcomes import external_sentence
@@ -124,10 +118,11 @@ def evaluate(
     shared |= training.same_volume([one.fingerprint for one in looked.values()])
     shared = {one: shared[one] for one in wanted if one in shared}
     if shared and SHARED not in leave_out:
+        same = [b if b.startswith(f"{a} (") else f"{a} = {b}" for a, b in shared.items()]
         raise UserError(
             f"the model was trained, validated or tested on {len(shared)} of the {len(wanted)} "
             f"patients with {', '.join(card.modalities)} in {external.source.root}: "
-            f"{some_names([_same(*pair) for pair in shared.items()])}; "
+            f"{some_names(same)}; "
             f"--leave-out {SHARED} takes them out"
         )
     names = [one for one in wanted if one not in shared]
@@ -142,10 +137,6 @@ def evaluate(
     left_out = {**external.lacking, **asked, **shared}
     scored = {one: looked[one] for one in names}
     return _log(store, run, external, name, scored, left_out, [*training.warnings, *warnings])
-
-
-def _same(name: str, twin: str) -> str:
-    return twin if twin.startswith(f"{name} (") else f"{name} = {twin}"
 
 
 def open_set(bundle: ModelBundle, given: Mapping[str, Any]) -> ExternalSet:
@@ -261,10 +252,14 @@ def _log(
         patients = [evaluate_patient(bundle, *external.prepare(one)) for one in named]
         results = FrozenResults(patients, None, notice)
         told = {**about, "left_out": left_out, "warnings": warnings}
-        log_results(log, results, "external", told)
         title = f"{card.name}: patients of {place}"
-        log_pictures(
-            log, results, lambda one: predict_patient(bundle, *external.prepare(one)), title, 3
+        log_results(
+            log,
+            results,
+            "external",
+            told,
+            lambda one: predict_patient(bundle, *external.prepare(one)),
+            title,
         )
         log_report(log, card.name, external_sentence(store.get_run(log.run_id)))
     with as_warning("the model's card does not name this evaluation"):

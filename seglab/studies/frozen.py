@@ -188,11 +188,19 @@ class FrozenResults:
         return dict(finite(content))
 
 
-def log_results(log: RunLog, results: FrozenResults, part: str, about: Mapping[str, Any]) -> None:
+def log_results(
+    log: RunLog,
+    results: FrozenResults,
+    part: str,
+    about: Mapping[str, Any],
+    case: Cases,
+    title: str,
+    overlays: int = 3,
+) -> None:
     """Log every figure, with its interval, and the tables and pictures behind them.
 
     ``part``, ``test`` or ``external``, is in the names of metrics and files; ``about`` is what
-    else the JSON says.
+    else the JSON says; ``case`` predicts a patient by its name, for overlays and the gallery.
     """
     tell("drawing pictures and the gallery")
     log.metrics(results.metrics(part), step=0)
@@ -211,18 +219,11 @@ def log_results(log: RunLog, results: FrozenResults, part: str, about: Mapping[s
     for name, draw in figures.items():
         with as_warning(f"figures/{name} is not drawn"):
             log.figure(marked(draw(), results.notice), f"figures/{name}")
-
-
-def log_pictures(
-    log: RunLog, results: FrozenResults, case: Cases, title: str, overlays: int
-) -> None:
-    """Log overlays and the gallery of explained patients; ``case`` predicts one by its name."""
-    explanations = [patient.explanation for patient in results.patients]
     with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
         write_pictures(
             Path(folder),
             lru_cache(CASES_IN_MEMORY)(case),
-            explanations,
+            [patient.explanation for patient in results.patients],
             title=title,
             overlays=overlays,
             notice=results.notice,

@@ -30,13 +30,7 @@ from seglab.learning.operating_point import OperatingPoint, Selection, score_poi
 from seglab.studies.candidates import Candidates, find_baseline, find_candidates
 from seglab.studies.data import SharedData
 from seglab.studies.ensemble import choose_members, load_ensemble, model_name
-from seglab.studies.frozen import (
-    FrozenResults,
-    evaluate_patient,
-    log_pictures,
-    log_results,
-    predict_patient,
-)
+from seglab.studies.frozen import FrozenResults, evaluate_patient, log_results, predict_patient
 from seglab.studies.outputs import log_setting
 from seglab.studies.report.model_card import licence, log_model_card
 from seglab.studies.report.outcomes import not_confirmatory, test_sentence
@@ -148,11 +142,20 @@ def promote(
         opened = open_test(store, log, trained.data, reopen)
         cache = opened.unseal(trained.data)
         results = _evaluate(frozen, cache, frozen_rival, opened)
-        _log_test(log, frozen, cache, results, opened)
+        bundle, config, experiment = frozen.bundle, trained.config, trained.config.name
+        log_results(
+            log,
+            results,
+            "test",
+            opened.to_json(),
+            lambda one: predict_patient(bundle, cache, cache.by_id[one]),
+            f"{experiment}: test patients",
+            config.evaluation.overlays,
+        )
         tell("registering the model")
         model = _register(log, frozen, opened, results, onnx)
-        run, experiment = store.get_run(log.run_id), trained.config.name
-        why, point = not_confirmatory(store, run), frozen.bundle.card.point
+        run = store.get_run(log.run_id)
+        why, point = not_confirmatory(store, run), bundle.card.point
         log_report(log, experiment, test_sentence(run), why, candidates.reason)
         return Promotion(log.run_id, experiment, candidates, point, opened, results, model, onnx)
 
@@ -327,18 +330,3 @@ def _evaluate(
     names = progress(opened.patients, "baseline", unit="patient")
     scores = [predict_patient(rival.bundle, own, own.by_id[name]).score for name in names]
     return FrozenResults(patients, scores, cache.notice)
-
-
-def _log_test(
-    log: RunLog, frozen: FrozenRun, cache: Cache, results: FrozenResults, opened: OpenedTest
-) -> None:
-    """Log the figures and pictures of the opened patients."""
-    config = frozen.trained.config
-    log_results(log, results, "test", opened.to_json())
-    log_pictures(
-        log,
-        results,
-        lambda one: predict_patient(frozen.bundle, cache, cache.by_id[one]),
-        f"{config.name}: test patients",
-        config.evaluation.overlays,
-    )
