@@ -78,8 +78,14 @@ def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> di
     sprites = encode(case, slices, budget)
     chosen = list(sprites["positions"])
     tp, fp, fn = slice_counts(case.prediction[chosen], case.truth[chosen])
+    score, contrast = explanation.score, explanation.tumour_contrast
+    figures = score_rows(score)
+    if np.isfinite(score.hd95_mm):
+        figures["HD95"] = f"{score.hd95_mm:.1f} mm"
+    figures["tumour contrast"] = f"{contrast:.1f} SD" if np.isfinite(contrast) else "undefined"
+    figures["empty slices hit"] = f"{score.empty_slice_fp} of {score.empty_slices}"
     return {
-        "figures": _figures(explanation),
+        "figures": figures,
         "findings": [
             {
                 "cause": finding.cause,
@@ -96,14 +102,3 @@ def _entry(case: Case, explanation: Explanation, slices: int, budget: int) -> di
         "thumbnail": thumbnail(case),
         **sprites,
     }
-
-
-def _figures(explanation: Explanation) -> dict[str, str]:
-    """Give the rows of the table beside a case."""
-    score, contrast = explanation.score, explanation.tumour_contrast
-    rows = score_rows(score)
-    if np.isfinite(score.hd95_mm):
-        rows["HD95"] = f"{score.hd95_mm:.1f} mm"
-    rows["tumour contrast"] = f"{contrast:.1f} SD" if np.isfinite(contrast) else "undefined"
-    rows["empty slices hit"] = f"{score.empty_slice_fp} of {score.empty_slices}"
-    return rows

@@ -239,6 +239,10 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
     } | dict.fromkeys(others, OTHER_TARGET)
     known = {score.patient_id: score for score in base.scores(base.seeds[0])}
     patients = {name: known[name] for name in comparison.patients}
+    by_seed = {
+        arm.name: pd.DataFrame([summarise(arm.scores(seed)) for seed in arm.seeds])
+        for arm in ablation.arms
+    }
     return ComparedAblation(
         ablation=ablation,
         comparison=comparison,
@@ -247,7 +251,7 @@ def compare_ablation(ablation: Ablation, baseline: str | None = None) -> Compare
         budgets=budgets,
         strata=compare_strata(scores, list(patients.values()), baseline, ablation.margin),
         costs={arm.name: {key: arm.cost(f"cost/{key}") for key in COSTS} for arm in ablation.arms},
-        other_scores={arm.name: _other_scores(arm) for arm in ablation.arms},
+        other_scores={arm: one.mean(skipna=False).to_dict() for arm, one in by_seed.items()},
         dice=pd.DataFrame({name: one[[*patients]].mean() for name, one in scores.items()}),
         patients=patients,
         factors=factor_effects(scores, design) if design and budgets.all_equal else None,
@@ -289,11 +293,6 @@ def compare_strata(
             among = {arm: one[[s.patient_id for s in part]] for arm, one in scores.items()}
             found.append(Stratum(name, rule, compare_arms(among, baseline, margin=margin)))
     return found
-
-
-def _other_scores(arm: Arm) -> dict[str, float]:
-    by_seed = [summarise(arm.scores(seed)) for seed in arm.seeds]
-    return {key: sum(found[key] for found in by_seed) / len(by_seed) for key in by_seed[0]}
 
 
 def _spent(arm: Arm, ablation: Ablation) -> dict[str, float]:

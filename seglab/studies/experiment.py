@@ -18,12 +18,12 @@ from seglab.data.splits import training_patients
 from seglab.learning.device import choose_compute, restart_peak
 from seglab.learning.training import LAST, WEIGHTS, Trainer, fit
 from seglab.models.build import loaded_weights
-from seglab.studies.outputs import log_checkpoint, log_cost, log_note, log_setting, log_validation
+from seglab.studies.outputs import log_checkpoint, log_cost, log_setting, log_validation
 from seglab.tracking import tags
 from seglab.tracking.artifacts import read_artifact
 from seglab.tracking.environment import changed_packages, code_hash, environment_report
 from seglab.tracking.run import RunLog, resume_run, start_run
-from seglab.tracking.store import RunInfo, RunInUse, Store
+from seglab.tracking.store import RunInfo, RunInUse, Store, artifact_link
 
 FINISHED, FAILED = "FINISHED", "FAILED"
 ENVIRONMENT = "environment.json"
@@ -132,7 +132,10 @@ class OpenRun:
         scores = log_validation(log, config, self.data, trainer, name, pictures=pictures)
         cost = log_cost(log, trainer)
         log_checkpoint(log, config, self.data, trainer)
-        log_note(log, scores, "gallery/index.html" if pictures else "patients_val.csv")
+        page = "gallery/index.html" if pictures else "patients_val.csv"
+        link = artifact_link(log.store.get_run(log.run_id), page)
+        told = f"Validation Dice {scores['val/dice']:.3f}, IoU {scores['val/iou']:.3f}."
+        log.tags({tags.NOTE: f"{told}\n\n[{page}]({link})"})
         log.finish()
         drop_training_state(log.state)
         return self.plan.outcome(log.run_id, FINISHED, {**scores, **cost})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,7 +36,6 @@ from seglab.models.build import count_parameters, gflops_per_image, stages
 from seglab.studies.resolve import CHECKPOINTS
 from seglab.tracking import tags
 from seglab.tracking.run import RunLog
-from seglab.tracking.store import artifact_link
 
 Cases = Callable[[str], Case]
 FAILURES = 3
@@ -239,13 +238,6 @@ def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Tra
     log.json(card.to_json(), f"{CHECKPOINTS}/{CARD}")
     trainer.save_kept(log.state)
     log.artifact(log.state / WEIGHTS, CHECKPOINTS)
-
-
-def log_note(log: RunLog, scores: Mapping[str, float], page: str) -> None:
-    """Describe a run for the UI: its scores, and a link to what shows them."""
-    dice, iou = (f"{scores[f'val/{name}']:.3f}" for name in ("dice", "iou"))
-    link = artifact_link(log.store.get_run(log.run_id), page)
-    log.tags({tags.NOTE: f"Validation Dice {dice}, IoU {iou}.\n\n[{page}]({link})"})
 
 
 def log_cost(log: RunLog, trainer: Trainer) -> dict[str, float]:

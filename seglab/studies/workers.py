@@ -242,7 +242,11 @@ def _main(task: Task, stop: Any) -> None:
     # What is printed on stdout would mix with the parent's answer.
     sys.stdout = sys.stderr
     try:
-        code = _work(task, stop.is_set)
+        study, store = resolve_study(task.document), open_store()
+        queue = open_queue(study, store.folder, task.study_name, task.before)
+        with queue.worker:
+            context = Context(task, study, store, queue, SharedData(warn=False), stop.is_set)
+            code = queue.run(task.items(context), stop.is_set)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -251,14 +255,6 @@ def _main(task: Task, stop: Any) -> None:
         print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
         code = USER_ERROR
     sys.exit(code)
-
-
-def _work(task: Task, stop: Callable[[], bool]) -> int:
-    study, store = resolve_study(task.document), open_store()
-    queue = open_queue(study, store.folder, task.study_name, task.before)
-    with queue.worker:
-        context = Context(task, study, store, queue, SharedData(warn=False), stop)
-        return queue.run(task.items(context), stop)
 
 
 def _share_of_threads(workers: int, wanted: int) -> int:
