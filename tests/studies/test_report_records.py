@@ -15,7 +15,7 @@ from seglab.studies.report import outcomes, sections, tables
 from seglab.studies.report.page import SECTIONS, report_experiment
 from seglab.studies.report.record import read_record
 from seglab.tracking.openings import openings, record_opening
-from seglab.tracking.run import start_run
+from seglab.tracking.run import RunLog, start_run
 from seglab.tracking.store import Store
 from tests.studies.logged_ablation import log_ablation
 from tests.studies.report_page import Page, page_of
@@ -221,9 +221,18 @@ def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
     params = {"base": {"optim.lr": 0.1}, "trial 001": {"optim.lr": 0.2}}
     parent = log_ablation(store, {"base": 0, "trial 001": 0.1}, params=params)
     older = {"seglab.kind": "sweep", "seglab.confirmation_run_id": parent.run_id}
-    start_run(store, "older", "older · sweep", older).finish()
+    with start_run(store, "older", "older · sweep", older) as sweep:
+        of_data = {"seglab.kind": "trial", "seglab.data_hash": "d"}
+        trial = start_run(store, "older", "trial 000", of_data, sweep.run_id)
+        for log, source in ((sweep, "older"), (trial, "set")):  # of which the first is kept
+            log.dataset("brats-h5", "d", f"brats-h5:{source}")
+        trial.finish()
+    confirmed = store.find_runs(parent_run_id=parent.run_id)[0].run_id
+    RunLog(store, confirmed, {}).dataset("brats-h5", "d", "brats-h5:set", profile={"patients": 12})
     page = page_of(store, "older")
-    (counted,) = page["Record"].table("runs")[:1]
+    assert page["Method"].facts["data set"] == "brats-h5:set"
+    assert page["Method"].facts["patients"] == "12"
+    (counted,) = page["Record"].table("runs")[1:2]  # below the trial
     assert (counted["runs"], counted["number"]) == ("confirmation of the search", "4")
     assert any("Obuchowski" in item for item in page["References"].items)
     search = page["Search"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -134,9 +134,25 @@ class Record:
         """Data set and name of the test patients of a run."""
         if run is None:
             return set()
-        sources = [one["source"] for one in self.store.data_inputs(run.run_id)[:1]]
+        source = self.data_set(run).get("source")
         names = (self.read_json(run, "split.json") or {}).get("test", ())
-        return {(source, name) for source in sources for name in names}
+        return {(source, name) for name in names if source}
+
+    def data_set(self, run: RunInfo) -> Mapping[str, Any]:
+        """The data set that a run logged; empty where there is none on record.
+
+        Searches of earlier versions logged a wrong source without profile, and MLflow keeps the
+        first entry of an experiment for all of its runs; that of the confirmation is right.
+        """
+        follow_ups = (one for runs in self.follow_ups.values() for one in runs)
+        same = (
+            one.run_id
+            for one in (run, *follow_ups)
+            if one.tags.get(tags.DATA_HASH) == run.tags.get(tags.DATA_HASH)
+        )
+        found = (entry for run_id in same for entry in self.store.data_inputs(run_id)[:1])
+        own: Mapping[str, Any] = next(found, {})
+        return own if own.get("profile") else next(found, own)
 
     def files(self, run: RunInfo) -> Sequence[str]:
         """Return the path of every file that ``run`` logged; the store is asked once."""

@@ -219,7 +219,7 @@ def tumour_sizes(test: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def data(record: Record, run: RunInfo) -> dict[str, str]:
     """Which patients, prepared how."""
     facts: dict[str, str] = {}
-    for found in record.store.data_inputs(run.run_id)[:1]:
+    if found := record.data_set(run):
         facts["data set"] = found["source"] or found["name"]
         facts |= {
             key: f"{count:,}" for key, count in found["profile"].items() if type(count) is int
