@@ -155,15 +155,9 @@ def read_rows(
 ) -> list[dict[str, str]]:
     """Read each row of a CSV file as a mapping from column to text; blank lines are skipped.
 
-    A short row lacks its last columns; cells beyond the header are dropped.
-
-    Args:
-        path: UTF-8, with or without a byte order mark.
-        ending: a column must have a name that ends so.
-        content: of a file that is not on this disk; ``path`` is what an error calls it.
-
-    Raises:
-        UserError: absent, not UTF-8, not CSV, or without that column.
+    A short row lacks its last columns; cells beyond the header are dropped. ``content`` is of a
+    file that is not on this disk. Raises UserError where it is absent, not UTF-8 (with or without
+    a byte order mark), not CSV, or has no column whose name ends in ``ending``.
     """
     try:
         content = Path(path).read_bytes() if content is None else content

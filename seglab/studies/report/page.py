@@ -68,16 +68,10 @@ def report_experiment(
 ) -> Path:
     """Write ``report.html`` of everything that ran under an experiment's name; the store stays.
 
-    Beside it are the figures and numbers of the comparison.
-
-    Args:
-        store: of the runs.
-        experiment: its name.
-        result: the arms to show. None takes those of its newest ablation that can be compared, and
-            lays the gallery of failures beside the page.
-        out: folder to write to; None takes one beside the store's database.
-        ending: id of the run that logs the report at its end; it is shown as finished.
-        author: whose report it is, below the title.
+    Beside it are the figures and numbers of the comparison. Without ``result``, the arms to show,
+    it has those of the newest ablation that can be compared, and the gallery of failures lies
+    beside it; without ``out`` it is in a folder beside the store's database. The run ``ending``,
+    which logs the report at its end, is shown as finished.
 
     Raises:
         UserError: no such experiment, nothing ran in it, or the folder cannot be written.
