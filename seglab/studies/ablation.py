@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -99,10 +98,9 @@ def _run_lock(config: RunConfig, store: Store) -> FileLock:
     asked = f"{store.uri} {config.name} {config.data.root.resolve()} {config.hash()}"
     path = store.folder / "locks" / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.lock"
     if is_locked(path):
-        print(
+        tell(
             f"another process trains '{config.name}' with the same settings: waiting for its "
-            "result (--fresh would train it a second time)",
-            file=sys.stderr,
+            "result (--fresh would train it a second time)"
         )
     return FileLock(path)
 
@@ -148,7 +146,7 @@ def _run_ablation(
         runs = _carry_out(study, parent, data, workers, values, deadline)
         finished = sum(run.status == FINISHED for run in runs)
         told = f"{finished} of {len(runs)} runs finished; comparing them and writing the report"
-        print(told, file=sys.stderr)
+        tell(told)
         # Some fail before a run can carry it; the first of an arm is told.
         errors = {run.arm: run.error[:MAX_REASON] for run in reversed(runs) if run.error}
         reasons = dict.fromkeys(study.arms, "") | errors
@@ -258,7 +256,7 @@ def _report(store: Store, parent: str, log: RunLog | None = None) -> str | None:
             if log
             else report_experiment(store, result.ablation.experiment, result)
         )
-        print(verdict_text(result), file=sys.stderr)
+        tell(verdict_text(result))
         return str(page)
     return None
 
@@ -319,7 +317,7 @@ class ArmItems:
         try:
             dice = self._train(plan, 1 + list(self._plans).index(key)).metrics.get("val/dice", 0.0)
         except (UserError, TrainingDiverged) as error:
-            print(f"{plan.run_name} failed: {error}", file=sys.stderr)
+            tell(f"{plan.run_name} failed: {error}")
             raise
         return dice if dice == dice else 0.0
 
@@ -329,5 +327,5 @@ class ArmItems:
         data = context.data.of(plan.config)
         if (twin := finished_twin(plan, context.store, data)) is not None:
             return twin
-        print(f"run {number} of {len(self._plans)}: {plan.run_name}", file=sys.stderr)
+        tell(f"run {number} of {len(self._plans)}: {plan.run_name}")
         return train(plan, context.store, data, stop=context.stop)

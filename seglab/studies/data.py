@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from seglab.core.config import MODALITIES, RunConfig
 from seglab.core.documents import merge
 from seglab.core.errors import UserError
+from seglab.core.machine import tell
 from seglab.core.study import Study, resolve_study
 from seglab.data.open import StudyData, lacks, open_data
 from seglab.data.sources.base import Source, open_data_source
@@ -32,7 +31,7 @@ class SharedData:
             found = open_data(config, warn=self._warn and root not in self._said)
             wrong = {(root, one.modality) for one in found.identity.wrong}
             if self._warn and root in self._said and wrong - self._said:
-                print(f"warning: {found.identity.reason}", file=sys.stderr)
+                tell(f"warning: {found.identity.reason}")
             self._said |= {root, *wrong}
             self._opened[key] = found
         return self._opened[key]

@@ -7,7 +7,6 @@ by their names, by the tables of both sets, and by volumes that are nearly the s
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,14 +86,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on another data set; the run joins the experiment of the model.
 
+    ``name`` is of a model as :func:`open_model` takes it; ``data`` has ``source``, ``root``,
+    ``labels`` and ``persons`` of the set. ``leave_out`` names patients that are not scored, or
+    :data:`SHARED`; ``overrides`` are for the paths of the model's own data on this machine.
     Returns the keys of ``evaluate --json``; ``left_out`` tells of each such patient why.
-
-    Args:
-        store: of the model's run, and of the evaluation.
-        name: model as :func:`open_model` takes it.
-        data: ``source``, ``root``, ``labels`` and ``persons`` of the set.
-        leave_out: patients that are not scored; :data:`SHARED` for all that must not be.
-        overrides: ``key=value`` for the paths of the model's own data on this machine.
 
     Raises:
         UserError: no such model or set, a set without masks or without the model's modalities,
@@ -204,7 +199,7 @@ def open_training(store: Store, run: RunInfo, overrides: Sequence[str] = ()) -> 
         cache = open_cache(open_trained_data(run, config).cache.path, config.data.modalities[:1])
     except UserError as error:
         told = f"volumes are not compared with those of the training, only names: {error}"
-        print(f"warning: {told}", file=sys.stderr)
+        tell(f"warning: {told}")
         return Training(patients, names, None, [told])
     return Training(patients, names, cache, ())
 

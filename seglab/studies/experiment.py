@@ -161,7 +161,7 @@ def open_run(plan: Plan, store: Store, data: StudyData, *, fresh: bool = False) 
     trainer = Trainer(config, data.cache, training_patients(data.split, config), compute)
     weights = loaded_weights(trainer.network)
     if weights != "none":
-        print(f"{plan.run_name}  encoder weights: {weights}", file=sys.stderr)
+        tell(f"{plan.run_name}  encoder weights: {weights}")
     log = None if fresh else _reopen(plan, store, data)
     if log is None:
         own_tags = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,7 +13,7 @@ import yaml
 from seglab.core.config import RunConfig, without_local
 from seglab.core.documents import digest, json_text
 from seglab.core.errors import as_warning
-from seglab.core.machine import progress
+from seglab.core.machine import progress, tell
 from seglab.data.loader import gather
 from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
@@ -105,7 +104,7 @@ def log_validation(
     if final["val/dice"] == 0:
         with as_warning(f"{run_name}: why val/dice is 0 is unknown"):
             why = why_zero(predictor, data, threshold)
-            print(f"warning: {run_name}: {why}", file=sys.stderr)
+            tell(f"warning: {run_name}: {why}")
     log.text(to_csv(scores), "patients_val.csv")
     if not pictures:
         return final

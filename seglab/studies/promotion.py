@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -95,16 +94,12 @@ def promote(
     baseline: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Promotion:
-    """Promote the best finished run that ``name`` stands for; its candidates are printed.
+    """Promote the best finished run of an experiment, ablation or search, or a run.
 
-    Args:
-        store: of the runs, and of the record of openings.
-        name: experiment, ablation, search or run.
-        ensemble: ``seeds``, ``folds`` or ``top:K`` promotes the mean probability of these runs.
-        reopen: why the test is opened again, where it was.
-        baseline: run id to compare with under the same seal; None takes the run of the
-            ablation's baseline arm or of the search's base config, of an ensemble its best run.
-        overrides: ``key=value`` for paths and devices of this machine.
+    ``ensemble``, which is ``seeds``, ``folds`` or ``top:K``, promotes the mean probability of these
+    runs; ``reopen`` says why the test is opened again. ``baseline`` is the id of the run to compare
+    with under the same seal; None takes :func:`find_baseline`'s, of an ensemble its best run.
+    ``overrides`` are for paths and devices of this machine.
 
     Raises:
         UserError: no finished run, other data than it was trained on, or a test part that
@@ -311,7 +306,7 @@ def log_onnx(log: RunLog, bundle: ModelBundle, data: StudyData) -> str:
             if check.equal:
                 log.artifact(path, "onnx")
     if found.startswith("none"):
-        print(f"warning: no ONNX file: {found.removeprefix('none: ')}", file=sys.stderr)
+        tell(f"warning: no ONNX file: {found.removeprefix('none: ')}")
     log.tags({tags.ONNX: found})
     return found
 

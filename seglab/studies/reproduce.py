@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from seglab.core.config import differences
 from seglab.core.documents import read_rows
 from seglab.core.errors import UserError
+from seglab.core.machine import tell
 from seglab.studies.candidates import TRAINED
 from seglab.studies.experiment import ENVIRONMENT, Plan, train_one
 from seglab.studies.report.page import escape_markdown
@@ -63,7 +63,7 @@ def reproduce(store: Store, name: str, overrides: Sequence[str] = ()) -> dict[st
     data = open_trained_data(run, config)
     environment = compare_environment(before, run)
     for text in environment:
-        print(f"warning: another environment may change the result: {text}", file=sys.stderr)
+        tell(f"warning: another environment may change the result: {text}")
     arm, repeats = run.tags.get(tags.ARM, config.name), {tags.REPRODUCES: run.run_id}
     outcome = train_one(Plan(config, arm, "reproduction", tags=repeats), store, data, fresh=True)
     rerun = store.get_run(outcome.run_id)

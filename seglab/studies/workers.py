@@ -52,10 +52,9 @@ class StopRequest:
         if not self._told:
             self._told = True
             why = "stopping" if self.interrupts else "the time is up: stopping"
-            print(
+            tell(
                 f"{why} once each worker has ended its epoch; the same command continues "
-                "(Ctrl-C again stops now)",
-                file=sys.stderr,
+                "(Ctrl-C again stops now)"
             )
         return True
 
@@ -216,7 +215,7 @@ class _Pool:
             if code != SPENT:
                 self._deaths += 1
                 cause = f"signal {-code}" if code < 0 else f"status {code}"
-                print(f"worker {worker.pid} died ({cause}); another is started", file=sys.stderr)
+                tell(f"worker {worker.pid} died ({cause}); another is started")
                 if self._deaths > _MAX_DEATHS * self._count:
                     raise UserError(f"{self._deaths} workers died; the last: {cause}")
             self._start(slot)
@@ -252,7 +251,7 @@ def _main(task: Task, stop: Any) -> None:
     except Exception as error:
         if not isinstance(error, UserError) and not is_out_of_space(error):
             raise
-        print(redact(f"worker {os.getpid()}: {error}"), file=sys.stderr)
+        tell(redact(f"worker {os.getpid()}: {error}"))
         code = USER_ERROR
     sys.exit(code)
 
@@ -263,7 +262,7 @@ def _share_of_threads(workers: int, wanted: int) -> int:
         return 0
     cores = available_cores()
     if workers > cores:
-        print(f"warning: {workers} workers on {cores} cores slow each other down", file=sys.stderr)
+        tell(f"warning: {workers} workers on {cores} cores slow each other down")
     return wanted or max(1, cores // workers)
 
 

@@ -7,12 +7,12 @@ the search train. The test patients stay the same.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seglab.core.documents import merge, nested
+from seglab.core.machine import tell
 from seglab.core.study import Study, resolve_study
 from seglab.studies.ablation import CONFIRMATION, run_study
 from seglab.studies.report.sections import compare, shown_optimism
@@ -71,7 +71,7 @@ def confirm(
         parent.metrics({"search/optimism": told["optimism"]}, step=len(outcome.rows))
     told["text"] = sentence(told)
     parent.json(told, FILE)
-    print(told["text"], file=sys.stderr)
+    tell(told["text"])
     return report, str(told["text"])
 
 
