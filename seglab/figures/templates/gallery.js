@@ -24,11 +24,8 @@
         (filter.rule === null || c.rules.includes(filter.rule)),
     );
     const order = at("order").value;
-    if (order === "high") {
-      // Patients without a Dice stay last, as they are in the order of the data.
-      const scored = found.filter((c) => c.dice !== null).reverse();
-      return scored.concat(found.filter((c) => c.dice === null));
-    }
+    // Patients without a Dice stay last, as they are in the order of the data.
+    if (order === "high") return found.sort((a, b) => (b.dice ?? -1) - (a.dice ?? -1));
     const byName = (a, b) => a.patient_id.localeCompare(b.patient_id, undefined, { numeric: true });
     return order === "id" ? found.sort(byName) : found;
   }
@@ -159,11 +156,8 @@
   }
 
   function nearest(entry, slice) {
-    let best = 0;
-    entry.slices.forEach(([index], i) => {
-      if (Math.abs(index - slice) < Math.abs(entry.slices[best][0] - slice)) best = i;
-    });
-    return best;
+    const away = entry.slices.map(([index]) => Math.abs(index - slice));
+    return away.indexOf(Math.min(...away));
   }
 
   function describe(entry) {
@@ -259,35 +253,31 @@
     const colours = data.colours;
     const truth = (v) => (v & TRUTH) !== 0;
     const prediction = (v) => (v & PREDICTION) !== 0;
+    const missed = (v) => truth(v) && !prediction(v);
+    const wrong = (v) => prediction(v) && !truth(v);
+    const heat = (share) => share && 0.15 + 0.45 * share;
     const paint = { context, value, width, height };
-    if (layers[4].on) heat(paint, (v) => ((v >> 2) & 15) / 15, colours.probability);
-    if (layers[5]?.on) heat(paint, (v) => (v & 3) / 3, colours.disagreement);
+    if (layers[4].on) fill(paint, (v) => heat(((v >> 2) & 15) / 15), colours.probability);
+    if (layers[5]?.on) fill(paint, (v) => heat((v & 3) / 3), colours.disagreement);
     if (layers[1].on) {
-      fill(paint, (v) => truth(v) && !prediction(v), colours.missed);
-      fill(paint, (v) => prediction(v) && !truth(v), colours.false);
-      outline(paint, (v) => truth(v) && !prediction(v), colours.missed);
-      outline(paint, (v) => prediction(v) && !truth(v), colours.false);
+      fill(paint, (v) => missed(v) && 0.5, colours.missed);
+      fill(paint, (v) => wrong(v) && 0.5, colours.false);
+      outline(paint, missed, colours.missed);
+      outline(paint, wrong, colours.false);
       outline(paint, (v) => truth(v) && prediction(v), colours.agreement);
     }
     if (layers[2].on) outline(paint, truth, colours.truth);
     if (layers[3].on) outline(paint, prediction, colours.prediction, [SCALE * 1.5, SCALE]);
   }
 
-  function heat({ context, value, width, height }, level, colour) {
+  function fill({ context, value, width, height }, opacity, colour) {
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++) {
-        const share = level(value(x, y));
-        if (share === 0) continue;
-        context.fillStyle = rgb(colour, 0.15 + 0.45 * share);
+        const alpha = opacity(value(x, y));
+        if (!alpha) continue;
+        context.fillStyle = rgb(colour, alpha);
         context.fillRect(x * SCALE, y * SCALE, SCALE, SCALE);
       }
-  }
-
-  function fill({ context, value, width, height }, inside, colour) {
-    context.fillStyle = rgb(colour, 0.5);
-    for (let y = 0; y < height; y++)
-      for (let x = 0; x < width; x++)
-        if (inside(value(x, y))) context.fillRect(x * SCALE, y * SCALE, SCALE, SCALE);
   }
 
   function outline({ context, value, width, height }, inside, colour, dash = []) {
