@@ -78,8 +78,7 @@ class Space:
 
         def ask(key: str, domain: Range) -> Value:
             if key not in values:
-                unknown = unknown_name("key", key, values)
-                raise UserError(f"search.space: {unknown}; if another choice brings it, add when:")
+                raise UserError(f"search.space: {unknown_name('key', key, values)}")
             value: Value = as_value(values[key])
             return value
 
