@@ -126,12 +126,11 @@ class OpenRun:
 
         The training is done: a failure to explain or draw what came of it is a warning.
         """
-        config, log, trainer = self.plan.config, self.log, self.trainer
+        log, trainer, name = self.log, self.trainer, self.plan.run_name
         trainer.load_kept(log.state)
-        name = self.plan.run_name
-        scores = log_validation(log, config, self.data, trainer, name, pictures=pictures)
+        scores = log_validation(log, self.data, trainer, name, pictures=pictures)
         cost = log_cost(log, trainer)
-        log_checkpoint(log, config, self.data, trainer)
+        log_checkpoint(log, self.data, trainer)
         page = "gallery/index.html" if pictures else "patients_val.csv"
         link = artifact_link(log.store.get_run(log.run_id), page)
         told = f"Validation Dice {scores['val/dice']:.3f}, IoU {scores['val/iou']:.3f}."

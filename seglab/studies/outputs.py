@@ -65,13 +65,7 @@ def log_data(log: RunLog, config: RunConfig, data: StudyData, context: str) -> N
 
 
 def log_validation(
-    log: RunLog,
-    config: RunConfig,
-    data: StudyData,
-    trainer: Trainer,
-    run_name: str,
-    *,
-    pictures: bool = True,
+    log: RunLog, data: StudyData, trainer: Trainer, run_name: str, *, pictures: bool = True
 ) -> dict[str, float]:
     """Score every validation patient with the network as it is; log and return the figures.
 
@@ -79,7 +73,7 @@ def log_validation(
     ``run_name`` stands before a warning, since runs of several workers share a screen.
     """
     predictor, cache, names = trainer.predictor, data.cache, data.split.val
-    threshold = config.evaluation.threshold
+    config, threshold = trainer.config, trainer.config.evaluation.threshold
 
     @lru_cache(CASES_IN_MEMORY)
     def case(name: str) -> Case:
@@ -229,9 +223,9 @@ def write_overlays(
             sheet.savefig(folder / f"{label}.png", dpi=200)
 
 
-def log_checkpoint(log: RunLog, config: RunConfig, data: StudyData, trainer: Trainer) -> None:
+def log_checkpoint(log: RunLog, data: StudyData, trainer: Trainer) -> None:
     """Log the weights as they are, and beside them what prediction needs to know about them."""
-    precision = trainer.compute.precision
+    config, precision = trainer.config, trainer.compute.precision
     train = training_patients(data.split, config)
     card = make_card(config, data.cache, train, precision, log.run_id)
     log.json(card.to_json(), f"{CHECKPOINTS}/{CARD}")
