@@ -15,13 +15,7 @@ import pandas as pd
 
 from seglab.core.factors import Design
 from seglab.evaluation.comparison import LEVEL, not_carried, pair_patients
-from seglab.evaluation.statistics import (
-    RESAMPLES,
-    FloatArray,
-    holm,
-    paired_test,
-    seed_variance,
-)
+from seglab.evaluation.statistics import RESAMPLES, FloatArray, holm, paired_test, seed_variance
 
 
 @dataclass(frozen=True)

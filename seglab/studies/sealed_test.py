@@ -20,13 +20,7 @@ from seglab.data.cache import Cache, CachedPatient, open_cache
 from seglab.data.open import StudyData
 from seglab.data.sealed import SealBroken
 from seglab.tracking import tags
-from seglab.tracking.openings import (
-    Opening,
-    openings,
-    record_opening,
-    seen_before,
-    seen_text,
-)
+from seglab.tracking.openings import Opening, openings, record_opening, seen_before, seen_text
 from seglab.tracking.run import RunLog
 from seglab.tracking.store import Store
 
