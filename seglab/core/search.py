@@ -116,6 +116,12 @@ class Search(Block):
         """Take the bare name of a pruner, as of a loss."""
         return {"name": given} if isinstance(given, str) else given
 
+    @field_validator("confirm", mode="before")
+    @classmethod
+    def _may_be_none(cls, given: Any) -> Any:
+        """Take null for no confirmation."""
+        return {"top": 0} if given is None else given
+
     @field_validator("space", mode="before")
     @classmethod
     def _flat(cls, given: Any) -> Any:

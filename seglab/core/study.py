@@ -20,6 +20,7 @@ STUDY_KEYS = (
     *("seeds", "baseline", "margin", "arms", "budget", "tune", "search", "storage"),
     *FACTOR_KEYS,
 )
+POSTGRES = "postgresql+psycopg://"
 TIMED_EPOCHS = 1000
 """Epochs of a run that ends by the clock."""
 MARGIN = 0.01
@@ -127,9 +128,9 @@ def _select_arms(
 ) -> dict[str, Any]:
     """Keep some of the arms; where the baseline is not among them, the first takes its place."""
     known = {str(name): override for name, override in (document.get("arms") or {}).items()}
+    if not known:
+        raise UserError(f"the file has no arms, so none is named '{[*wanted, *removed][0]}'")
     for name in (*wanted, *removed):
-        if not known:
-            raise UserError(f"the file has no arms, so none is named '{name}'")
         if name not in known:
             raise unknown_name("arm", name, known)
     kept = {name: known[name] for name in wanted or known if name not in removed}
@@ -148,8 +149,9 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     budget = validate(Budget, document.get("budget") or {}, "budget.")
     search = validate(Search, document["search"], "search.") if document.get("search") else None
     storage = search.storage if search else document.get("storage")
-    if storage is not None and not isinstance(storage, str):
-        raise UserError(f"storage: {storage!r} is not the address of a database")
+    if storage is not None and not str(storage).startswith(POSTGRES):  # may hold a password
+        key = "search.storage" if search else "storage"
+        raise UserError(f"{key}: it is an address {POSTGRES}user@host/db, or null: this machine")
     margin = MARGIN if document.get("margin") is None else document["margin"]
     if not isinstance(margin, float) or not 0 < margin < 1:
         raise UserError(f"margin: {margin!r} is not a difference of Dice between 0 and 1")

@@ -44,7 +44,6 @@ ITEM, OWNER, INTERRUPTED, SURPLUS = "item", "owner", "interrupted", "surplus"
 ERROR, OUR_FAULT = "error", "our_fault"  # user attributes of a trial too
 DATABASE = "optuna.db"
 WHERE = f"the queue ({DATABASE}, or what the key storage names)"
-POSTGRES = "postgresql+psycopg://"
 MAX_RETRIES = 3  # of an item whose worker died
 DIED = f"its worker died {MAX_RETRIES + 1} times"
 ENDED = ("done", "failed")
@@ -90,8 +89,6 @@ def open_storage(url: str | None, folder: Path, heartbeat_s: int) -> RDBStorage:
     engine: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}}
     if url is not None:
         where, engine = url, {"pool_pre_ping": True}
-        if not url.startswith(POSTGRES):
-            raise UserError(f"storage: {redact(url)} is not of the form {POSTGRES}user@host/db")
         if find_spec("psycopg") is None:
             package = "pip install 'psycopg[binary]' (the extra 'postgres')"
             raise UserError(f"storage: {redact(url)} needs the package psycopg: {package}")

@@ -164,7 +164,9 @@ def test_the_first_characters_of_an_id_do_unless_several_runs_have_them(
         with pytest.raises(UnknownRun, match=f"no run '{unknown}'"):
             find(unknown)
     twins = [replace(store.get_run(runs[0]), run_id="abcdef" + digit * 26) for digit in "01"]
-    monkeypatch.setattr(Store, "find_runs", lambda _: twins)
+    other = replace(twins[0], run_id="0123" * 8)
+    monkeypatch.setattr(Store, "find_runs", lambda _: [*twins, other])
+    assert store.find_run("0123") == other
     with pytest.raises(UserError, match="2 runs begin with 'abcdef'"):
         store.find_run("abcdef")
     assert store.find_run("abcdef1") == twins[1]
