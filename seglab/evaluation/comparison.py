@@ -7,7 +7,8 @@ have the confidence of Holm's last step: they leave 0 outside just where an arm 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from seglab.core.errors import UserError, unknown_name
-from seglab.core.study import MARGIN
+from seglab.core.study import MARGIN, Study
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, half_widths, spread
 from seglab.evaluation.statistics import (
     FEWEST_WITH_VERDICT,
@@ -144,7 +145,7 @@ def compare_arms(
         margin=margin,
         confidence=confidence,
         resamples=resamples,
-        warnings=_warnings(by_seed, len(left_out)),
+        warnings=_warnings(dict(zip(names, by_seed, strict=True)), len(left_out)),
     )
 
 
@@ -267,12 +268,48 @@ def limits(seeds: Sequence[int], patients: int) -> tuple[str, ...]:
     return tuple(text for text, applies in found.items() if applies)
 
 
-def _warnings(by_seed: Sequence[FloatArray], left_out: int) -> tuple[str, ...]:
-    patients = by_seed[0].shape[1]
-    told = limits([len(values) for values in by_seed], patients)
+def limits_ahead(study: Study, train: int, val: int) -> list[str]:
+    """What a comparison could not show, and what to do about it, known before the first run."""
+    if len(study.arms) < 2:
+        return []
+    folds = len(study.folds)
+    patients = val + (train if folds > 1 else 0)
+    told = list(limits([len(study.seeds)], patients))
+    if patients < FEWEST_PATIENTS and folds == 1 and not study.run.split.redraw:
+        told.append(
+            f"a verdict needs {FEWEST_WITH_VERDICT} validation patients and should have "
+            f"{FEWEST_PATIENTS}: raise the second of split.fractions, or set split.folds=3"
+        )
+    return told
+
+
+def _warnings(by_seed: Mapping[str, FloatArray], left_out: int) -> tuple[str, ...]:
+    values = list(by_seed.values())
+    patients = values[0].shape[1]
+    told = limits(list(map(len, values)), patients) + tuple(_unstable(by_seed))
     if left_out:
         told += (
             f"{left_out} of {patients + left_out} patients have no score (no tumour) and are "
             "left out",
         )
     return told
+
+
+def _unstable(by_seed: Mapping[str, FloatArray]) -> Iterator[str]:
+    """Name an arm that doubles the variance of seeds, which all share, and fails an F test."""
+    from scipy.special import fdtrc
+
+    pooled = seed_variance(list(by_seed.values())).mean_square
+    for arm, values in by_seed.items():
+        others = [other for name, other in by_seed.items() if name != arm]
+        own, rest = seed_variance([values]), seed_variance(others)
+        usual = max(float(rest.mean_square), 1e-12)
+        if len(others) < 2 or not own.degrees or not rest.degrees or pooled <= 2 * usual:
+            continue
+        if fdtrc(own.degrees, rest.degrees, own.mean_square / usual) < LEVEL / len(by_seed):
+            yield (
+                f"arm '{arm}' has an SD of {spread(values.mean(axis=1)):.3f} over seeds, others "
+                f"{math.sqrt(usual):.3f}: all intervals rest on what is pooled of both, and are "
+                f"wider for it; arms.{arm}=null with another name=… compares the others without "
+                "it (--arms leaves it in: it is on record)"
+            )

@@ -18,6 +18,7 @@ from seglab.core.machine import is_locked, tell
 from seglab.core.study import MARGIN, Study
 from seglab.data.open import StudyData
 from seglab.data.splits import training_patients
+from seglab.evaluation.comparison import limits_ahead
 from seglab.studies.comparison import compare_ablation
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import (
@@ -119,6 +120,8 @@ def _run_ablation(
     reference = data.of(study.reference)
     if not fresh and (done := find_finished(study, store, data)) is not None:
         return done
+    for told in limits_ahead(study, len(reference.split.train), len(reference.split.val)):
+        tell(f"warning: {told}")
     with one_at_a_time(study, store.folder):
         parent = open_parent(study, store, reference, fresh=fresh, is_confirmation=bool(confirms))
         hashes = {arm: arm_hash(config) for arm, config in study.arms.items()}

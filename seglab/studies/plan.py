@@ -19,8 +19,7 @@ from seglab.core.errors import UserError
 from seglab.core.study import Study
 from seglab.data.open import StudyData
 from seglab.data.splits import Split, training_patients
-from seglab.evaluation.comparison import limits
-from seglab.evaluation.statistics import FEWEST_WITH_VERDICT
+from seglab.evaluation.comparison import limits_ahead
 from seglab.learning.device import choose_compute
 from seglab.learning.training import Trainer, mean_over_scales
 from seglab.models.build import count_parameters, gflops_per_image
@@ -109,16 +108,7 @@ def _warnings(study: Study, split: Split) -> list[str]:
             f"all {study.search.trials} trials are taken for as long as the base config: an upper "
             "bound unless networks are larger, since pruned trials end early; confirmation follows"
         ]
-    if len(study.arms) < 2:
-        return []
-    patients = len(split.val) + (len(split.train) if len(study.folds) > 1 else 0)
-    told = [*limits([len(study.seeds)], patients)]
-    if patients < FEWEST_WITH_VERDICT:
-        told.append(
-            f"a verdict needs {FEWEST_WITH_VERDICT} validation patients: raise split.fractions "
-            "or use split.folds"
-        )
-    return told
+    return limits_ahead(study, len(split.train), len(split.val))
 
 
 def write_plan(study: Study, store: Store) -> dict[str, Any]:

@@ -85,6 +85,19 @@ def test_swapping_the_arms_turns_a_claim_round() -> None:
     assert (there.ci_low, there.ci_high) == pytest.approx((-back.ci_high, -back.ci_low))
 
 
+def test_an_arm_that_widens_the_intervals_of_others_is_named() -> None:
+    values = dice(8, arms=4, patients=30, seeds=3, sd_run=0.002)
+    assert compare(values).warnings == ()
+    values[3] += np.array([[-0.2], [0.0], [0.2]])
+    found, without = compare(values), compare(values[:3])
+    (told,) = found.warnings
+    assert told.startswith("arm 'a3' has an SD of 0.2")
+    assert "; arms.a3=null with another name=… compares the others without it" in told
+    width, usual = (one.rows[0].ci_high - one.rows[0].ci_low for one in (found, without))
+    assert width > 3 * usual
+    assert compare(values[[0, 3]]).warnings == (), "without it there is nothing to compare"
+
+
 def test_equal_arms_of_many_patients_are_equivalent_unless_seeds_differ() -> None:
     rng = np.random.default_rng(5)
     base = rng.beta(8, 2, 300)

@@ -45,7 +45,9 @@ def test_arms_by_seeds_are_children_of_one_run(
     assert "Five patients segmented by every arm" in page
     assert "broken" in page
     assert "absent.safetensors" in page
-    assert "wins : losses" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "wins : losses" in told
+    assert "or set split.folds=3\n" in told.partition("run 1 of")[0], "before the first training"
     child = store.get_run(first.runs[1].run_id)
     assert child.parent_run_id == first.parent_run_id
     assert child.params["loss.name"] == "bce"

@@ -155,7 +155,12 @@ def test_what_a_comparison_could_not_show_is_told_before_it(build: Build) -> Non
     few = build(arms=ARMS, seeds=[0], split={"fractions": [0.7, 0.2, 0.1]})
     told = make_plan(few)["warnings"]
     assert told[0].startswith("one seed only: ")
-    assert told[2].startswith("a verdict needs 4 validation patients: raise split.fractions")
+    assert told[2] == (
+        "a verdict needs 4 validation patients and should have 6: raise the second of "
+        "split.fractions, or set split.folds=3"
+    )
+    redrawn = {"fractions": [0.7, 0.2, 0.1], "redraw": 1}  # as a confirmation: no remedy
+    assert len(make_plan(build(arms=ARMS, seeds=[0], split=redrawn))["warnings"]) == 2
     assert make_plan(build(seeds=[0]))["warnings"] == []
 
 
