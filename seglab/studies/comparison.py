@@ -16,7 +16,7 @@ from seglab.evaluation.learning_curve import LearningCurve, learning_curve
 from seglab.evaluation.metrics import PatientScore
 from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, SIZES, size_text, stratify, summarise
 from seglab.studies.results import Ablation, Arm, Unit
-from seglab.tracking.tags import ARM, ERROR, VALUES
+from seglab.tracking.tags import ARM, DATA_HASH, ERROR, VALUES
 
 NOT_RANKED, IS_BASELINE, OTHER_TARGET = "not ranked", "baseline", "other target"
 COSTS = ("parameters_m", "gflops_per_image", "images_per_second", "train_seconds")
@@ -156,8 +156,12 @@ class ComparedAblation:
             return None
         seeds = {arm.name: {*arm.seeds} for arm in self.ablation.arms}
         folds = {one.fold for arm in self.ablation.arms for one in arm.runs}
+        data = {
+            arm.name: {one.run.tags.get(DATA_HASH) for one in arm.runs}
+            for arm in self.ablation.arms
+        }
         margin, parent = self.ablation.margin, self.ablation.parent
-        return plan.deviations(parent, self.baseline, margin, seeds, folds)
+        return plan.deviations(parent, self.baseline, margin, seeds, folds, data)
 
     @property
     def warnings(self) -> Sequence[str]:

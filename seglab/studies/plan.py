@@ -27,7 +27,7 @@ from seglab.studies.ablation import find_shared_parent, find_twin, open_parent, 
 from seglab.studies.candidates import TRAINED
 from seglab.studies.data import SharedData, share_patients
 from seglab.studies.experiment import Plan
-from seglab.studies.preregistration import ANALYSIS, FILE, find_plan, plan_file
+from seglab.studies.preregistration import ANALYSIS, ARM_DATA, FILE, find_plan, plan_file
 from seglab.studies.queue import one_at_a_time
 from seglab.studies.results import arm_hash
 from seglab.studies.search.space import make_space
@@ -121,7 +121,8 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         raise UserError("--plan: one run compares nothing; give it arms, factors or seeds")
     study = share_patients(study)
     tuning_plans(study, "")
-    data = SharedData().of(study.reference)
+    shared = SharedData()
+    data = shared.of(study.reference)
     split, folded = data.split, len(study.folds) > 1
     both = sorted(split.train + split.val)  # in one of the folds each of them validates
     content = {
@@ -144,6 +145,10 @@ def write_plan(study: Study, store: Store) -> dict[str, Any]:
         "split_hash": split.hash,
         "data_hash": data.cache.data_hash,
     }
+    if len({config.data.modalities for config in study.arms.values()}) > 1:
+        content[ARM_DATA] = {
+            arm: shared.of(config).cache.data_hash for arm, config in study.arms.items()
+        }
     text = f"{json_text(content)}\n"
     made, path = hashlib.sha256(text.encode()).hexdigest(), plan_file(store, study.name)
     with one_at_a_time(study, store.folder):

@@ -31,6 +31,8 @@ TAGS = {
     "code_hash": tags.CODE_HASH,
 }
 """What a plan says of the parent run: key to tag."""
+ARM_DATA = "arm_data_hashes"
+"""Key of a plan whose arms differ in modalities: ``data_hash`` is of the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,23 @@ class AnalysisPlan:
         margin: float,
         seeds: Mapping[str, set[int]],
         folds: set[int],
+        data: Mapping[str, set[str | None]],
     ) -> list[str]:
-        """List what was not done as planned; ``seeds`` are the complete ones of every arm."""
+        """List what was not done as planned.
+
+        Of every arm ``seeds`` are the complete ones, and ``data`` the hashes of its runs' data.
+        """
         done = {**ANALYSIS, "baseline": baseline, "margin": margin, "folds": sorted(folds)}
         done |= {key: parent.tags.get(tag) for key, tag in TAGS.items()}
         told = [
             f"{key.replace('_', ' ')} is {value}, planned was {self.content.get(key)}"
             for key, value in done.items()
             if value != self.content.get(key)
+        ]
+        told += [
+            f"arm '{arm}' is of other data"
+            for arm, planned in self.content.get(ARM_DATA, {}).items()
+            if data.get(arm, {planned}) != {planned}
         ]
         arms = json.loads(parent.tags.get(tags.ARMS, "{}"))
         return [*self.changes, *told, *self._of_arms(arms, seeds)]

@@ -71,6 +71,11 @@ def test_a_plan_is_on_record_before_the_first_run(build: Build, store: Store, ke
     plan = write_plan(build(name="folded", arms=ARMS, split={"folds": 2}), store)["plan"]
     folded = json.loads(plan.read_text())
     assert folded["train_patients"] == folded["validation_patients"], "of both folds"
+    assert "arm_data_hashes" not in folded
+    arms = {"flair": {}, "t1": {"data": {"modalities": ["t1"]}}}
+    inputs = json.loads(write_plan(build(name="inputs", arms=arms), store)["plan"].read_text())
+    assert inputs["arm_data_hashes"]["flair"] == inputs["data_hash"]
+    assert inputs["arm_data_hashes"]["t1"] != inputs["data_hash"]
 
 
 def test_a_plan_that_was_changed_later_is_told(store: Store, kept: Kept, tmp_path: Path) -> None:
@@ -111,6 +116,7 @@ def test_an_ablation_that_is_only_compared_anew_keeps_its_duration(
         ({"seeds": []}, ["seed 0 was added"]),
         ({"baseline": "bce"}, ["baseline is base, planned was bce"]),
         ({"margin": 0.02}, ["margin is 0.01, planned was 0.02"]),
+        ({"arm_data_hashes": {"bce": "x"}}, ["arm 'bce' is of other data"]),
     ],
     ids=str,
 )
