@@ -168,6 +168,12 @@ def test_an_override_reaches_every_arm_but_yields_to_what_an_arm_says(tmp_path: 
     assert {config.train.epochs for config in study.arms.values()} == {1}
 
 
+def test_null_is_no_confirmation(tmp_path: Path) -> None:
+    text = "search: {space: {optim.lr: {low: 1.e-4, high: 1.e-2}}}"
+    tops = [load(tmp_path, text, *more).search for more in ((), ("search.confirm=null",))]
+    assert [search and search.confirm.top for search in tops] == [2, 0]
+
+
 ARMS = "arms: {a: {}, b: {loss: bce}, c: {loss: dice}}\nbaseline: b"
 
 
