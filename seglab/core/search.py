@@ -128,14 +128,6 @@ class Search(Block):
         """Take ``optim: {lr: …}``, which is how an override reads, for ``optim.lr``."""
         return _flat_domains(given) if isinstance(given, dict) else given
 
-    @field_validator("space")
-    @classmethod
-    def _not_on_itself(cls, space: dict[str, Range]) -> dict[str, Range]:
-        for path, domain in space.items():
-            if path in domain.when:
-                raise ValueError(f"{path} is conditional on itself")
-        return space
-
     @field_validator("second_objective")
     @classmethod
     def _objectives(cls, second: str, info: ValidationInfo) -> str:

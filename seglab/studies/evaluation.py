@@ -117,8 +117,7 @@ def evaluate(
         raise UserError(
             f"the model was trained, validated or tested on {len(shared)} of the {len(wanted)} "
             f"patients with {', '.join(card.modalities)} in {external.source.root}: "
-            f"{some_names(same)}; "
-            f"--leave-out {SHARED} takes them out"
+            f"{some_names(same)}; --leave-out {SHARED} takes them out"
         )
     names = [one for one in wanted if one not in shared]
     if not names:

@@ -122,7 +122,7 @@ def test_a_list_of_modalities_is_one_choice() -> None:
         ({"split.seed": {"choices": [0, 1]}}, "not a matter of search"),
         ({"data.root": {"choices": ["a", "b"]}}, "not a matter of search"),
         ({"train.threads": {"choices": [1, 2]}}, "not a matter of search"),
-        ({"optim.lr": {**LR, "when": {"optim.lr": 1}}}, "conditional on itself"),
+        ({"optim.lr": {**LR, "when": {"optim.lr": 1}}}, "go round in a circle: optim.lr"),
         ({"optim.lr": {**LR, "when": {"loss.name": "dice"}}}, "only searched keys can be named"),
         ({**NETWORKS, "model.encoder": when("resnet18", "model.name", "smp-fpn")}, "'smp-fpn'"),
         (
