@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seglab.evaluation.lesions import lesion_scores
-from seglab.evaluation.surface import UNDEFINED, surface_scores
+from seglab.evaluation.surface import surface_scores
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -46,16 +46,6 @@ def dice(counts: Counts) -> FloatArray:
 def iou(counts: Counts) -> FloatArray:
     """TP / (TP + FP + FN), in [0, 1]; NaN where both masks are empty."""
     return _ratio(counts.tp, counts.tp + counts.fp + counts.fn)
-
-
-def precision(counts: Counts) -> FloatArray:
-    """TP / (TP + FP), in [0, 1]; NaN where nothing is predicted."""
-    return _ratio(counts.tp, counts.tp + counts.fp)
-
-
-def recall(counts: Counts) -> FloatArray:
-    """TP / (TP + FN), in [0, 1]; NaN where the truth is empty."""
-    return _ratio(counts.tp, counts.tp + counts.fn)
 
 
 @dataclass(frozen=True)
@@ -115,9 +105,9 @@ def score_patient(
     total, slice_dice = Counts(*(part.sum() for part in per_slice)), dice(per_slice)
     tumour = (per_slice.tp + per_slice.fn) > 0
     has_tumour, is_volume = bool(tumour.any()), contiguous and len(truth) > 1
-    surfaces = UNDEFINED
-    if surface and is_volume and spacing_mm is not None and has_tumour:
-        surfaces = surface_scores(pred, truth, spacing_mm)
+    hd95_mm = nsd_2mm = math.nan
+    if surface and is_volume and spacing_mm is not None:
+        hd95_mm, nsd_2mm = surface_scores(pred, truth, spacing_mm)
     lesions = lesion_scores(pred, truth, contiguous)._asdict() if surface else {}
     ml_per_px = float(np.prod(spacing_mm)) / MM3_PER_ML if spacing_mm else np.nan
     tp, fp, fn = int(total.tp), int(total.fp), int(total.fn)
@@ -126,12 +116,12 @@ def score_patient(
         grade=grade,
         dice=float(dice(total)) if has_tumour else np.nan,
         iou=float(iou(total)) if has_tumour else np.nan,
-        precision=float(precision(total)) if has_tumour else np.nan,
-        recall=float(recall(total)),
+        precision=float(_ratio(total.tp, total.tp + total.fp)) if has_tumour else np.nan,
+        recall=float(_ratio(total.tp, total.tp + total.fn)),
         dice_slice_tumour=mean(slice_dice[tumour]),
         dice_slice_empty1=mean(np.nan_to_num(slice_dice, nan=1.0)),
-        hd95_mm=surfaces.hd95_mm,
-        nsd_2mm=surfaces.nsd_2mm,
+        hd95_mm=hd95_mm,
+        nsd_2mm=nsd_2mm,
         slices=len(tumour),
         empty_slices=int((~tumour).sum()),
         empty_slice_fp=int((per_slice.fp[~tumour] > 0).sum()),

@@ -5,7 +5,7 @@ The surface of a mask is its voxels with one of six neighbours outside the mask 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,35 +21,24 @@ VOXELS_PER_SEARCH = 20
 for surfaces that lie close, as those of a trained network, and up to 60 for others."""
 
 
-class SurfaceScores(NamedTuple):
-    """Scores of two surfaces; NaN where the truth has none."""
-
-    hd95_mm: float
-    nsd_2mm: float
-
-
-UNDEFINED = SurfaceScores(hd95_mm=float("nan"), nsd_2mm=float("nan"))
-
-
-def surface_scores(pred: BoolArray, truth: BoolArray, spacing_mm: Spacing) -> SurfaceScores:
-    """Compare the surfaces of two masks (S, H, W); spacing is (slice, row, column).
+def surface_scores(pred: BoolArray, truth: BoolArray, spacing_mm: Spacing) -> tuple[float, float]:
+    """HD95 in mm and surface Dice at 2 mm of masks (S, H, W); spacing is (slice, row, column).
 
     HD95 is the larger of the two directed 95th percentiles of the distances in mm; the other the
     share of all surface voxels within 2 mm of the other surface (Nikolov 2018). NaN without truth.
     A truth that was missed altogether scores the diagonal of the volume (BraTS: 373.13 mm) and 0.
     """
     if not truth.any():
-        return UNDEFINED
+        return math.nan, math.nan
     if not pred.any():
-        diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
-        return SurfaceScores(hd95_mm=diagonal, nsd_2mm=0.0)
+        return float(np.linalg.norm(np.multiply(truth.shape, spacing_mm))), 0.0
     box = bounding_box(pred | truth)
     pred_surface, truth_surface = surface(pred[box]), surface(truth[box])
     from_pred = distances(pred_surface, truth_surface, spacing_mm)
     from_truth = distances(truth_surface, pred_surface, spacing_mm)
     hd95 = max(np.percentile(from_pred, 95), np.percentile(from_truth, 95))
     near = sum(np.count_nonzero(found <= TOLERANCE_MM) for found in (from_pred, from_truth))
-    return SurfaceScores(float(hd95), near / (from_pred.size + from_truth.size))
+    return float(hd95), near / (from_pred.size + from_truth.size)
 
 
 def surface(mask: BoolArray) -> BoolArray:
