@@ -199,22 +199,16 @@ def best_median_worst(scores: Sequence[PatientScore], count: int) -> dict[str, l
     return {"best": best, "median": median, "worst": worst}
 
 
-def _missed(explanation: Explanation) -> float:
-    missed = [f.lost_dice for f in explanation.findings if f.kind == "missed lesion"]
-    return max(missed, default=0.0)
-
-
-def _boundary_only(explanation: Explanation) -> float:
-    share = explanation.shares.get(Cause.BOUNDARY, 0.0)
-    return explanation.lost_dice if share >= ONLY_BOUNDARY else 0.0
-
-
 MEASURES: Final[Mapping[str, Callable[[Explanation], float]]] = {
-    "missed lesion": _missed,
+    "missed lesion": lambda e: max(
+        (f.lost_dice for f in e.findings if f.kind == "missed lesion"), default=0.0
+    ),
     "false alarm on empty slices": lambda e: e.score.empty_slice_fp,
     "over-segmentation": lambda e: ratio if (ratio := _size_ratio(e)) > OVER else 0.0,
     "under-segmentation": lambda e: 1 - ratio if (ratio := _size_ratio(e)) < UNDER else 0.0,
-    "boundary only": _boundary_only,
+    "boundary only": lambda e: (
+        e.lost_dice if e.shares.get(Cause.BOUNDARY, 0.0) >= ONLY_BOUNDARY else 0.0
+    ),
 }
 """Rules that take the patients of the highest measure above 0."""
 MEANINGS: Final[Mapping[str, str]] = {
