@@ -40,9 +40,7 @@ def neighbour(cache: Cache, rows: Rows, offset: int) -> Rows:
 
 def patient_rows(*patients: CachedPatient) -> Rows:
     """Rows of the patients' slices, ascending."""
-    return np.sort(
-        np.concatenate([np.arange(one.first, one.first + one.count) for one in patients])
-    )
+    return np.sort(np.r_[tuple(one.rows for one in patients)])
 
 
 class TrainLoader:

@@ -46,10 +46,12 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
     """
     source = open_data_source(config.data)
     cache, _ = fill_cache(config.data, source, warn=warn)
-    cache.further = tuple(
-        _further_plane(config.data, plane, source, warn=warn)
-        for plane in (config.model.planes or ())[1:]
-    )
+    for plane in (config.model.planes or ())[1:]:  # without the patients who do not have it
+        update = {"plane": plane, "on_bad_file": "skip"}
+        further, _ = fill_cache(config.data.model_copy(update=update), source, warn=False)
+        cache.further += (further,)
+        for _, reason in further.skipped if warn else ():
+            print(f"warning: {reason}", file=sys.stderr)
     among = f"of the {len(cache.patients)} patients in {source.root}"
     if not cache.row_brain_px.any():
         raise UserError(f"every image {among} is constant")
@@ -86,15 +88,6 @@ def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache,
         for name, reason in cache.skipped:
             print(f"warning: {name} is left out: {reason}", file=sys.stderr)
     return cache, reused
-
-
-def _further_plane(data: Data, plane: str, source: Source, *, warn: bool) -> Cache:
-    """Fill the cache of a further plane; patients who do not have it are left out of it only."""
-    data = data.model_copy(update={"plane": plane, "on_bad_file": "skip"})
-    cache, _ = fill_cache(data, source, warn=False)
-    for _, reason in cache.skipped if warn else ():
-        print(f"warning: {reason}", file=sys.stderr)
-    return cache
 
 
 def select_patients(data: Data, source: Source) -> tuple[list[Patient], dict[str, str]]:
