@@ -77,7 +77,7 @@ class ModelCard:
     def interface(self) -> dict[str, Any]:
         """What :meth:`ModelBundle.predict` takes and gives, in words, for a registered model."""
         several, settings = len(self.modalities) > 1, self.settings
-        steps = {key: value for key, value in self.point.to_dict().items() if key != "threshold"}
+        steps = {key: value for key, value in vars(self.point).items() if key != "threshold"}
         runs_to = ", ".join(AXES[axis] for axis in self.axes)
         return {
             "input": f"float32 ({'M, ' * several}S, H, W), raw slices, ascending, without gaps",

@@ -9,7 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def describe(card: ModelCard) -> dict[str, str]:
         ),
         "seglab.use": NOT_MEDICAL,
         "seglab.notice": card.notice,
-        "seglab.operating_point": json.dumps(asdict(point)),
+        "seglab.operating_point": json.dumps(vars(point)),
         "seglab.model": json.dumps(card.to_json()),
     }
 

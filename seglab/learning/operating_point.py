@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,6 @@ class OperatingPoint:
     smallest_component_px: int = 0  # components of fewer native voxels are dropped
     fill_holes: bool = False  # fill what a slice's mask encloses
     mirror: bool = False  # average the logits of the image and of its left–right mirror image
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
     def apply(self, probability: Float32, slice_indices: NDArray[Any]) -> Bool:
         """Make the mask (S, H, W) of native probabilities; no component crosses a gap."""
@@ -73,10 +69,10 @@ class Selection:
 
     def to_json(self) -> dict[str, Any]:
         """As the artifact ``operating_point.json`` holds it."""
-        candidates = [{**point.to_dict(), "val/dice": dice} for point, dice in self.dice.items()]
+        candidates = [{**vars(point), "val/dice": dice} for point, dice in self.dice.items()]
         error = self.standard_error
         return {
-            "chosen": {**self.point.to_dict(), "val/dice": self.dice[self.point]},
+            "chosen": {**vars(self.point), "val/dice": self.dice[self.point]},
             "best": candidates[0],
             "standard_error_to_plain": error if math.isfinite(error) else None,
             "rule": "the simplest setting whose mean patient Dice is within one standard error "

@@ -221,7 +221,7 @@ def _log(
         logged, registered = find_model(store, name)
         uri = registered.uri if registered else f"runs:/{logged.run_id}"
         members = logged.tags.get(tags.ENSEMBLE, members)
-    place, point = f"{source.name}:{source.root.name}", card.point.to_dict()
+    place, point = f"{source.name}:{source.root.name}", vars(card.point)
     data_hash = digest([one.fingerprint.digest for one in looked.values()])
     own_tags = {
         **{key: run.tags[key] for key in (tags.ARM, tags.SEED) if key in run.tags},

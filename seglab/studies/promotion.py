@@ -76,7 +76,7 @@ class Promotion:
             "model_uri": self.model_uri,
             "model_version": self.registered.version,
             **self.opened.to_json(),
-            "operating_point": self.point.to_dict(),
+            "operating_point": vars(self.point),
             "onnx": self.onnx,
             **{f"test/{name}": figure.value for name, figure in figures},
             **{f"test/{name}_ci": [figure.low, figure.high] for name, figure in figures},
@@ -248,7 +248,7 @@ def _open(
 
     One that froze something else is not continued: its opening was of another question.
     """
-    point = json.dumps(frozen.selection.point.to_dict())
+    point = json.dumps(vars(frozen.selection.point))
     if begun is not None and begun.tags.get(tags.OPERATING_POINT) == point:
         return resume_run(store, begun.run_id)
     best, compute = candidates.best, frozen.trained.predictor.compute
@@ -272,7 +272,7 @@ def _log_frozen(
     """Log all that is fixed before the test is opened."""
     trained, selection = frozen.trained, frozen.selection
     config, cache = trained.config, trained.data.cache
-    log.params(flatten(config.to_dict()) | flatten({"operating_point": selection.point.to_dict()}))
+    log.params(flatten(config.to_dict()) | flatten({"operating_point": vars(selection.point)}))
     log.json(candidates.to_json(), "candidates.json")
     log.json(selection.to_json(), "operating_point.json")
     if rival is not None:

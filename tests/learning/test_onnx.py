@@ -76,7 +76,7 @@ def test_the_file_is_the_network_and_another_is_told_apart(
         assert np.allclose(logits, expected.numpy(), atol=1e-4)
 
     about = session.get_modelmeta().custom_metadata_map
-    assert json.loads(about["seglab.operating_point"]) == POINT.to_dict()
+    assert json.loads(about["seglab.operating_point"]) == vars(POINT)
     assert ModelCard.from_json(json.loads(about["seglab.model"])) == bundle.card
     assert "0.4" in about["seglab.output"]
     assert bundle.card.settings.normalise in about["seglab.input"]

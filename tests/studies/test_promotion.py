@@ -84,7 +84,7 @@ def test_the_first_opening_confirms_and_tells_every_stage(opened: Opened, store:
     assert record.tags["seglab.promoted_run_id"] == best.run_id
     assert record.tags["seglab.confirmatory"] == "true"
     assert record.tags["seglab.split_hash"] == best.tags["seglab.split_hash"]
-    assert json.loads(record.tags["seglab.operating_point"]) == opened.first.point.to_dict()
+    assert json.loads(record.tags["seglab.operating_point"]) == vars(opened.first.point)
     figures = ("dice", "iou", "dice_slice_tumour", "dice_slice_empty1", "dice_pooled")
     assert {f"test/{name}" for name in figures} <= record.metrics.keys()
     assert "test_vs_baseline/diff" in record.metrics
@@ -128,7 +128,7 @@ def test_the_test_patients_are_scored_and_shown(
 def test_a_card_names_the_evaluations_of_this_very_model(opened: Opened, store: Store) -> None:
     other, again = opened.other, opened.again
     results = read_artifact(store, store.get_run(again.run_id), "test_results.json")
-    point = again.point.to_dict()
+    point = vars(again.point)
     moved = {**point, "threshold": 0.05}
     for dice, place, members, at in (
         (0.111, "site", None, point),

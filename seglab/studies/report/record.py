@@ -188,7 +188,7 @@ def frozen_model(run: RunInfo) -> tuple[str | None, str | None, str]:
     and an ensemble of it have the first in common.
     """
     trained = run.tags.get(tags.EVALUATED_RUN) or run.tags.get(tags.PROMOTED_RUN)
-    point = PLAIN.to_dict() | json.loads(run.tags.get(tags.OPERATING_POINT, "{}"))
+    point = vars(PLAIN) | json.loads(run.tags.get(tags.OPERATING_POINT, "{}"))
     return trained, run.tags.get(tags.ENSEMBLE), json.dumps(point)
 
 
