@@ -241,22 +241,16 @@ def slice_dice(
     return np.stack([slice_indices[known] / max(stack_size - 1, 1), scores[known]])
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published Dice, or the range of several."""
-
-    setting: str
-    low: float
-    high: float
-    source: str
-
-
-PUBLISHED = (
-    Published("2-D, FLAIR only, BraTS 2019, hidden validation", 0.81, 0.84, "Zeineldin 2020"),
-    Published("FLAIR only at test, BraTS 2020, 3-D, per volume", 0.869, 0.898, "RFNet to DeMoSeg"),
-    Published("all four modalities, BraTS 2020 winner, test", 0.8895, 0.8895, "Isensee 2020"),
-    Published("two human raters, over tumour regions", 0.74, 0.85, "Menze 2015"),
-)
+PUBLISHED = [
+    {"setting": setting, "low": low, "high": high, "source": source}
+    for setting, low, high, source in (
+        ("2-D, FLAIR only, BraTS 2019, hidden validation", 0.81, 0.84, "Zeineldin 2020"),
+        ("FLAIR only at test, BraTS 2020, 3-D, per volume", 0.869, 0.898, "RFNet to DeMoSeg"),
+        ("all four modalities, BraTS 2020 winner, test", 0.8895, 0.8895, "Isensee 2020"),
+        ("two human raters, over tumour regions", 0.74, 0.85, "Menze 2015"),
+    )
+]
+"""Published Dice, or the range of several."""
 CAVEAT = (
     "Other data, other splits, often other inputs: these figures say in what region a result "
     "lies, and not which method is better."

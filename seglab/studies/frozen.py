@@ -182,7 +182,7 @@ class FrozenResults:
             "strata": self.strata,
             "calibration_error": calibration(self.reliability)[2],
             "against_baseline": vars(comparison.rows[0]) if comparison else None,
-            "published": [vars(one) for one in PUBLISHED],
+            "published": PUBLISHED,
             "caveat": CAVEAT,
         }
         return dict(finite(content))
