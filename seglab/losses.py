@@ -108,7 +108,7 @@ def bce_dice(
     smooth: Smooth = 1.0,
     empty: Empty = "penalise",
 ) -> Loss:
-    """bce_weight x BCE + Dice loss: steady gradients and the metric's own goal; Isensee 2021."""
+    """bce_weight · BCE + Dice loss: steady gradients and the metric's own goal; Isensee 2021."""
     pixels = bce(pos_weight=pos_weight)
     region = dice(pool=pool, smooth=smooth, empty=empty)
 

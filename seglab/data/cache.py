@@ -128,6 +128,7 @@ class Cache:
         scale: (M, N, 2) float32; ``offset + q * step`` gives back the source's units.
         patients: those used, in the order of their rows; ``by_id`` finds them by name.
         skipped: (patient id, reason) of the others.
+        left_out: those of the source who lack a modality, a line a reason.
         remarks: what a reader should be told → the patients of which it is true.
         row_patient: (N,) index into ``patients``; -1 where none is used.
         row_slice: (N,) int32, position in the stack of the plane.
@@ -141,6 +142,7 @@ class Cache:
     """
 
     further: tuple[Cache, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __init__(
         self,

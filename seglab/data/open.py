@@ -76,15 +76,17 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
 
 def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache, bool]:
     """Fill the cache, and warn of what a reader should know; see :func:`prepare`."""
-    patients, left_out = select_patients(data, source)
+    patients, lacking = select_patients(data, source)
     cache, reused = prepare(source, data, patients)
+    left_out: dict[str, list[str]] = {}
+    for name, reason in lacking.items():
+        left_out.setdefault(reason, []).append(name)
+    cache.left_out = tuple(f"{why}: {some_names(names, 10)}" for why, names in left_out.items())
     if warn:
-        noted = dict(cache.remarks)
-        for name, reason in left_out.items():
-            noted.setdefault(f"left out, {reason}", []).append(name)
-        for text, names in noted.items():
-            limit = 3 if text in cache.remarks else 8  # who is left out matters more
-            tell_once(f"{text}: {some_names(names, limit)}")
+        for text, names in cache.remarks.items():
+            tell_once(f"{text}: {some_names(names, 3)}")
+        for text in cache.left_out:
+            tell_once(f"left out, {text}")
         for name, reason in cache.skipped:
             print(f"warning: {name} is left out: {reason}", file=sys.stderr)
     return cache, reused

@@ -94,17 +94,22 @@ def interval(parts: ArrayLike, largest: float = math.inf) -> Interval:
 
 def half_widths(values: FloatArray) -> FloatArray:
     """Half widths (K,) of the 95 % intervals of the means of (K, n) values; NaN for n = 1."""
-    from scipy.special import stdtrit
-
     count = values.shape[1]
     if count < 2:
         return np.full(len(values), np.nan)
-    student = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    student = student_quantile(count)
     pivots = bootstrap_pivots(values, RESAMPLES, np.random.default_rng(0))
     factors = np.quantile(pivots, CONFIDENCE, axis=1, method="inverted_cdf")
     factors[(count < FEWEST_RESAMPLED) | ~np.isfinite(factors)] = student
     half: FloatArray = factors * values.std(axis=1, ddof=1) / math.sqrt(count)
     return half
+
+
+def student_quantile(count: int) -> float:
+    """Half width of Student's 95 % interval of a mean of ``count`` values, in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
 
 
 def _table(scores: Sequence[PatientScore], parts: Parts) -> FloatArray:

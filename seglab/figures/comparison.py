@@ -30,6 +30,7 @@ from seglab.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 WIDTH: Final = 11.5  # inches; a report of 1280 pixels shows the text at its size
 ROW: Final = 0.42
@@ -42,6 +43,7 @@ VERDICT_COLOURS: Final[Mapping[str, RGB]] = {
 }
 ARM_COLOURS: Final = (BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE)
 MARKERS: Final = "osD^vP"
+FRONT: Final = "no other arm is\nbetter for less"
 SIZE_COLOURS: Final[Mapping[str, RGB]] = {"small": SKY_BLUE, "medium": BLUE, "large": BLACK}
 Curve = Sequence[tuple[int, float]]  # (epoch from 1, validation Dice) of a run
 
@@ -203,7 +205,7 @@ def pareto(
 
     The baseline comes first of the arms.
     """
-    figure = new_figure(WIDTH, 4.4)
+    figure, fronts = new_figure(WIDTH, 4.4), []
     panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         points = [(costs[arm.arm][key], arm.mean) for arm in arms]
@@ -212,11 +214,13 @@ def pareto(
             if np.isfinite([arm.mean_low, arm.mean_high]).all():
                 axes.plot([x, x], [arm.mean_low, arm.mean_high], color=colour, alpha=0.35, zorder=1)
             axes.plot(x, mean, marker, color=colour, markersize=8, zorder=3)
-        front = pareto_front(points)
-        axes.step(*zip(*front, strict=True), where="post", color="0.6", linestyle="--", zorder=2)
+        if len(front := pareto_front(points)) > 1:
+            fronts += axes.step(
+                *zip(*front, strict=True), "--", where="post", color="0.6", zorder=2, label=FRONT
+            )
         tidy(axes, x=label, y="patient Dice" if axes is panels[0] else "")
         axes.set_xlim(0, 1.08 * max(x for x, _ in points) or 1)
-    _arm_legend(figure, [arm.arm for arm in arms])
+    _arm_legend(figure, [arm.arm for arm in arms], fronts[:1])
     return figure
 
 
@@ -262,15 +266,17 @@ def _arm_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _arm_legend(figure: Figure, names: Sequence[str], *, bar: bool = False) -> None:
+def _arm_legend(
+    figure: Figure, names: Sequence[str], more: Sequence[Line2D] = (), *, bar: bool = False
+) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     styles = [arm_style(number) for number in range(len(names))]
-    handles = [
+    handles: list[Any] = [
         Patch(color=c) if bar else Line2D([], [], color=c, marker=marker, linewidth=1.5)
         for c, marker in styles
     ]
     # A leading underscore would hide the entry.
-    labels = [f" {plain(name)}" for name in names]
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    labels = [*(f" {plain(name)}" for name in names), *(str(one.get_label()) for one in more)]
+    figure.legend([*handles, *more], labels, loc="outside right upper", frameon=False)

@@ -228,19 +228,24 @@ def _group(run: RunInfo) -> tuple[str | None, ...]:
     return run.parent_run_id, run.tags.get(tags.ARM), run.tags.get(tags.SEED)
 
 
+def baseline_tags(store: Store, run: RunInfo) -> dict[str, str]:
+    """Tags of the baseline arm's or base config's runs beside ``run``; none if it has no parent."""
+    if run.parent_run_id is None:
+        return {}
+    parent = store.get_run(run.parent_run_id)
+    if parent.tags.get(tags.KIND) == "sweep":
+        return {tags.KIND: "trial", tags.TRIAL: tags.BASE_TRIAL}
+    return {tags.KIND: "train", tags.ARM: parent.tags.get(tags.BASELINE, "")}
+
+
 def find_baseline(store: Store, run: RunInfo) -> RunInfo | None:
     """Find the finished run of the baseline arm or base config nearest to ``run``.
 
     The same fold always; the same seed if it finished, else the best by validation Dice. None
     where ``run`` is no child of an ablation or search, or is of the baseline itself.
     """
-    if run.parent_run_id is None:
-        return None
-    parent = store.get_run(run.parent_run_id)
-    wanted = {tags.KIND: "train", tags.ARM: parent.tags.get(tags.BASELINE, "")}
-    if parent.tags.get(tags.KIND) == "sweep":
-        wanted = {tags.KIND: "trial", tags.TRIAL: tags.BASE_TRIAL}
-    if all(run.tags.get(tag) == value for tag, value in wanted.items()):
+    wanted = baseline_tags(store, run)
+    if run.parent_run_id is None or wanted.items() <= run.tags.items():
         return None
     runs = [
         other

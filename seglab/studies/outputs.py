@@ -60,7 +60,11 @@ def log_data(log: RunLog, config: RunConfig, data: StudyData, context: str) -> N
         digest=cache.data_hash,
         source=f"{cache.source}:{config.data.root.name}",
         context=context,
-        profile={"patients": len(cache.patients), "slices": cache.slices},
+        profile={
+            "patients": len(cache.patients),
+            "slices": cache.slices,
+            "left_out": cache.left_out,
+        },
     )
 
 

@@ -66,6 +66,7 @@ def test_who_lacks_it_is_left_out_and_listed_where_that_is_asked_for(
     for count in (None, 4):
         data = open_data(use(source, modalities=["flair", "t1"], patients=count, **how))
         assert [patient.patient_id for patient in data.cache.patients] == names[:count]
+        assert data.cache.left_out == ("no t1: P002, P007",)
         told = "left out, no t1: P002, P007" in capsys.readouterr().err
         assert told is (count is None), "once a command"
 

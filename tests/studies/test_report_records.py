@@ -40,11 +40,13 @@ def test_a_reopened_test_is_marked_and_every_opening_listed(store: Store) -> Non
     log_promotion(store, 0.5)
     log_promotion(store, 0.6, HOSTILE)
     page = page_of(store, "twice")
-    assert "not confirmatory" in page["Result"].text
-    assert "not confirmatory" in " ".join(page["Result"].items)
+    told = "Not confirmatory: patients of this test were tested before."
+    assert told in page["Result"].text
+    assert not any("Sealed test" in item for item in page["Result"].items), "told above"
+    assert "it was trained in no ablation and no search" in page["Test in detail"].text
     listed = page["Test in detail"].table("promotion")
-    told = [(row["confirmatory"], row["test Dice"]) for row in listed]
-    assert told == [("yes", "0.5000"), ("no", "0.6000")]
+    opened = [(row["confirmatory"], row["test Dice"]) for row in listed]
+    assert opened == [("yes", "0.5000"), ("no", "0.6000")]
 
 
 def test_an_opened_test_is_told_after_its_promotion_was_deleted(store: Store) -> None:
@@ -63,7 +65,7 @@ def test_a_test_that_another_experiment_opened_is_not_sealed(store: Store) -> No
         ("first", "promotion", "kaggle"), ("same", "train", "kaggle"), ("other", "train", "there")
     ):  # fmt: skip
         with start_run(store, name, name, {"seglab.kind": kind}) as log:
-            log.dataset("brats-h5", name, place)
+            log.dataset("brats-h5", name, place, profile={"left_out": ["no t1: a, b"]})
             log.json({"train": [], "val": [], "test": ["p"], "hash": ""}, "split.json")
             if kind == "promotion":
                 record_opening(store, "0123456789abcdef", log.run_id, {"aa"}, None, 0)
@@ -73,6 +75,7 @@ def test_a_test_that_another_experiment_opened_is_not_sealed(store: Store) -> No
         assert f"by promotion {by} of another experiment" in text
         assert "sealed." not in text
         assert by not in page_of(store, "other")[title].text
+    assert page_of(store, "same")["Method"].facts["patients left out"] == "no t1: a, b"
     assert "still sealed" in page_of(store, "other")["Test in detail"].text
 
 
@@ -94,9 +97,8 @@ def test_what_is_not_there_is_said(store: Store, tmp_path: Path) -> None:
     assert written.parent == tmp_path / "out"
     page = Page(written.read_text())
     assert "Author: A & B" in page.text
-    assert list(page.sections) == list(SECTIONS)
+    assert list(page.sections) == [title for title in SECTIONS if title != "Search"]
     for title, words in {
-        "Search": "No search",
         "Promotion": "Not promoted yet",
         "Result": "Not tested yet",
         "Method": "logged no split",
@@ -152,6 +154,16 @@ def test_an_evaluation_that_was_repeated_is_shown_once(store: Store) -> None:
     rows = page["Test in detail"].table("other data set")
     assert [row["result"][:10] for row in rows] == ["Dice 0.300", "Dice 0.200"]
     assert len([one for one in page["Result"].items if "nothing was tuned" in one]) == 2
+
+
+@pytest.mark.parametrize(("low", "told"), [(0.70, ""), (0.5, "The interval is 3.0 times as wide")])
+def test_an_interval_much_wider_than_students_is_explained(
+    store: Store, low: float, told: str
+) -> None:
+    with start_run(store, "wide", "p", {"seglab.kind": "promotion"}) as log:
+        log.metrics({"test/dice_sd": 0.1398}, step=0)  # of ten patients: Student's is ± 0.1
+    dice = {"value": 0.8, "low": low, "high": 0.9, "patients": 10}
+    assert outcomes.wide_interval(store.get_run(log.run_id), dice)[:33] == told
 
 
 def test_every_figure_of_the_test_has_words() -> None:
@@ -244,6 +256,7 @@ def test_a_confirmation_says_what_it_rests_on(store: Store) -> None:
 def test_files_that_older_versions_did_not_log_are_named(store: Store) -> None:
     with start_run(store, "old", "a", {"seglab.kind": "train"}) as run:
         run.metrics({"val/dice": 0.5}, step=1)
+        run.dataset("brats", "d", "brats:x", profile={"patients": 1})
         run.text("<html>", "gallery/index.html")
     promotion = start_run(store, "old", "promotion", {"seglab.kind": "promotion"})
     page = page_of(store, "old")

@@ -86,15 +86,6 @@ def _interactions(effects: FactorEffects) -> Figure:
     return plots.interaction_plot(effects.design.levels, panels)
 
 
-def has_front(result: ComparedAblation) -> bool:
-    """Whether the figure of cost joins arms with a dashed line."""
-    points = (
-        [(result.costs[row.arm][key], row.mean) for row in result.summaries]
-        for key in _axes(result)
-    )
-    return any(len(plots.pareto_front(of_cost)) > 1 for of_cost in points)
-
-
 def _axes(result: ComparedAblation) -> dict[str, str]:
     known = {
         key: label

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from seglab.evaluation.scores import FEWEST_WITH_INTERVAL
+from seglab.evaluation.scores import FEWEST_WITH_INTERVAL, student_quantile
+from seglab.studies.candidates import baseline_tags
 from seglab.studies.report.record import Record, frozen_model
 from seglab.studies.report.tables import NONE, by_cause, counted, interval, number
 from seglab.tracking import tags
@@ -12,6 +15,8 @@ from seglab.tracking.openings import openings, seen_text
 from seglab.tracking.store import RunInfo, Store
 
 EXTERNAL_FILE = "external_results.json"
+WIDE = 1.5
+"""Times Student's interval beyond which the width of the bootstrap's is explained."""
 EXTERNAL = ("iou", "lesions_found", "lesions_missed", "lesions_false")
 
 
@@ -35,6 +40,34 @@ def rival(run: RunInfo) -> str:
     known = run.tags.get(tags.BASELINE_RUN, "")
     own = known == run.tags.get(tags.PROMOTED_RUN)
     return f"{'the best single run of the ensemble' if own else 'the baseline'} {known[:8]}".strip()
+
+
+def tested_alone(record: Record) -> str:
+    """Why the promoted model was compared with no other on the test patients."""
+    run = record.reference
+    if run is None or not (wanted := baseline_tags(record.store, run)):
+        return "it was trained in no ablation and no search, so that it has no baseline"
+    if wanted.items() <= run.tags.items():
+        return "it is the baseline itself"
+    return "no finished run of the baseline has its fold and target"
+
+
+def wide_interval(run: RunInfo, dice: Mapping[str, Any]) -> str:
+    """Say so where the interval of a test's Dice is much wider than its spread alone would make it.
+
+    ``dice`` is a figure of ``test_results.json``.
+    """
+    count, sd = dice["patients"], run.metrics.get("test/dice_sd")
+    if count < FEWEST_WITH_INTERVAL or dice["low"] is None or not sd:
+        return ""
+    half = max(dice["value"] - dice["low"], dice["high"] - dice["value"])
+    times = half / (student_quantile(count) * sd / math.sqrt(count))
+    if times < WIDE:
+        return ""
+    return (
+        f"The interval is {times:.1f} times as wide as Student's t gives: a few patients are far "
+        "from the others, and how many such patients there are elsewhere is not known."
+    )
 
 
 def not_confirmatory(store: Store, run: RunInfo) -> str:

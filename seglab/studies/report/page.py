@@ -24,7 +24,7 @@ from seglab.evaluation import scores
 from seglab.figures.style import marked
 from seglab.studies.comparison import ComparedAblation
 from seglab.studies.report import outcomes, sections, tables
-from seglab.studies.report.figures import comparison_figures, draw_sheet, has_front
+from seglab.studies.report.figures import comparison_figures, draw_sheet
 from seglab.studies.report.record import Record, read_record
 from seglab.tracking import tags
 from seglab.tracking.run import RunLog
@@ -171,9 +171,8 @@ def render(
         arms_only=arms_only,
         author=author,
         title=f"{record.experiment}: {'comparison of arms' if arms_only else 'report'}",
-        titles=SECTIONS,
+        titles=[title for title in SECTIONS if title != "Search" or record.sweep],
         sheet=SHEET,
-        dashed=result is not None and has_front(result),
         registry=registry,
         version=seglab.__version__,
         served=served.rstrip("/"),

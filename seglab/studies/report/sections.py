@@ -50,15 +50,15 @@ TARGETS = {
 }
 
 
-def lead(record: Record, result: ComparedAblation | None) -> list[str]:
-    """The answers in a few sentences."""
+def lead(record: Record, result: ComparedAblation | None, *, shows_test: bool = False) -> list[str]:
+    """The answers in a few sentences; without the test's where it is shown in figures."""
     lines = [sentence(result, row) for row in result.rows] if result else []
     lines += [search_sentence(record)] if record.sweep else []
     if (best := record.ranking) is not None:
         dice = f"{number(best.dice)}{' out of fold' * bool(best.out_of_fold)}"
         chance = f", the highest of {best.compared}, which is partly chance"
         lines.append(f"Best on validation: {best.name}, Dice {dice}{chance * bool(best.compared)}.")
-    tested = record.promotion or not record.earlier_openings
+    tested = not shows_test and (record.promotion or not record.earlier_openings)
     own = [test_sentence(record.promotion)] if tested else []
     return [*lines, *own, *map(external_sentence, record.evaluations)]
 
@@ -224,6 +224,7 @@ def data(record: Record, run: RunInfo) -> dict[str, str]:
         facts |= {
             key: f"{count:,}" for key, count in found["profile"].items() if type(count) is int
         }
+        facts["patients left out"] = "; ".join(found["profile"].get("left_out", ()))
     source, target = (run.params.get(f"data.{key}", "") for key in ("source", "target"))
     if source in SOURCES:
         summary = SOURCES[source].summary
