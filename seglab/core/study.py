@@ -151,7 +151,7 @@ def resolve_study(document: Mapping[str, Any]) -> Study:
     storage = search.storage if search else document.get("storage")
     if storage is not None and not str(storage).startswith(POSTGRES):  # may hold a password
         key = "search.storage" if search else "storage"
-        raise UserError(f"{key}: it is an address {POSTGRES}user@host/db, or null: this machine")
+        raise UserError(f"{key}: it is an address {POSTGRES}HOST/DATABASE, or null: this machine")
     margin = MARGIN if document.get("margin") is None else document["margin"]
     if not isinstance(margin, float) or not 0 < margin < 1:
         raise UserError(f"margin: {margin!r} is not a difference of Dice between 0 and 1")
