@@ -23,6 +23,7 @@ from seglab.data.sources.base import open_source
 from seglab.learning.bundle import as_volume
 from seglab.learning.reference import Reference
 from seglab.studies.prediction import Predictions, predict, scan_warnings
+from tests.data.files import save_nifti
 from tests.data.memory import prepare
 from tests.learning.bundles import make_bundle as make_network
 from tests.studies.bright_front import make_bundle
@@ -46,13 +47,7 @@ CUBE_PX = 6 * 6 * 3
 
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
-    return write_nifti(tmp_path / "in" / "case_flair.nii.gz", head(), BRATS)
-
-
-def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(values, affine), path)
-    return path
+    return save_nifti(tmp_path / "in" / "case_flair.nii.gz", head(), BRATS)
 
 
 def only(found: Predictions) -> Any:
@@ -134,11 +129,11 @@ def test_a_tiff_of_several_pages_is_a_volume_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_segmentation_beside_the_scan_is_judged_too(scan: Path, tmp_path: Path) -> None:
-    mask = write_nifti(scan.parent / "case_seg.nii.gz", (head() > 0).astype(np.uint8), BRATS)
+    mask = save_nifti(scan.parent / "case_seg.nii.gz", (head() > 0).astype(np.uint8), BRATS)
     one = only(predict(make_bundle(), [scan.parent], tmp_path / "out"))
     (told,) = (text for text in one.warnings if "segmentation" in text)
     assert "marks 100% of the brain" in told
-    write_nifti(mask, (head() > 1000).astype(np.uint8), BRATS)
+    save_nifti(mask, (head() > 1000).astype(np.uint8), BRATS)
     one = only(predict(make_bundle(), [scan.parent], tmp_path / "out"))
     assert not any("segmentation" in text for text in one.warnings)
 
@@ -147,8 +142,8 @@ def test_the_window_is_that_of_training_whatever_a_model_names(scan: Path, tmp_p
     t1ce, mask = head() + 5, (head() > 1000).astype(np.uint8)
     t1ce[t1ce == 5] = 0
     t1ce[40:60, 40:60] = head()[20:40, 20:40]  # it shows more than FLAIR does
-    write_nifti(scan.parent / "case_t1ce.nii.gz", t1ce, BRATS)
-    write_nifti(scan.parent / "case_seg.nii.gz", mask, BRATS)
+    save_nifti(scan.parent / "case_t1ce.nii.gz", t1ce, BRATS)
+    save_nifti(scan.parent / "case_seg.nii.gz", mask, BRATS)
     settings = CacheSettings(64, "brain", "zscore", "auto")
     source = open_source("brats-nifti", scan.parent)
     cache, _ = prepare(source, settings, tmp_path / "cache", modalities=("t1ce",))
@@ -163,7 +158,7 @@ def test_the_window_is_that_of_training_whatever_a_model_names(scan: Path, tmp_p
 
 
 def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_path: Path) -> None:
-    other = write_nifti(scan.parent / "other_t2.nii.gz", head(), BRATS)
+    other = save_nifti(scan.parent / "other_t2.nii.gz", head(), BRATS)
     found = predict(make_bundle(), [scan.parent], tmp_path / "out")
     assert [one.input for one in found.outputs] == [scan]
     ((path, reason),) = found.failed
@@ -173,7 +168,7 @@ def test_a_modality_that_the_model_needs_is_missed_by_patient(scan: Path, tmp_pa
 
 
 def test_scans_of_one_name_do_not_overwrite_each_other(scan: Path, tmp_path: Path) -> None:
-    other = write_nifti(tmp_path / "more" / scan.name, head(front=20), BRATS)
+    other = save_nifti(tmp_path / "more" / scan.name, head(front=20), BRATS)
     found = predict(make_bundle(), [scan, other], tmp_path / "out")
     assert len({one.mask for one in found.outputs}) == 2
     data = [np.asarray(nib.load(one.mask).dataobj) for one in found.outputs]
@@ -189,7 +184,7 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 def test_the_table_keeps_earlier_masks_and_none_is_overwritten(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = only(predict(make_bundle(), [scan], out))
-    other = write_nifti(tmp_path / "in" / "other_flair.nii", head(front=20), BRATS)
+    other = save_nifti(tmp_path / "in" / "other_flair.nii", head(front=20), BRATS)
     assert only(predict(make_bundle(), [other], out)).patient == "other"
     rows = rows_of(out)
     masks = ["case_flair_pred.nii.gz", "other_flair_pred.nii"]
@@ -199,7 +194,7 @@ def test_the_table_keeps_earlier_masks_and_none_is_overwritten(scan: Path, tmp_p
     assert float(rows[0]["volume_ml"]) == pytest.approx(first.volume_ml, abs=1e-3)
     assert rows[0]["warnings"] == "; ".join(first.warnings)
     before = first.mask.read_bytes()
-    same_name = write_nifti(tmp_path / "elsewhere" / scan.name, head(front=20), BRATS)
+    same_name = save_nifti(tmp_path / "elsewhere" / scan.name, head(front=20), BRATS)
     found = predict(make_bundle(), [same_name], out)
     assert not found.outputs
     ((_, reason),) = found.failed
@@ -211,7 +206,7 @@ def test_the_table_keeps_earlier_masks_and_none_is_overwritten(scan: Path, tmp_p
 
 def test_a_patient_of_the_models_own_training_is_told(tmp_path: Path) -> None:
     for name in ("anna", "bert", "cora", "dora"):
-        write_nifti(tmp_path / "in" / f"{name}_flair.nii.gz", head(), BRATS)
+        save_nifti(tmp_path / "in" / f"{name}_flair.nii.gz", head(), BRATS)
     parts = {"anna": "train", "bert": "val", "cora": "test", "dora_ses-2": "train"}
     found = predict(make_bundle(), [tmp_path / "in"], tmp_path / "out", parts)
     told = [text for one in found.outputs for text in one.warnings if "this model" in text]
@@ -225,7 +220,7 @@ def test_the_command_tells_a_warning_once(scan: Path, tmp_path: Path, capsys: Ca
     folder, results, out = tmp_path / "many", tmp_path / "results", tmp_path / "o"
     for name, front in (("anna", 15), ("bert", 17), ("cora", 15)):
         for modality in ("flair", "t1"):
-            write_nifti(folder / f"{name}_{modality}.nii.gz", head(front), BRATS)
+            save_nifti(folder / f"{name}_{modality}.nii.gz", head(front), BRATS)
     for name in ("a.png", "b.png", "c.npy", "notes.txt"):
         (folder / name).write_bytes(b"")
     (folder / "anna_brain_mask.nii.gz").write_bytes(b"")
@@ -297,13 +292,13 @@ def test_without_a_tumour_the_channel_is_told_by_the_rest(scan: Path, tmp_path: 
     assert "no tumour is outlined" in told
     small = np.zeros_like(head())
     small[25:34, 25:34] = head()[25:34, 25:34]
-    path = write_nifti(tmp_path / "in" / "small.nii.gz", small, BRATS)
+    path = save_nifti(tmp_path / "in" / "small.nii.gz", small, BRATS)
     one = only(predict(nothing, [path], tmp_path / "out"))
     assert any("no tumour" in text and "too little tissue" in text for text in one.warnings)
 
 
 def test_trailing_axes_of_the_scan_are_kept_in_the_mask(tmp_path: Path) -> None:
-    path = write_nifti(tmp_path / "in" / "a_flair.nii.gz", head()[..., None], BRATS)
+    path = save_nifti(tmp_path / "in" / "a_flair.nii.gz", head()[..., None], BRATS)
     one = only(predict(make_bundle(), [path], tmp_path / "out"))
     assert nib.load(one.mask).shape == (64, 64, 10, 1)
     assert np.asarray(nib.load(one.mask).dataobj).sum() == CUBE_PX
