@@ -231,17 +231,14 @@ def test_an_item_of_others_stays_open_and_is_not_waited_for(tmp_path: Path) -> N
     assert queue.states()[other].word == "active"
 
 
-def test_without_psycopg_the_extra_is_named(
+def test_a_storage_that_cannot_be_used_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(UserError, match="the extra 'postgres'"):
-        open_storage("postgresql+psycopg://user@127.0.0.1:1/db", tmp_path, 20)
-
-
-def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be reached"):
         open_storage("postgresql+psycopg://user:secret@127.0.0.1:1/db", tmp_path, 20)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Not a directory|File exists"):
         open_storage(None, tmp_path / "file", 20)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError, match="the extra 'postgres'"):
+        open_storage("postgresql+psycopg://user@127.0.0.1:1/db", tmp_path, 20)

@@ -21,6 +21,7 @@ from seglab.tracking.environment import (
     git_state,
 )
 from seglab.tracking.store import Store
+from tests.faults.servers import free_port
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -132,8 +133,7 @@ def test_the_link_is_printed_once_the_server_answers(
     code: str,
     status: int,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = [sys.executable, "-c", f"import socket, sys, time; {code}", str(port)]
     start = subprocess.Popen
 
