@@ -210,6 +210,11 @@ def _complete_seeds(
     return Arm(name, kept), warnings
 
 
+def data_settings(run: RunInfo) -> dict[str, str]:
+    """The ``data`` block of a run, on which the hash of its data depends, without paths."""
+    return {k: v for k, v in run.params.items() if k.startswith("data.") and k not in LOCAL_KEYS}
+
+
 def _refuse_mixed_data(runs: Sequence[RunInfo]) -> None:
     """Refuse runs of one fold on different splits, or of one ``data`` block on different data.
 
@@ -217,11 +222,10 @@ def _refuse_mixed_data(runs: Sequence[RunInfo]) -> None:
     """
     known: dict[tuple[str, ...], RunInfo] = {}
     for run in runs:
-        block = {k: v for k, v in run.params.items() if k.startswith("data.")}
-        settings = {key: block[key] for key in sorted(block.keys() - LOCAL_KEYS)}
+        settings = data_settings(run)
         for tag, noun, group in (
             (tags.SPLIT_HASH, "splits", f"{fold_of(run)} {target_of(run)}"),
-            (tags.DATA_HASH, "data", json.dumps(settings)),
+            (tags.DATA_HASH, "data", json.dumps(settings, sort_keys=True)),
         ):
             first = known.setdefault((tag, group), run)
             if first.tags.get(tag) != run.tags.get(tag):

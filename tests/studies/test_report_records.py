@@ -79,6 +79,20 @@ def test_a_test_that_another_experiment_opened_is_not_sealed(store: Store) -> No
     assert "still sealed" in page_of(store, "other")["Test in detail"].text
 
 
+def test_data_that_changed_are_told_from_data_that_are_prepared_otherwise(store: Store) -> None:
+    def log_run(data: str, normalise: str) -> None:
+        tags = {"seglab.kind": "train", "seglab.data_hash": data}
+        with start_run(store, "mixed", data, tags) as log:
+            log.params({"data.normalise": normalise, "data.root": f"/of/{data}"})
+            log.metrics({"val/dice": 0.5}, step=0)
+
+    log_run("aa", "zscore")
+    log_run("bb", "percentile")
+    assert "several contents" not in page_of(store, "mixed").text
+    log_run("cc", "zscore")
+    assert "of several contents of data: " in page_of(store, "mixed")["Method"].text
+
+
 def test_a_single_run_beside_an_ensemble_is_no_baseline(store: Store) -> None:
     tags = {"seglab.kind": "promotion", "seglab.baseline_run_id": "a" * 32}
     with start_run(store, "x", "alone", tags) as log:

@@ -29,7 +29,7 @@ from seglab.studies.report.tables import (
     short,
     verdict_table,
 )
-from seglab.studies.results import LOCAL_KEYS, collect
+from seglab.studies.results import LOCAL_KEYS, collect, data_settings
 from seglab.tracking import tags
 from seglab.tracking.store import RunInfo, Store
 
@@ -290,13 +290,12 @@ def augmentation(run: RunInfo) -> str:
 
 
 def several(record: Record, tag: str, like: RunInfo | None = None) -> str:
-    """List the values where the runs, of the inputs of ``like``, do not share one of ``tag``."""
-    inputs = ("data.modalities", "data.target")
+    """List the values where the runs, of the data settings of ``like``, do not share a tag's."""
+    settings = data_settings(like) if like else None
     found = Counter(
         run.tags[tag]
         for run in record.of_kind("train", "trial")
-        if run.tags.get(tag)
-        and (like is None or all(run.params.get(k) == like.params.get(k) for k in inputs))
+        if run.tags.get(tag) and (settings is None or data_settings(run) == settings)
     )
     listed = [f"{value[:12]} ({count} runs)" for value, count in found.most_common()]
     return ", ".join(listed) if len(found) > 1 else ""
