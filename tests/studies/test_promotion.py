@@ -117,9 +117,12 @@ def test_the_test_patients_are_scored_and_shown(
     assert sorted(score.patient_id for score in scores) == sorted(split["test"])
     known = [score.dice for score in scores if math.isfinite(score.dice)]
     assert record.metrics["test/dice"] == pytest.approx(np.mean(known))
-    answer = f"Sealed test, confirmatory: Dice {record.metrics['test/dice']:.3f}"
+    dice = f"{record.metrics['test/dice']:.3f}"
+    answer = f"Sealed test, confirmatory: Dice {dice}"
     assert record.tags["mlflow.note.content"].startswith(answer)
-    assert answer in (tmp_path / "report/report.html").read_text()
+    page = (tmp_path / "report/report.html").read_text()
+    assert f"<span>test Dice</span> <b>{dice}</b>" in page
+    assert "The test is confirmatory" in page
     page = (tmp_path / "gallery/index.html").read_text()
     assert all(score.patient_id in page for score in scores)
     assert '<p class="notice">synthetic data: phantoms, not patients</p>' in page

@@ -136,7 +136,7 @@ def test_a_search_trains_what_is_asked_once(
     assert f"Dice {outcome.best.values[0]:.4f}" in parent.tags["mlflow.note.content"]
     assert "report/report.html" in list_artifacts(store, parent.run_id)
     logged = [store.data_inputs(run.run_id) for run in (parent, *runs())]
-    profile = {"patients": 6, "slices": 60}
+    profile = {"patients": 6, "slices": 60, "left_out": []}
     assert logged == [[{"name": "brats-h5", "source": "brats-h5:set", "profile": profile}]] * 3
     best = -1.0
     for row in outcome.rows:
