@@ -17,25 +17,40 @@ AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 MISTAKES = {
     "key": ("run_experiment.py single.yaml trian.epochs=1", "trian train"),
+    "loss": ("run_experiment.py single.yaml loss=dicee", "dicee dice"),
     "model": ("run_experiment.py single.yaml model.name=unett", "unett unet"),
+    "augmentation": ("run_experiment.py single.yaml augment=miror", "miror mirror"),
+    "option of a loss": ("run_experiment.py single.yaml loss.name=dice loss.smoth=1", "smoth"),
+    "baseline arm": ("run_experiment.py ablation.yaml baseline=bcee", "bcee bce_dice"),
+    "key of an arm": ("run_experiment.py ablation.yaml arms.bce.optim.lrr=1", "lrr bce"),
+    "range of epochs": ("run_experiment.py single.yaml train.epochs=0", "train.epochs 0"),
+    "fractions": ("run_experiment.py single.yaml split.fractions=[1,1,1]", "fractions 3"),
+    "a seed twice": ("run_experiment.py ablation.yaml seeds=[0,0]", "seeds 0"),
     "no YAML": ("run_experiment.py broken.yaml", "broken.yaml"),
+    "key of a space": ("sweep.py sweep.yaml search.space.optim.lrr.low=1 "
+                       "search.space.optim.lrr.high=2", "optim.lrr"),
+    "value": ("run_experiment.py single.yaml train.epochs=soon", "train.epochs soon"),
     "source": ("run_experiment.py single.yaml data.source=brats", "brats brats-h5"),
+    "channel": ("run_experiment.py single.yaml data.channel=4", "data.channel 4"),
+    "modality": ("run_experiment.py single.yaml data.modalities=[flare]", "modalities flare flair"),
+    "no value": ("run_experiment.py single.yaml nonsense", "nonsense"),
+    "empty root": ("run_experiment.py single.yaml data.root=empty", "empty"),
     "absent root of a search": ("sweep.py sweep.yaml data.root=nowhere", "nowhere"),
     "absent root": ("run_experiment.py single.yaml data.root=nowhere", "nowhere"),
     "too few patients": ("run_experiment.py single.yaml data.root=two", "two 2 3"),
     "files of another source": ("seglab data prepare --source brats-nifti --root two", "two"),
     "patients of a phantom": ("seglab data phantom --out x --patients 0", "patients 0"),
-}
-"""One of each stage; ``tests/core/test_study.py`` has the messages of experiment files."""
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def place(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the experiment files and a data set of two patients."""
+    """A folder with the experiment files, an empty data set and one of two patients."""
     folder = tmp_path_factory.mktemp("mistakes")
     write_files(folder, phantoms)
     (folder / "broken.yaml").write_text("name: [broken\n")
-    (folder / "two").mkdir()
+    for name in ("empty", "two"):
+        (folder / name).mkdir()
     for path in phantoms.rglob("volume_[12]_slice_*.h5"):
         shutil.copy(path, folder / "two")
     return folder
@@ -83,9 +98,20 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def drop_mask(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        del file["mask"]
+def text(path: Path) -> None:
+    path.write_text("no")
+
+
+def dataset(name: str, values: np.ndarray | None) -> Spoil:
+    """Put other values, or none, in the place of an h5 slice's image or mask."""
+
+    def spoil(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            del file[name]
+            if values is not None:
+                file[name] = values
+
+    return spoil
 
 
 def volume(values: np.ndarray) -> Spoil:
@@ -97,9 +123,16 @@ NAN = np.full(VOLUME, np.nan, np.float32)
 H5, FLAIR, SEG = "volume_4_slice_5.h5", "BraTS20_Training_002_flair", "BraTS20_Training_002_seg"
 DAMAGED: dict[str, tuple[str, Spoil]] = {
     "truncated h5": (H5, truncate),
-    "h5 without mask": (H5, drop_mask),
+    "text as h5": (H5, text),
+    "h5 without mask": (H5, dataset("mask", None)),
+    "h5 with NaN": (H5, dataset("image", np.full((64, 64, 4), np.nan))),
+    "h5 mask of another shape": (H5, dataset("mask", np.zeros((32, 64, 3), np.uint8))),
+    "h5 image of three channels": (H5, dataset("image", np.zeros((64, 64, 3)))),
     "truncated NIfTI": (FLAIR, truncate),
+    "text as NIfTI": (FLAIR, text),
+    "NIfTI with NaN": (FLAIR, volume(NAN)),
     "NIfTI mask of another shape": (SEG, volume(np.zeros((64, 64, 9), np.uint8))),
+    "NIfTI mask of label 77": (SEG, volume(np.full(VOLUME, 77, np.uint8))),
     "NIfTI without mask": (SEG, Path.unlink),
 }
 SKIPPED = {"truncated h5": 8 * 12, "truncated NIfTI": 3 * 12}
@@ -174,7 +207,7 @@ def offered(phantoms: Path, tmp_path: Path) -> Path:
     bad = tmp_path / "bad"
     (bad / "empty").mkdir(parents=True)
     for name in ("text.nii.gz", "notes.txt"):
-        (bad / name).write_text("no")
+        text(bad / name)
     (bad / "short_flair.nii.gz").write_bytes(scan.read_bytes()[:2000])
     mask.rename(bad / "labels.nii.gz")
     volume(NAN)(bad / "nan_flair.nii.gz")
