@@ -250,6 +250,13 @@ def test_a_promotion_in_the_store(study: Study) -> None:
     study.call("seglab", "promote", other).refused("--reopen")
 
 
+def test_a_finished_search_is_not_searched_again(study: Study) -> None:
+    before = study.ask("sweep").json
+    again = study.call("sweep.py", "sweep.yaml", "--json").good().json
+    same = ("parent_run_id", "study", "trials", "best")
+    assert {key: again[key] for key in same} == {key: before[key] for key in same}
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [
