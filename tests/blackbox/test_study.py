@@ -49,7 +49,7 @@ KEYS = {
     "trials.failed:int best.run_id:text best.value:number best.params:object best_config:text "
     "report:text",
     "compare": "experiment:text baseline:text n_patients:int arms[].arm:text arms[].mean:number "
-    "arms[].diff:number arms[].ci_low:number arms[].ci_high:number arms[].p:number|null "
+    "arms[].diff:number arms[].ci_low:number|null arms[].ci_high:number|null arms[].p:number|null "
     "arms[].p_holm:number|null arms[].verdict:text",
     "promote": "run_id:text promoted_run_id:text model_uri:text confirmatory:bool "
     "test/dice:number test/dice_ci[]:number test/iou:number operating_point.threshold:number",
@@ -122,6 +122,8 @@ def test_json_says_what_was_done(study: Study) -> None:
     assert {(one["arm"], one["seed"]) for one in runs} == wanted
     compared = study.ask("compare").json
     assert (compared["baseline"], compared["n_patients"]) == ("bce_dice", 2)
+    (bce,) = [one for one in compared["arms"] if one["arm"] == "bce"]
+    assert (bce["ci_low"], bce["ci_high"]) == (None, None), "two patients carry no interval"
     again = study.ask("reproduce").json
     assert again["equal"], again["differences"]
     assert again["run_id"] == study.run_id != again["new_run_id"]
