@@ -51,6 +51,9 @@ def test_dice_and_iou_are_symmetric_bounded_and_tied(pair: tuple[np.ndarray, np.
         assert ((found >= 0) & (found <= 1)).all()
     overlap = iou(there)
     np.testing.assert_allclose(dice(there), 2 * overlap / (1 + overlap), rtol=1e-14)
+    if all(mask.any() for mask in pair):
+        ours, swapped = (score_patient("x", *each, None, True) for each in (pair, pair[::-1]))
+        assert (ours.precision, ours.recall) == (swapped.recall, swapped.precision)
 
 
 def test_a_patient_without_tumour_has_volumes_but_no_overlap() -> None:

@@ -242,6 +242,14 @@ def test_training_patients_without_tumour_are_refused(small_config: Build) -> No
         Trainer(config, data.cache, drawn, choose_compute(config.train))
 
 
+def test_a_loss_that_is_no_number_names_step_and_patients(small_config: Build) -> None:
+    trainer, data = trainer_of(small_config())
+    whole, steps = trainer.loss, iter(range(10**6))
+    trainer.loss = lambda logits, mask: whole(logits, mask) * (1 if next(steps) < 1 else math.inf)
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2, in a batch of Phantom_"):
+        next(fit(trainer, data.split.val))
+
+
 def test_of_losses_read_together_the_first_that_is_no_number_is_named(small_config: Build) -> None:
     trainer, _ = trainer_of(small_config())
     values = [1.0, math.nan, 2.0, math.inf]
