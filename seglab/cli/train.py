@@ -156,10 +156,12 @@ def describe_search(outcome: SearchOutcome, to_promote: str, page: Path) -> str:
     if outcome.best is not None:
         params = " ".join(f"{key}={value}" for key, value in outcome.best.params.items())
         number, dice = outcome.best.number, outcome.best.values[0]
-        again = f"run it again: python run_experiment.py {shlex.quote(str(outcome.best_config))}"
+        told = f"run it again: python run_experiment.py {shlex.quote(str(outcome.best_config))}"
+        if outcome.best is outcome.base:
+            told = "that is the base config: no other trial was better"
         lines += [
             f"best: trial {number:03d}, val Dice {dice:.4f}  {params}",
-            again if number else "that is the base config: no other trial was better",
+            told,
             f"figures: {outcome.report}",
         ]
     for row in outcome.front:

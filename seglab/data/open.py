@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 from seglab.core.config import Data, RunConfig
 from seglab.core.errors import UserError
-from seglab.core.machine import progress, tell_once
+from seglab.core.machine import progress, tell, tell_once
 from seglab.data.cache import Cache, open_cache
 from seglab.data.duplicates import SAME, Fingerprint, duplicates, fingerprint
 from seglab.data.identity import Identity, identify, measure
@@ -51,7 +50,7 @@ def open_data(config: RunConfig, *, warn: bool = True) -> StudyData:
         further, _ = fill_cache(config.data.model_copy(update=update), source, warn=False)
         cache.further += (further,)
         for _, reason in further.skipped if warn else ():
-            print(f"warning: {reason}", file=sys.stderr)
+            tell(f"warning: {reason}")
     among = f"of the {len(cache.patients)} patients in {source.root}"
     if not cache.row_brain_px.any():
         raise UserError(f"every image {among} is constant")
@@ -88,7 +87,7 @@ def fill_cache(data: Data, source: Source, *, warn: bool = True) -> tuple[Cache,
         for text in cache.left_out:
             tell_once(f"left out, {text}")
         for name, reason in cache.skipped:
-            print(f"warning: {name} is left out: {reason}", file=sys.stderr)
+            tell(f"warning: {name} is left out: {reason}")
     return cache, reused
 
 
@@ -132,7 +131,7 @@ def judge_channel(cache: Cache, *, warn: bool = True) -> Identity:
         figures.append(measure(images, names, labels, mirror_axis=cache.mirror_axis))
     identity = identify(figures, names)
     if warn and identity.wrong:
-        print(f"warning: {identity.reason}", file=sys.stderr)
+        tell(f"warning: {identity.reason}")
     return identity
 
 
@@ -174,7 +173,7 @@ def duplicate_pairs(cache: Cache) -> list[tuple[str, str]]:
     # All patients, and the modality that all runs share.
     pairs = [one.patients for one in duplicates(fingerprints(open_cache(cache.path)))]
     for first, second in pairs:
-        print(f"warning: {first} and {second} show the same volume", file=sys.stderr)
+        tell(f"warning: {first} and {second} show the same volume")
     with suppress(OSError):  # a read-only cache is looked through again next time
         path.write_text(json.dumps({"limit": SAME, "pairs": pairs}), encoding="utf-8")
     return pairs

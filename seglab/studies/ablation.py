@@ -251,7 +251,6 @@ def shared_hash(study: Study) -> str:
 
 def _report(store: Store, parent: str, log: RunLog | None = None) -> str | None:
     """Compare and report; runs that cannot be compared are still trained and logged."""
-    tell("comparing the arms")
     with as_warning("there is no report"):
         result = compare_ablation(collect(store, store.get_run(parent)))
         page = (

@@ -105,12 +105,11 @@ class OpenRun:
         self.log.__exit__(kind, error, trace)
 
     def epochs(self) -> Iterator[int]:
-        """Train; yields the number of each epoch once it is logged, saved and printed."""
+        """Train; yields the number of each epoch once it is logged and saved."""
         for metrics in fit(self.trainer, self.data.split.val):
             epoch = self.trainer.progress.epoch
             self.log.metrics(metrics, step=epoch)
             self.trainer.save(self.log.state)
-            show(self.plan, self.trainer)
             yield epoch
 
     def prune(self, epoch: int) -> None:
@@ -277,6 +276,7 @@ def train(
     """
     with open_run(plan, store, data, fresh=fresh) as run:
         for _ in run.epochs():
+            show(plan, run.trainer)
             if stop() and not run.trainer.is_over:
                 raise Interrupted
         return run.conclude()

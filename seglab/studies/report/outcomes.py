@@ -42,7 +42,7 @@ def rival(run: RunInfo) -> str:
     return f"{'the best single run of the ensemble' if own else 'the baseline'} {known[:8]}".strip()
 
 
-def tested_alone(record: Record) -> str:
+def why_no_rival(record: Record) -> str:
     """Why the promoted model was compared with no other on the test patients."""
     run = record.reference
     if run is None or not (wanted := baseline_tags(record.store, run)):

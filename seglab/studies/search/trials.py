@@ -16,7 +16,15 @@ from seglab.core.errors import UserError
 from seglab.core.machine import tell
 from seglab.core.search import Pruner, Range, Search, Value
 from seglab.studies.candidates import DICE
-from seglab.studies.experiment import FINISHED, Interrupted, OpenRun, Plan, find_twins, open_run
+from seglab.studies.experiment import (
+    FINISHED,
+    Interrupted,
+    OpenRun,
+    Plan,
+    find_twins,
+    open_run,
+    show,
+)
 from seglab.studies.queue import Params, State
 from seglab.studies.search.space import Space
 from seglab.studies.workers import Context, with_threads
@@ -100,6 +108,7 @@ class TrialItems:
         if history:
             yield int(history[-1]["epoch"])
         for epoch in run.epochs():
+            show(run.plan, run.trainer)
             self._report(trial, epoch, history[-1][DICE])
             yield epoch
             if self.context.stop() and not run.trainer.is_over:
